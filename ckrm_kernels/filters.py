@@ -1,0 +1,42 @@
+"""From a module to its filter banks: tensors (F2, F1, *K) whose filters may be compared with each other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedTensorMixin
+
+
+def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
+    """The filter banks of a weight or module: one, or one for each group of a grouped convolution.
+
+    source: a weight (F2, F1, *K), or a convolution, transposed convolution or linear module
+    out: views of the weight, each (filters, F1, *K); a depthwise layer, whose groups hold one filter each, is one
+        bank of all its filters; a transposed convolution's filters are its output channels
+    Raises TypeError for anything else, ValueError for a module whose weight is not there yet.
+    """
+    if isinstance(source, Tensor):
+        return [source]
+    if not isinstance(source, nn.Module):
+        raise TypeError(f"weight must be a tensor or a module, got {type(source).__name__}")
+    if not isinstance(source, (_ConvNd, nn.Linear)):
+        raise TypeError(f"a {type(source).__name__} has no filters; accepted are convolutions and Linear")
+    weight = source.weight
+    if isinstance(weight, UninitializedTensorMixin):
+        raise ValueError(f"{type(source).__name__} is lazy and not initialised: run a batch through it first")
+    if isinstance(source, nn.Linear):
+        return [weight]
+    return grouped_banks(weight, source.groups, transposed=isinstance(source, _ConvTransposeNd))
+
+
+def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> list[Tensor]:
+    """Splits a convolution's weight by groups.
+
+    weight: (F2, F1, *K), or (in_channels, filters per group, *K) if transposed
+    """
+    by_group = weight.unflatten(0, (groups, weight.shape[0] // groups))
+    if transposed:
+        by_group = by_group.transpose(1, 2)
+    if groups > 1 and by_group.shape[1] == 1:
+        return [by_group.squeeze(1)]
+    return list(by_group.unbind(0))

@@ -1,0 +1,227 @@
+"""The public functions on one weight: they check arguments, turn modules into filter banks and apply the layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from ckrm_kernels import native, ops, reference
+from ckrm_kernels.filters import filter_banks
+
+Backend = Literal["reference", "cpu", "triton", "cuda"]
+ALPHA, BETA, GAMMA, EPS = 0.1, 1.0, 1.0, 1e-4
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class PsiOptions(TypedDict, total=False):
+    """The keyword arguments of psi that every function of this package takes.
+
+    alpha, beta, gamma: exponents of luminance, contrast and structure, >= 0; 0.1, 1, 1 by default
+    eps: the constant of the paper's equation 2, >= 0; 1e-4 by default, an absolute number, so that the redundancy of
+        a layer falls as its weights grow
+    scale_free: divide the weight by its root mean square first, so that eps is relative to the layer's scale
+    backend: None picks; "reference", "cpu", "triton" or "cuda" forces
+    """
+
+    alpha: float
+    beta: float
+    gamma: float
+    eps: float
+    scale_free: bool
+    backend: Backend | None
+
+
+def pairwise_psi(
+    weight: Tensor | nn.Module,
+    *,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    gamma: float = GAMMA,
+    eps: float = EPS,
+    scale_free: bool = False,
+    layout: Literal["packed", "square"] = "packed",
+    backend: Backend | None = None,
+) -> Tensor:
+    """Psi(i, j) of all pairs of filters: the mean over their slices of |L|^alpha C^beta |S|^gamma (equations 7, 8).
+
+    weight: (F2, F1, *K) floating point, or a convolution, transposed convolution or linear module
+    layout: "packed", the pairs i < j in the order of `torch.pdist`, or "square", symmetric with ones on the diagonal
+    alpha, beta, gamma, eps, scale_free, backend: see `PsiOptions`
+    out: (F2 (F2 - 1) / 2,) or (F2, F2), float32 (float64 for a float64 weight), differentiable; a grouped module
+        compares within its groups and adds a leading dimension of their number (a depthwise one, whose groups hold
+        one filter each, compares all its filters)
+    Equivalent to `reference.pairwise_psi`. NaN or Inf in a filter makes exactly its pairs NaN.
+    """
+    if layout not in ("packed", "square"):
+        raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
+    psi = _checked_psi(alpha, beta, gamma, eps)
+    banks = _checked_banks(weight, scale_free)
+    results = [_implementation(bank, backend).pairwise_psi(bank, *psi) for bank in banks]
+    if layout == "square":
+        results = [unpack(omega, bank.shape[0]) for omega, bank in zip(results, banks, strict=True)]
+    return results[0] if len(results) == 1 else torch.stack(results)
+
+
+def cross_psi(
+    a: Tensor,
+    b: Tensor,
+    *,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    gamma: float = GAMMA,
+    eps: float = EPS,
+    scale_free: bool = False,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Psi of every filter of a with every filter of b, such as one layer trained from two seeds.
+
+    a: (Na, F1, *K), b: (Nb, F1, *K), of one dtype and device
+    alpha, beta, gamma, eps, scale_free (each by its own root mean square), backend: see `PsiOptions`
+    out: (Na, Nb), float32 (float64 for float64), differentiable in both
+    """
+    psi = _checked_psi(alpha, beta, gamma, eps)
+    a, b = _checked_weight(a, "a"), _checked_weight(b, "b")
+    if a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"a and b must have slices of one number and shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(f"a and b must have one dtype, got {a.dtype} and {b.dtype}")
+    if a.device != b.device:
+        raise ValueError(f"a and b must be on one device, got {a.device} and {b.device}")
+    if scale_free:
+        a, b = _unit_scale(a), _unit_scale(b)
+    return _implementation(a, backend).cross_psi(a, b, *psi)
+
+
+def psi_of_pairs(
+    weight: Tensor | nn.Module,
+    pairs: Tensor,
+    *,
+    alpha: float = ALPHA,
+    beta: float = BETA,
+    gamma: float = GAMMA,
+    eps: float = EPS,
+    scale_free: bool = False,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Psi of the listed pairs of filters.
+
+    weight: (F2, F1, *K) floating point, or a module that is not grouped
+    pairs: (P, 2) int64, different filter indices in [0, F2), in any order
+    alpha, beta, gamma, eps, scale_free, backend: see `PsiOptions`
+    out: (P,), float32 (float64 for a float64 weight), differentiable in the weight
+    """
+    psi = _checked_psi(alpha, beta, gamma, eps)
+    bank = only_bank(weight, scale_free)
+    _check_pairs(pairs, bank)
+    return _implementation(bank, backend).psi_of_pairs(bank, pairs, *psi)
+
+
+def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Tensor:
+    """Number of pairs whose Psi lies in each interval between ascending edges; never stores Omega.
+
+    weight: (F2, F1, *K) or a module (of a grouped one, all pairs within the groups are counted)
+    edges: (E,) ascending
+    options: see `PsiOptions`
+    out: (E + 2,) int64: (-inf, e0], (e0, e1], ..., (e_last, inf), and the pairs that are NaN
+    """
+    scale_free, backend = options.pop("scale_free", False), options.pop("backend", None)
+    psi = _checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
+    banks = _checked_banks(weight, scale_free)
+    edges = edges.to(banks[0].device, ops.result_dtype(banks[0].dtype))
+    counts = [_implementation(bank, backend).psi_counts(bank.detach(), edges, *psi) for bank in banks]
+    return counts[0] if len(counts) == 1 else torch.stack(counts).sum(0)
+
+
+def unpack(omega: Tensor, filters: int) -> Tensor:
+    """Packed Omega (N (N - 1) / 2,) as the symmetric matrix (N, N) with ones on the diagonal."""
+    i, j = torch.triu_indices(filters, filters, 1, device=omega.device)
+    upper = omega.new_zeros(filters, filters).index_put((i, j), omega)
+    return upper + upper.T + torch.eye(filters, dtype=omega.dtype, device=omega.device)
+
+
+def only_bank(weight: Tensor | nn.Module, scale_free: bool) -> Tensor:
+    """The single filter bank of a weight or module, checked; raises ValueError for a grouped module."""
+    banks = _checked_banks(weight, scale_free)
+    if len(banks) != 1:
+        raise ValueError(f"weight has {len(banks)} groups of filters: pass one group's weight")
+    return banks[0]
+
+
+def _checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tensor]:
+    banks = [_checked_weight(bank, "weight") for bank in filter_banks(source)]
+    if not scale_free:
+        return banks
+    return [_unit_scale(banks[0])] if len(banks) == 1 else list(_unit_scale(torch.stack(banks)).unbind(0))
+
+
+def _checked_weight(weight: Tensor, name: str) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}")
+    if weight.layout != torch.strided or weight.is_quantized:
+        kind = "quantized" if weight.is_quantized else str(weight.layout)
+        raise TypeError(f"{name} must be a dense tensor, got a {kind} one: convert it first (to_dense, dequantize)")
+    if weight.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {weight.dtype}")
+    if weight.dim() < 2:
+        raise ValueError(f"{name} must have the shape (F2, F1, *K), got {tuple(weight.shape)}")
+    if weight.shape[0] > 0 and weight[0].numel() == 0:
+        raise ValueError(f"{name} has filters without slices: shape {tuple(weight.shape)}")
+    return weight
+
+
+def _checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
+    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
+        if isinstance(value, Tensor) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+    return float(alpha), float(beta), float(gamma), float(eps)
+
+
+def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
+    if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64 or pairs.dim() != 2 or pairs.shape[1] != 2:
+        given = f"{pairs.dtype} {tuple(pairs.shape)}" if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise ValueError(f"pairs must be an int64 tensor of shape (P, 2), got {given}")
+    if pairs.device != weight.device:
+        raise ValueError(f"pairs must be on the weight's device {weight.device}, got {pairs.device}")
+    if torch.compiler.is_compiling() or pairs.is_meta or pairs.numel() == 0:
+        return
+    low, high = pairs.aminmax()
+    if low < 0 or high >= weight.shape[0]:
+        raise IndexError(f"pairs must index filters 0 to {weight.shape[0] - 1}, got {int(low)} to {int(high)}")
+    if bool((pairs[:, 0] == pairs[:, 1]).any()):
+        raise ValueError("pairs must name two different filters each, got one filter twice")
+
+
+def _unit_scale(weight: Tensor) -> Tensor:
+    """The weight over the root mean square of its finite values; float32 for half types."""
+    weight = weight.to(ops.result_dtype(weight.dtype))
+    finite = weight.isfinite()
+    peak = torch.where(finite, weight, 0).abs().amax() if weight.numel() else weight.new_ones(())
+    weight = weight / torch.where(peak > 0, peak, 1).detach()  # so that the squares neither overflow nor vanish
+    mean_square = torch.where(finite, weight, 0).square().sum() / finite.sum().clamp(min=1)
+    return weight / torch.where(mean_square > 0, mean_square, 1).sqrt()
+
+
+def _implementation(weight: Tensor, backend: Backend | None) -> ModuleType:
+    """The module whose functions compute on this weight: the operators, or the reference."""
+    if backend not in (None, "reference", "cpu", "triton", "cuda"):
+        raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
+    if backend in ("triton", "cuda"):
+        raise RuntimeError(f'backend="{backend}" is not part of this version; "cpu" and "reference" are')
+    if weight.is_meta and backend is None:
+        return ops
+    if backend == "reference" or (backend is None and not weight.is_cpu):
+        return reference
+    if not weight.is_cpu:
+        raise RuntimeError(f'backend="cpu" needs a weight on the CPU, got {weight.device}')
+    if native.load_cpu():
+        return ops
+    if backend == "cpu":
+        raise RuntimeError(f'backend="cpu" can\'t run: {native.cpu_failure()}')
+    return reference

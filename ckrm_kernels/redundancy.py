@@ -1,0 +1,49 @@
+"""The convolutional kernel redundancy measure lambda^t (CKRM) of one weight, its yardsticks and what follows from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from ckrm_kernels.functional import PsiOptions, psi_counts
+
+
+def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
+    """lambda^t, the share of pairs of filters whose Psi is strictly above the threshold t (equation 9).
+
+    weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
+    threshold: a number in [0, 1], or a tensor of them of any shape, in any order
+    options: see `PsiOptions`
+    out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
+    Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
+    """
+    thresholds = checked_thresholds(threshold)
+    edges, order = thresholds.flatten().sort()
+    counts = psi_counts(weight, edges, **options)
+    above = counts[1:-1].flip(0).cumsum(0).flip(0)
+    share = above.double() / counts.sum().clamp(min=1)
+    share = torch.where(counts[-1] > 0, torch.nan, share)
+    return torch.empty_like(share).scatter_(0, order.to(share.device), share).view(thresholds.shape)
+
+
+def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[PsiOptions]) -> Tensor:
+    """The distribution of Omega: number of pairs in equal bins over [0, 1], without storing Omega.
+
+    weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
+    bins: their number, >= 1; bin b holds edge(b) < Psi <= edge(b + 1), the first also 0 and the last all above
+    options: see `PsiOptions`
+    out: (bins,) int64; NaN pairs are in no bin
+    """
+    if not isinstance(bins, int) or bins < 1:
+        raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
+    inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    return psi_counts(weight, inner, **options)[:-1]
+
+
+def checked_thresholds(threshold: float | Tensor) -> Tensor:
+    """The thresholds as a float64 tensor; raises ValueError unless all lie in [0, 1]."""
+    thresholds = torch.as_tensor(threshold, dtype=torch.float64)
+    if not bool(((thresholds >= 0) & (thresholds <= 1)).all()):
+        raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+    return thresholds
