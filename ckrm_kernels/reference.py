@@ -80,7 +80,7 @@ def psi_counts(weight: Tensor, edges: Tensor, alpha: float, beta: float, gamma: 
 
 def _slices(weight: Tensor) -> Tensor:
     """(F2, F1, *K) -> (F2, F1, K), half types as float32."""
-    w = weight.reshape(*weight.shape[:2], -1) if weight.dim() > 2 else weight.unsqueeze(-1)
+    w = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(-1)
     return w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
 
 
@@ -126,7 +126,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 def _abs_power(x: Tensor, exponent: float) -> Tensor:
     """|x|^exponent. At x = 0 the derivative is the limit from above if that is finite, else 0."""
     if exponent == 0:
-        return torch.ones_like(x)
+        return x**0  # ones, whose gradient is zeros
     magnitude = torch.where(x >= 0, x, -x)
     if exponent == 1:
         return magnitude

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from ckrm_kernels import native
+
+settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+settings.load_profile("deterministic")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cpu_kernels() -> None:
+    """Loads the compiled CPU kernels; skips only where nothing could compile them."""
+    if native.load_cpu():
+        return
+    if shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"):
+        pytest.fail(f"a C++ compiler is here, but the CPU kernels do not load: {native.cpu_failure()}", pytrace=False)
+    pytest.skip("no C++ compiler and no prebuilt CPU kernels")
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend that computes on CPU tensors, by its name in the public functions."""
+    if request.param == "cpu":
+        request.getfixturevalue("cpu_kernels")
+    return request.param
+
+
+@pytest.fixture
+def threads():
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,69 @@
+"""Psi by its definition, in 40 decimal digits: loops over pairs, slices and positions; independent of the package."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mpmath import mp, mpf
+from torch import Tensor
+
+DIGITS = 40
+
+
+class Psi(NamedTuple):
+    """The exponents and eps of psi, in the order in which operators take them; the defaults are the package's."""
+
+    alpha: float = 0.1
+    beta: float = 1.0
+    gamma: float = 1.0
+    eps: float = 1e-4
+
+    @property
+    def options(self) -> dict[str, float]:
+        return self._asdict()
+
+
+def psi_of_slices(x: Sequence[float], y: Sequence[float], psi: Psi) -> float:
+    """|L|^alpha C^beta |S|^gamma of two slices of numbers; 0/0 counts as 1 and 0^0 as 1."""
+    with mp.workdps(DIGITS):
+        n, eps = len(x), mpf(psi.eps)
+        x, y = [mpf(v) for v in x], [mpf(v) for v in y]
+        mx, my = sum(x) / n, sum(y) / n
+        vx, vy = sum((v - mx) ** 2 for v in x) / n, sum((v - my) ** 2 for v in y) / n
+        sx, sy = mp.sqrt(vx), mp.sqrt(vy)
+        cov = sum((v - mx) * (w - my) for v, w in zip(x, y, strict=True)) / n
+        luminance = _quotient(2 * mx * my + eps, mx**2 + my**2 + eps)
+        contrast = _quotient(2 * sx * sy + eps, vx + vy + eps)
+        structure = _quotient(cov + eps, sx * sy + eps)
+        return float(abs(luminance) ** psi.alpha * contrast**psi.beta * abs(structure) ** psi.gamma)
+
+
+def psi_of_filters(a: Tensor, b: Tensor, psi: Psi) -> float:
+    """The mean of psi over the slices of two filters (F1, *K); NaN as soon as one number is not finite."""
+    a, b = _lists(a), _lists(b)
+    if not all(math.isfinite(v) for v in itertools.chain(*a, *b)):
+        return math.nan
+    return math.fsum(psi_of_slices(x, y, psi) for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def omega(weight: Tensor, psi: Psi) -> Tensor:
+    """Psi of all pairs i < j of filters (F2, F1, *K), i varying slowest, as float64."""
+    pairs = itertools.combinations(range(weight.shape[0]), 2)
+    return torch.tensor([psi_of_filters(weight[i], weight[j], psi) for i, j in pairs], dtype=torch.float64)
+
+
+def cross(a: Tensor, b: Tensor, psi: Psi) -> Tensor:
+    """Psi of every filter of a with every filter of b, as float64."""
+    return torch.tensor([[psi_of_filters(x, y, psi) for y in b] for x in a], dtype=torch.float64)
+
+
+def _quotient(numerator: mpf, denominator: mpf) -> mpf:
+    return numerator / denominator if denominator else mpf(1)
+
+
+def _lists(filter_: Tensor) -> list[list[float]]:
+    return filter_.detach().double().reshape(filter_.shape[0], -1).tolist()
