@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 
 def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
@@ -21,12 +21,34 @@ def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
         raise TypeError(f"weight must be a tensor or a module, got {type(source).__name__}")
     if not isinstance(source, (_ConvNd, nn.Linear)):
         raise TypeError(f"a {type(source).__name__} has no filters; accepted are convolutions and Linear")
-    weight = source.weight
-    if isinstance(weight, UninitializedTensorMixin):
-        raise ValueError(f"{type(source).__name__} is lazy and not initialised: run a batch through it first")
-    if isinstance(source, nn.Linear):
+    return module_banks(source, current_weight(source))
+
+
+def module_banks(module: _ConvNd | nn.Linear, weight: Tensor) -> list[Tensor]:
+    """The filter banks of a module whose weight is given."""
+    if isinstance(module, nn.Linear):
         return [weight]
-    return grouped_banks(weight, source.groups, transposed=isinstance(source, _ConvTransposeNd))
+    return grouped_banks(weight, module.groups, transposed=isinstance(module, _ConvTransposeNd))
+
+
+def current_weight(module: nn.Module) -> Tensor:
+    """The weight that the module's next forward pass will use.
+
+    The hooks of `nn.utils.weight_norm`, `spectral_norm` and `prune` leave the attribute stale until that pass, so it
+    is computed here; a parametrised weight computes itself.
+    Raises ValueError for a lazy module that has not seen a batch.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if getattr(hook, "name", None) == "weight" and hasattr(hook, "compute_weight"):
+            frozen = {"do_power_iteration": False} if hasattr(hook, "n_power_iterations") else {}
+            return hook.compute_weight(module, **frozen)
+        if getattr(hook, "_tensor_name", None) == "weight" and hasattr(hook, "apply_mask"):
+            return hook.apply_mask(module)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if is_lazy(weight):
+        raise ValueError(f"{type(module).__name__} is lazy and not initialised: run a batch through it first")
+    return weight
 
 
 def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> list[Tensor]:
@@ -40,3 +62,13 @@ def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> l
     if groups > 1 and by_group.shape[1] == 1:
         return [by_group.squeeze(1)]
     return list(by_group.unbind(0))
+
+
+def is_pointwise(bank: Tensor) -> bool:
+    """Whether the slices of a bank (F2, F1, *K) are single numbers: a 1x1 convolution or a linear layer."""
+    return bank.shape[2:].numel() == 1
+
+
+def as_vectors(bank: Tensor) -> Tensor:
+    """A pointwise bank (F2, F1, 1, ...) with each filter as one slice of length F1: (F2, 1, F1)."""
+    return bank.flatten(1).unsqueeze(1)

@@ -1,12 +1,14 @@
-"""The convolutional kernel redundancy measure lambda^t (CKRM) of one weight, its yardsticks and what follows from it."""
+"""The convolutional kernel redundancy measure lambda^t (CKRM) of one weight, and the distribution behind it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.functional import PsiOptions, psi_counts
+from ckrm_kernels.functional import PsiOptions, _checked_banks, psi_counts
 
 
 def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
@@ -19,12 +21,8 @@ def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **op
     Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
     """
     thresholds = checked_thresholds(threshold)
-    edges, order = thresholds.flatten().sort()
-    counts = psi_counts(weight, edges, **options)
-    above = counts[1:-1].flip(0).cumsum(0).flip(0)
-    share = above.double() / counts.sum().clamp(min=1)
-    share = torch.where(counts[-1] > 0, torch.nan, share)
-    return torch.empty_like(share).scatter_(0, order.to(share.device), share).view(thresholds.shape)
+    scale_free, psi = split_scale(options)
+    return redundancy_of_banks(_checked_banks(weight, scale_free), thresholds, psi)
 
 
 def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[PsiOptions]) -> Tensor:
@@ -35,15 +33,52 @@ def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[
     options: see `PsiOptions`
     out: (bins,) int64; NaN pairs are in no bin
     """
-    if not isinstance(bins, int) or bins < 1:
+    if not isinstance(bins, int) or isinstance(bins, bool) or bins < 1:
         raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
     inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     return psi_counts(weight, inner, **options)[:-1]
 
 
+def redundancy_of_banks(banks: Sequence[Tensor], thresholds: Tensor, options: PsiOptions) -> Tensor:
+    """lambda^t over the pairs within each of several filter banks: float64, of the thresholds' shape."""
+    edges, order = thresholds.flatten().sort()
+    counts = psi_counts(banks[0], edges, **options)
+    for bank in banks[1:]:
+        counts = counts + psi_counts(bank, edges, **options)
+    above = counts[1:-1].flip(0).cumsum(0).flip(0)
+    share = above.double() / counts.sum().clamp(min=1)
+    share = torch.where(counts[-1] > 0, torch.nan, share)
+    return torch.empty_like(share).scatter_(0, order.to(share.device), share).view(thresholds.shape)
+
+
+def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:
+    """The checked filter banks of a weight, detached; raises ValueError on the meta device, which holds no values."""
+    banks = [bank.detach() for bank in _checked_banks(weight, scale_free)]
+    if banks[0].is_meta:
+        raise ValueError("weight is on the meta device, where it has no values")
+    return banks
+
+
+def split_scale(options: PsiOptions) -> tuple[bool, PsiOptions]:
+    """Whether the options ask for scale_free, and the options that remain once a layer's banks have been scaled."""
+    rest = options.copy()
+    return rest.pop("scale_free", False), rest
+
+
 def checked_thresholds(threshold: float | Tensor) -> Tensor:
     """The thresholds as a float64 tensor; raises ValueError unless all lie in [0, 1]."""
-    thresholds = torch.as_tensor(threshold, dtype=torch.float64)
+    try:
+        thresholds = torch.as_tensor(threshold, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"threshold must be a number or a tensor of numbers, got {threshold!r}") from error
     if not bool(((thresholds >= 0) & (thresholds <= 1)).all()):
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     return thresholds
+
+
+def checked_threshold(threshold: float | Tensor) -> float:
+    """The one threshold as a number; raises ValueError unless it lies in [0, 1]."""
+    thresholds = checked_thresholds(threshold)
+    if thresholds.numel() != 1:
+        raise ValueError(f"threshold must be one number, got {thresholds.numel()}")
+    return thresholds.item()

@@ -1,0 +1,191 @@
+"""From a model to its report: the redundancy of every layer."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from ckrm_kernels.filters import as_vectors, is_pointwise
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, _checked_psi, _unit_scale, psi_counts
+from ckrm_kernels.groups import groups_of_banks
+from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.redundancy import checked_threshold
+from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.sampling import chance_of_banks
+
+Pointwise = Literal["skip", "slices", "vector"]
+Track = Callable[[Sequence[tuple[Layer, ...]]], Iterable[tuple[Layer, ...]]]
+_BINS = 100
+_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
+
+
+def measure(
+    model_or_models: nn.Module | Sequence[nn.Module],
+    threshold: float = 0.6,
+    *,
+    pointwise: Pointwise = "skip",
+    **options: Unpack[PsiOptions],
+) -> RedundancyReport:
+    """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
+
+    model_or_models: a model, or several of one structure, trained independently; then the report has their mean and
+        spread. Wrapped ones (torch.compile, DataParallel, DistributedDataParallel) are named as without the wrapper.
+    threshold: a number in [0, 1]
+    pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
+        since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
+        length F1 ("vector")
+    options: see `PsiOptions`; the default eps is an absolute number, so a layer's redundancy falls as its weights
+        grow; scale_free=True removes that
+    out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
+        convolution is compared within its groups, a depthwise one all with all; a shared weight is measured once.
+    The chance level is the mean of as many permutations as it takes to draw 4096 pairs, at most 16, from a generator
+    of its own: nothing of the model or of the random state changes.
+    Raises ValueError for NaN or Inf in a layer or models of different structure, naming the layer, before anything
+    is measured.
+    """
+    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(model_or_models)
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
+    return measure_layers([model_layers(model) for model in models], threshold, pointwise, options)
+
+
+@torch.no_grad()
+def measure_layers(
+    models: Sequence[Sequence[Layer]],
+    threshold: float,
+    pointwise: Pointwise,
+    options: PsiOptions,
+    track: Track = iter,
+) -> RedundancyReport:
+    """`measure` on the layers of each model; `track` wraps the iteration over them, to show progress."""
+    limit, psi = checked_threshold(threshold), _resolved(options)
+    if pointwise not in ("skip", "slices", "vector"):
+        raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
+    if not models:
+        raise ValueError("model_or_models must hold at least one model, got none")
+    _check_alike(models)
+    for index, layers in enumerate(models):
+        _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
+    rows = [_row(same, limit, pointwise, psi) for same in track(list(zip(*models, strict=True)))]
+    del psi["backend"]
+    return RedundancyReport(tuple(rows), limit, len(models), psi)
+
+
+def _row(layers: tuple[Layer, ...], threshold: float, pointwise: Pointwise, psi: PsiOptions) -> LayerRedundancy:
+    """One layer of all models."""
+    layer, shape = layers[0], layers[0].shape
+    if shape is None:
+        return _skipped(layer, layer.note)
+    note, single_numbers = layer.note, is_pointwise(layer.banks[0])
+    if single_numbers and pointwise == "skip":
+        return _skipped(layer, "pointwise, a slice of one number has no structure")
+    if single_numbers and pointwise == "vector":
+        note = f"{note}, each filter as one slice".lstrip(", ")
+    results = [_measured(each, threshold, single_numbers and pointwise == "vector", psi) for each in layers]
+    redundancies, chances, distincts, histograms = zip(*results, strict=True)
+    if not all(map(math.isfinite, redundancies)):
+        raise ValueError(f"layer {layer.name!r} overflows: its weights are too large for their precision")
+    return LayerRedundancy(
+        name=layer.name,
+        kind=layer.kind,
+        filters=shape[0],
+        slices=shape[1],
+        kernel_size=shape[2:],
+        pairs=sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in layer.banks),
+        redundancy=statistics.fmean(redundancies),
+        spread=statistics.stdev(redundancies) if len(redundancies) > 1 else None,
+        per_model=redundancies,
+        chance=None if single_numbers and pointwise == "slices" else statistics.fmean(chances),
+        distinct=statistics.fmean(distincts),
+        histogram=tuple(torch.stack(histograms).sum(0).tolist()),
+        status="measured",
+        reason=note,
+    )
+
+
+def _measured(layer: Layer, threshold: float, vector: bool, psi: PsiOptions) -> tuple[float, float, int, Tensor]:
+    """Redundancy, chance level, distinct filters and histogram of one layer of one model."""
+    banks = [as_vectors(bank) for bank in layer.banks] if vector else list(layer.banks)
+    if psi["scale_free"]:
+        banks = list(_unit_scale(torch.stack(banks)).unbind(0))
+    rest: PsiOptions = {**psi, "scale_free": False}
+    inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
+    edges, order = torch.cat((inner, torch.tensor([threshold], dtype=torch.float64))).sort(stable=True)
+    counts = torch.stack([psi_counts(bank, edges, **rest) for bank in banks]).sum(0).cpu()
+    at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
+    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
+    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
+    if counts[-1] > 0:
+        return math.nan, math.nan, 0, histogram
+    generator = torch.Generator(banks[0].device).manual_seed(0)
+    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
+    limit = torch.tensor(threshold, dtype=torch.float64)
+    chance = chance_of_banks(banks, limit, rounds, generator, rest).item()
+    filters = sum(bank.shape[0] for bank in banks)
+    distinct = groups_of_banks(banks, threshold, rest).kept.numel() if above else filters
+    return above / max(pairs, 1), chance, distinct, histogram
+
+
+def _skipped(layer: Layer, reason: str) -> LayerRedundancy:
+    shape = layer.shape
+    return LayerRedundancy(
+        name=layer.name,
+        kind=layer.kind,
+        filters=shape[0] if shape else None,
+        slices=shape[1] if shape else None,
+        kernel_size=shape[2:] if shape else None,
+        pairs=0,
+        redundancy=None,
+        spread=None,
+        per_model=(),
+        chance=None,
+        distinct=None,
+        histogram=None,
+        status="skipped",
+        reason=reason,
+    )
+
+
+def _resolved(options: PsiOptions) -> PsiOptions:
+    """The options with their defaults, checked."""
+    unknown = set(options) - set(PsiOptions.__annotations__)
+    if unknown:
+        raise TypeError(f"unknown options {sorted(unknown)}; accepted are {sorted(PsiOptions.__annotations__)}")
+    values = (options.get("alpha", ALPHA), options.get("beta", BETA), options.get("gamma", GAMMA))
+    alpha, beta, gamma, eps = _checked_psi(*values, options.get("eps", EPS))
+    scale_free, backend = bool(options.get("scale_free", False)), options.get("backend")
+    return {"alpha": alpha, "beta": beta, "gamma": gamma, "eps": eps, "scale_free": scale_free, "backend": backend}
+
+
+def _check_alike(models: Sequence[Sequence[Layer]]) -> None:
+    for index, layers in enumerate(models[1:], 1):
+        for ours, theirs in zip_longest(models[0], layers):
+            if _described(ours) != _described(theirs):
+                raise ValueError(
+                    "models must be of one structure: "
+                    f"model 0 has {_described(ours)} where model {index} has {_described(theirs)}"
+                )
+
+
+def _described(layer: Layer | None) -> str:
+    if layer is None:
+        return "no further layer"
+    groups = f", {len(layer.banks)} groups" if len(layer.banks) > 1 else ""
+    return f"layer {layer.name!r} ({layer.kind}, {layer.shape or layer.note}{groups})"
+
+
+def _check_finite(layers: Sequence[Layer], where: str) -> None:
+    for layer in layers:
+        finite = [bank.flatten(1).isfinite().all(1) for bank in layer.banks]
+        bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
+        if bad:
+            listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+            raise ValueError(f"layer {layer.name!r}{where} has NaN or Inf in filters {listed}: nothing was measured")

@@ -1,0 +1,180 @@
+"""Redundancy by random draws: estimated from a sample of the pairs, and the level that chance alone would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from ckrm_kernels.functional import PsiOptions, psi_of_pairs
+from ckrm_kernels.redundancy import (
+    checked_threshold,
+    checked_thresholds,
+    redundancy_of_banks,
+    split_scale,
+    valued_banks,
+)
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class RedundancyEstimate:
+    """lambda^t estimated from sampled pairs.
+
+    value: share of the sampled pairs above the threshold
+    low, high: Wilson interval of that share at `confidence`; both equal `value` where all pairs were counted
+    sampled_pairs, pairs: how many were drawn, and how many there are
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    sampled_pairs: int
+    pairs: int
+
+
+def estimate_redundancy(
+    weight: Tensor | nn.Module,
+    threshold: float = 0.6,
+    *,
+    num_pairs: int,
+    confidence: float = 0.95,
+    generator: torch.Generator | None = None,
+    **options: Unpack[PsiOptions],
+) -> RedundancyEstimate:
+    """lambda^t estimated from `num_pairs` pairs drawn uniformly without replacement.
+
+    weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
+    threshold: a number in [0, 1]
+    num_pairs: how many to draw, >= 1; where it covers all pairs the result is exact
+    confidence: of the Wilson score interval, in (0, 1)
+    generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
+    options: see `PsiOptions`
+    out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf. Memory grows with `num_pairs` alone.
+    """
+    limit = checked_threshold(threshold)
+    if not isinstance(num_pairs, int) or isinstance(num_pairs, bool) or num_pairs < 1:
+        raise ValueError(f"num_pairs must be a whole number >= 1, got {num_pairs!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    scale_free, psi = split_scale(options)
+    banks = valued_banks(weight, scale_free)
+    filters = banks[0].shape[0]
+    pairs_per_bank = filters * (filters - 1) // 2
+    pairs = pairs_per_bank * len(banks)
+    if num_pairs >= pairs:
+        exact = redundancy_of_banks(banks, checked_thresholds(limit), psi).item()
+        return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
+    above = 0
+    for packed in _sample(pairs, num_pairs, generator).split(_CHUNK):
+        which = packed // pairs_per_bank
+        for b in which.unique().tolist():
+            listed = packed_to_pairs(packed[which == b] % pairs_per_bank, filters)
+            above += int((psi_of_pairs(banks[b], listed.to(banks[b].device), **psi) > limit).sum())
+    value = above / num_pairs if all(bool(bank.isfinite().all()) for bank in banks) else math.nan
+    low, high = wilson_interval(value, num_pairs, confidence)
+    return RedundancyEstimate(value, low, high, confidence, num_pairs, pairs)
+
+
+def chance_redundancy(
+    weight: Tensor | nn.Module,
+    threshold: float | Tensor = 0.6,
+    *,
+    rounds: int = 1,
+    generator: torch.Generator | None = None,
+    **options: Unpack[PsiOptions],
+) -> Tensor:
+    """The chance level of lambda^t: of the same slices, each with its K positions permuted on its own.
+
+    Means and standard deviations stay and the shape that slices share goes, so a redundancy that is no higher
+    than this speaks of scale rather than of repeated filters. With K = 1 there is nothing to permute.
+
+    weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
+    threshold: a number in [0, 1], or a tensor of them
+    rounds: how many times to permute and measure, >= 1; the result is the mean
+    generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one
+    options: see `PsiOptions`
+    out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
+    """
+    thresholds = checked_thresholds(threshold)
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
+        raise ValueError(f"rounds must be a whole number >= 1, got {rounds!r}")
+    scale_free, psi = split_scale(options)
+    return chance_of_banks(valued_banks(weight, scale_free), thresholds, rounds, generator, psi)
+
+
+def chance_of_banks(
+    banks: Sequence[Tensor],
+    thresholds: Tensor,
+    rounds: int,
+    generator: torch.Generator | None,
+    options: PsiOptions,
+) -> Tensor:
+    """The chance level over the pairs within each of several filter banks: float64, of the thresholds' shape."""
+    measured = [
+        redundancy_of_banks([_permuted(bank, generator) for bank in banks], thresholds, options) for _ in range(rounds)
+    ]
+    return torch.stack(measured).mean(0)
+
+
+def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:
+    """The pairs i < j at the given places of the packed order; exact for up to 2^25 filters.
+
+    packed: (P,) int64 in [0, filters (filters - 1) / 2)
+    out: (P, 2) int64
+    """
+    b = 2 * filters - 1
+    i = ((b - (b * b - 8 * packed).double().sqrt()) / 2).long()
+    i -= (_row_start(i, filters) > packed).long()  # the square root may be off by one rounding
+    i += (_row_start(i + 1, filters) <= packed).long()
+    return torch.stack((i, packed - _row_start(i, filters) + i + 1), 1)
+
+
+def wilson_interval(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a share observed in `count` draws; NaN for a NaN share."""
+    # the quantile of (1 - confidence) / 2, whose tail ndtri resolves where that of (1 + confidence) / 2 rounds to 1
+    z = -torch.special.ndtri(torch.tensor((1 - confidence) / 2, dtype=torch.float64)).item()
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return (min(max(low, 0.0), share), max(min(high, 1.0), share))
+
+
+def _row_start(i: Tensor, filters: int) -> Tensor:
+    """Packed index of the pair (i, i + 1)."""
+    return i * (2 * filters - i - 1) // 2
+
+
+def _sample(population: int, size: int, generator: torch.Generator | None) -> Tensor:
+    """(size,) int64, a uniform sample without replacement of range(population), size < population."""
+    device = generator.device if generator is not None else torch.device("cpu")
+    if 2 * size >= population:
+        return torch.randperm(population, generator=generator, device=device)[:size]
+    drawn = torch.empty(0, dtype=torch.int64, device=device)
+    while drawn.numel() < size:
+        more = torch.randint(population, (size,), generator=generator, device=device)
+        drawn = torch.cat((drawn, more)).unique()
+    # the distinct values are a uniform subset of their number; so is a random part of them
+    return drawn[torch.randperm(drawn.numel(), generator=generator, device=device)[:size]]
+
+
+def _permuted(bank: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(F2, F1, *K) with the K positions of every slice in a uniform random order of its own (Fisher-Yates)."""
+    positions = (
+        bank.flatten(2).flatten(0, 1).T.clone(memory_format=torch.contiguous_format)
+        if bank.dim() > 2
+        else bank.reshape(1, -1)
+    )
+    device = generator.device if generator is not None else bank.device
+    for last in range(positions.shape[0] - 1, 0, -1):
+        other = torch.randint(last + 1, (1, positions.shape[1]), generator=generator, device=device).to(bank.device)
+        taken = positions.gather(0, other)
+        positions.scatter_(0, other, positions[last : last + 1].clone())
+        positions[last : last + 1] = taken
+    return positions.T.reshape(bank.shape)
