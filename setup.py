@@ -7,9 +7,13 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools import __version__, find_packages, setup
 from setuptools.command.build_py import build_py
+
+if int(__version__.split(".")[0]) < 77:
+    sys.exit(f'setuptools must be 77 or newer, got {__version__}: pip install --upgrade "setuptools>=77" ninja')
+
+from setuptools.command.bdist_wheel import bdist_wheel
 
 CSRC = Path("csrc")
 CONFIG = runpy.run_path("ckrm_kernels/build_config.py")
@@ -55,6 +59,7 @@ def library_build():
         def run(self):
             folder = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
             shutil.rmtree(folder, ignore_errors=True)  # libraries of earlier sources
+            self.mkpath(str(folder))
             try:
                 super().run()
             except Exception as error:

@@ -1,0 +1,65 @@
+# Every target sets up what it needs in .venv, and is quick the second time.
+#   PYTHON        the Python that makes the virtual environment
+#   TORCH_INDEX   where torch comes from, such as https://download.pytorch.org/whl/cpu for a small build without CUDA
+PYTHON ?= python3
+TORCH_VERSION ?= 2.13.0
+TORCH_INDEX ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+TORCH := $(VENV)/.torch-$(TORCH_VERSION)
+READY := $(VENV)/.ready
+CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp)
+
+.PHONY: help demo test bench lint sanitize wheel clean
+
+help:
+	@echo "make demo      set up, then train, measure, shrink and compare on real images"
+	@echo "make test      set up, then run the tests"
+	@echo "make bench     the benchmarks, with a table in benchmarks/results"
+	@echo "make lint      formatting, lint and types"
+	@echo "make sanitize  the C++ kernels under the address and undefined-behaviour sanitizers"
+	@echo "make wheel     a wheel in dist, with the CPU library inside"
+	@echo "make clean     remove the virtual environment and what was built"
+
+demo: $(READY)
+	$(VENV)/bin/ckrm demo
+
+test: $(READY)
+	$(RUN) -m pytest
+
+bench: $(READY)
+	$(RUN) -m pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json
+	$(RUN) benchmarks/report.py build/benchmarks.json
+
+lint: $(READY)
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+sanitize: $(READY)
+	mkdir -p build
+	torch=$$($(RUN) -c "import torch; print(torch.__path__[0])") && \
+	flags=$$($(RUN) -c "import runpy; print(*runpy.run_path('ckrm_kernels/build_config.py')['COMPILE_FLAGS'])") && \
+	$(CXX) -std=c++20 $$flags -UNDEBUG -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+		-fno-sanitize-recover=all -Icsrc -isystem $$torch/include tests/cpp/sanitize.cpp csrc/cpu/*.cpp \
+		-L$$torch/lib -Wl,-rpath,$$torch/lib -ltorch_cpu -lc10 -o build/sanitize
+	build/sanitize
+
+wheel: $(READY)
+	$(RUN) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info ckrm_kernels/lib
+
+$(TORCH):
+	$(PYTHON) -c 'import sys; sys.exit("make PYTHON=...: 3.10 or newer is needed" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	touch $@
+
+# The build sees the torch that will run it: no isolation.
+$(READY): $(TORCH) pyproject.toml setup.py ckrm_kernels/build_config.py $(CSRC)
+	$(RUN) -m pip install "setuptools>=77" ninja
+	$(RUN) -m pip install --no-build-isolation --editable ".[dev]"
+	touch $@
