@@ -24,7 +24,7 @@ def table(report: RedundancyReport) -> str:
 def heading(report: RedundancyReport) -> str:
     """What was measured and with which options, in one line."""
     psi = report.psi
-    exponents = ", ".join(f"{name} {psi[name]:g}" for name in ("alpha", "beta", "gamma"))  # type: ignore[literal-required]
+    exponents = ", ".join(f"{name} {psi[name]:g}" for name in ("alpha", "beta", "gamma"))
     eps = f"eps {psi['eps']:g} " + ("relative to each layer's scale" if psi["scale_free"] else "absolute")
     models = f" Mean of {report.models} models." if report.models > 1 else ""
     counted = f"{len(report.measured)} of {len(report.layers)} layers measured"
@@ -35,19 +35,8 @@ def heading(report: RedundancyReport) -> str:
 def columns(report: RedundancyReport) -> tuple[str, ...]:
     """The headings of `cells`."""
     spread = ("spread",) if report.models > 1 else ()
-    return (
-        "layer",
-        "kind",
-        "filters",
-        "slices",
-        "kernel",
-        "redundancy",
-        *spread,
-        "chance",
-        "median Psi",
-        "distinct",
-        "",
-    )
+    measured = ("redundancy", *spread, "chance", "median Psi", "distinct")
+    return ("layer", "kind", "filters", "slices", "kernel", *measured, "note")
 
 
 def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
