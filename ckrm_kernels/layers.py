@@ -18,7 +18,7 @@ from ckrm_kernels.filters import current_weight, module_banks
 from ckrm_kernels.functional import _checked_weight
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), "normalisation, no filters"),
     ((nn.Embedding, nn.EmbeddingBag), "embedding, no filters"),
@@ -75,7 +75,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         parent, _, leaf = path.rpartition(".")
         if not path or "parametrizations" in path.split("."):
             continue
-        wrapped = leaf in _WRAPPED or (leaf == "module" and isinstance(modules[parent], _WRAPPERS))
+        wrapped = leaf in WRAPPED or (leaf == "module" and isinstance(modules[parent], _WRAPPERS))
         modules[path] = module
         names[path] = names[parent] if wrapped else f"{names[parent]}.{leaf}".lstrip(".")
         yield names[path], module

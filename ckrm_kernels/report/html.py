@@ -43,6 +43,9 @@ svg { display: block; width: 9rem; height: 2rem; }
   svg { width: 100%; height: 2.4rem; }
 }
 """
+_EXPLANATION = (
+    "Chance is the same layer's redundancy with the positions in every slice permuted; a redundancy above it is red."
+)
 
 
 def page(report: RedundancyReport) -> str:
@@ -60,7 +63,7 @@ def page(report: RedundancyReport) -> str:
 </head>
 <body>
 <h1>Redundancy of a model's layers</h1>
-<p>{escape(heading(report))} Chance is the same layer's redundancy with the positions in every slice permuted; a redundancy above it is red.</p>
+<p>{escape(heading(report))} {_EXPLANATION}</p>
 <div class="scroll"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
