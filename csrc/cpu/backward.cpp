@@ -1,0 +1,158 @@
+// Gradients, by recomputing every term. Threads own slices (or vectors of slices), never pairs: both filters of a pair
+// are updated in one visit, in one order, with no sum shared between threads.
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "operators.h"
+#include "packed.h"
+
+namespace ckrm {
+namespace {
+
+// Writes one slice's gradient into a contiguous tensor of the weight's shape and dtype.
+template <class T>
+void store_slice(const Tensor& out, int64_t slice, int64_t positions, const T* values) {
+  void* data = out.mutable_data_ptr();
+  const auto store_as = [&](auto* typed) {
+    using To = std::remove_pointer_t<decltype(typed)>;
+    for (int64_t q = 0; q < positions; ++q) typed[slice * positions + q] = static_cast<To>(static_cast<T>(values[q]));
+  };
+  switch (out.scalar_type()) {
+    case ScalarType::Double: return store_as(static_cast<double*>(data));
+    case ScalarType::Half: return store_as(static_cast<c10::Half*>(data));
+    case ScalarType::BFloat16: return store_as(static_cast<c10::BFloat16*>(data));
+    default: return store_as(static_cast<float*>(data));
+  }
+}
+
+// The incoming gradient in the arithmetic's type.
+template <class T>
+std::vector<T> values_of(const Tensor& grad) {
+  const Tensor dense = torch::stable::contiguous(grad);
+  std::vector<T> values(static_cast<size_t>(dense.numel()));
+  if (dense.scalar_type() == ScalarType::Double)
+    std::copy_n(dense.const_data_ptr<double>(), values.size(), values.begin());
+  else std::copy_n(dense.const_data_ptr<float>(), values.size(), values.begin());
+  return values;
+}
+
+template <class T>
+void store_finished(const Bank<T>& bank, const T* slice, const T* of_slice, int64_t k, double scale, T* positions,
+                    const Tensor& out) {
+  const int64_t lanes = kernels<T>().lanes, size = bank.rows() * lanes, count = bank.coordinates + 1;
+  for (int64_t block = 0; block * lanes < bank.filters; ++block) {
+    kernels<T>().finish_gradient(slice + block * size, of_slice + block * size, bank.coordinates, scale, positions);
+    for (int64_t lane = 0; lane < std::min(lanes, bank.filters - block * lanes); ++lane)
+      store_slice(out, (block * lanes + lane) * bank.slices + k, count, positions + lane * count);
+  }
+}
+
+template <class T>
+void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool packed, const Tensor& grad,
+                     const Exponents& exponents, const Tensor& out_a, const Tensor& out_b) {
+  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
+  const int64_t lanes = kernels<T>().lanes, row = a.rows() * lanes;
+  const int64_t size_a = divide_up(a.filters, lanes) * row, size_b = packed ? 0 : divide_up(b.filters, lanes) * row;
+  const std::vector<T> g = values_of<T>(grad);
+  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale());
+  const double scale = packed_a.scale() / static_cast<double>(a.slices);
+  parallel_items(a.slices, [&] {
+    return [&, room = Buffer<T>(2 * (size_a + size_b) + 2 * row)](int64_t k) {
+      SliceScratch<T> s;
+      s.slice_a = room.get();
+      s.of_a = s.slice_a + size_a;
+      s.slice_b = packed ? s.slice_a : s.of_a + size_a;
+      s.of_b = packed ? s.of_a : s.slice_b + size_b;
+      s.of_row = room.get() + 2 * (size_a + size_b);
+      std::fill_n(s.of_a, size_a, T(0));
+      std::fill_n(s.of_b, size_b, T(0));
+      kernels<T>().slice_gradient(a, b, k, {g.data(), packed}, psi, s);
+      T* positions = s.of_row + row;
+      store_finished(a, s.slice_a, s.of_a, k, scale, positions, out_a);
+      if (!packed) store_finished(b, s.slice_b, s.of_b, k, scale, positions, out_b);
+    };
+  });
+}
+
+template <class T>
+void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Tensor& grad, const Exponents& exponents,
+                    const Tensor& out) {
+  const Bank<T>& bank = packed.bank();
+  const int64_t lanes = kernels<T>().lanes, row = bank.rows() * lanes, blocks = divide_up(bank.slices, lanes);
+  const std::vector<T> g = values_of<T>(grad);
+  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale());
+  const double scale = packed.scale() / static_cast<double>(bank.slices);
+  const int64_t count = bank.coordinates + 1;
+  parallel_items(blocks, [&] {
+    return [&, room = Buffer<T>(bank.filters * row + row)](int64_t block) {
+      T *of_bank = room.get(), *positions = room.get() + bank.filters * row;
+      std::fill_n(of_bank, bank.filters * row, T(0));
+      kernels<T>().pairs_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
+      for (int64_t filter = 0; filter < bank.filters; ++filter) {
+        const T* slices = bank.data + (filter * blocks + block) * row;
+        kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.coordinates, scale, positions);
+        for (int64_t lane = 0; lane < std::min(lanes, bank.slices - block * lanes); ++lane)
+          store_slice(out, filter * bank.slices + block * lanes + lane, count, positions + lane * count);
+      }
+    };
+  });
+}
+
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d < tensor.dim(); ++d) shape.push_back(tensor.size(d));
+  return shape;
+}
+
+Tensor zeros_like(const Tensor& weight) {
+  Tensor out = torch::stable::new_empty(weight, shape_of(weight));
+  return torch::stable::zero_(out);
+}
+
+void check_gradient(const Tensor& grad, const Tensor& weight, int64_t count) {
+  STD_TORCH_CHECK(grad.numel() == count && grad.scalar_type() == result_type(weight),
+                  "grad must have the shape and dtype of the result");
+}
+
+}  // namespace
+
+Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double alpha, double beta, double gamma,
+                             double eps) {
+  const Weight w(weight);
+  const int64_t n = w.view().filters;
+  check_gradient(grad, weight, n * (n - 1) / 2);
+  if (n < 2) return zeros_like(weight);
+  const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
+  with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
+    slices_backward(a, b, true, grad, {alpha, beta, gamma, eps}, out, out);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b, double alpha,
+                                              double beta, double gamma, double eps) {
+  const Weight wa(a), wb(b);
+  check_gradient(grad, a, wa.view().filters * wb.view().filters);
+  if (grad.numel() == 0) return {zeros_like(a), zeros_like(b)};
+  const Tensor out_a = torch::stable::new_empty(a, shape_of(a)), out_b = torch::stable::new_empty(b, shape_of(b));
+  with_packed(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& packed_a, const auto& packed_b) {
+    slices_backward(packed_a, packed_b, false, grad, {alpha, beta, gamma, eps}, out_a, out_b);
+  });
+  return {out_a, out_b};
+}
+
+Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs, double alpha, double beta,
+                             double gamma, double eps) {
+  const Weight w(weight);
+  const Tensor list = checked_pairs(pairs, w.view().filters);
+  check_gradient(grad, weight, list.size(0));
+  if (list.size(0) == 0) return zeros_like(weight);
+  const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
+  with_packed(w, Layout::kSlicesInLanes, eps, [&](const auto& packed, const auto&) {
+    pairs_backward(packed, list.template const_data_ptr<int64_t>(), grad, {alpha, beta, gamma, eps}, out);
+  });
+  return out;
+}
+
+}  // namespace ckrm

@@ -1,0 +1,97 @@
+// The CPU kernels: one table of functions for each instruction set, chosen once at run time.
+//
+// A filter bank is packed before the pair loop. Per slice it holds the K - 1 coordinates of the centred slice in an
+// orthonormal (Helmert) basis scaled by 1 / sqrt(K), so that the population covariance of two slices is their dot
+// product, then mu, half_mu2, sigma, half_var (psi_math.h). These rows of numbers come in vectors of lanes:
+//   filters in lanes:  [filter / lanes][slice][row][lane = filter % lanes]   (all pairs, a x b)
+//   slices in lanes:   [filter][slice / lanes][row][lane = slice % lanes]    (lists of pairs)
+// Lanes past the end hold zero slices.
+#pragma once
+
+#include <cstdint>
+
+#include "../psi_math.h"
+
+namespace ckrm {
+
+enum class Element { kFloat32, kFloat64, kFloat16, kBFloat16 };
+enum class Layout { kFiltersInLanes, kSlicesInLanes };
+
+// A weight (filters, slices, *K) of any strides, in elements.
+struct WeightView {
+  const void* data;
+  Element element;
+  int64_t filters, slices, filter_stride, slice_stride;
+  const int64_t* offsets;  // of the K positions inside a slice
+  int64_t positions;       // K
+};
+
+constexpr int64_t kMomentRows = 4;
+constexpr int64_t kAlignment = 64;
+
+template <class T>
+struct Bank {
+  T* data;
+  T* poison;  // per filter, padded to lanes: 0, or NaN if the filter is not finite
+  int64_t filters, slices, coordinates;
+  Layout layout;
+
+  CKRM_MEMBER int64_t rows() const { return coordinates + kMomentRows; }
+};
+
+// Rows [row_begin, row_end) against columns [column_begin, column_end); column_begin is a multiple of the lanes.
+struct Tile {
+  int64_t row_begin, row_end, column_begin, column_end;
+  bool triangular;  // only columns > row count: vectors of lanes wholly at or below the diagonal are skipped
+};
+
+// The gradient of Psi over F1: (Na, Nb) for a x b, packed for all pairs.
+template <class T>
+struct PairGradient {
+  const T* grad;
+  bool packed;
+};
+
+// Room for one slice of both banks, packed, and for its gradient in the same form: blocks * rows() * lanes numbers
+// each, of_row rows() * lanes. The same arrays twice where a is b; of_a and of_b begin as zeros.
+template <class T>
+struct SliceScratch {
+  T *slice_a, *slice_b, *of_a, *of_b, *of_row;
+};
+
+template <class T>
+struct Kernels {
+  const char* name;
+  int64_t lanes;
+
+  // Packs blocks [begin, end) of `lanes` filters (filters in lanes) or filters [begin, end) (slices in lanes) of
+  // `scale` * weight. Returns the largest half_mu2 or half_var met. scratch: (K + 3) * lanes doubles.
+  double (*pack)(const WeightView& weight, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
+                 double* scratch);
+
+  // Adds to sums[row - row_begin][column - column_begin] (ld apart) the psi of slices [k_begin, k_end).
+  void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
+               const PsiParameters<T>& psi, T* sums, int64_t ld);
+
+  // The gradient of both banks at slice k, for all pairs (i, j), added to scratch.of_a and of_b.
+  void (*slice_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
+                         const PsiParameters<T>& psi, const SliceScratch<T>& scratch);
+
+  // Psi of the listed pairs (slices in lanes).
+  void (*pairs)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiParameters<T>& psi, T* out);
+
+  // The gradient at the slices of vector k_block, for all listed pairs: rows() * filters * lanes accumulators.
+  void (*pairs_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
+                         const PsiParameters<T>& psi, T* of_bank);
+
+  // From one vector of packed slices and their accumulated gradient to that of the K positions of each lane:
+  // positions[lane * K + q], times scale.
+  void (*finish_gradient)(const T* slice, const T* gradient, int64_t coordinates, double scale, T* positions);
+};
+
+// The table of the best instruction set that this processor and the environment variable ATEN_CPU_CAPABILITY
+// ("default", "avx2", "avx512": torch's own) allow.
+template <class T>
+const Kernels<T>& kernels();
+
+}  // namespace ckrm

@@ -1,0 +1,158 @@
+// From a tensor to a packed filter bank in the arithmetic that its numbers need.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cmath>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace ckrm {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Uninitialised memory aligned for any vector; trivial types only.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count), std::align_val_t(kAlignment)))) {}
+  T* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, std::align_val_t(kAlignment)); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+inline Element element_of(const Tensor& weight) {
+  switch (weight.scalar_type()) {
+    case ScalarType::Float: return Element::kFloat32;
+    case ScalarType::Double: return Element::kFloat64;
+    case ScalarType::Half: return Element::kFloat16;
+    case ScalarType::BFloat16: return Element::kBFloat16;
+    default: STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
+  }
+}
+
+// A weight (filters, slices, *K) as the kernels read it.
+class Weight {
+ public:
+  explicit Weight(const Tensor& tensor) : offsets_{0} {
+    STD_TORCH_CHECK(tensor.dim() >= 2, "weight must have the shape (F2, F1, *K), got ", tensor.dim(), " dimensions");
+    for (int64_t d = 2; d < tensor.dim(); ++d) {
+      std::vector<int64_t> longer;
+      longer.reserve(offsets_.size() * static_cast<size_t>(tensor.size(d)));
+      for (const int64_t offset : offsets_)
+        for (int64_t q = 0; q < tensor.size(d); ++q) longer.push_back(offset + q * tensor.stride(d));
+      offsets_.swap(longer);
+    }
+    view_ = {tensor.const_data_ptr(), element_of(tensor), tensor.size(0),  tensor.size(1),
+             tensor.stride(0),        tensor.stride(1),   offsets_.data(), static_cast<int64_t>(offsets_.size())};
+    STD_TORCH_CHECK(view_.filters == 0 || view_.slices * view_.positions > 0, "weight has filters without slices");
+  }
+  const WeightView& view() const { return view_; }
+
+ private:
+  std::vector<int64_t> offsets_;
+  WeightView view_;
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps), and with eps c^2 / 2 in [2^-40, 2^-38) the product of the
+// three denominators stays a normal float (psi_math.h). float64 needs no scale.
+template <class T>
+double scale_for(double eps) {
+  if (sizeof(T) == sizeof(double)) return 1;
+  return std::ldexp(1.0, static_cast<int>(std::ceil((-40 - std::log2(eps / 2)) / 2)));
+}
+
+template <class T>
+class PackedBank {
+ public:
+  PackedBank(const WeightView& weight, Layout layout, double eps)
+      : scale_(scale_for<T>(eps)),
+        data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
+        poison_(divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
+        bank_{data_.get(), poison_.get(), weight.filters, weight.slices, weight.positions - 1, layout} {
+    const int64_t lanes = kernels<T>().lanes, per_item = layout == Layout::kFiltersInLanes ? lanes : 1;
+    const int64_t units = divide_up(weight.filters, per_item);
+    // enough work for an item to be worth fetching
+    const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
+    std::atomic<bool> in_range{true};
+    parallel_items(divide_up(units, grain), [&] {
+      return [&, scratch = Buffer<double>((weight.positions + 3) * lanes)](int64_t item) {
+        const int64_t begin = item * grain, end = std::min(units, begin + grain);
+        const double largest =
+            kernels<T>().pack(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
+        if (largest > 0x1p40) in_range = false;
+      };
+    });
+    in_range_ = in_range;
+  }
+
+  const Bank<T>& bank() const { return bank_; }
+  double scale() const { return scale_; }
+  // Whether float32's shared reciprocal can neither overflow nor vanish.
+  bool in_range() const { return sizeof(T) == sizeof(double) || in_range_; }
+
+ private:
+  static int64_t vectors(const WeightView& weight, Layout layout) {
+    const int64_t lanes = kernels<T>().lanes;
+    return layout == Layout::kFiltersInLanes ? divide_up(weight.filters, lanes) * weight.slices
+                                             : weight.filters * divide_up(weight.slices, lanes);
+  }
+
+  double scale_;
+  Buffer<T> data_, poison_;
+  Bank<T> bank_;
+  bool in_range_ = true;
+};
+
+struct Exponents {
+  double alpha, beta, gamma, eps;
+
+  template <class T>
+  PsiParameters<T> scaled(double scale) const {
+    return {static_cast<T>(alpha), static_cast<T>(beta), static_cast<T>(gamma), static_cast<T>(eps * scale * scale)};
+  }
+};
+
+inline ScalarType result_type(const Tensor& weight) {
+  return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Packs the weights (one or two) and calls compute(banks...) in float32 where that is exact enough, else in float64:
+// for a float64 weight, eps = 0, or numbers whose range against eps is too wide for the shared reciprocal.
+template <class Compute>
+void with_packed(const Weight& a, Layout layout, double eps, const Compute& compute) {
+  if (a.view().element != Element::kFloat64 && eps > 0) {
+    const PackedBank<float> packed(a.view(), layout, eps);
+    if (packed.in_range()) return compute(packed, packed);
+  }
+  const PackedBank<double> packed(a.view(), layout, eps);
+  compute(packed, packed);
+}
+
+template <class Compute>
+void with_packed(const Weight& a, const Weight& b, Layout layout, double eps, const Compute& compute) {
+  if (a.view().element != Element::kFloat64 && eps > 0) {
+    const PackedBank<float> packed_a(a.view(), layout, eps), packed_b(b.view(), layout, eps);
+    if (packed_a.in_range() && packed_b.in_range()) return compute(packed_a, packed_b);
+  }
+  compute(PackedBank<double>(a.view(), layout, eps), PackedBank<double>(b.view(), layout, eps));
+}
+
+template <class T>
+T mean_of(T sum, int64_t slices) {
+  return sum / static_cast<T>(slices);
+}
+
+}  // namespace ckrm

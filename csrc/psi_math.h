@@ -1,0 +1,352 @@
+// The arithmetic of psi, written once for scalars, vectors of lanes and CUDA.
+//
+// V is float, double or a vector of them (GCC / Clang vector extension); Bits<V> is the integer type of the same shape.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define CKRM_INLINE static __host__ __device__ __forceinline__
+#else
+// Always inlined: code compiled for one instruction set must never be merged with that of another by the linker.
+#define CKRM_MEMBER inline __attribute__((always_inline))
+#define CKRM_INLINE static CKRM_MEMBER
+#endif
+
+namespace ckrm {
+
+// ---- lanes ---------------------------------------------------------------------------------------------------------
+
+template <class V>
+struct Lanes;  // Scalar, Bits
+
+template <>
+struct Lanes<float> {
+  using Scalar = float;
+  using Bits = int32_t;
+};
+template <>
+struct Lanes<double> {
+  using Scalar = double;
+  using Bits = int64_t;
+};
+
+template <class V>
+using Scalar = typename Lanes<V>::Scalar;
+template <class V>
+using Bits = typename Lanes<V>::Bits;
+
+template <class To, class From>
+CKRM_INLINE To reinterpret(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class V>
+CKRM_INLINE V broadcast(Scalar<V> value) {
+  return V{} + value;
+}
+
+// The number that the integer lanes hold, as V.
+template <class V>
+CKRM_INLINE V convert(Bits<V> integers) {
+#if !defined(__CUDACC__)
+  if constexpr (sizeof(V) != sizeof(Scalar<V>)) return __builtin_convertvector(integers, V);
+  else
+#endif
+    return static_cast<V>(integers);
+}
+
+template <class V>
+CKRM_INLINE Bits<V> sign_mask() {
+  using Integer = typename Lanes<Scalar<V>>::Bits;
+  return Bits<V>{} + static_cast<Integer>(sizeof(Integer) == 4 ? INT32_MIN : INT64_MIN);
+}
+
+template <class V>
+CKRM_INLINE V absolute(V x) {
+  return reinterpret<V>(reinterpret<Bits<V>>(x) & ~sign_mask<V>());
+}
+
+// x with its sign flipped where `sign` is negative.
+template <class V>
+CKRM_INLINE V apply_sign(V x, V sign) {
+  return reinterpret<V>(reinterpret<Bits<V>>(x) ^ (reinterpret<Bits<V>>(sign) & sign_mask<V>()));
+}
+
+template <class V>
+CKRM_INLINE V maximum(V x, V y) {
+  return x > y ? x : y;
+}
+
+// numerator / denominator, and 1 where the denominator is 0: the limit as eps -> 0.
+template <class V>
+CKRM_INLINE V ratio_or_one(V numerator, V denominator) {
+  const V zero = V{}, one = broadcast<V>(1);
+  return denominator == zero ? one : numerator / (denominator == zero ? one : denominator);
+}
+
+// 1 / x, and 0 where x is 0, so that a factor fixed at 1 passes no gradient on.
+template <class V>
+CKRM_INLINE V inverse_or_zero(V x) {
+  const V zero = V{}, one = broadcast<V>(1);
+  return x == zero ? zero : one / (x == zero ? one : x);
+}
+
+// ---- fast logarithm and power, float32 -----------------------------------------------------------------------------
+
+// log2 of a positive normal float; relative error at most 1.5e-6 (minimax polynomial on [sqrt(1/2), sqrt(2))).
+template <class V>
+CKRM_INLINE V fast_log2(V x) {
+  const Bits<V> bits = reinterpret<Bits<V>>(x);
+  const Bits<V> exponent = (bits - 0x3f3504f3) & static_cast<int32_t>(0xff800000);
+  const V t = reinterpret<V>(bits - exponent) - 1.0f;
+  V p = broadcast<V>(0.171624579f);
+  p = p * t + -0.269320221f;
+  p = p * t + 0.295699518f;
+  p = p * t + -0.359371643f;
+  p = p * t + 0.480626768f;
+  p = p * t + -0.721363576f;
+  p = p * t + 1.44269645f;
+  return p * t + convert<V>(exponent) * 0x1p-23f;
+}
+
+// 2^y; relative error at most 2.5e-7 for y in [-126, 127]; 2^-126 below.
+template <class V>
+CKRM_INLINE V fast_exp2(V y) {
+  y = maximum(y, broadcast<V>(-126.0f));
+  const V shifted = y + 12582912.0f;  // 1.5 * 2^23 leaves round(y) in the low bits
+  const V r = y - (shifted - 12582912.0f);
+  V p = broadcast<V>(0.00132764722f);
+  p = p * r + 0.00967554133f;
+  p = p * r + 0.0555071327f;
+  p = p * r + 0.240221197f;
+  p = p * r + 0.693146967f;
+  p = p * r + 1.0f;
+  return reinterpret<V>(reinterpret<Bits<V>>(p) + (reinterpret<Bits<V>>(shifted) << 23));
+}
+
+// x^exponent for x >= 0 and any exponent but 0; 0 stays 0.
+template <class V>
+CKRM_INLINE V positive_power(V x, Scalar<V> exponent) {
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
+    const V power = fast_exp2(fast_log2(x) * exponent);
+    return x == V{} ? V{} : power;
+  } else if constexpr (sizeof(V) == sizeof(Scalar<V>)) {
+    return x == 0 ? 0 : pow(x, exponent);
+  } else {
+    V result;
+    for (unsigned lane = 0; lane < sizeof(V) / sizeof(Scalar<V>); ++lane)
+      result[lane] = x[lane] == 0 ? 0 : __builtin_pow(x[lane], exponent);
+    return result;
+  }
+}
+
+template <class V>
+CKRM_INLINE V power(V x, Scalar<V> exponent) {
+  if (exponent == 0) return broadcast<V>(1);
+  if (exponent == 1) return x;
+  return positive_power(x, exponent);
+}
+
+// ---- one term ------------------------------------------------------------------------------------------------------
+
+// Which factors need a power: known at compile time, so that the default pays for one logarithm and no branch.
+enum class PsiCase {
+  kNoLuminance,  // alpha = 0, beta = gamma = 1
+  kLinear,       // alpha = beta = gamma = 1
+  kPower,        // any alpha, beta = gamma = 1
+  kGeneral,      // anything else
+};
+
+template <class T>
+struct PsiParameters {
+  T alpha, beta, gamma, eps;
+};
+
+// What a pair needs to know of a slice beside its coordinates. The halves drop factors of 2, exactly.
+template <class V>
+struct Moments {
+  V mu;
+  V half_mu2;  // (mu^2 + eps / 2) / 2: two of them make half the denominator of L
+  V sigma;
+  V half_var;  // (sigma^2 + eps / 2) / 2: likewise for C
+};
+
+// L, C, S (magnitudes) and what the gradient needs of them.
+template <class V>
+struct Factors {
+  V numerator_l, numerator_s;         // signed: mu mu + eps / 2, cov + eps
+  V inverse_l, inverse_c, inverse_s;  // of half the denominators of L and C and of the denominator of S
+  V luminance, contrast, structure;
+};
+
+// The float arithmetic shares one reciprocal between the three factors. It needs eps / 2 >= 2^-41 and half_mu2,
+// half_var <= 2^40, so that the product of the denominators stays a normal number.
+template <class V>
+CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
+  Factors<V> f;
+  const Scalar<V> half_eps = eps * Scalar<V>(0.5);
+  f.numerator_l = a.mu * b.mu + half_eps;
+  f.numerator_s = cov_plus_eps;
+  const V denominator_l = a.half_mu2 + b.half_mu2;
+  const V denominator_c = a.half_var + b.half_var;
+  const V denominator_s = a.sigma * b.sigma + eps;
+  const V numerator_c = denominator_s - half_eps;
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
+    const V denominator_cs = denominator_c * denominator_s;
+    const V r = 1.0f / (denominator_l * denominator_cs);
+    const V inverse_cs = denominator_l * r;
+    f.inverse_l = denominator_cs * r;
+    f.inverse_c = denominator_s * inverse_cs;
+    f.inverse_s = denominator_c * inverse_cs;
+    f.luminance = absolute(f.numerator_l) * f.inverse_l;
+    f.contrast = numerator_c * f.inverse_c;
+    f.structure = absolute(f.numerator_s) * f.inverse_s;
+  } else {
+    f.inverse_l = inverse_or_zero(denominator_l);
+    f.inverse_c = inverse_or_zero(denominator_c);
+    f.inverse_s = inverse_or_zero(denominator_s);
+    f.luminance = ratio_or_one(absolute(f.numerator_l), denominator_l);
+    f.contrast = ratio_or_one(numerator_c, denominator_c);
+    f.structure = ratio_or_one(absolute(f.numerator_s), denominator_s);
+  }
+  return f;
+}
+
+// psi = |L|^alpha C^beta |S|^gamma
+template <PsiCase kCase, class V>
+CKRM_INLINE V psi_term(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
+                       const PsiParameters<Scalar<V>>& psi) {
+  if constexpr (kCase == PsiCase::kGeneral || sizeof(Scalar<V>) != sizeof(float)) {
+    const Factors<V> f = psi_factors(a, b, cov_plus_eps, psi.eps);
+    return power(f.luminance, psi.alpha) * power(f.contrast, psi.beta) * power(f.structure, psi.gamma);
+  } else {
+    const float half_eps = psi.eps * 0.5f;
+    const V denominator_c = a.half_var + b.half_var;
+    const V denominator_s = a.sigma * b.sigma + psi.eps;
+    const V denominator_cs = denominator_c * denominator_s;
+    const V numerator_cs = (denominator_s - half_eps) * absolute(cov_plus_eps);
+    if constexpr (kCase == PsiCase::kNoLuminance) return numerator_cs / denominator_cs;
+    const V numerator_l = absolute(a.mu * b.mu + half_eps);
+    const V denominator_l = a.half_mu2 + b.half_mu2;
+    const V r = 1.0f / (denominator_l * denominator_cs);
+    if constexpr (kCase == PsiCase::kLinear) return numerator_l * (numerator_cs * r);
+    const V luminance = numerator_l * (denominator_cs * r);
+    return positive_power(luminance, psi.alpha) * (numerator_cs * (denominator_l * r));
+  }
+}
+
+// psi of two slices of one number (K = 1), where C = S = 1.
+template <PsiCase kCase, class V>
+CKRM_INLINE V psi_term_of_means(const Moments<V>& a, const Moments<V>& b, const PsiParameters<Scalar<V>>& psi) {
+  if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
+  const V numerator = absolute(a.mu * b.mu + psi.eps * Scalar<V>(0.5));
+  const V luminance = ratio_or_one(numerator, a.half_mu2 + b.half_mu2);
+  if constexpr (kCase == PsiCase::kLinear) return luminance;
+  return power(luminance, psi.alpha);
+}
+
+// The derivative of g * psi: with a and b the two slices,
+//   d / d mu_a = u mu_b - v mu_a,  d / d sigma_a = w sigma_b - y sigma_a,  d / d z_a = c z_b, and a <-> b.
+template <class V>
+struct PsiGradient {
+  V u, v, w, y, c;
+};
+
+// |x|^(exponent - 1), and at x = 0 the limit from above if that is finite, else 0.
+template <class V>
+CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
+  if (exponent == 1) return broadcast<V>(1);
+  if (exponent == 0) return V{};
+  // 2^-40: keeps the product of all the factors finite in float32
+  const V clamped = sizeof(Scalar<V>) == sizeof(float) ? maximum(x, broadcast<V>(0x1p-40f)) : x;
+  if (exponent > 1 && sizeof(Scalar<V>) != sizeof(float)) return positive_power(x, exponent - 1);
+  const V result = positive_power(clamped, exponent - 1);
+  return x == V{} ? V{} : result;
+}
+
+template <PsiCase kCase, class V>
+CKRM_INLINE PsiGradient<V> psi_gradient(V g, const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
+                                        const PsiParameters<Scalar<V>>& psi) {
+  const Factors<V> f = psi_factors(a, b, cov_plus_eps, psi.eps);
+  PsiGradient<V> d;
+  V l_power = broadcast<V>(1), c_power = f.contrast, s_power = f.structure;
+  V of_luminance = V{}, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
+  if constexpr (kCase == PsiCase::kGeneral) {
+    const V l_less = power_minus_one(f.luminance, psi.alpha), c_less = power_minus_one(f.contrast, psi.beta),
+            s_less = power_minus_one(f.structure, psi.gamma);
+    l_power = power(f.luminance, psi.alpha);
+    c_power = power(f.contrast, psi.beta);
+    s_power = power(f.structure, psi.gamma);
+    of_luminance = g * psi.alpha * l_less * (c_power * s_power);
+    of_contrast = g * psi.beta * c_less * (l_power * s_power);
+    of_structure = g * psi.gamma * s_less * (l_power * c_power);
+  } else {
+    if constexpr (kCase == PsiCase::kLinear) {
+      l_power = f.luminance;
+      of_luminance = g * (f.contrast * f.structure);
+    } else if constexpr (kCase == PsiCase::kPower) {
+      const V l_less = g * power_minus_one(f.luminance, psi.alpha);
+      l_power = l_less * f.luminance;
+      of_luminance = psi.alpha * l_less * (f.contrast * f.structure);
+    }
+    const V g_l = kCase == PsiCase::kPower ? l_power : g * l_power;
+    of_contrast = g_l * f.structure;
+    of_structure = g_l * f.contrast;
+  }
+  const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
+  d.u = apply_sign(l, f.numerator_l);
+  d.v = l * f.luminance;
+  d.w = c - s * f.structure;
+  d.y = c * f.contrast;
+  d.c = apply_sign(s, f.numerator_s);
+  return d;
+}
+
+// The same for K = 1, where only the means matter.
+template <PsiCase kCase, class V>
+CKRM_INLINE PsiGradient<V> psi_gradient_of_means(V g, const Moments<V>& a, const Moments<V>& b,
+                                                 const PsiParameters<Scalar<V>>& psi) {
+  PsiGradient<V> d{};
+  if constexpr (kCase == PsiCase::kNoLuminance) return d;
+  const V numerator = a.mu * b.mu + psi.eps * Scalar<V>(0.5);
+  const V denominator = a.half_mu2 + b.half_mu2;
+  const V luminance = ratio_or_one(absolute(numerator), denominator);
+  const V l = g * psi.alpha * power_minus_one(luminance, psi.alpha) * inverse_or_zero(denominator);
+  d.u = apply_sign(l, numerator);
+  d.v = l * luminance;
+  return d;
+}
+
+// ---- index arithmetic ----------------------------------------------------------------------------------------------
+
+struct Pair {
+  int64_t i, j;
+};
+
+// Place of the pair i < j of n filters in packed order, the order of torch.pdist.
+CKRM_INLINE int64_t pair_index(int64_t i, int64_t j, int64_t n) { return i * (2 * n - i - 1) / 2 + (j - i - 1); }
+
+// The pair at a place in packed order. Exact: the square root only starts the search.
+CKRM_INLINE Pair pair_of_index(int64_t index, int64_t n) {
+  const double b = 2.0 * static_cast<double>(n) - 1.0;
+  int64_t i = static_cast<int64_t>((b - sqrt(b * b - 8.0 * static_cast<double>(index))) * 0.5);
+  i = i < 0 ? 0 : (i > n - 2 ? n - 2 : i);
+  while (i > 0 && pair_index(i, i + 1, n) > index) --i;
+  while (i < n - 2 && pair_index(i + 1, i + 2, n) <= index) ++i;
+  return {i, i + 1 + (index - pair_index(i, i + 1, n))};
+}
+
+// The tiles that touch the upper triangle, in row order: row tile I meets column tiles J >= I.
+CKRM_INLINE int64_t triangle_tiles(int64_t n) { return n * (n + 1) / 2; }
+
+CKRM_INLINE Pair triangle_tile(int64_t index, int64_t n) {
+  const Pair pair = pair_of_index(index, n + 1);
+  return {pair.i, pair.j - 1};
+}
+
+}  // namespace ckrm
