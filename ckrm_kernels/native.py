@@ -198,7 +198,11 @@ def _build_alone(folder: Path) -> Iterator[bool]:
 
     with open(folder / "lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _logger.warning("another process is compiling the CPU kernels; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: two builds at once do no harm
             yield False
             return
