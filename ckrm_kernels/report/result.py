@@ -87,6 +87,12 @@ class RedundancyReport:
         """The report as JSON: `threshold`, `models`, `psi` and `layers`, whose keys are those of `LayerRedundancy`."""
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
+    def to_csv(self) -> str:
+        """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histogram, and median_psi."""
+        from ckrm_kernels.report.table import csv_text
+
+        return csv_text(self)
+
     def to_pandas(self) -> pandas.DataFrame:
         """The report as a DataFrame, a row a layer; the extra `report` installs pandas."""
         from ckrm_kernels.report.table import frame

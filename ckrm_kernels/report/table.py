@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 from dataclasses import asdict
+from io import StringIO
 from typing import TYPE_CHECKING
+
+from ckrm_kernels.report.result import LayerRedundancy
 
 if TYPE_CHECKING:
     import pandas
 
-    from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
+    from ckrm_kernels.report.result import RedundancyReport
 
 
 def table(report: RedundancyReport) -> str:
@@ -67,6 +72,20 @@ def frame(report: RedundancyReport) -> pandas.DataFrame:
         raise ImportError('to_pandas needs pandas: pip install "ckrm-kernels[report]"') from error
     rows = [{**asdict(layer), "median_psi": layer.quantile(0.5)} for layer in report.layers]
     return pandas.DataFrame(rows)
+
+
+def csv_text(report: RedundancyReport) -> str:
+    """A row a layer; empty where there is no value, the kernel as 3x3 and the models' values divided by blanks."""
+    out = StringIO()
+    fields = [field.name for field in dataclasses.fields(LayerRedundancy) if field.name != "histogram"]
+    writer = csv.DictWriter(out, [*fields, "median_psi"], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for layer in report.layers:
+        kernel = "x".join(map(str, layer.kernel_size or ()))
+        per_model = " ".join(map(repr, layer.per_model))
+        median = layer.quantile(0.5)
+        writer.writerow({**asdict(layer), "kernel_size": kernel, "per_model": per_model, "median_psi": median})
+    return out.getvalue()
 
 
 def _number(value: float | None, form: str) -> str:

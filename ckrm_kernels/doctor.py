@@ -1,0 +1,73 @@
+"""What is installed and built here, and which backend runs on what."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+
+import torch
+
+import ckrm_kernels
+from ckrm_kernels import native
+
+_EXTRAS = {
+    "triton": ("triton",),
+    "cli": ("typer", "rich", "safetensors"),
+    "report": ("pandas", "matplotlib"),
+    "train": ("sklearn", "scipy", "torchmetrics"),
+    "build": ("ninja", "setuptools"),
+}
+
+
+def findings() -> Iterator[tuple[str, str]]:
+    """Name and text of each finding. Loads the CPU library, which may have to be built first (a minute)."""
+    yield "ckrm-kernels", f"{ckrm_kernels.__version__} in {Path(ckrm_kernels.__file__).parent}"
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "torch", f"{torch.__version__} ({_build_of_torch()})"
+    yield "triton", _version("triton") or "not installed"
+    yield "processor", f"{_processor()}, {torch.get_num_threads()} threads, torch uses {_capability_of_torch()}"
+    status = native.cpu_status()
+    if status.loaded:
+        yield "CPU library", f"{status.origin}, {status.path}"
+        yield "instruction set", str(torch.ops.ckrm.cpu_capability())
+        if status.failure:
+            yield "", f"passed over: {status.failure}"
+    else:
+        yield "CPU library", f"not loaded: {status.failure}"
+    yield "backend cpu", "runs" if status.loaded else "can't run, the CPU library is not loaded"
+    yield "backend reference", "runs on any device, plain PyTorch"
+    yield "backend triton", "not part of this version"
+    yield "backend cuda", "not part of this version"
+    yield "tensors on the CPU", "backend " + ("cpu" if status.loaded else "reference, slow")
+    yield "tensors on a GPU", "backend reference" if torch.cuda.is_available() else "no GPU that torch can use"
+    for extra, modules in _EXTRAS.items():
+        missing = [name for name in modules if util.find_spec(name) is None]
+        cure = f'without {", ".join(missing)}: pip install "ckrm-kernels[{extra}]"'
+        yield f"extra {extra}", cure if missing else "complete"
+
+
+def _build_of_torch() -> str:
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}"
+    return f"ROCm {torch.version.hip}" if torch.version.hip else "CPU only"
+
+
+def _capability_of_torch() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _processor() -> str:
+    """The processor's name where the system tells, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
