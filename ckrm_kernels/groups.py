@@ -69,7 +69,7 @@ def _representatives(bank: Tensor, threshold: float, options: PsiOptions) -> Ten
     chosen = chosen.to(bank.device)
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
     representative = torch.arange(bank.shape[0], device=bank.device)
-    for part in dropped.split(_BLOCK):
+    for part in dropped.split(_BLOCK) if dropped.numel() else ():
         psi = cross_psi(bank[part], bank[kept], **options)
         closest = torch.where(similar[part][:, kept], psi, -1).argmax(1)
         representative[part] = kept[closest]

@@ -71,6 +71,7 @@ def checked_thresholds(threshold: float | Tensor) -> Tensor:
         thresholds = torch.as_tensor(threshold, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"threshold must be a number or a tensor of numbers, got {threshold!r}") from error
+    thresholds = thresholds.detach()
     if not bool(((thresholds >= 0) & (thresholds <= 1)).all()):
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     return thresholds
