@@ -92,7 +92,7 @@ def _row(layers: tuple[Layer, ...], threshold: float, pointwise: Pointwise, psi:
     results = [_measured(each, threshold, single_numbers and pointwise == "vector", psi) for each in layers]
     redundancies, chances, distincts, histograms = zip(*results, strict=True)
     if not all(map(math.isfinite, redundancies)):
-        raise ValueError(f"layer {layer.name!r} overflows: its weights are too large for their precision")
+        raise ValueError(f"layer {layer.name!r} overflows its precision; scale_free=True takes its scale out")
     return LayerRedundancy(
         name=layer.name,
         kind=layer.kind,
