@@ -35,7 +35,7 @@ def cross_psi(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps
     """
     a, b = _slices(a), _slices(b)
     rows = [_row(a[i : i + 1], b, alpha, beta, gamma, eps) for i in range(a.shape[0])]
-    return torch.stack(rows) if rows else a.new_zeros(0, b.shape[0])
+    return torch.stack(rows) if rows else (a.flatten()[:0] + b.flatten()[:0]).view(0, b.shape[0])
 
 
 def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
@@ -46,7 +46,7 @@ def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: f
     """
     w = _slices(weight)
     rows = [_row(w[i : i + 1], w[i + 1 :], alpha, beta, gamma, eps) for i in range(w.shape[0] - 1)]
-    return torch.cat(rows) if rows else w.new_zeros(0)
+    return torch.cat(rows) if rows else w.flatten()[:0]
 
 
 def psi_of_pairs(
@@ -59,7 +59,7 @@ def psi_of_pairs(
     """
     w = _slices(weight)
     parts = [_row(w[part[:, 0]], w[part[:, 1]], alpha, beta, gamma, eps) for part in pairs.split(chunk)]
-    return torch.cat(parts) if parts else w.new_zeros(0)
+    return torch.cat(parts)
 
 
 def psi_counts(weight: Tensor, edges: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
@@ -118,8 +118,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, and 1 where the denominator is 0: the limit as eps -> 0."""
-    zero = denominator == 0
+    """numerator / denominator, and 1 where the denominator is 0, or too small to be inverted: the limit as eps -> 0."""
+    zero = denominator < 1 / torch.finfo(denominator.dtype).max
     return torch.where(zero, 1.0, numerator / torch.where(zero, 1.0, denominator))
 
 

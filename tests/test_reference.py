@@ -235,6 +235,7 @@ def test_few_filters(filters, pairs, tail):
     w = torch.randn(filters, *tail, requires_grad=True)
     packed = reference.pairwise_psi(w, *DEFAULT)
     assert packed.shape == (pairs,)
+    packed.sum().backward()  # in the graph even where it is empty
     assert reference.cross_psi(w, torch.randn(4, *tail), *DEFAULT).shape == (filters, 4)
     assert reference.cross_psi(torch.randn(4, *tail), w, *DEFAULT).shape == (4, filters)
     assert reference.psi_of_pairs(w, torch.zeros(0, 2, dtype=torch.int64), *DEFAULT).shape == (0,)

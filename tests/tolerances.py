@@ -38,26 +38,32 @@ def assert_gradient_close(
         assert actual.shape == expected.shape
         return
     info = torch.finfo(dtype)
-    stored = expected.abs() * info.eps / 2 + info.tiny * info.eps  # the gradient is rounded to the weight's dtype
-    _assert_close(actual, expected, GRADIENT[dtype] * expected.abs().max() + stored + allowance)
+    tolerance = GRADIENT[dtype] * expected.abs().max() + allowance
+    stored = (expected.abs() + tolerance) * info.eps / 2 + info.tiny * info.eps  # rounded to the weight's dtype
+    _assert_close(actual, expected, tolerance + stored)
 
 
 def psi_allowance(a: Tensor, b: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
     """How far every Psi(i, j) may be off. a: (Na, F1, *K), b: (Nb, F1, *K), dtype: the kernel's; out: (Na, Nb)."""
-    a, b = _slices(a), _slices(b)
-    rows = [_interval(x[None], b, psi, dtype).mean(-1) for x in a]
-    return torch.stack(rows) if rows else a.new_zeros(0, b.shape[0])
+    x, y = _slices(a), _slices(b)
+    rows = [_interval(part[:, None], y[None], psi, dtype).mean(-1) for part in x.split(_rows_at_once(y))]
+    return torch.cat([x.new_zeros(0, len(y)), *rows])
 
 
 def gradient_allowance(a: Tensor, b: Tensor, grad: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
     """How far the gradient of sum(grad * Psi) in a may be off. grad: (Na, Nb); out: a's shape."""
     x, y = _slices(a), _slices(b)
+    at_once = _rows_at_once(y)
     rows = []
-    for filter_, weights in zip(x, grad.double().abs(), strict=True):
-        used = weights > 0
-        error = _gradient_interval(filter_[None], y[used], psi, dtype)
-        rows.append((error * weights[used, None, None]).sum(0) / x.shape[1])
-    return torch.stack(rows).view(a.shape) if rows else a.new_zeros(a.shape).double()
+    for part, weights in zip(x.split(at_once), grad.double().abs().split(at_once), strict=True):
+        error = _gradient_interval(part[:, None], y[None], psi, dtype)
+        weights = weights[..., None, None]
+        rows.append(torch.where(weights > 0, error * weights, 0.0).sum(1) / x.shape[1])
+    return torch.cat([x.new_zeros(0, *x.shape[1:]), *rows]).view(a.shape)
+
+
+def _rows_at_once(y: Tensor) -> int:
+    return max(1, 2**19 // max(1, y.numel()))
 
 
 def packed_to_square(packed: Tensor, filters: int) -> Tensor:
@@ -85,7 +91,7 @@ def _assert_close(actual: Tensor, expected: Tensor, tolerance: Tensor) -> None:
 
 
 def _slices(weight: Tensor) -> Tensor:
-    return weight.detach().double().reshape(*weight.shape[:2], weight[:1, :1].numel() if weight.numel() else 1)
+    return weight.detach().double().reshape(*weight.shape[:2], weight.shape[2:].numel())
 
 
 def _epsilons(dtype: torch.dtype) -> float:
@@ -108,10 +114,10 @@ class _Moments:
 
 
 class _Ratio:
-    """|numerator / denominator| with its uncertainty; 1 where the denominator is 0."""
+    """|numerator / denominator| with its uncertainty; 1 where the denominator is 0 or too small to be inverted."""
 
     def __init__(self, numerator: Tensor, numerator_off: Tensor, denominator: Tensor, denominator_off: Tensor) -> None:
-        self.zero = denominator == 0
+        self.zero = denominator < 1 / torch.finfo(denominator.dtype).max
         self.denominator = torch.where(self.zero, 1.0, denominator)
         self.denominator_off = denominator_off
         self.signed = torch.where(self.zero, 1.0, numerator / self.denominator)
@@ -179,7 +185,7 @@ def _gradient_interval(x: Tensor, y: Tensor, psi: Psi, dtype: torch.dtype) -> Te
         _product(_column(of_covariance), along[1]),
     ]
     total = sum(off + _epsilons(dtype) * value for value, off in terms)
-    return torch.as_tensor(total).expand(y.shape) / x.shape[-1]
+    return torch.as_tensor(total).nan_to_num(nan=torch.inf, posinf=torch.inf) / x.shape[-1]
 
 
 def _column(factor: _Factor) -> _Factor:

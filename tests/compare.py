@@ -1,0 +1,133 @@
+"""The operators `torch.ops.ckrm.*` against the float64 reference, forward and backward, from poisoned memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from definition import Psi
+from tolerances import (
+    PSI,
+    assert_gradient_close,
+    assert_psi_close,
+    gradient_allowance,
+    packed_to_square,
+    psi_allowance,
+)
+from torch import Tensor
+
+from ckrm_kernels import reference
+from ckrm_kernels.ops import result_dtype
+
+ops = torch.ops.ckrm
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Whatever torch allocates without filling it holds NaN, or the largest integer."""
+    fill, deterministic = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def assert_fresh(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A contiguous result of its own, as the fake operators promise."""
+    assert out.shape == shape
+    assert out.dtype == dtype
+    assert out.is_contiguous()
+
+
+def expected_psi(w: Tensor, pairs: Tensor, psi: Psi) -> Tensor:
+    """The reference on a list of pairs, many at once."""
+    return reference.psi_of_pairs(w, pairs, *psi, chunk=max(1, 2**19 // w.shape[1:].numel()))
+
+
+def all_pairs(filters: int) -> Tensor:
+    """(F2 (F2 - 1) / 2, 2) in packed order."""
+    return torch.triu_indices(filters, filters, 1).T
+
+
+def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+    """w: (F2, F1, *K); grad: (F2 (F2 - 1) / 2,) of the result's dtype, random if None."""
+    filters, dtype = w.shape[0], result_dtype(w.dtype)
+    with poisoned():
+        packed = ops.pairwise_psi(w, *psi)
+    assert_fresh(packed, (filters * (filters - 1) // 2,), dtype)
+    exact = w.detach().double().requires_grad_()
+    i, j = all_pairs(filters).T
+    expected = expected_psi(exact, all_pairs(filters), psi)
+    assert_psi_close(packed, expected, w.dtype, psi_allowance(w, w, psi, w.dtype)[i, j])
+
+    grad = torch.randn_like(packed) if grad is None else grad
+    with poisoned():
+        of_weight = ops.pairwise_psi_backward(grad, w, *psi)
+    assert_fresh(of_weight, w.shape, w.dtype)
+    (expected,) = torch.autograd.grad(expected, exact, grad.double())
+    allowance = gradient_allowance(w, w, packed_to_square(grad.double(), filters), psi, w.dtype)
+    assert_gradient_close(of_weight, expected, w.dtype, allowance)
+
+
+def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+    """a: (Na, F1, *K), b: (Nb, F1, *K); grad: (Na, Nb) of the result's dtype, random if None."""
+    with poisoned():
+        square = ops.cross_psi(a, b, *psi)
+    assert_fresh(square, (a.shape[0], b.shape[0]), result_dtype(a.dtype))
+    exact = [t.detach().double().requires_grad_() for t in (a, b)]
+    pairs = torch.cartesian_prod(torch.arange(a.shape[0]), a.shape[0] + torch.arange(b.shape[0]))
+    expected = expected_psi(torch.cat(exact), pairs, psi).view(a.shape[0], b.shape[0])
+    assert_psi_close(square, expected, a.dtype, psi_allowance(a, b, psi, a.dtype))
+
+    grad = torch.randn_like(square) if grad is None else grad
+    with poisoned():
+        of_a, of_b = ops.cross_psi_backward(grad, a, b, *psi)
+    expected = torch.autograd.grad(expected, exact, grad.double())
+    for of, of_exact, x, y, g in ((of_a, expected[0], a, b, grad), (of_b, expected[1], b, a, grad.T)):
+        assert_fresh(of, x.shape, x.dtype)
+        assert_gradient_close(of, of_exact, x.dtype, gradient_allowance(x, y, g, psi, x.dtype))
+
+
+def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+    """w: (F2, F1, *K), pairs: (P, 2); grad: (P,) of the result's dtype, random if None."""
+    filters = w.shape[0]
+    with poisoned():
+        listed = ops.psi_of_pairs(w, pairs, *psi)
+    assert_fresh(listed, (pairs.shape[0],), result_dtype(w.dtype))
+    exact = w.detach().double().requires_grad_()
+    expected = expected_psi(exact, pairs, psi)
+    i, j = pairs.unbind(1)
+    assert_psi_close(listed, expected, w.dtype, psi_allowance(w, w, psi, w.dtype)[i, j])
+
+    grad = torch.randn_like(listed) if grad is None else grad
+    with poisoned():
+        of_weight = ops.psi_of_pairs_backward(grad, w, pairs, *psi)
+    assert_fresh(of_weight, w.shape, w.dtype)
+    (expected,) = torch.autograd.grad(expected, exact, grad.double())
+    weights = torch.zeros(filters, filters, dtype=torch.float64)
+    weights.index_put_((torch.cat([i, j]), torch.cat([j, i])), grad.double().abs().repeat(2), accumulate=True)
+    assert_gradient_close(of_weight, expected, w.dtype, gradient_allowance(w, w, weights, psi, w.dtype))
+
+
+def check_counts(w: Tensor, edges: Tensor, psi: Psi) -> None:
+    """edges: (E,) ascending, of the result's dtype. The counts are exactly those of the operator's own Psi."""
+    with poisoned():
+        counts = ops.psi_counts(w, edges, *psi)
+        packed = ops.pairwise_psi(w, *psi)
+    assert_fresh(counts, (edges.shape[0] + 2,), torch.int64)
+    intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges))
+    assert counts.tolist() == torch.bincount(intervals, minlength=edges.numel() + 2).tolist()
+
+    i, j = all_pairs(w.shape[0]).T
+    expected = expected_psi(w.double(), all_pairs(w.shape[0]), psi)
+    tolerance = PSI[w.dtype] + psi_allowance(w, w, psi, w.dtype)[i, j]
+    for e, edge in enumerate(edges.double().tolist()):
+        at_most = int(counts[: e + 1].sum())
+        assert int((expected + tolerance <= edge).sum()) <= at_most <= int((expected - tolerance <= edge).sum())
