@@ -156,7 +156,7 @@ def _without_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 continue
             over = [dim for dim in range(g.dim()) if g.shape[dim] == 1]
             del result[name], result[stem + v_end]
-            result[stem + "weight"] = g * (v / v.norm(dim=over, keepdim=True))
+            result[stem + "weight"] = g * v / torch.linalg.vector_norm(v, dim=over, keepdim=True)
     return result
 
 

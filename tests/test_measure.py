@@ -220,15 +220,29 @@ def test_wrappers_leave_no_trace_in_names():
         assert [layer.kind for layer in report.layers] == ["Conv2d", "BatchNorm2d", "Conv2d"]
 
 
-def test_distributed_data_parallel_is_named_as_without():
+@pytest.fixture
+def process_group():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = small()
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        assert_same_rows(measure(wrapped), measure(model))
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_distributed_data_parallel_is_named_as_without():
+    model = small()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    assert_same_rows(measure(wrapped), measure(model))
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_sharded_layer_says_so():
+    model = small()
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    torch.distributed.fsdp.fully_shard(model, mesh=mesh)
+    rows = measure(model).layers
+    assert [row.status for row in rows] == ["skipped"] * 3
+    assert "sharded" in rows[0].reason
 
 
 def test_a_module_of_the_user_may_be_called_module():

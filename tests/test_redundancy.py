@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ckrm_kernels import psi_histogram, redundancy
+
+
+@pytest.mark.parametrize(
+    ("threshold", "error", "message"),
+    [
+        (-0.001, ValueError, r"threshold must lie in \[0, 1\], got -0.001"),
+        (1.001, ValueError, "threshold must lie in"),
+        (math.nan, ValueError, "threshold must lie in"),
+        (math.inf, ValueError, "threshold must lie in"),
+        (torch.tensor([0.5, 2.0]), ValueError, "threshold must lie in"),
+        ("0.6", TypeError, "threshold must be a number or a tensor of numbers, got '0.6'"),
+        (None, TypeError, "threshold must be a number"),
+        ([[0.1], [0.2, 0.3]], TypeError, "threshold must be a number"),
+    ],
+    ids=str,
+)
+def test_bad_thresholds(threshold, error, message):
+    with pytest.raises(error, match=message):
+        redundancy(torch.randn(4, 2, 3), threshold)
+
+
+@pytest.mark.parametrize("bins", [0, -1, 2.5, True, None])
+def test_bad_bins(bins):
+    with pytest.raises(ValueError, match="bins must be a whole number >= 1"):
+        psi_histogram(torch.randn(4, 2, 3), bins)
+
+
+def test_groups_of_a_module_count_together(backend):
+    conv = nn.Conv2d(6, 8, 3, groups=2)
+    with torch.no_grad():
+        conv.weight[4:] = conv.weight[4]
+    assert redundancy(conv, 0.9999, backend=backend).item() == pytest.approx(0.5)
+    assert psi_histogram(conv, 10, backend=backend)[-1] >= 6
+
+
+@pytest.mark.usefixtures("cpu_kernels")
+def test_memory_does_not_grow_with_the_square_of_the_filters():
+    """Omega of 20,000 filters would be 800 MB."""
+    code = """
+import resource, torch
+from ckrm_kernels import redundancy
+redundancy(torch.randn(1000, 1, 2), backend="cpu")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+redundancy(torch.randn(20000, 1, 2), backend="cpu")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(grown) < 50_000  # KiB
