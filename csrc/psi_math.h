@@ -19,17 +19,19 @@ namespace ckrm {
 // ---- lanes ---------------------------------------------------------------------------------------------------------
 
 template <class V>
-struct Lanes;  // Scalar, Bits
+struct Lanes;  // Scalar, Bits and reciprocal(V), which may be off by one unit in the last place
 
 template <>
 struct Lanes<float> {
   using Scalar = float;
   using Bits = int32_t;
+  CKRM_INLINE float reciprocal(float x) { return 1.0f / x; }
 };
 template <>
 struct Lanes<double> {
   using Scalar = double;
   using Bits = int64_t;
+  CKRM_INLINE double reciprocal(double x) { return 1.0 / x; }
 };
 
 template <class V>
@@ -47,7 +49,7 @@ CKRM_INLINE To reinterpret(From from) {
 
 template <class V>
 CKRM_INLINE V broadcast(Scalar<V> value) {
-  return V{} + value;
+  return value - V{};  // folds to a broadcast: value + 0 would not, for the sign of zero
 }
 
 // The number that the integer lanes hold, as V.
@@ -114,10 +116,9 @@ CKRM_INLINE V fast_log2(V x) {
   return p * t + convert<V>(exponent) * 0x1p-23f;
 }
 
-// 2^y; relative error at most 2.5e-7 for y in [-126, 127]; 2^-126 below.
+// factor * 2^y for y in [-126, 127].
 template <class V>
-CKRM_INLINE V fast_exp2(V y) {
-  y = maximum(y, broadcast<V>(-126.0f));
+CKRM_INLINE V scaled_exp2(V y, V factor) {
   const V shifted = y + 12582912.0f;  // 1.5 * 2^23 leaves round(y) in the low bits
   const V r = y - (shifted - 12582912.0f);
   V p = broadcast<V>(0.00132764722f);
@@ -126,7 +127,13 @@ CKRM_INLINE V fast_exp2(V y) {
   p = p * r + 0.240221197f;
   p = p * r + 0.693146967f;
   p = p * r + 1.0f;
-  return reinterpret<V>(reinterpret<Bits<V>>(p) + (reinterpret<Bits<V>>(shifted) << 23));
+  return reinterpret<V>(reinterpret<Bits<V>>(p * factor) + (reinterpret<Bits<V>>(shifted) << 23));
+}
+
+// 2^y; relative error at most 2.5e-7 for y in [-126, 127]; 2^-126 below.
+template <class V>
+CKRM_INLINE V fast_exp2(V y) {
+  return scaled_exp2(maximum(y, broadcast<V>(-126.0f)), broadcast<V>(1.0f));
 }
 
 // x^exponent for x >= 0 and any exponent but 0; 0 stays 0.
@@ -152,19 +159,61 @@ CKRM_INLINE V power(V x, Scalar<V> exponent) {
   return positive_power(x, exponent);
 }
 
+constexpr int kFitTerms = 7;
+constexpr double kLargestFitted = 0.98;
+
+// x^exponent for a fixed exponent in (-1, 1): a polynomial for the mantissa, beside 2^(exponent * e) for the exponent e.
+// Shorter than a logarithm and a power, above all in its longest chain of dependent operations.
+struct PowerFit {
+  float exponent;
+  float coefficients[kFitTerms];
+};
+
+// Interpolates (1 + t)^exponent at Chebyshev nodes of [sqrt(1/2) - 1, sqrt(2) - 1], by Newton's divided differences.
+inline PowerFit fit_power(double exponent) {
+  const double low = std::sqrt(0.5) - 1, high = std::sqrt(2.0) - 1, pi = 3.14159265358979323846;
+  double node[kFitTerms], newton[kFitTerms], power[kFitTerms] = {};
+  for (int i = 0; i < kFitTerms; ++i) {
+    node[i] = 0.5 * (low + high) + 0.5 * (high - low) * std::cos(pi * (i + 0.5) / kFitTerms);
+    newton[i] = std::pow(1 + node[i], exponent);
+  }
+  for (int order = 1; order < kFitTerms; ++order)
+    for (int i = kFitTerms - 1; i >= order; --i) newton[i] = (newton[i] - newton[i - 1]) / (node[i] - node[i - order]);
+  for (int i = kFitTerms - 1; i >= 0; --i) {  // power = power * (t - node[i]) + newton[i]
+    for (int d = kFitTerms - 1; d > 0; --d) power[d] = power[d - 1] - node[i] * power[d];
+    power[0] = newton[i] - node[i] * power[0];
+  }
+  PowerFit fit{static_cast<float>(exponent), {}};
+  for (int d = 0; d < kFitTerms; ++d) fit.coefficients[d] = static_cast<float>(power[d]);
+  return fit;
+}
+
+// x^fit.exponent of a positive normal float; relative error at most 2e-6 (1e-6 for exponents above 0). 0 stays 0.
+template <class V>
+CKRM_INLINE V fitted_power(V x, const PowerFit& fit) {
+  const Bits<V> bits = reinterpret<Bits<V>>(x);
+  const Bits<V> exponent = (bits - 0x3f3504f3) & static_cast<int32_t>(0xff800000);
+  const V t = reinterpret<V>(bits - exponent) - 1.0f, e = convert<V>(exponent);
+  V mantissa = broadcast<V>(fit.coefficients[kFitTerms - 1]);
+  for (int d = kFitTerms - 2; d >= 0; --d) mantissa = mantissa * t + fit.coefficients[d];
+  const V power = scaled_exp2(e * (fit.exponent * 0x1p-23f), mantissa);
+  return x == V{} ? V{} : power;
+}
+
 // ---- one term ------------------------------------------------------------------------------------------------------
 
 // Which factors need a power: known at compile time, so that the default pays for one logarithm and no branch.
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // any alpha, beta = gamma = 1
+  kPower,        // 0 < alpha < kLargestFitted, beta = gamma = 1
   kGeneral,      // anything else
 };
 
 template <class T>
 struct PsiParameters {
   T alpha, beta, gamma, eps;
+  PowerFit fit;  // of alpha forward, of alpha - 1 backward; kPower alone reads it
 };
 
 // What a pair needs to know of a slice beside its coordinates. The halves drop factors of 2, exactly.
@@ -198,7 +247,7 @@ CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V c
   const V numerator_c = denominator_s - half_eps;
   if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
     const V denominator_cs = denominator_c * denominator_s;
-    const V r = 1.0f / (denominator_l * denominator_cs);
+    const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
     const V inverse_cs = denominator_l * r;
     f.inverse_l = denominator_cs * r;
     f.inverse_c = denominator_s * inverse_cs;
@@ -217,37 +266,45 @@ CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V c
   return f;
 }
 
-// psi = |L|^alpha C^beta |S|^gamma
+// psi = power_of_luminance(luminance) * rest. Apart, so that a loop can take many logarithms at once.
+template <class V>
+struct PsiParts {
+  V luminance, rest;
+};
+
 template <PsiCase kCase, class V>
-CKRM_INLINE V psi_term(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
-                       const PsiParameters<Scalar<V>>& psi) {
+CKRM_INLINE PsiParts<V> psi_parts(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
+                                  const PsiParameters<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kGeneral || sizeof(Scalar<V>) != sizeof(float)) {
     const Factors<V> f = psi_factors(a, b, cov_plus_eps, psi.eps);
-    return power(f.luminance, psi.alpha) * power(f.contrast, psi.beta) * power(f.structure, psi.gamma);
+    return {f.luminance, power(f.contrast, psi.beta) * power(f.structure, psi.gamma)};
   } else {
     const float half_eps = psi.eps * 0.5f;
     const V denominator_c = a.half_var + b.half_var;
     const V denominator_s = a.sigma * b.sigma + psi.eps;
     const V denominator_cs = denominator_c * denominator_s;
     const V numerator_cs = (denominator_s - half_eps) * absolute(cov_plus_eps);
-    if constexpr (kCase == PsiCase::kNoLuminance) return numerator_cs / denominator_cs;
+    if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, numerator_cs / denominator_cs};
     const V numerator_l = absolute(a.mu * b.mu + half_eps);
     const V denominator_l = a.half_mu2 + b.half_mu2;
-    const V r = 1.0f / (denominator_l * denominator_cs);
-    if constexpr (kCase == PsiCase::kLinear) return numerator_l * (numerator_cs * r);
-    const V luminance = numerator_l * (denominator_cs * r);
-    return positive_power(luminance, psi.alpha) * (numerator_cs * (denominator_l * r));
+    const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
+    return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
   }
 }
 
-// psi of two slices of one number (K = 1), where C = S = 1.
+// |L|^alpha
 template <PsiCase kCase, class V>
-CKRM_INLINE V psi_term_of_means(const Moments<V>& a, const Moments<V>& b, const PsiParameters<Scalar<V>>& psi) {
+CKRM_INLINE V power_of_luminance(V luminance, const PsiParameters<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
-  const V numerator = absolute(a.mu * b.mu + psi.eps * Scalar<V>(0.5));
-  const V luminance = ratio_or_one(numerator, a.half_mu2 + b.half_mu2);
   if constexpr (kCase == PsiCase::kLinear) return luminance;
+  if constexpr (kCase == PsiCase::kPower) return fitted_power(luminance, psi.fit);
   return power(luminance, psi.alpha);
+}
+
+// |L| of two slices of one number (K = 1), where C = S = 1.
+template <class V>
+CKRM_INLINE V luminance_of_means(const Moments<V>& a, const Moments<V>& b, Scalar<V> eps) {
+  return ratio_or_one(absolute(a.mu * b.mu + eps * Scalar<V>(0.5)), a.half_mu2 + b.half_mu2);
 }
 
 // The derivative of g * psi: with a and b the two slices,
@@ -257,69 +314,61 @@ struct PsiGradient {
   V u, v, w, y, c;
 };
 
+// Keeps the product of a negative power with the other factors finite in float32.
+constexpr float kSmallestBase = 0x1p-40f;
+
 // |x|^(exponent - 1), and at x = 0 the limit from above if that is finite, else 0.
 template <class V>
 CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
   if (exponent == 1) return broadcast<V>(1);
   if (exponent == 0) return V{};
-  // 2^-40: keeps the product of all the factors finite in float32
-  const V clamped = sizeof(Scalar<V>) == sizeof(float) ? maximum(x, broadcast<V>(0x1p-40f)) : x;
+  const V clamped = sizeof(Scalar<V>) == sizeof(float) ? maximum(x, broadcast<V>(kSmallestBase)) : x;
   if (exponent > 1 && sizeof(Scalar<V>) != sizeof(float)) return positive_power(x, exponent - 1);
   const V result = positive_power(clamped, exponent - 1);
   return x == V{} ? V{} : result;
 }
 
+// |L|^(alpha - 1), the slow part of the gradient. Apart for the same reason as PsiParts.
 template <PsiCase kCase, class V>
-CKRM_INLINE PsiGradient<V> psi_gradient(V g, const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
-                                        const PsiParameters<Scalar<V>>& psi) {
-  const Factors<V> f = psi_factors(a, b, cov_plus_eps, psi.eps);
-  PsiGradient<V> d;
-  V l_power = broadcast<V>(1), c_power = f.contrast, s_power = f.structure;
-  V of_luminance = V{}, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
+CKRM_INLINE V slope_of_luminance(V luminance, const PsiParameters<Scalar<V>>& psi) {
+  if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
+  if constexpr (kCase == PsiCase::kPower) {
+    const V slope = fitted_power(maximum(luminance, broadcast<V>(kSmallestBase)), psi.fit);
+    return luminance == V{} ? V{} : slope;
+  }
+  return power_minus_one(luminance, psi.alpha);
+}
+
+template <PsiCase kCase, class V>
+CKRM_INLINE PsiGradient<V> psi_gradient(V g, const Factors<V>& f, V slope, const PsiParameters<Scalar<V>>& psi) {
+  V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
   if constexpr (kCase == PsiCase::kGeneral) {
-    const V l_less = power_minus_one(f.luminance, psi.alpha), c_less = power_minus_one(f.contrast, psi.beta),
-            s_less = power_minus_one(f.structure, psi.gamma);
-    l_power = power(f.luminance, psi.alpha);
-    c_power = power(f.contrast, psi.beta);
-    s_power = power(f.structure, psi.gamma);
-    of_luminance = g * psi.alpha * l_less * (c_power * s_power);
-    of_contrast = g * psi.beta * c_less * (l_power * s_power);
-    of_structure = g * psi.gamma * s_less * (l_power * c_power);
+    const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
+            s_power = power(f.structure, psi.gamma);
+    of_luminance = g * psi.alpha * slope * (c_power * s_power);
+    of_contrast = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power);
+    of_structure = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power);
   } else {
-    if constexpr (kCase == PsiCase::kLinear) {
-      l_power = f.luminance;
-      of_luminance = g * (f.contrast * f.structure);
-    } else if constexpr (kCase == PsiCase::kPower) {
-      const V l_less = g * power_minus_one(f.luminance, psi.alpha);
-      l_power = l_less * f.luminance;
-      of_luminance = psi.alpha * l_less * (f.contrast * f.structure);
-    }
-    const V g_l = kCase == PsiCase::kPower ? l_power : g * l_power;
+    const V g_slope = g * slope;
+    const V g_l = kCase == PsiCase::kNoLuminance ? g : g_slope * f.luminance;
+    of_luminance = kCase == PsiCase::kNoLuminance ? V{} : psi.alpha * g_slope * (f.contrast * f.structure);
     of_contrast = g_l * f.structure;
     of_structure = g_l * f.contrast;
   }
   const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
-  d.u = apply_sign(l, f.numerator_l);
-  d.v = l * f.luminance;
-  d.w = c - s * f.structure;
-  d.y = c * f.contrast;
-  d.c = apply_sign(s, f.numerator_s);
-  return d;
+  return {apply_sign(l, f.numerator_l), l * f.luminance, c - s * f.structure, c * f.contrast,
+          apply_sign(s, f.numerator_s)};
 }
 
 // The same for K = 1, where only the means matter.
 template <PsiCase kCase, class V>
-CKRM_INLINE PsiGradient<V> psi_gradient_of_means(V g, const Moments<V>& a, const Moments<V>& b,
+CKRM_INLINE PsiGradient<V> psi_gradient_of_means(V g, const Moments<V>& a, const Moments<V>& b, V luminance, V slope,
                                                  const PsiParameters<Scalar<V>>& psi) {
-  PsiGradient<V> d{};
-  if constexpr (kCase == PsiCase::kNoLuminance) return d;
+  PsiGradient<V> none{};
+  if constexpr (kCase == PsiCase::kNoLuminance) return none;
   const V numerator = a.mu * b.mu + psi.eps * Scalar<V>(0.5);
-  const V denominator = a.half_mu2 + b.half_mu2;
-  const V luminance = ratio_or_one(absolute(numerator), denominator);
-  const V l = g * psi.alpha * power_minus_one(luminance, psi.alpha) * inverse_or_zero(denominator);
-  d.u = apply_sign(l, numerator);
-  d.v = l * luminance;
-  return d;
+  const V l = g * psi.alpha * slope * inverse_or_zero(a.half_mu2 + b.half_mu2);
+  return {apply_sign(l, numerator), l * luminance, V{}, V{}, V{}};
 }
 
 // ---- index arithmetic ----------------------------------------------------------------------------------------------

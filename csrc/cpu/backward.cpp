@@ -10,13 +10,13 @@
 namespace ckrm {
 namespace {
 
-// Writes one slice's gradient into a contiguous tensor of the weight's shape and dtype.
+// Writes one slice's gradient, `lanes` apart in values, into a contiguous tensor of the weight's shape and dtype.
 template <class T>
 void store_slice(const Tensor& out, int64_t slice, int64_t positions, const T* values) {
   void* data = out.mutable_data_ptr();
-  const auto store_as = [&](auto* typed) {
+  const auto store_as = [&, lanes = kernels<T>().lanes](auto* typed) {
     using To = std::remove_pointer_t<decltype(typed)>;
-    for (int64_t q = 0; q < positions; ++q) typed[slice * positions + q] = static_cast<To>(static_cast<T>(values[q]));
+    for (int64_t q = 0; q < positions; ++q) typed[slice * positions + q] = static_cast<To>(values[q * lanes]);
   };
   switch (out.scalar_type()) {
     case ScalarType::Double: return store_as(static_cast<double*>(data));
@@ -42,9 +42,10 @@ void store_finished(const Bank<T>& bank, const T* slice, const T* of_slice, int6
                     const Tensor& out) {
   const int64_t lanes = kernels<T>().lanes, size = bank.rows() * lanes, count = bank.coordinates + 1;
   for (int64_t block = 0; block * lanes < bank.filters; ++block) {
-    kernels<T>().finish_gradient(slice + block * size, of_slice + block * size, bank.coordinates, scale, positions);
+    kernels<T>().finish_gradient(slice + block * size, of_slice + block * size, bank.norms, bank.coordinates, scale,
+                                positions);
     for (int64_t lane = 0; lane < std::min(lanes, bank.filters - block * lanes); ++lane)
-      store_slice(out, (block * lanes + lane) * bank.slices + k, count, positions + lane * count);
+      store_slice(out, (block * lanes + lane) * bank.slices + k, count, positions + lane);
   }
 }
 
@@ -55,10 +56,10 @@ void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_
   const int64_t lanes = kernels<T>().lanes, row = a.rows() * lanes;
   const int64_t size_a = divide_up(a.filters, lanes) * row, size_b = packed ? 0 : divide_up(b.filters, lanes) * row;
   const std::vector<T> g = values_of<T>(grad);
-  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale());
+  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha - 1);
   const double scale = packed_a.scale() / static_cast<double>(a.slices);
   parallel_items(a.slices, [&] {
-    return [&, room = Buffer<T>(2 * (size_a + size_b) + 2 * row)](int64_t k) {
+    return [&, room = Buffer<T>(2 * (size_a + size_b) + 3 * row)](int64_t k) {
       SliceScratch<T> s;
       s.slice_a = room.get();
       s.of_a = s.slice_a + size_a;
@@ -68,7 +69,7 @@ void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_
       std::fill_n(s.of_a, size_a, T(0));
       std::fill_n(s.of_b, size_b, T(0));
       kernels<T>().slice_gradient(a, b, k, {g.data(), packed}, psi, s);
-      T* positions = s.of_row + row;
+      T* positions = s.of_row + 2 * row;
       store_finished(a, s.slice_a, s.of_a, k, scale, positions, out_a);
       if (!packed) store_finished(b, s.slice_b, s.of_b, k, scale, positions, out_b);
     };
@@ -81,7 +82,7 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
   const Bank<T>& bank = packed.bank();
   const int64_t lanes = kernels<T>().lanes, row = bank.rows() * lanes, blocks = divide_up(bank.slices, lanes);
   const std::vector<T> g = values_of<T>(grad);
-  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale());
+  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), exponents.alpha - 1);
   const double scale = packed.scale() / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
   parallel_items(blocks, [&] {
@@ -91,9 +92,10 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
       kernels<T>().pairs_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
       for (int64_t filter = 0; filter < bank.filters; ++filter) {
         const T* slices = bank.data + (filter * blocks + block) * row;
-        kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.coordinates, scale, positions);
+        kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.norms, bank.coordinates, scale,
+                                positions);
         for (int64_t lane = 0; lane < std::min(lanes, bank.slices - block * lanes); ++lane)
-          store_slice(out, filter * bank.slices + block * lanes + lane, count, positions + lane * count);
+          store_slice(out, filter * bank.slices + block * lanes + lane, count, positions + lane);
       }
     };
   });

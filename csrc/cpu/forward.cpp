@@ -112,7 +112,7 @@ template <class Out, class T>
 void store_all(const PackedBank<T>& a, const PackedBank<T>& b, bool triangular, const Exponents& exponents, void* out) {
   Out* result = static_cast<Out*>(out);
   const int64_t n = b.bank().filters;
-  all_psi(a.bank(), b.bank(), triangular, exponents.scaled<T>(a.scale()), [=](int64_t i, int64_t j, T psi) {
+  all_psi(a.bank(), b.bank(), triangular, exponents.scaled<T>(a.scale(), exponents.alpha), [=](int64_t i, int64_t j, T psi) {
     result[triangular ? pair_index(i, j, n) : i * n + j] = static_cast<Out>(psi);
   });
 }
@@ -121,7 +121,7 @@ template <class Out, class T>
 void store_pairs(const PackedBank<T>& packed, const int64_t* pairs, int64_t count, const Exponents& exponents,
                  void* out) {
   constexpr int64_t kGrain = 64;
-  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale());
+  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), exponents.alpha);
   parallel_items(divide_up(count, kGrain), [&] {
     return [&](int64_t item) {
       const int64_t begin = item * kGrain, length = std::min(kGrain, count - begin);
@@ -211,7 +211,7 @@ Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, doubl
     if (edges.scalar_type() == ScalarType::Double)
       std::copy_n(sorted.const_data_ptr<double>(), limits.size(), limits.begin());
     else std::copy_n(sorted.const_data_ptr<float>(), limits.size(), limits.begin());
-    count_pairs(packed.bank(), exponents.scaled<T>(packed.scale()), limits, counts);
+    count_pairs(packed.bank(), exponents.scaled<T>(packed.scale(), exponents.alpha), limits, counts);
   });
   return out;
 }

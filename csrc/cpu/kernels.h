@@ -32,7 +32,8 @@ constexpr int64_t kAlignment = 64;
 template <class T>
 struct Bank {
   T* data;
-  T* poison;  // per filter, padded to lanes: 0, or NaN if the filter is not finite
+  T* poison;            // per filter, padded to lanes: 0, or NaN if the filter is not finite
+  const double* norms;  // of the coordinates: 1 / sqrt(r (r + 1) K), r = 1 .. K - 1
   int64_t filters, slices, coordinates;
   Layout layout;
 
@@ -53,7 +54,7 @@ struct PairGradient {
 };
 
 // Room for one slice of both banks, packed, and for its gradient in the same form: blocks * rows() * lanes numbers
-// each, of_row rows() * lanes. The same arrays twice where a is b; of_a and of_b begin as zeros.
+// each, of_row 2 * rows() * lanes. The same arrays twice where a is b; of_a and of_b begin as zeros.
 template <class T>
 struct SliceScratch {
   T *slice_a, *slice_b, *of_a, *of_b, *of_row;
@@ -65,7 +66,7 @@ struct Kernels {
   int64_t lanes;
 
   // Packs blocks [begin, end) of `lanes` filters (filters in lanes) or filters [begin, end) (slices in lanes) of
-  // `scale` * weight. Returns the largest half_mu2 or half_var met. scratch: (K + 3) * lanes doubles.
+  // `scale` * weight. Returns the largest half_mu2 + half_var met. scratch: K * lanes doubles, aligned.
   double (*pack)(const WeightView& weight, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
                  double* scratch);
 
@@ -84,9 +85,10 @@ struct Kernels {
   void (*pairs_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
                          const PsiParameters<T>& psi, T* of_bank);
 
-  // From one vector of packed slices and their accumulated gradient to that of the K positions of each lane:
-  // positions[lane * K + q], times scale.
-  void (*finish_gradient)(const T* slice, const T* gradient, int64_t coordinates, double scale, T* positions);
+  // From one vector of packed slices and their accumulated gradient to that of their K positions, times scale:
+  // positions[q * lanes + lane].
+  void (*finish_gradient)(const T* slice, const T* gradient, const double* norms, int64_t coordinates, double scale,
+                          T* positions);
 };
 
 // The table of the best instruction set that this processor and the environment variable ATEN_CPU_CAPABILITY

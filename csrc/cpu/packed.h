@@ -81,14 +81,15 @@ class PackedBank {
       : scale_(scale_for<T>(eps)),
         data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
         poison_(divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
-        bank_{data_.get(), poison_.get(), weight.filters, weight.slices, weight.positions - 1, layout} {
+        norms_(norms(weight.positions)),
+        bank_{data_.get(), poison_.get(), norms_.data(), weight.filters, weight.slices, weight.positions - 1, layout} {
     const int64_t lanes = kernels<T>().lanes, per_item = layout == Layout::kFiltersInLanes ? lanes : 1;
     const int64_t units = divide_up(weight.filters, per_item);
     // enough work for an item to be worth fetching
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
     std::atomic<bool> in_range{true};
     parallel_items(divide_up(units, grain), [&] {
-      return [&, scratch = Buffer<double>((weight.positions + 3) * lanes)](int64_t item) {
+      return [&, scratch = Buffer<double>(weight.positions * lanes)](int64_t item) {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
         const double largest =
             kernels<T>().pack(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
@@ -110,8 +111,16 @@ class PackedBank {
                                              : weight.filters * divide_up(weight.slices, lanes);
   }
 
+  static std::vector<double> norms(int64_t positions) {
+    std::vector<double> result;
+    for (int64_t r = 1; r < positions; ++r)
+      result.push_back(1.0 / std::sqrt(static_cast<double>(r) * static_cast<double>(r + 1) * static_cast<double>(positions)));
+    return result;
+  }
+
   double scale_;
   Buffer<T> data_, poison_;
+  std::vector<double> norms_;
   Bank<T> bank_;
   bool in_range_ = true;
 };
@@ -119,9 +128,11 @@ class PackedBank {
 struct Exponents {
   double alpha, beta, gamma, eps;
 
+  // For weights scaled by `scale`; fitted: the exponent of |L|, alpha forward and alpha - 1 backward.
   template <class T>
-  PsiParameters<T> scaled(double scale) const {
-    return {static_cast<T>(alpha), static_cast<T>(beta), static_cast<T>(gamma), static_cast<T>(eps * scale * scale)};
+  PsiParameters<T> scaled(double scale, double fitted) const {
+    return {static_cast<T>(alpha), static_cast<T>(beta), static_cast<T>(gamma), static_cast<T>(eps * scale * scale),
+            fit_power(fitted)};
   }
 };
 
