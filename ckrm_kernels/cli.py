@@ -29,6 +29,13 @@ def main() -> NoReturn:
 
 def _one_line(error: Exception) -> str:
     """The message of an error meant for users; of any other also its kind and how to see where it came from."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from ckrm_kernels.doctor import EXTRAS
+
+        needed = error.name.partition(".")[0]
+        for extra, modules in EXTRAS.items():
+            if needed in modules:
+                return f'{needed} is missing: pip install "ckrm-kernels[{extra}]"'
     text = " ".join(str(error).split())
     if isinstance(error, (ImportError, OSError, ValueError, TypeError, RuntimeError)) and text:
         return text

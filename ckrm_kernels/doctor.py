@@ -12,7 +12,7 @@ import torch
 import ckrm_kernels
 from ckrm_kernels import native
 
-_EXTRAS = {
+EXTRAS = {
     "triton": ("triton",),
     "cli": ("typer", "rich", "safetensors"),
     "report": ("pandas", "matplotlib"),
@@ -42,7 +42,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "backend cuda", "not part of this version"
     yield "tensors on the CPU", "backend " + ("cpu" if status.loaded else "reference, slow")
     yield "tensors on a GPU", "backend reference" if torch.cuda.is_available() else "no GPU that torch can use"
-    for extra, modules in _EXTRAS.items():
+    for extra, modules in EXTRAS.items():
         missing = [name for name in modules if util.find_spec(name) is None]
         cure = f'without {", ".join(missing)}: pip install "ckrm-kernels[{extra}]"'
         yield f"extra {extra}", cure if missing else "complete"

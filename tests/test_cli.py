@@ -305,6 +305,35 @@ def test_output_into_a_closed_pipe_is_quiet(checkpoint):
     assert "Exception" not in err
 
 
+# ---- ckrm demo -------------------------------------------------------------------------------------------------------
+
+
+def test_demo_runs_in_the_folder_that_is_asked_for(ckrm, monkeypatch, tmp_path):
+    folders = []
+    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", folders.append)
+    assert ckrm("demo", "--output", tmp_path / "run")[0] == 0
+    assert ckrm("demo")[0] == 0
+    assert folders == [tmp_path / "run", Path("runs/demo")]
+
+
+def test_an_interrupted_demo_says_how_to_go_on(ckrm, monkeypatch, tmp_path):
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", interrupt)
+    code, out, err = ckrm("demo", "--output", tmp_path)
+    assert (code, out) == (130, "")
+    assert f"ckrm: interrupted; `ckrm demo --output {tmp_path}` goes on from where it was" in err
+
+
+def test_a_demo_without_its_extra_is_one_line(ckrm, monkeypatch):
+    def lack(_: Path) -> None:
+        raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
+
+    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", lack)
+    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
+
+
 # ---- ckrm doctor -----------------------------------------------------------------------------------------------------
 
 
