@@ -105,7 +105,7 @@ def demo(
     """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
     from ckrm_kernels.shrinking.demo import run_demo
 
-    with _interruptible(f"`ckrm demo --output {output}` goes on from where it was"):
+    with _interruptible(f"`ckrm demo --output {output}` goes on after the last network that was trained"):
         run_demo(output)
 
 

@@ -20,7 +20,7 @@ _BLOCK = 64
 class RedundantGroups:
     """A partition of a layer's filters into kept ones and repeats of them.
 
-    kept: (D,) int64, ascending indices of the filters to keep; no two of one group exceed the threshold
+    kept: (D,) int64, ascending indices of the filters to keep, no two of which exceed the threshold
     dropped: (F2 - D,) int64, ascending indices of the others
     representative: (F2,) int64, for each filter the kept one that it repeats most closely; itself for a kept one
     """

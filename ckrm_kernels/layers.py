@@ -88,7 +88,7 @@ def _has_weight(module: nn.Module) -> bool:
 
 def _is_packed(module: nn.Module) -> bool:
     """Whether it is one of torch's quantised modules, whose weight is a method."""
-    return callable(getattr(type(module), "weight", None))
+    return "quantized" in type(module).__module__ and callable(getattr(type(module), "weight", None))
 
 
 def _layer(name: str, module: nn.Module) -> Layer:

@@ -323,7 +323,7 @@ def test_an_interrupted_demo_says_how_to_go_on(ckrm, monkeypatch, tmp_path):
     monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", interrupt)
     code, out, err = ckrm("demo", "--output", tmp_path)
     assert (code, out) == (130, "")
-    assert f"ckrm: interrupted; `ckrm demo --output {tmp_path}` goes on from where it was" in err
+    assert f"ckrm: interrupted; `ckrm demo --output {tmp_path}` goes on after the last network" in err
 
 
 def test_a_demo_without_its_extra_is_one_line(ckrm, monkeypatch):
