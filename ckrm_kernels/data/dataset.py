@@ -1,0 +1,62 @@
+"""What a data set is, and how it is split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images (N, C, H, W) float32 and their labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three parts that share no image.
+
+    train: to fit the weights; validation: to watch and to choose; held_out: to report, once, at the end
+    """
+
+    name: str
+    classes: int
+    train: Part
+    validation: Part
+    held_out: Part
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.train.images.shape[1:])
+
+
+def split_by_class(
+    labels: Tensor, seed: int, *, validation: float = 0.1, held_out: float = 0.2
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the training, validation and held-out parts: random, with the same shares of every class.
+
+    labels: (N,) int64
+    validation, held_out: their shares, the rest is for training; all three must be positive
+    out: three ascending int64 tensors that partition range(N)
+    """
+    if not (validation > 0 and held_out > 0 and validation + held_out < 1):
+        raise ValueError(f"validation and held_out must be positive and sum to < 1, got {validation} and {held_out}")
+    generator = torch.Generator().manual_seed(seed)
+    parts: tuple[list[Tensor], ...] = ([], [], [])
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(members.numel(), generator=generator)]
+        first = round(members.numel() * held_out)
+        second = round(members.numel() * (held_out + validation))
+        for part, indices in zip(parts, (members[second:], members[first:second], members[:first]), strict=True):
+            part.append(indices)
+    train, middle, last = (torch.cat(part).sort().values for part in parts)
+    return train, middle, last

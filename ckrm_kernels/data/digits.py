@@ -1,0 +1,29 @@
+"""scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels that come inside the package."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from ckrm_kernels.data.dataset import Dataset, Part, split_by_class
+
+
+@cache
+def digits(split_seed: int = 0) -> Dataset:
+    """The digits in ten classes, split 70 / 10 / 20 % by class.
+
+    split_seed: which random split
+    out: images (N, 1, 8, 8), less the mean and over the standard deviation of the training part's pixels
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError('the digits need scikit-learn: pip install "ckrm-kernels[train]"') from error
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).float().unsqueeze(1)
+    labels = torch.from_numpy(raw.target).long()
+    indices = split_by_class(labels, split_seed)
+    mean, deviation = images[indices[0]].mean(), images[indices[0]].std(correction=0)
+    train, validation, held_out = (Part((images[i] - mean) / deviation, labels[i]) for i in indices)
+    return Dataset("digits", 10, train, validation, held_out)

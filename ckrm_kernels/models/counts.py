@@ -1,0 +1,26 @@
+"""What a network costs: its parameters and its multiply-adds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters, one shared by several modules counted once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """Multiply-adds of the convolutions and linear layers for one image; nothing is computed.
+
+    image_shape: (channels, height, width)
+    """
+    on_meta = copy.deepcopy(model).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        on_meta(torch.empty(1, *image_shape, device="meta"))
+    return counter.get_total_flops() // 2

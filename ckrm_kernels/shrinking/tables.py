@@ -1,0 +1,103 @@
+"""The tables of an experiment, as rich draws them on a terminal and into a text file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+from ckrm_kernels.shrinking.comparison import Candidate, spread
+from ckrm_kernels.shrinking.measured import MEASURES, SCALE_FREE
+from ckrm_kernels.shrinking.search import Round
+
+_FILE_WIDTH = 80
+
+
+def compared(candidates: Sequence[Candidate]) -> Any:
+    """What each network costs and how well it does on held-out data."""
+    table = _table("Widths, cost, and quality on held-out data (mean ± deviation)")
+    table.add_column("", no_wrap=True)
+    for each in candidates:
+        table.add_column(each.name, justify="right", no_wrap=True)
+    first = candidates[0]
+    for name in first.widths:
+        table.add_row(name, *(str(each.widths[name]) for each in candidates))
+    table.add_section()
+    table.add_row("parameters", *(_with_share(each.parameters, first.parameters) for each in candidates))
+    table.add_row("multiply-adds", *(_with_share(each.multiply_adds, first.multiply_adds) for each in candidates))
+    table.add_row("accuracy", *(mean_and_spread(each.accuracies) for each in candidates))
+    table.add_row("macro AUC", *(mean_and_spread(each.aucs) for each in candidates))
+    return table
+
+
+def layers_of(candidate: Candidate, threshold: float) -> Any:
+    """lambda of each layer at several eps, beside the chance level."""
+    table = _table(f"lambda^{threshold:g} of the {candidate.name} network, mean ± deviation over the seeds")
+    table.add_column("layer", overflow="fold")
+    for heading in ("filters", *MEASURES, "chance*", "distinct"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in candidate.layers:
+        levels = [f"{_short(level.mean)}±{_short(spread(level.per_seed))}" for level in layer.levels.values()]
+        chance = f"{layer.levels[SCALE_FREE].chance:.3f}"
+        table.add_row(layer.name, str(layer.filters), *levels, chance, f"{layer.distinct:.1f}")
+    table.caption = "* of scale-free lambda. distinct: filters left when repeats at eps 1e-4 merge"
+    return table
+
+
+def path(rounds: Sequence[Round]) -> Any:
+    """The widths of each round of the search."""
+    table = _table("Rounds of the search")
+    for heading in ("round", "widths", "redundant", "validation accuracy"):
+        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
+    for place, each in enumerate(rounds):
+        accuracy = mean_and_spread(each.trained.validation_accuracy)
+        table.add_row(str(place), listed(each.widths), f"{len(each.redundant)} of {len(each.widths)}", accuracy)
+    return table
+
+
+def as_text(renderables: Sequence[Any]) -> str:
+    """What rich would draw, as plain text."""
+    from rich.console import Console
+
+    file = StringIO()
+    console = Console(file=file, width=_FILE_WIDTH, color_system=None, force_terminal=False)
+    for each in renderables:
+        console.print(each, highlight=False, markup=False)
+        console.print()
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Of the seeds, in four decimals."""
+    return f"{statistics.fmean(values):.4f} ± {spread(values):.4f}"
+
+
+def listed(widths: dict[str, int]) -> str:
+    """The widths alone, in order."""
+    return "/".join(map(str, widths.values()))
+
+
+def _short(share: float) -> str:
+    """Three decimals, without the zero before the point."""
+    return f"{share:.3f}".removeprefix("0")
+
+
+def _with_share(value: int, whole: int) -> str:
+    return f"{value:,}" if value == whole else f"{value:,} ({value / whole:.1%})"
+
+
+def _table(title: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        caption_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )

@@ -1,0 +1,76 @@
+"""What the user sees while networks train: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ckrm_kernels.training.loop import Epoch
+
+_LINES = 2  # progress lines for each network where there is no terminal
+
+
+class Display:
+    """Shows phases and, within one, a bar for each network that trains. Use `bars` in a `with` statement.
+
+    console: a rich console; None makes one on standard output
+    """
+
+    def __init__(self, console: Any = None) -> None:
+        try:
+            from rich.console import Console
+        except ImportError as error:
+            raise ImportError('progress needs rich: pip install "ckrm-kernels[train]"') from error
+        self.console = console or Console()
+
+    def phase(self, text: str) -> None:
+        """Announces what happens next."""
+        self.console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line of what was found."""
+        self.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, renderable: Any) -> None:
+        """A table or any other thing that rich can draw."""
+        self.console.print(renderable)
+
+    def bars(self, names: Sequence[str], epochs: int) -> TrainingBars:
+        """A bar of so many epochs for each network named."""
+        return TrainingBars(self.console, names, epochs)
+
+
+class TrainingBars:
+    """Bars, or a few lines for each network where the console is not a terminal."""
+
+    def __init__(self, console: Any, names: Sequence[str], epochs: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console, self._names, self._epochs = console, list(names), epochs
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks = [self._progress.add_task(name, total=epochs, note="starting") for name in names]
+
+    def on_epoch(self, place: int, epoch: Epoch) -> None:
+        """Moves the bar of the network at that place of the list."""
+        note = f"loss {epoch.loss:.3f}, validation accuracy {epoch.validation_accuracy:.3f}"
+        self._progress.update(self._tasks[place], completed=epoch.number, note=note)
+        every = -(-self._epochs // _LINES)
+        if not self._console.is_terminal and (epoch.number % every == 0 or epoch.number == self._epochs):
+            line = f"  {self._names[place]}: epoch {epoch.number} of {self._epochs}, {note}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> TrainingBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()

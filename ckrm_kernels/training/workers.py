@@ -1,0 +1,178 @@
+"""Several training runs side by side, one process and one thread each.
+
+One thread for each run makes its result independent of the number of cores and of what runs beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ckrm_kernels.data import Dataset
+from ckrm_kernels.training.checkpoint import Run, load_run, load_weights, save_run
+from ckrm_kernels.training.loop import Epoch, TrainingConfig, train
+
+OnEpoch = Callable[[int, Epoch], None]
+
+
+class Shape(Protocol):
+    """A dataclass that describes a network and builds it."""
+
+    def build(self) -> nn.Module:
+        """The network, newly initialised."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    shape: the network
+    load_data: gives the data set; has to be picklable, so that a worker can call it
+    data: what identifies the data set, as JSON
+    folder: where the finished run is written
+    """
+
+    shape: Shape
+    load_data: Callable[[], Dataset]
+    data: dict[str, Any]
+    config: TrainingConfig
+    seed: int
+    folder: Path
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result, as JSON."""
+        shape: Any = self.shape
+        parts = {"shape": asdict(shape), "data": self.data, "training": asdict(self.config), "seed": self.seed}
+        identity: dict[str, Any] = json.loads(json.dumps(parts))  # tuples as the lists that a file gives back
+        return identity
+
+    def finished(self) -> Run | None:
+        """The finished run in the folder, or None if there is none or that of another job."""
+        return load_run(self.folder, self.identity())
+
+    def result(self) -> Run:
+        """The finished run; raises FileNotFoundError where there is none."""
+        run = self.finished()
+        if run is None:
+            raise FileNotFoundError(f"{self.folder} holds no finished run of this job")
+        return run
+
+    def trained(self) -> nn.Module:
+        """The trained network of the finished run."""
+        model = self.shape.build()
+        load_weights(self.folder, model)
+        return model
+
+
+class Workers:
+    """Runs jobs, at most `count` side by side; use it in a `with` statement.
+
+    With a count of 1, jobs run in this process, one after another, with the same result. Worker processes end when
+    this one does, however it ends.
+    """
+
+    def __init__(self, count: int) -> None:
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"count must be a whole number >= 1, got {count!r}")
+        self._count = count
+        self._context = multiprocessing.get_context("spawn")  # forking after torch has started threads may hang
+        self._stop = self._context.Event()
+        self._epochs: SimpleQueue[tuple[int, Epoch]] = self._context.SimpleQueue()
+        self._executor: ProcessPoolExecutor | None = None
+
+    def run(self, jobs: Sequence[Job], on_epoch: OnEpoch) -> list[Run]:
+        """The finished runs of the jobs; one found finished in its folder is not repeated.
+
+        on_epoch: called in this process with the job's place in the list and each of its epochs
+        """
+        pending = [(place, job) for place, job in enumerate(jobs) if job.finished() is None]
+        if self._count == 1:
+            for place, job in pending:
+                _run_on_one_thread(job, partial(on_epoch, place))
+        elif pending:
+            self._run_side_by_side(pending, on_epoch)
+        return [job.result() for job in jobs]
+
+    def _run_side_by_side(self, pending: Sequence[tuple[int, Job]], on_epoch: OnEpoch) -> None:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(self._count, self._context, _start_worker, (self._stop, self._epochs))
+        remaining = {self._executor.submit(_run_in_worker, place, job) for place, job in pending}
+        while remaining:
+            done, remaining = wait(remaining, timeout=0.1)
+            while not self._epochs.empty():
+                on_epoch(*self._epochs.get())
+            for future in done:
+                future.result()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._executor is not None:
+            self._stop.set()
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+
+class _Stopped(Exception):
+    """The parent process asked the run to end."""
+
+
+_stop: Event
+_epochs: SimpleQueue[tuple[int, Epoch]]
+
+
+def _start_worker(stop: Event, epochs: SimpleQueue[tuple[int, Epoch]]) -> None:
+    """Prepares a worker process."""
+    global _stop, _epochs
+    _stop, _epochs = stop, epochs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run_in_worker(place: int, job: Job) -> None:
+    def on_epoch(epoch: Epoch) -> None:
+        if _stop.is_set():
+            raise _Stopped
+        _epochs.put((place, epoch))
+
+    with suppress(_Stopped):
+        _run_on_one_thread(job, on_epoch)
+
+
+def _run_on_one_thread(job: Job, on_epoch: Callable[[Epoch], None]) -> None:
+    """Trains the job's network from its seed and saves it. torch's threads and random state are restored."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            started = time.perf_counter()
+            torch.manual_seed(job.seed)
+            model = job.shape.build()
+            history = train(model, job.load_data(), job.config, job.seed, on_epoch)
+            save_run(job.folder, model, Run(job.identity(), history, time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(threads)
