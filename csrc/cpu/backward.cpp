@@ -58,7 +58,8 @@ void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_
   const std::vector<T> g = values_of<T>(grad);
   const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha - 1);
   const double scale = packed_a.scale() / static_cast<double>(a.slices);
-  parallel_items(a.slices, [&] {
+  const int64_t slice_pairs = a.filters * b.filters * a.slices;
+  parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&] {
     return [&, room = Buffer<T>(2 * (size_a + size_b) + 3 * row)](int64_t k) {
       SliceScratch<T> s;
       s.slice_a = room.get();
@@ -85,7 +86,8 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
   const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), exponents.alpha - 1);
   const double scale = packed.scale() / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
-  parallel_items(blocks, [&] {
+  const int64_t slice_pairs = static_cast<int64_t>(g.size()) * bank.slices;
+  parallel_items(blocks, 3 * nanoseconds_for(slice_pairs, bank.coordinates), [&] {
     return [&, room = Buffer<T>(bank.filters * row + row)](int64_t block) {
       T *of_bank = room.get(), *positions = room.get() + bank.filters * row;
       std::fill_n(of_bank, bank.filters * row, T(0));

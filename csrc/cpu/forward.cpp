@@ -13,8 +13,8 @@ constexpr int64_t kLargestTile = 32;
 // Slices after which a counted tile asks whether more can change its counts.
 constexpr int64_t kCountStep = 32;
 
-// Tiles small enough that a few hundred of them share the work evenly; a function of the shapes alone.
-int64_t tile_rows(int64_t rows, int64_t columns) {
+// Tiles small enough that threads share the work evenly, large enough to be worth fetching; by the shapes alone.
+int64_t tile_size(int64_t rows, int64_t columns) {
   int64_t size = kLargestTile;
   while (size > 8 && divide_up(rows, size) * divide_up(columns, size) < 128) size /= 2;
   return size;
@@ -36,9 +36,11 @@ int64_t first_column(const Tile& tile, int64_t i) {
 // filters that are not finite: the consumer adds the psi of as many slices as it needs.
 template <class T, class MakeConsumer>
 void for_each_tile(const Bank<T>& a, const Bank<T>& b, bool triangular, const MakeConsumer& make_consumer) {
-  const int64_t rows = tile_rows(a.filters, b.filters), columns = std::max<int64_t>(rows, kernels<T>().lanes);
+  const int64_t rows = tile_size(a.filters, b.filters);
+  const int64_t columns = std::max(rows, std::min(kLargestTile, 2 * kernels<T>().lanes));
   const int64_t row_tiles = divide_up(a.filters, rows), column_tiles = divide_up(b.filters, columns);
-  parallel_items(row_tiles * column_tiles, [&] {
+  const int64_t slice_pairs = a.filters * b.filters * a.slices / (triangular ? 2 : 1);
+  parallel_items(row_tiles * column_tiles, nanoseconds_for(slice_pairs, a.coordinates), [&] {
     return [&, consume = make_consumer(), tile_sums = TileSums<T>()](int64_t item) mutable {
       const int64_t row = item / column_tiles * rows, column = item % column_tiles * columns;
       const Tile tile{row, std::min(row + rows, a.filters), column, std::min(column + columns, b.filters), triangular};
@@ -77,8 +79,10 @@ bool is_decided(const Tile& tile, TileSums<T>& sums, int64_t done, int64_t slice
   return true;
 }
 
-template <class T>
-void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::vector<T>& edges, int64_t* counts) {
+// rounded: to the dtype that Psi is returned in, so that counts agree with what pairwise_psi returns.
+template <class T, class Rounded>
+void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::vector<T>& edges,
+                 const Rounded& rounded, int64_t* counts) {
   std::mutex mutex;
   struct LocalCounts {
     std::vector<int64_t> counts;
@@ -99,7 +103,7 @@ void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::ve
       }
       for (int64_t i = tile.row_begin; i < tile.row_end; ++i)
         for (int64_t j = first_column(tile, i); j < tile.column_end; ++j) {
-          const T value = mean_of(sums.row(tile, i)[j], bank.slices);
+          const T value = rounded(mean_of(sums.row(tile, i)[j], bank.slices));
           const bool is_nan = value != value;
           const auto below = std::lower_bound(edges.begin(), edges.end(), value) - edges.begin();
           ++local->counts[is_nan ? edges.size() + 1 : static_cast<size_t>(below)];
@@ -122,11 +126,12 @@ void store_pairs(const PackedBank<T>& packed, const int64_t* pairs, int64_t coun
                  void* out) {
   constexpr int64_t kGrain = 64;
   const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), exponents.alpha);
-  parallel_items(divide_up(count, kGrain), [&] {
+  const Bank<T>& bank = packed.bank();
+  parallel_items(divide_up(count, kGrain), nanoseconds_for(count * bank.slices, bank.coordinates), [&] {
     return [&](int64_t item) {
       const int64_t begin = item * kGrain, length = std::min(kGrain, count - begin);
       T values[kGrain];
-      kernels<T>().pairs(packed.bank(), pairs + 2 * begin, length, psi, values);
+      kernels<T>().pairs(bank, pairs + 2 * begin, length, psi, values);
       std::transform(values, values + length, static_cast<Out*>(out) + begin,
                      [](T value) { return static_cast<Out>(value); });
     };
@@ -193,25 +198,27 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
 
 Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, double beta, double gamma, double eps) {
   const Weight w(weight);
-  STD_TORCH_CHECK(edges.dim() == 1 && edges.scalar_type() == result_type(weight),
-                  "edges must be one-dimensional, of the dtype that Psi is returned in");
+  const ScalarType type = result_type(weight);
+  STD_TORCH_CHECK(edges.dim() == 1 && edges.size(0) > 0 && edges.scalar_type() == type,
+                  "edges must be one-dimensional, not empty and of the dtype that Psi is returned in");
   const Tensor sorted = torch::stable::contiguous(edges);
   Tensor out = torch::stable::new_empty(weight, {edges.size(0) + 2}, ScalarType::Long);
   int64_t* counts = out.mutable_data_ptr<int64_t>();
   std::fill_n(counts, edges.size(0) + 2, 0);
-  const int64_t n = w.view().filters;
-  if (n < 2) return out;
-  if (edges.size(0) == 0) {
-    STD_TORCH_CHECK(false, "edges must hold at least one number");
-  }
+  if (w.view().filters < 2) return out;
   const Exponents exponents{alpha, beta, gamma, eps};
   with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& packed, const auto&) {
     using T = std::remove_reference_t<decltype(*packed.bank().data)>;
     std::vector<T> limits(static_cast<size_t>(edges.size(0)));
-    if (edges.scalar_type() == ScalarType::Double)
+    const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), alpha);
+    if (type == ScalarType::Double) {
       std::copy_n(sorted.const_data_ptr<double>(), limits.size(), limits.begin());
-    else std::copy_n(sorted.const_data_ptr<float>(), limits.size(), limits.begin());
-    count_pairs(packed.bank(), exponents.scaled<T>(packed.scale(), exponents.alpha), limits, counts);
+      count_pairs(packed.bank(), psi, limits, [](T value) { return value; }, counts);
+    } else {
+      std::copy_n(sorted.const_data_ptr<float>(), limits.size(), limits.begin());
+      count_pairs(packed.bank(), psi, limits, [](T value) { return static_cast<T>(static_cast<float>(value)); },
+                  counts);
+    }
   });
   return out;
 }

@@ -88,7 +88,8 @@ class PackedBank {
     // enough work for an item to be worth fetching
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
     std::atomic<bool> in_range{true};
-    parallel_items(divide_up(units, grain), [&] {
+    const double nanoseconds = 1.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
+    parallel_items(divide_up(units, grain), nanoseconds, [&] {
       return [&, scratch = Buffer<double>(weight.positions * lanes)](int64_t item) {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
         const double largest =
@@ -159,6 +160,11 @@ void with_packed(const Weight& a, const Weight& b, Layout layout, double eps, co
     if (packed_a.in_range() && packed_b.in_range()) return compute(packed_a, packed_b);
   }
   compute(PackedBank<double>(a.view(), layout, eps), PackedBank<double>(b.view(), layout, eps));
+}
+
+// Rough time of one thread for psi (or its gradient) of that many slice pairs; only decides how many threads to use.
+inline double nanoseconds_for(int64_t slice_pairs, int64_t coordinates) {
+  return static_cast<double>(slice_pairs) * (1.0 + 0.05 * static_cast<double>(coordinates));
 }
 
 template <class T>

@@ -10,10 +10,15 @@
 
 namespace ckrm {
 
+// Below this much work a thread costs more than it brings.
+constexpr double kNanosecondsPerThread = 1e4;
+
 // Calls make_worker() once on each thread taking part, then worker(item) for items 0 .. count - 1 in any order.
+// nanoseconds: an estimate of the whole work on one thread.
 template <class MakeWorker>
-void parallel_items(int64_t count, const MakeWorker& make_worker) {
-  const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
+void parallel_items(int64_t count, double nanoseconds, const MakeWorker& make_worker) {
+  const int64_t worthwhile = 1 + static_cast<int64_t>(std::min(nanoseconds / kNanosecondsPerThread, 1e6));
+  const int64_t threads = std::min({count, worthwhile, static_cast<int64_t>(torch::stable::get_num_threads())});
   std::atomic<int64_t> next{0};
   const auto run = [&](int64_t, int64_t) {
     auto worker = make_worker();
