@@ -9,6 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 TORCH := $(VENV)/.torch-$(TORCH_VERSION)
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp)
 
 .PHONY: help demo test bench lint sanitize wheel clean
@@ -28,7 +29,8 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m pytest
 
-bench: $(READY)
+bench: $(READY) $(PEERS)
+	mkdir -p build
 	$(RUN) -m pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json
 	$(RUN) benchmarks/report.py build/benchmarks.json
 
@@ -62,4 +64,9 @@ $(TORCH):
 $(READY): $(TORCH) pyproject.toml setup.py ckrm_kernels/build_config.py $(CSRC)
 	$(RUN) -m pip install "setuptools>=77" ninja
 	$(RUN) -m pip install --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# What the benchmarks compare with.
+$(PEERS): $(READY)
+	$(RUN) -m pip install --no-build-isolation --editable ".[bench]"
 	touch $@

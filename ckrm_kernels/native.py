@@ -177,6 +177,8 @@ def _build(csrc: Path, library: Path) -> None:
                 build_directory=str(folder),
                 is_python_module=False,
             )
+        if build_config.library_name(csrc) != library.stem:
+            raise RuntimeError("the sources were edited while they were compiled; start again")
         os.replace(next(folder.glob("*.so")), library)
     except Exception as error:  # whatever a compiler breaks with
         log = library.with_suffix(".log")

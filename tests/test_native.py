@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_tree import HeldCompiler, copy_checkout, needs_compiler, run_python, start_python, write_sources
+from small_tree import COMPILER, HeldCompiler, copy_checkout, needs_compiler, run_python, start_python, write_sources
 
 from ckrm_kernels import build_config, native, pairwise_psi
 
@@ -149,6 +149,16 @@ def test_missing_sources(fresh: Path) -> None:
 def test_cache_that_cannot_be_written(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(fresh / "answer.h"))
     assert "set TORCH_EXTENSIONS_DIR" in failure_of_load()
+
+
+@needs_compiler
+def test_sources_edited_meanwhile_are_not_kept(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tmp_path / "g++-that-edits"
+    editor.write_text(f'#!/bin/sh\necho "constexpr long answer = 8;" > "{fresh / "answer.h"}"\nexec {COMPILER} "$@"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("CXX", str(editor))
+    assert "edited while they were compiled" in failure_of_load()
+    assert not list(native.build_directory().glob("*.so"))
 
 
 def test_the_name_follows_the_sources(fresh: Path) -> None:

@@ -1,0 +1,41 @@
+"""What a peer is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from race import NoEntry
+from torch import Tensor
+
+ALPHA, EPS, THRESHOLD = 0.1, 1e-4, 0.6
+Call = Callable[[], Any]
+
+
+class Peer:
+    """One system. Its methods are the operations it offers, with Psi's default exponents and eps:
+
+    pairwise(weight)      Omega, or the square of Psi
+    gradient(weight)      the gradient of the sum of Omega
+    redundancy(weight)    lambda^0.6
+    cross(a, b)           (Na, Nb)
+    listed(weight, pairs) Psi of the listed pairs, (P,)
+
+    Each takes torch tensors and returns its forms by name: calls without arguments on inputs already converted. The
+    fastest form of a peer counts.
+    """
+
+    name: str
+    package: str
+
+    def forms(self, operation: str, *inputs: Tensor) -> dict[str, Call]:
+        """The calls that compute the operation on these inputs; raises NoEntry."""
+        if importlib.util.find_spec(self.package) is None:
+            raise NoEntry(f"{self.package} is not installed")
+        if not hasattr(self, operation):
+            raise NoEntry(f"{self.name} has no form of {operation}")
+        forms = getattr(self, operation)(*inputs)
+        if not forms:
+            raise NoEntry(f"{self.name} would not fit into memory")
+        return forms
