@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ckrm_kernels.functional import _checked_weight
+from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layers import WRAPPED, Layer, share_marked
 
 _KINDS = {2: "linear", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
@@ -171,6 +171,6 @@ def _layer(name: str, tensor: Tensor) -> Layer:
     if any(word in name.rpartition(".")[2] for word in _NO_WEIGHTS):
         return Layer(short, kind, (), "not a weight by its name")
     try:
-        return Layer(short, kind, (_checked_weight(tensor, "weight"),))
+        return Layer(short, kind, (checked_weight(tensor, "weight"),))
     except (TypeError, ValueError) as error:
         return Layer(short, kind, (), str(error))

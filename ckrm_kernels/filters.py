@@ -56,10 +56,12 @@ def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> l
 
     weight: (F2, F1, *K), or (in_channels, filters per group, *K) if transposed
     """
+    if groups == 1:
+        return [weight.transpose(0, 1) if transposed else weight]
     by_group = weight.unflatten(0, (groups, weight.shape[0] // groups))
     if transposed:
         by_group = by_group.transpose(1, 2)
-    if groups > 1 and by_group.shape[1] == 1:
+    if by_group.shape[1] == 1:
         return [by_group.squeeze(1)]
     return list(by_group.unbind(0))
 

@@ -59,8 +59,8 @@ def pairwise_psi(
     """
     if layout not in ("packed", "square"):
         raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
-    psi = _checked_psi(alpha, beta, gamma, eps)
-    banks = _checked_banks(weight, scale_free)
+    psi = checked_psi(alpha, beta, gamma, eps)
+    banks = checked_banks(weight, scale_free)
     results = [_implementation(bank, backend).pairwise_psi(bank, *psi) for bank in banks]
     if layout == "square":
         results = [unpack(omega, bank.shape[0]) for omega, bank in zip(results, banks, strict=True)]
@@ -84,8 +84,8 @@ def cross_psi(
     alpha, beta, gamma, eps, scale_free (each by its own root mean square), backend: see `PsiOptions`
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
     """
-    psi = _checked_psi(alpha, beta, gamma, eps)
-    a, b = _checked_weight(a, "a"), _checked_weight(b, "b")
+    psi = checked_psi(alpha, beta, gamma, eps)
+    a, b = checked_weight(a, "a"), checked_weight(b, "b")
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"a and b must have slices of one number and shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
@@ -95,7 +95,7 @@ def cross_psi(
     if a.device != b.device:
         raise ValueError(f"a and b must be on one device, got {a.device} and {b.device}")
     if scale_free:
-        a, b = _unit_scale(a), _unit_scale(b)
+        a, b = unit_scale(a), unit_scale(b)
     return _implementation(a, backend).cross_psi(a, b, *psi)
 
 
@@ -117,7 +117,7 @@ def psi_of_pairs(
     alpha, beta, gamma, eps, scale_free, backend: see `PsiOptions`
     out: (P,), float32 (float64 for a float64 weight), differentiable in the weight
     """
-    psi = _checked_psi(alpha, beta, gamma, eps)
+    psi = checked_psi(alpha, beta, gamma, eps)
     bank = only_bank(weight, scale_free)
     _check_pairs(pairs, bank)
     return _implementation(bank, backend).psi_of_pairs(bank, pairs, *psi)
@@ -132,8 +132,8 @@ def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Ten
     out: (E + 2,) int64: (-inf, e0], (e0, e1], ..., (e_last, inf), and the pairs that are NaN
     """
     scale_free, backend = options.pop("scale_free", False), options.pop("backend", None)
-    psi = _checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
-    banks = _checked_banks(weight, scale_free)
+    psi = checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
+    banks = checked_banks(weight, scale_free)
     edges = edges.to(banks[0].device, ops.result_dtype(banks[0].dtype))
     counts = [_implementation(bank, backend).psi_counts(bank.detach(), edges, *psi) for bank in banks]
     return counts[0] if len(counts) == 1 else torch.stack(counts).sum(0)
@@ -148,20 +148,20 @@ def unpack(omega: Tensor, filters: int) -> Tensor:
 
 def only_bank(weight: Tensor | nn.Module, scale_free: bool) -> Tensor:
     """The single filter bank of a weight or module, checked; raises ValueError for a grouped module."""
-    banks = _checked_banks(weight, scale_free)
+    banks = checked_banks(weight, scale_free)
     if len(banks) != 1:
         raise ValueError(f"weight has {len(banks)} groups of filters: pass one group's weight")
     return banks[0]
 
 
-def _checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tensor]:
-    banks = [_checked_weight(bank, "weight") for bank in filter_banks(source)]
+def checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tensor]:
+    banks = [checked_weight(bank, "weight") for bank in filter_banks(source)]
     if not scale_free:
         return banks
-    return [_unit_scale(banks[0])] if len(banks) == 1 else list(_unit_scale(torch.stack(banks)).unbind(0))
+    return [unit_scale(banks[0])] if len(banks) == 1 else list(unit_scale(torch.stack(banks)).unbind(0))
 
 
-def _checked_weight(weight: Tensor, name: str) -> Tensor:
+def checked_weight(weight: Tensor, name: str) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}")
     if weight.layout != torch.strided or weight.is_quantized:
@@ -176,7 +176,7 @@ def _checked_weight(weight: Tensor, name: str) -> Tensor:
     return weight
 
 
-def _checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
+def checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
     for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
         if isinstance(value, Tensor) or not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
@@ -198,7 +198,7 @@ def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
         raise ValueError("pairs must name two different filters each, got one filter twice")
 
 
-def _unit_scale(weight: Tensor) -> Tensor:
+def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()

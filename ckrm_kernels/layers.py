@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from ckrm_kernels.filters import current_weight, module_banks
-from ckrm_kernels.functional import _checked_weight
+from ckrm_kernels.functional import checked_weight
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -107,7 +107,7 @@ def _layer(name: str, module: nn.Module) -> Layer:
     if weight.is_meta:
         return Layer(name, kind, (), "on the meta device, it has no values")
     try:
-        _checked_weight(weight, "weight")
+        checked_weight(weight, "weight")
     except (TypeError, ValueError) as error:
         return Layer(name, kind, (), str(error))
     groups = getattr(module, "groups", 1)

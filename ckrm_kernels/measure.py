@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, _checked_psi, _unit_scale, psi_counts
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, unit_scale, psi_counts
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.redundancy import checked_threshold
@@ -115,7 +115,7 @@ def _measured(layer: Layer, threshold: float, vector: bool, psi: PsiOptions) -> 
     """Redundancy, chance level, distinct filters and histogram of one layer of one model."""
     banks = [as_vectors(bank) for bank in layer.banks] if vector else list(layer.banks)
     if psi["scale_free"]:
-        banks = list(_unit_scale(torch.stack(banks)).unbind(0))
+        banks = list(unit_scale(torch.stack(banks)).unbind(0))
     rest: PsiOptions = {**psi, "scale_free": False}
     inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
     edges, order = torch.cat((inner, torch.tensor([threshold], dtype=torch.float64))).sort(stable=True)
@@ -160,7 +160,7 @@ def _resolved(options: PsiOptions) -> PsiOptions:
     if unknown:
         raise TypeError(f"unknown options {sorted(unknown)}; accepted are {sorted(PsiOptions.__annotations__)}")
     values = (options.get("alpha", ALPHA), options.get("beta", BETA), options.get("gamma", GAMMA))
-    alpha, beta, gamma, eps = _checked_psi(*values, options.get("eps", EPS))
+    alpha, beta, gamma, eps = checked_psi(*values, options.get("eps", EPS))
     scale_free, backend = bool(options.get("scale_free", False)), options.get("backend")
     return {"alpha": alpha, "beta": beta, "gamma": gamma, "eps": eps, "scale_free": scale_free, "backend": backend}
 

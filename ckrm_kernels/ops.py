@@ -64,9 +64,7 @@ def _(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float)
 
 
 @torch.library.register_fake("ckrm::cross_psi_backward")
-def _(
-    grad: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> tuple[Tensor, Tensor]:
     return _gradient_of(a), _gradient_of(b)
 
 

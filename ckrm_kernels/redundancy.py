@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.functional import PsiOptions, _checked_banks, psi_counts
+from ckrm_kernels.functional import PsiOptions, checked_banks, psi_counts
 
 
 def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
@@ -22,7 +22,7 @@ def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **op
     """
     thresholds = checked_thresholds(threshold)
     scale_free, psi = split_scale(options)
-    return redundancy_of_banks(_checked_banks(weight, scale_free), thresholds, psi)
+    return redundancy_of_banks(checked_banks(weight, scale_free), thresholds, psi)
 
 
 def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[PsiOptions]) -> Tensor:
@@ -53,7 +53,7 @@ def redundancy_of_banks(banks: Sequence[Tensor], thresholds: Tensor, options: Ps
 
 def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:
     """The checked filter banks of a weight, detached; raises ValueError on the meta device, which holds no values."""
-    banks = [bank.detach() for bank in _checked_banks(weight, scale_free)]
+    banks = [bank.detach() for bank in checked_banks(weight, scale_free)]
     if banks[0].is_meta:
         raise ValueError("weight is on the meta device, where it has no values")
     return banks

@@ -98,7 +98,7 @@ void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::ve
     *local = {std::vector<int64_t>(edges.size() + 2), counts, &mutex};
     return [&, local](const Tile& tile, TileSums<T>& sums) {
       for (int64_t k = 0; k < bank.slices; k += kCountStep) {
-        if (k > 0 && is_decided(tile, sums, k, bank.slices, edges.front(), edges.back())) break;
+        if (k > 0 && !edges.empty() && is_decided(tile, sums, k, bank.slices, edges.front(), edges.back())) break;
         kernels<T>().tile(bank, bank, tile, k, std::min(k + kCountStep, bank.slices), psi, sums.sums, kLargestTile);
       }
       for (int64_t i = tile.row_begin; i < tile.row_end; ++i)
@@ -199,8 +199,8 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
 Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, double beta, double gamma, double eps) {
   const Weight w(weight);
   const ScalarType type = result_type(weight);
-  STD_TORCH_CHECK(edges.dim() == 1 && edges.size(0) > 0 && edges.scalar_type() == type,
-                  "edges must be one-dimensional, not empty and of the dtype that Psi is returned in");
+  STD_TORCH_CHECK(edges.dim() == 1 && edges.scalar_type() == type,
+                  "edges must be one-dimensional and of the dtype that Psi is returned in");
   const Tensor sorted = torch::stable::contiguous(edges);
   Tensor out = torch::stable::new_empty(weight, {edges.size(0) + 2}, ScalarType::Long);
   int64_t* counts = out.mutable_data_ptr<int64_t>();
