@@ -27,7 +27,7 @@ demo: $(READY)
 	$(VENV)/bin/ckrm demo
 
 test: $(READY)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
 
 bench: $(READY) $(PEERS)
 	mkdir -p build
