@@ -17,6 +17,7 @@ COMPILE_FLAGS = [
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-Wno-psabi",  # vectors are passed between inlined functions only
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
     # setuptools adds -DNDEBUG, -g and -fwrapv to what it compiles: say them here, so that both builds are one.
     "-DNDEBUG",

@@ -155,6 +155,7 @@ def only_bank(weight: Tensor | nn.Module, scale_free: bool) -> Tensor:
 
 
 def checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tensor]:
+    """The filter banks of a weight or module, checked; scale_free: over the root mean square of them all."""
     banks = [checked_weight(bank, "weight") for bank in filter_banks(source)]
     if not scale_free:
         return banks
@@ -162,6 +163,7 @@ def checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tens
 
 
 def checked_weight(weight: Tensor, name: str) -> Tensor:
+    """The weight itself; raises TypeError or ValueError, naming it, unless it is a dense filter bank."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}")
     if weight.layout != torch.strided or weight.is_quantized:
@@ -177,6 +179,7 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
 
 
 def checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
+    """The exponents and eps as floats; raises ValueError unless they are finite numbers >= 0."""
     for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
         if isinstance(value, Tensor) or not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")

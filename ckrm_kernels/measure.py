@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, unit_scale, psi_counts
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, psi_counts, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.redundancy import checked_threshold

@@ -56,7 +56,8 @@ CKRM_INLINE V broadcast(Scalar<V> value) {
 template <class V>
 CKRM_INLINE V convert(Bits<V> integers) {
 #if !defined(__CUDACC__)
-  if constexpr (sizeof(V) != sizeof(Scalar<V>)) return __builtin_convertvector(integers, V);
+  if constexpr (sizeof(V) != sizeof(Scalar<V>))
+    return __builtin_convertvector(integers, V);
   else
 #endif
     return static_cast<V>(integers);
@@ -162,8 +163,8 @@ CKRM_INLINE V power(V x, Scalar<V> exponent) {
 constexpr int kFitTerms = 8;
 constexpr double kLargestFitted = 0.98;
 
-// x^exponent for a fixed exponent in (-1, 1): a polynomial for the mantissa, beside 2^(exponent * e) for the exponent e.
-// Shorter than a logarithm and a power, above all in its longest chain of dependent operations.
+// x^exponent for a fixed exponent in (-1, 1): a polynomial for the mantissa, beside 2^(exponent * e) for the exponent
+// e. Shorter than a logarithm and a power, above all in its longest chain of dependent operations.
 struct PowerFit {
   float exponent;
   float coefficients[kFitTerms];

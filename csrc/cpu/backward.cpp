@@ -19,10 +19,14 @@ void store_slice(const Tensor& out, int64_t slice, int64_t positions, const T* v
     for (int64_t q = 0; q < positions; ++q) typed[slice * positions + q] = static_cast<To>(values[q * lanes]);
   };
   switch (out.scalar_type()) {
-    case ScalarType::Double: return store_as(static_cast<double*>(data));
-    case ScalarType::Half: return store_as(static_cast<c10::Half*>(data));
-    case ScalarType::BFloat16: return store_as(static_cast<c10::BFloat16*>(data));
-    default: return store_as(static_cast<float*>(data));
+    case ScalarType::Double:
+      return store_as(static_cast<double*>(data));
+    case ScalarType::Half:
+      return store_as(static_cast<c10::Half*>(data));
+    case ScalarType::BFloat16:
+      return store_as(static_cast<c10::BFloat16*>(data));
+    default:
+      return store_as(static_cast<float*>(data));
   }
 }
 
@@ -33,7 +37,8 @@ std::vector<T> values_of(const Tensor& grad) {
   std::vector<T> values(static_cast<size_t>(dense.numel()));
   if (dense.scalar_type() == ScalarType::Double)
     std::copy_n(dense.const_data_ptr<double>(), values.size(), values.begin());
-  else std::copy_n(dense.const_data_ptr<float>(), values.size(), values.begin());
+  else
+    std::copy_n(dense.const_data_ptr<float>(), values.size(), values.begin());
   return values;
 }
 
@@ -43,7 +48,7 @@ void store_finished(const Bank<T>& bank, const T* slice, const T* of_slice, int6
   const int64_t lanes = kernels<T>().lanes, size = bank.rows() * lanes, count = bank.coordinates + 1;
   for (int64_t block = 0; block * lanes < bank.filters; ++block) {
     kernels<T>().finish_gradient(slice + block * size, of_slice + block * size, bank.norms, bank.coordinates, scale,
-                                positions);
+                                 positions);
     for (int64_t lane = 0; lane < std::min(lanes, bank.filters - block * lanes); ++lane)
       store_slice(out, (block * lanes + lane) * bank.slices + k, count, positions + lane);
   }
@@ -94,8 +99,7 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
       kernels<T>().pairs_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
       for (int64_t filter = 0; filter < bank.filters; ++filter) {
         const T* slices = bank.data + (filter * blocks + block) * row;
-        kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.norms, bank.coordinates, scale,
-                                positions);
+        kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.norms, bank.coordinates, scale, positions);
         for (int64_t lane = 0; lane < std::min(lanes, bank.slices - block * lanes); ++lane)
           store_slice(out, filter * bank.slices + block * lanes + lane, count, positions + lane);
       }

@@ -6,10 +6,10 @@
 
 namespace ckrm {
 
-#define CKRM_DECLARE(ISA)                 \
-  namespace ISA {                         \
-  extern const Kernels<float> kFloat32;   \
-  extern const Kernels<double> kFloat64;  \
+#define CKRM_DECLARE(ISA)                \
+  namespace ISA {                        \
+  extern const Kernels<float> kFloat32;  \
+  extern const Kernels<double> kFloat64; \
   }
 CKRM_DECLARE(baseline)
 #if defined(__x86_64__)
@@ -48,11 +48,14 @@ Capability capability() {
 }  // namespace
 
 #if defined(__x86_64__)
-#define CKRM_PICK(TABLE)                                                  \
-  switch (capability()) {                                                 \
-    case Capability::kAvx512: return avx512::TABLE;                       \
-    case Capability::kAvx2: return avx2::TABLE;                           \
-    default: return baseline::TABLE;                                      \
+#define CKRM_PICK(TABLE)      \
+  switch (capability()) {     \
+    case Capability::kAvx512: \
+      return avx512::TABLE;   \
+    case Capability::kAvx2:   \
+      return avx2::TABLE;     \
+    default:                  \
+      return baseline::TABLE; \
   }
 #else
 #define CKRM_PICK(TABLE) return baseline::TABLE;

@@ -81,8 +81,8 @@ bool is_decided(const Tile& tile, TileSums<T>& sums, int64_t done, int64_t slice
 
 // rounded: to the dtype that Psi is returned in, so that counts agree with what pairwise_psi returns.
 template <class T, class Rounded>
-void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::vector<T>& edges,
-                 const Rounded& rounded, int64_t* counts) {
+void count_pairs(const Bank<T>& bank, const PsiParameters<T>& psi, const std::vector<T>& edges, const Rounded& rounded,
+                 int64_t* counts) {
   std::mutex mutex;
   struct LocalCounts {
     std::vector<int64_t> counts;
@@ -116,9 +116,10 @@ template <class Out, class T>
 void store_all(const PackedBank<T>& a, const PackedBank<T>& b, bool triangular, const Exponents& exponents, void* out) {
   Out* result = static_cast<Out*>(out);
   const int64_t n = b.bank().filters;
-  all_psi(a.bank(), b.bank(), triangular, exponents.scaled<T>(a.scale(), exponents.alpha), [=](int64_t i, int64_t j, T psi) {
-    result[triangular ? pair_index(i, j, n) : i * n + j] = static_cast<Out>(psi);
-  });
+  all_psi(a.bank(), b.bank(), triangular, exponents.scaled<T>(a.scale(), exponents.alpha),
+          [=](int64_t i, int64_t j, T psi) {
+            result[triangular ? pair_index(i, j, n) : i * n + j] = static_cast<Out>(psi);
+          });
 }
 
 template <class Out, class T>
@@ -147,8 +148,10 @@ Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamm
   if (n < 2) return out;
   const Exponents exponents{alpha, beta, gamma, eps};
   with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
-    if (result_type(weight) == ScalarType::Double) store_all<double>(a, b, true, exponents, out.mutable_data_ptr());
-    else store_all<float>(a, b, true, exponents, out.mutable_data_ptr());
+    if (result_type(weight) == ScalarType::Double)
+      store_all<double>(a, b, true, exponents, out.mutable_data_ptr());
+    else
+      store_all<float>(a, b, true, exponents, out.mutable_data_ptr());
   });
   return out;
 }
@@ -162,8 +165,10 @@ Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, do
   if (out.numel() == 0) return out;
   const Exponents exponents{alpha, beta, gamma, eps};
   with_packed(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& pa, const auto& pb) {
-    if (result_type(a) == ScalarType::Double) store_all<double>(pa, pb, false, exponents, out.mutable_data_ptr());
-    else store_all<float>(pa, pb, false, exponents, out.mutable_data_ptr());
+    if (result_type(a) == ScalarType::Double)
+      store_all<double>(pa, pb, false, exponents, out.mutable_data_ptr());
+    else
+      store_all<float>(pa, pb, false, exponents, out.mutable_data_ptr());
   });
   return out;
 }
@@ -191,7 +196,8 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
   with_packed(w, Layout::kSlicesInLanes, eps, [&](const auto& packed, const auto&) {
     if (result_type(weight) == ScalarType::Double)
       store_pairs<double>(packed, index, list.size(0), exponents, out.mutable_data_ptr());
-    else store_pairs<float>(packed, index, list.size(0), exponents, out.mutable_data_ptr());
+    else
+      store_pairs<float>(packed, index, list.size(0), exponents, out.mutable_data_ptr());
   });
   return out;
 }
@@ -216,8 +222,8 @@ Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, doubl
       count_pairs(packed.bank(), psi, limits, [](T value) { return value; }, counts);
     } else {
       std::copy_n(sorted.const_data_ptr<float>(), limits.size(), limits.begin());
-      count_pairs(packed.bank(), psi, limits, [](T value) { return static_cast<T>(static_cast<float>(value)); },
-                  counts);
+      count_pairs(
+          packed.bank(), psi, limits, [](T value) { return static_cast<T>(static_cast<float>(value)); }, counts);
     }
   });
   return out;

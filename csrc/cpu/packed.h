@@ -33,11 +33,16 @@ class Buffer {
 
 inline Element element_of(const Tensor& weight) {
   switch (weight.scalar_type()) {
-    case ScalarType::Float: return Element::kFloat32;
-    case ScalarType::Double: return Element::kFloat64;
-    case ScalarType::Half: return Element::kFloat16;
-    case ScalarType::BFloat16: return Element::kBFloat16;
-    default: STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
   }
 }
 
@@ -115,7 +120,8 @@ class PackedBank {
   static std::vector<double> norms(int64_t positions) {
     std::vector<double> result;
     for (int64_t r = 1; r < positions; ++r)
-      result.push_back(1.0 / std::sqrt(static_cast<double>(r) * static_cast<double>(r + 1) * static_cast<double>(positions)));
+      result.push_back(1.0 /
+                       std::sqrt(static_cast<double>(r) * static_cast<double>(r + 1) * static_cast<double>(positions)));
     return result;
   }
 

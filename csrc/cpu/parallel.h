@@ -24,8 +24,10 @@ void parallel_items(int64_t count, double nanoseconds, const MakeWorker& make_wo
     auto worker = make_worker();
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count;) worker(item);
   };
-  if (threads > 1) torch::stable::parallel_for(0, threads, 1, run);
-  else if (count > 0) run(0, 1);
+  if (threads > 1)
+    torch::stable::parallel_for(0, threads, 1, run);
+  else if (count > 0)
+    run(0, 1);
 }
 
 }  // namespace ckrm

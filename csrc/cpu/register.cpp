@@ -13,7 +13,9 @@ std::string cpu_capability() { return kernels<float>().name; }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ckrm, m) { m.def("cpu_capability() -> str"); }
 
-STABLE_TORCH_LIBRARY_IMPL(ckrm, CompositeExplicitAutograd, m) { m.impl("cpu_capability", TORCH_BOX(&ckrm::cpu_capability)); }
+STABLE_TORCH_LIBRARY_IMPL(ckrm, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&ckrm::cpu_capability));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(ckrm, CPU, m) {
   m.impl("pairwise_psi", TORCH_BOX(&ckrm::pairwise_psi));

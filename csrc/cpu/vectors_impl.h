@@ -1,0 +1,95 @@
+// Vectors of lanes, by the GCC / Clang vector extension.
+// A part of kernels_impl.h, which says how it is compiled.
+
+namespace ckrm {
+
+namespace CKRM_ISA {
+typedef float FloatVector __attribute__((vector_size(CKRM_VECTOR_BYTES)));
+typedef double DoubleVector __attribute__((vector_size(CKRM_VECTOR_BYTES)));
+typedef int32_t Int32Vector __attribute__((vector_size(CKRM_VECTOR_BYTES)));
+typedef int64_t Int64Vector __attribute__((vector_size(CKRM_VECTOR_BYTES)));
+}  // namespace CKRM_ISA
+
+template <>
+struct Lanes<CKRM_ISA::FloatVector> {
+  using Scalar = float;
+  using Bits = CKRM_ISA::Int32Vector;
+  CKRM_INLINE CKRM_ISA::FloatVector reciprocal(CKRM_ISA::FloatVector x) {
+#if defined(__x86_64__) && CKRM_VECTOR_BYTES == 32
+    // The estimate has 12 bits and Newton's step doubles them: a division would hold up the multipliers for longer.
+    const CKRM_ISA::FloatVector estimate = __builtin_ia32_rcpps256(x);
+    return estimate * (2.0f - x * estimate);
+#else
+    return 1.0f / x;
+#endif
+  }
+};
+template <>
+struct Lanes<CKRM_ISA::DoubleVector> {
+  using Scalar = double;
+  using Bits = CKRM_ISA::Int64Vector;
+  CKRM_INLINE CKRM_ISA::DoubleVector reciprocal(CKRM_ISA::DoubleVector x) { return 1.0 / x; }
+};
+
+namespace CKRM_ISA {
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using Type = FloatVector;
+};
+template <>
+struct VectorOf<double> {
+  using Type = DoubleVector;
+};
+template <class T>
+using Vector = typename VectorOf<T>::Type;
+template <class T>
+constexpr int64_t kLanes = CKRM_VECTOR_BYTES / sizeof(T);
+
+constexpr int64_t kAnyCoordinates = -1;
+constexpr int kTileRows = 4;         // filters and vectors of filters whose covariances stay in registers
+constexpr int64_t kSliceChunk = 8;   // slices of a tile that stay in the first-level cache
+constexpr int64_t kColumnChunk = 8;  // vectors of filters that a row's gradient visits at once
+
+template <class T>
+CKRM_INLINE Vector<T> load(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+template <class T>
+CKRM_INLINE Vector<T> load_unaligned(const T* p) {
+  Vector<T> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
+CKRM_INLINE void store(T* p, Vector<T> v) {
+  *reinterpret_cast<Vector<T>*>(p) = v;
+}
+
+template <class T>
+CKRM_INLINE T sum_of_lanes(Vector<T> v) {
+  T sum = 0;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) sum += v[lane];
+  return sum;
+}
+
+// The moments of a vector of lanes, and those of one lane for every lane.
+template <class T>
+CKRM_INLINE Moments<Vector<T>> load_moments(const T* p) {
+  constexpr int64_t L = kLanes<T>;
+  return {load(p), load(p + L), load(p + 2 * L), load(p + 3 * L)};
+}
+
+template <class T>
+CKRM_INLINE Moments<Vector<T>> broadcast_moments(const T* p) {
+  constexpr int64_t L = kLanes<T>;
+  using V = Vector<T>;
+  return {broadcast<V>(p[0]), broadcast<V>(p[L]), broadcast<V>(p[2 * L]), broadcast<V>(p[3 * L])};
+}
+
+}  // namespace CKRM_ISA
+}  // namespace ckrm

@@ -1,0 +1,220 @@
+// Every kernel table of this build against a definition written out in long double, without torch: for sanitizers, for
+// instruction sets under emulation, and for the 64-byte vectors on processors without AVX-512 (wide_vectors.cpp).
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace ckrm {
+#define CKRM_DECLARE(ISA)                \
+  namespace ISA {                        \
+  extern const Kernels<float> kFloat32;  \
+  extern const Kernels<double> kFloat64; \
+  }
+CKRM_DECLARE(baseline)
+#if defined(__x86_64__)
+CKRM_DECLARE(avx2)
+CKRM_DECLARE(wide)
+#endif
+}  // namespace ckrm
+
+using namespace ckrm;
+using Real = long double;
+
+namespace {
+
+int failures = 0;
+
+void expect_close(const char* what, const char* isa, Real got, Real want, Real tolerance) {
+  if (std::fabs(got - want) <= tolerance) return;
+  if (++failures <= 20) std::printf("%s %s: got %.9Lg, want %.9Lg\n", isa, what, got, want);
+}
+
+struct Problem {
+  int64_t filters, slices, positions;
+  double alpha, beta, gamma, eps;
+  std::vector<double> weight;
+
+  const double* slice(int64_t f, int64_t k) const { return weight.data() + (f * slices + k) * positions; }
+};
+
+Real power(Real x, Real exponent) { return exponent == 0 ? 1 : std::pow(std::fabs(x), exponent); }
+Real ratio(Real a, Real b) { return b == 0 ? 1 : a / b; }
+
+// psi from its definition (equations 2, 5 and 6).
+Real psi(const Problem& p, const double* x, const double* y) {
+  const Real n = static_cast<Real>(p.positions), eps = p.eps;
+  Real mx = 0, my = 0, vx = 0, vy = 0, cov = 0;
+  for (int64_t q = 0; q < p.positions; ++q) mx += x[q] / n, my += y[q] / n;
+  for (int64_t q = 0; q < p.positions; ++q) {
+    vx += (x[q] - mx) * (x[q] - mx) / n;
+    vy += (y[q] - my) * (y[q] - my) / n;
+    cov += (x[q] - mx) * (y[q] - my) / n;
+  }
+  const Real s = std::sqrt(vx * vy);
+  return power(ratio(2 * mx * my + eps, mx * mx + my * my + eps), p.alpha) *
+         power(ratio(2 * s + eps, vx + vy + eps), p.beta) * power(ratio(cov + eps, s + eps), p.gamma);
+}
+
+Real mean_psi(const Problem& p, int64_t i, int64_t j) {
+  Real sum = 0;
+  for (int64_t k = 0; k < p.slices; ++k) sum += psi(p, p.slice(i, k), p.slice(j, k));
+  return sum / static_cast<Real>(p.slices);
+}
+
+template <class T>
+T* aligned(std::vector<T>& room, int64_t count) {
+  room.assign(static_cast<size_t>(count) + kAlignment / sizeof(T), std::numeric_limits<T>::quiet_NaN());
+  const auto at = reinterpret_cast<uintptr_t>(room.data());
+  return room.data() + ((kAlignment - at % kAlignment) % kAlignment) / sizeof(T);
+}
+
+template <class T>
+struct Packed {
+  std::vector<T> data_room, poison_room;
+  std::vector<double> norms, scratch_room;
+  std::vector<int64_t> offsets;
+  Bank<T> bank;
+
+  Packed(const Kernels<T>& kernels, const Problem& p, Layout layout) {
+    const int64_t lanes = kernels.lanes, filter_blocks = (p.filters + lanes - 1) / lanes;
+    const int64_t slice_blocks = (p.slices + lanes - 1) / lanes;
+    const bool by_filter = layout == Layout::kFiltersInLanes;
+    const int64_t vectors = by_filter ? filter_blocks * p.slices : p.filters * slice_blocks;
+    for (int64_t r = 1; r < p.positions; ++r)
+      norms.push_back(1 / std::sqrt(static_cast<double>(r * (r + 1) * p.positions)));
+    for (int64_t q = 0; q < p.positions; ++q) offsets.push_back(q);
+    bank = {aligned(data_room, vectors * (p.positions - 1 + kMomentRows) * lanes),
+            aligned(poison_room, filter_blocks * lanes),
+            norms.data(),
+            p.filters,
+            p.slices,
+            p.positions - 1,
+            layout};
+    const WeightView view{p.weight.data(),        Element::kFloat64, p.filters,      p.slices,
+                          p.slices * p.positions, p.positions,       offsets.data(), p.positions};
+    kernels.pack(view, 1, p.eps, bank, 0, by_filter ? filter_blocks : p.filters,
+                 aligned(scratch_room, p.positions * lanes));
+  }
+};
+
+template <class T>
+PsiParameters<T> parameters(const Problem& p, double fitted) {
+  return {static_cast<T>(p.alpha), static_cast<T>(p.beta), static_cast<T>(p.gamma), static_cast<T>(p.eps),
+          fit_power(fitted)};
+}
+
+// d (sum of g psi) / d weight by central differences of the definition, at one position.
+template <class Pairs>
+Real difference(Problem p, int64_t filter, int64_t slice, int64_t position, const Pairs& sum_of_psi) {
+  double& at = p.weight[static_cast<size_t>((filter * p.slices + slice) * p.positions + position)];
+  const double centre = at, step = 0x1p-26;
+  at = centre + step;
+  const Real high = sum_of_psi(p);
+  at = centre - step;
+  return (high - sum_of_psi(p)) / (2 * step);
+}
+
+template <class T>
+void check(const Kernels<T>& kernels, const Problem& p) {
+  const Real tolerance = sizeof(T) == 4 ? 3e-6L : 1e-12L, slope_tolerance = sizeof(T) == 4 ? 2e-4L : 1e-6L;
+  const int64_t lanes = kernels.lanes, n = p.filters;
+  const PsiParameters<T> psi_of = parameters<T>(p, p.alpha), gradient_of = parameters<T>(p, p.alpha - 1);
+
+  const Packed<T> packed(kernels, p, Layout::kFiltersInLanes);
+  const int64_t columns = (n + lanes - 1) / lanes * lanes;
+  std::vector<T> room;
+  T* sums = aligned(room, n * columns);
+  for (const bool triangular : {true, false}) {
+    for (int64_t at = 0; at < n * columns; ++at) sums[at] = 0;
+    kernels.tile(packed.bank, packed.bank, {0, n, 0, n, triangular}, 0, p.slices, psi_of, sums, columns);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = triangular ? i + 1 : 0; j < n; ++j)
+        expect_close("tile", kernels.name, sums[i * columns + j] / static_cast<T>(p.slices), mean_psi(p, i, j),
+                     tolerance);
+  }
+
+  std::vector<int64_t> list;
+  std::vector<T> grad, psi_list;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = i + 1; j < n; ++j)
+      list.insert(list.end(), {i, j}), grad.push_back(static_cast<T>((i + 2 * j) % 5) - 2);
+  const int64_t pairs = static_cast<int64_t>(grad.size());
+  const Packed<T> by_slice(kernels, p, Layout::kSlicesInLanes);
+  psi_list.resize(grad.size());
+  kernels.pairs(by_slice.bank, list.data(), pairs, psi_of, psi_list.data());
+  for (int64_t at = 0; at < pairs; ++at)
+    expect_close("pairs", kernels.name, psi_list[static_cast<size_t>(at)],
+                 mean_psi(p, list[static_cast<size_t>(2 * at)], list[static_cast<size_t>(2 * at + 1)]), tolerance);
+
+  const auto weighted = [&](int64_t filter, int64_t k) {
+    return [&, filter, k](const Problem& moved) {
+      Real sum = 0;
+      for (int64_t at = 0; at < pairs; ++at) {
+        const int64_t i = list[static_cast<size_t>(2 * at)], j = list[static_cast<size_t>(2 * at + 1)];
+        if (i == filter || j == filter)
+          sum += grad[static_cast<size_t>(at)] * psi(moved, moved.slice(i, k), moved.slice(j, k));
+      }
+      return sum;
+    };
+  };
+  const int64_t row = packed.bank.rows() * lanes, size = columns / lanes * row;
+  std::vector<T> work_room, by_slice_room, out_room;
+  T *work = aligned(work_room, 2 * size + 2 * row), *of_bank = aligned(by_slice_room, n * row);
+  T* out = aligned(out_room, p.positions * lanes);
+  for (int64_t k = 0; k < p.slices; k += 3) {
+    for (int64_t at = 0; at < size; ++at) work[size + at] = 0;
+    kernels.slice_gradient(packed.bank, packed.bank, k, {grad.data(), true}, gradient_of,
+                           {work, work, work + size, work + size, work + 2 * size});
+    for (int64_t at = 0; at < n * row; ++at) of_bank[at] = 0;
+    kernels.pairs_gradient(by_slice.bank, k / lanes, list.data(), pairs, grad.data(), gradient_of, of_bank);
+    for (int64_t filter = 0; filter < n; filter += 2) {
+      const int64_t slice_blocks = (p.slices + lanes - 1) / lanes, q = (filter + k) % p.positions;
+      const Real want = difference(p, filter, k, q, weighted(filter, k));
+      const Real allowed = slope_tolerance * (1 + std::fabs(want));
+      kernels.finish_gradient(work + filter / lanes * row, work + size + filter / lanes * row, packed.bank.norms,
+                              p.positions - 1, 1, out);
+      expect_close("slice gradient", kernels.name, out[q * lanes + filter % lanes], want, allowed);
+      kernels.finish_gradient(by_slice.bank.data + (filter * slice_blocks + k / lanes) * row, of_bank + filter * row,
+                              packed.bank.norms, p.positions - 1, 1, out);
+      expect_close("pairs gradient", kernels.name, out[q * lanes + k % lanes], want, allowed);
+    }
+  }
+}
+
+template <class T>
+void check_all(const Kernels<T>& kernels) {
+  std::mt19937 random(7);
+  std::normal_distribution<double> normal(0.3, 0.5);
+  const double exponents[][3] = {{0.1, 1, 1}, {0, 1, 1}, {1, 1, 1}, {0.5, 2, 1.5}, {2, 0, 1}};
+  for (const auto& e : exponents)
+    for (const int64_t positions : {1, 2, 9, 25})
+      for (const int64_t filters : {2, 5, 19, 40}) {
+        Problem p{filters, filters % 7 + 9, positions, e[0], e[1], e[2], 1e-3, {}};
+        for (int64_t at = 0; at < p.filters * p.slices * p.positions; ++at) p.weight.push_back(normal(random));
+        check(kernels, p);
+      }
+  std::printf("%s: %d lanes of %d bytes checked\n", kernels.name, static_cast<int>(kernels.lanes),
+              static_cast<int>(sizeof(T)));
+}
+
+}  // namespace
+
+int main() {
+  check_all(baseline::kFloat32);
+  check_all(baseline::kFloat64);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    check_all(avx2::kFloat32);
+    check_all(avx2::kFloat64);
+    check_all(wide::kFloat32);
+    check_all(wide::kFloat64);
+  }
+#endif
+  std::printf("%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
