@@ -21,11 +21,11 @@ from ckrm_kernels.data import Dataset
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.shrinking import tables
 from ckrm_kernels.shrinking.comparison import Candidate, candidate
-from ckrm_kernels.shrinking.measured import MeasuredLayer, measure_networks
+from ckrm_kernels.shrinking.measured import measure_networks
 from ckrm_kernels.shrinking.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.shrinking.rules import BracketRule
 from ckrm_kernels.shrinking.search import Outcome, Round, Search, SearchableShape, Trained
-from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.training import Run, TrainingConfig
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers
@@ -152,32 +152,36 @@ class Experiment:
     def _compare(self, workers: Workers) -> None:
         chosen = self.outcome.chosen
         standard, shrunk = self.config.shape, self.config.shape.with_widths(self.state.rounds[chosen].widths)
-        candidates = [self._candidate("standard", standard, 0)]
+        candidates = [self._candidate(workers, "standard", standard, 0)]
         if chosen > 0:
             uniform = narrowed_alike(standard, parameters_of(shrunk))
             size = f"{parameters_of(uniform):,} parameters"
             self.display.phase(f"Comparison: training widths narrowed alike {tables.listed(uniform.widths())}, {size}")
             models, trained = self._train(workers, "uniform", uniform)
             candidates += [
-                self._candidate("shrunk", shrunk, chosen),
+                self._candidate(workers, "shrunk", shrunk, chosen),
                 candidate("uniform", uniform.widths(), models, trained.layers, self.data),
             ]
         self.state.candidates = candidates
         self._save_state()
 
-    def _candidate(self, name: str, shape: SearchableShape, place: int) -> Candidate:
+    def _candidate(self, workers: Workers, name: str, shape: SearchableShape, place: int) -> Candidate:
         """The networks of a finished round as a candidate."""
-        models = [job.trained() for job in self._jobs(f"round-{place}", shape)]
+        models, _ = self._networks(workers, f"round-{place}", shape)
         return candidate(name, shape.widths(), models, self.state.rounds[place].trained.layers, self.data)
 
     def _train(self, workers: Workers, name: str, shape: SearchableShape) -> tuple[list[nn.Module], Trained]:
         """Trains the shape from every seed, and measures."""
+        models, runs = self._networks(workers, name, shape)
+        layers = measure_networks(models, self.config.threshold)
+        return models, Trained(tuple(run.history[-1].validation_accuracy for run in runs), layers)
+
+    def _networks(self, workers: Workers, name: str, shape: SearchableShape) -> tuple[list[nn.Module], list[Run]]:
+        """The shape trained from every seed, here or in an earlier start."""
         jobs = self._jobs(name, shape)
         with self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars:
             runs = workers.run(jobs, bars.on_epoch)
-        models = [job.trained() for job in jobs]
-        layers: tuple[MeasuredLayer, ...] = measure_networks(models, self.config.threshold)
-        return models, Trained(tuple(run.history[-1].validation_accuracy for run in runs), layers)
+        return [job.trained() for job in jobs], runs
 
     def _jobs(self, name: str, shape: SearchableShape) -> list[Job]:
         data = {"name": self.data.name, "split_seed": self.config.split_seed}

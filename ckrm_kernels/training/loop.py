@@ -61,7 +61,7 @@ def train(
 
     seed: decides the order of the images; the model's initial weights are the caller's
     on_epoch: called after each epoch; what it raises ends the training
-    Raises FloatingPointError when the loss is no longer finite.
+    Raises RuntimeError when the loss is no longer finite.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(
@@ -84,7 +84,7 @@ def train(
             total += loss.detach() * batch.numel()
         mean_loss = total.item() / len(data.train)
         if not math.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss became {mean_loss} in epoch {number}: lower learning_rate")
+            raise RuntimeError(f"training diverged: the loss became {mean_loss} in epoch {number}; lower learning_rate")
         history.append(Epoch(number, mean_loss, accuracy(model, data.validation)))
         on_epoch(history[-1])
     model.eval()

@@ -1,0 +1,242 @@
+import dataclasses
+import json
+import os
+from functools import partial
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from ckrm_kernels.data import Dataset, Part
+from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.training import Epoch, Run, TrainingConfig, evaluate, load_run, save_run, train
+from ckrm_kernels.training.checkpoint import load_weights
+from ckrm_kernels.training.files import read_json, write_atomically, write_json
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.workers import Job, Workers
+
+SHAPE = ResNetShape(stem=4, inner=((4,),), out=(6,), classes=3)
+CONFIG = TrainingConfig(epochs=3, batch_size=16, weight_decay=1e-3)
+
+
+def stripes(seed: int = 0) -> Dataset:
+    """Three classes of noisy 6x6 images: flat, with one bright row, with one bright column."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def part(size: int) -> Part:
+        labels = torch.randint(3, (size,), generator=generator)
+        images = torch.randn(size, 1, 6, 6, generator=generator) / 4
+        for image, label in zip(images, labels, strict=True):
+            image[0, 2 if label == 1 else slice(0)] += 2
+            image[0, :, 3 if label == 2 else slice(0)] += 2
+        return Part(images, labels)
+
+    return Dataset("stripes", 3, part(96), part(30), part(60))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return SHAPE.build()
+
+
+def job(folder, seed: int = 0, config: TrainingConfig = CONFIG, load_data=stripes) -> Job:
+    return Job(SHAPE, load_data, {"name": "stripes"}, config, seed, folder / f"seed-{seed}")
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-3),
+        ("weight_decay", float("nan")),
+    ],
+)
+def test_configurations_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must .*, got {value}"):
+        TrainingConfig(**{field: value})
+
+
+def test_it_learns():
+    model = network()
+    history = train(model, stripes(), dataclasses.replace(CONFIG, epochs=10), seed=0)
+    assert [epoch.number for epoch in history] == list(range(1, 11))
+    assert history[-1].loss < history[0].loss / 2
+    assert evaluate(model, stripes().held_out, 3).accuracy > 0.9
+    assert not model.training
+
+
+def test_the_seed_decides_the_result():
+    first, again, other = network(), network(), network()
+    histories = [train(model, stripes(), CONFIG, seed) for model, seed in ((first, 5), (again, 5), (other, 6))]
+    assert histories[0] == histories[1] != histories[2]
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+
+
+def test_one_step_is_momentum_sgd_with_weight_decay():
+    data = dataclasses.replace(stripes(), train=Part(stripes().train.images[:16], stripes().train.labels[:16]))
+    config = TrainingConfig(epochs=10, batch_size=16, learning_rate=0.2, weight_decay=0.05)
+    model, by_hand = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    by_hand.load_state_dict(model.state_dict())
+    nn.functional.cross_entropy(by_hand(data.train.images), data.train.labels).backward()
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, data, config, 0, stop)
+    rate = 0.2 / 25  # where the one-cycle schedule starts
+    for trained, before in zip(model.parameters(), by_hand.parameters(), strict=True):
+        expected = before - rate * (before.grad + 0.05 * before)
+        torch.testing.assert_close(trained, expected)
+
+
+def test_a_loss_that_is_not_finite_ends_it():
+    data = stripes()
+    data.train.images[3] = torch.nan
+    with pytest.raises(RuntimeError, match="training diverged: the loss became nan in epoch 1; lower learning_rate"):
+        train(network(), data, CONFIG, seed=0)
+
+
+def test_scores_are_those_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    model, part = network().train(), stripes().held_out
+    score = evaluate(model, part, 3)
+    assert model.training
+    with torch.no_grad():
+        probabilities = model.eval()(part.images).softmax(1)
+    assert score.accuracy == pytest.approx(accuracy_score(part.labels, probabilities.argmax(1)))
+    assert score.auc == pytest.approx(roc_auc_score(part.labels, probabilities, multi_class="ovr"), abs=1e-6)
+
+
+def test_evaluation_changes_nothing():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, stripes().held_out, 3)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_run_comes_back_as_it_was_saved(tmp_path):
+    model = network()
+    run = Run({"seed": 0, "shape": [1, 2]}, (Epoch(1, 0.25, 0.5), Epoch(2, 0.125, 1.0)), 1.5)
+    save_run(tmp_path / "run", model, run)
+    assert load_run(tmp_path / "run", run.identity) == run
+    other = network(seed=1)
+    load_weights(tmp_path / "run", other)
+    assert same_weights(model, other)
+    assert not other.training
+
+
+def test_a_run_of_another_identity_or_without_its_record_is_none(tmp_path):
+    run = Run({"seed": 0}, (Epoch(1, 0.25, 0.5),), 1.5)
+    assert load_run(tmp_path, run.identity) is None
+    save_run(tmp_path, network(), run)
+    assert load_run(tmp_path, {"seed": 1}) is None
+    (tmp_path / "run.json").unlink()
+    assert load_run(tmp_path, run.identity) is None
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    file = tmp_path / "state.json"
+    write_json(file, {"a": 1})
+
+    def fail(source, destination):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_json(file, {"a": 2})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_that_is_cut_off_is_named(tmp_path):
+    write_atomically(tmp_path / "state.json", '{"a": [1,')
+    with pytest.raises(ValueError, match=r"state\.json is not valid JSON .* delete it to start anew"):
+        read_json(tmp_path / "state.json")
+
+
+def test_jobs_give_the_same_networks_side_by_side_and_one_by_one(tmp_path, threads):
+    together = [job(tmp_path / "together", seed) for seed in (0, 1, 2)]
+    alone = [job(tmp_path / "alone", seed) for seed in (0, 1, 2)]
+    seen = []
+    threads(3)
+    random_state = torch.get_rng_state()
+    with Workers(1) as workers:
+        one_by_one = workers.run(alone, lambda place, epoch: None)
+    assert torch.get_num_threads() == 3
+    assert torch.equal(torch.get_rng_state(), random_state)
+    with Workers(2) as workers:
+        side_by_side = workers.run(together, lambda place, epoch: seen.append((place, epoch.number)))
+    assert [run.history for run in side_by_side] == [run.history for run in one_by_one]
+    assert all(same_weights(a.trained(), b.trained()) for a, b in zip(together, alone, strict=True))
+    assert not same_weights(alone[0].trained(), alone[1].trained())
+    assert sorted(seen) == [(place, number) for place in range(3) for number in (1, 2, 3)]
+
+
+def test_finished_jobs_are_not_repeated(tmp_path):
+    jobs = [job(tmp_path, seed) for seed in (0, 1)]
+    with Workers(1) as workers:
+        workers.run(jobs[:1], lambda place, epoch: None)
+        seen = set()
+        workers.run(jobs, lambda place, epoch: seen.add(place))
+        assert seen == {1}
+        workers.run([job(tmp_path, 0, TrainingConfig(epochs=1))], lambda place, epoch: seen.add("new"))
+        assert "new" in seen
+
+
+def test_a_job_that_is_interrupted_leaves_no_finished_run(tmp_path):
+    def interrupt(place, epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Workers(1) as workers:
+        workers.run([job(tmp_path)], interrupt)
+    assert job(tmp_path).finished() is None
+    with pytest.raises(FileNotFoundError, match="holds no finished run of this job"):
+        job(tmp_path).result()
+
+
+def broken(reason: str) -> Dataset:
+    raise ValueError(reason)
+
+
+def test_what_fails_in_a_worker_is_raised_here(tmp_path):
+    with pytest.raises(ValueError, match="no such images"), Workers(2) as workers:
+        workers.run([job(tmp_path, load_data=partial(broken, "no such images"))], lambda place, epoch: None)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5])
+def test_a_number_of_workers_refused(count):
+    with pytest.raises(ValueError, match=f"count must be a whole number >= 1, got {count}"):
+        Workers(count)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_with_and_without_a_terminal(terminal):
+    file = StringIO()
+    display = Display(Console(file=file, force_terminal=terminal, width=100))
+    display.phase("Round 0")
+    with display.bars(["seed 7", "seed 8"], epochs=4) as bars:
+        for number in range(1, 5):
+            bars.on_epoch(1, Epoch(number, 0.5, 0.25))
+    text = file.getvalue()
+    assert "Round 0" in text
+    assert "loss 0.500, validation accuracy 0.250" in text
+    if not terminal:
+        assert text.splitlines()[1:] == [
+            f"  seed 8: epoch {number} of 4, loss 0.500, validation accuracy 0.250" for number in (2, 4)
+        ]
