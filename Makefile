@@ -10,6 +10,7 @@ RUN := $(VENV)/bin/python
 TORCH := $(VENV)/.torch-$(TORCH_VERSION)
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+SANITIZED := build/sanitized
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp)
 
 .PHONY: help demo test bench lint sanitize wheel clean
@@ -39,14 +40,12 @@ lint: $(READY)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 
+# The kernels alone, then every operator inside Python.
 sanitize: $(READY)
-	mkdir -p build
-	torch=$$($(RUN) -c "import torch; print(torch.__path__[0])") && \
-	flags=$$($(RUN) -c "import runpy; print(*runpy.run_path('ckrm_kernels/build_config.py')['COMPILE_FLAGS'])") && \
-	$(CXX) -std=c++20 $$flags -UNDEBUG -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
-		-fno-sanitize-recover=all -Icsrc -isystem $$torch/include tests/cpp/sanitize.cpp csrc/cpu/*.cpp \
-		-L$$torch/lib -Wl,-rpath,$$torch/lib -ltorch_cpu -lc10 -o build/sanitize
-	build/sanitize
+	$(MAKE) --jobs=$$(nproc) $(SANITIZED)/check_kernels $(SANITIZED)/libckrm_cpu.so
+	$(SANITIZED)/check_kernels
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(RUN) tests/sanitized.py $(SANITIZED)/libckrm_cpu.so
 
 wheel: $(READY)
 	$(RUN) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist .
@@ -70,3 +69,22 @@ $(READY): $(TORCH) pyproject.toml setup.py ckrm_kernels/build_config.py $(CSRC)
 $(PEERS): $(READY)
 	$(RUN) -m pip install --no-build-isolation --editable ".[bench]"
 	touch $@
+
+# Objects with sanitizers. Python's own leaks are not looked for; within the kernels alone, leaks are.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
+TORCH_PATH = $(shell $(RUN) -c "import torch; print(torch.__path__[0])")
+CONFIG = $(shell $(RUN) -c "import runpy; print(*runpy.run_path('ckrm_kernels/build_config.py')['COMPILE_FLAGS'])")
+KERNELS := $(patsubst csrc/cpu/%.cpp,$(SANITIZED)/%.o,$(wildcard csrc/cpu/kernels_*.cpp))
+OPERATORS := $(patsubst csrc/cpu/%.cpp,$(SANITIZED)/%.o,$(filter-out csrc/cpu/kernels_%,$(wildcard csrc/cpu/*.cpp)))
+vpath %.cpp csrc/cpu tests/cpp
+
+$(SANITIZED)/%.o: %.cpp $(CSRC) $(READY)
+	mkdir -p $(SANITIZED)
+	$(CXX) -std=c++20 $(CONFIG) -UNDEBUG -O1 -g -fno-omit-frame-pointer -fPIC $(SANITIZE) -Icsrc \
+		-isystem $(TORCH_PATH)/include -c $< -o $@
+
+$(SANITIZED)/check_kernels: $(SANITIZED)/check_kernels.o $(SANITIZED)/wide_vectors.o $(KERNELS)
+	$(CXX) $(SANITIZE) $^ -o $@
+
+$(SANITIZED)/libckrm_cpu.so: $(OPERATORS) $(KERNELS)
+	$(CXX) $(SANITIZE) -shared $^ -L$(TORCH_PATH)/lib -ltorch_cpu -lc10 -o $@
