@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
+
+_BREAK = r"\n\s*"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -27,8 +30,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, atomically, so that it also reads well."""
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+    """Writes JSON, atomically, indented but for lists of plain values, each of which is one line."""
+    text = json.dumps(value, indent=1)  # whose strings hold no line breaks
+    text = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: f"[{re.sub(_BREAK, ' ', m[1])}]", text)
+    write_atomically(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -11,9 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.queues import SimpleQueue
@@ -112,7 +112,8 @@ class Workers:
     def _run_side_by_side(self, pending: Sequence[tuple[int, Job]], on_epoch: OnEpoch) -> None:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self._count, self._context, _start_worker, (self._stop, self._epochs))
-        remaining = {self._executor.submit(_run_in_worker, place, job) for place, job in pending}
+        with _without_interrupts():
+            remaining = {self._executor.submit(_run_in_worker, place, job) for place, job in pending}
         while remaining:
             done, remaining = wait(remaining, timeout=0.1)
             while not self._epochs.empty():
@@ -130,6 +131,19 @@ class Workers:
             self._executor = None
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Holds Ctrl-C back, for good in the processes started meanwhile: it reaches the whole group, this one decides."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Stopped(Exception):
     """The parent process asked the run to end."""
 
@@ -142,7 +156,7 @@ def _start_worker(stop: Event, epochs: SimpleQueue[tuple[int, Epoch]]) -> None:
     """Prepares a worker process."""
     global _stop, _epochs
     _stop, _epochs = stop, epochs
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -159,8 +173,9 @@ def _run_in_worker(place: int, job: Job) -> None:
             raise _Stopped
         _epochs.put((place, epoch))
 
-    with suppress(_Stopped):
-        _run_on_one_thread(job, on_epoch)
+    if not _stop.is_set():
+        with suppress(_Stopped):
+            _run_on_one_thread(job, on_epoch)
 
 
 def _run_on_one_thread(job: Job, on_epoch: Callable[[Epoch], None]) -> None:
