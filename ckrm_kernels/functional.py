@@ -173,7 +173,7 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {weight.dtype}")
     if weight.dim() < 2:
         raise ValueError(f"{name} must have the shape (F2, F1, *K), got {tuple(weight.shape)}")
-    if weight.shape[0] > 0 and weight[0].numel() == 0:
+    if 0 in weight.shape[1:] and weight.shape[0] > 0:
         raise ValueError(f"{name} has filters without slices: shape {tuple(weight.shape)}")
     return weight
 
