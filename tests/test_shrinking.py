@@ -240,7 +240,7 @@ class TestSearch:
 
     def test_brackets_that_close_while_a_layer_stays_redundant(self):
         rounds, outcome = searched(Limited({"a": 4, "b": 20}, {"a": 0, "b": 10}), most_rounds=30)
-        assert outcome.reason.startswith("the brackets are closed: the rule asks for the widths of round ")
+        assert outcome.reason.startswith("nothing is left to try, the rule asks for the widths of round ")
         assert len(rounds) < 10
         assert rounds[outcome.chosen].redundant == ["a"]
 
@@ -395,11 +395,18 @@ class TestViews:
     def test_the_table_holds_what_was_measured(self, networks):
         rounds = [one_round(redundant(8), clean(16))]
         text = tables.as_text(
-            [tables.compared(networks), tables.layers_of(networks[0], 0.6), tables.path(rounds), "An end."]
+            [tables.compared(networks), tables.layers_of(networks[0], 0.6), tables.path(rounds), "An [end]."]
         )
-        for expected in ("250 (25.0%)", "1,000", "0.9000 ± 0.0100", ".250±.000", "12.0", "8/16", "1 of 2", "An end."):
+        for expected in ("250 (25.0%)", "1,000", "0.9000 ± 0.0100", ".250±.000", "12.0", "8/16", "1 of 2", "An [end]."):
             assert expected in text
         assert all(len(line) <= 80 for line in text.splitlines())
+
+    def test_the_changes_are_told_in_words_and_those_that_stay_are_not(self):
+        first = one_round(redundant(8), clean(16))
+        changed = (Change("a", 8, 4, "4.0 of 8 filters repeat another"), Change("b", 16, 16, "clean"))
+        assert tables.told(Round(first.widths, first.trained, first.observations, changed)) == [
+            "a: 8 -> 4: 4.0 of 8 filters repeat another"
+        ]
 
     def test_the_figure_has_a_panel_for_each_layer_of_each_network(self, networks):
         figure = comparison_figure(networks[::-1], 0.6, 0.01)

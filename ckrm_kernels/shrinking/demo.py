@@ -59,7 +59,8 @@ def _write(experiment: Experiment) -> None:
         experiment.display.show(table)
     for sentence in sentences:
         experiment.display.say(sentence)
-    write_atomically(folder / "table.txt", tables.as_text([*drawn, *sentences]))
+    changes = [f"round {place}, {line}" for place, done in enumerate(rounds) for line in tables.told(done)]
+    write_atomically(folder / "table.txt", tables.as_text([*sentences, *drawn, "\n".join(changes)]))
     write_json(folder / "report.json", _report(experiment, sentences))
     left_to_right = candidates[1::-1]
     write_atomically(

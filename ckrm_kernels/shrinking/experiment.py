@@ -145,9 +145,8 @@ class Experiment:
         self.display.say(
             f"validation accuracy {accuracy}; redundant widths: {len(done.redundant)} of {len(done.widths)}"
         )
-        for change in done.changes:
-            if change.after != change.before:
-                self.display.say(f"{change.name}: {change.before} -> {change.after}: {change.reason}")
+        for line in tables.told(done):
+            self.display.say(line)
 
     def _compare(self, workers: Workers) -> None:
         chosen = self.outcome.chosen

@@ -127,7 +127,7 @@ class Search:
         if rounds[-1].clean:
             return Outcome(chosen, "every layer is clean")
         if same:
-            return Outcome(chosen, f"the brackets are closed: the rule asks for the widths of round {same[-1]} again")
+            return Outcome(chosen, f"nothing is left to try, the rule asks for the widths of round {same[-1]} again")
         return Outcome(chosen, f"the limit of {self.most_rounds} rounds is reached")
 
 

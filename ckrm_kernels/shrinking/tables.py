@@ -56,6 +56,12 @@ def path(rounds: Sequence[Round]) -> Any:
     return table
 
 
+def told(done: Round) -> list[str]:
+    """The changes that the rule asked for after a round, each in words."""
+    changed = [change for change in done.changes if change.after != change.before]
+    return [f"{change.name}: {change.before} -> {change.after}: {change.reason}" for change in changed]
+
+
 def as_text(renderables: Sequence[Any]) -> str:
     """What rich would draw, as plain text."""
     from rich.console import Console
