@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
+from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +16,8 @@ from ckrm_kernels.filters import filter_banks
 
 Backend = Literal["reference", "cpu", "triton", "cuda"]
 ALPHA, BETA, GAMMA, EPS = 0.1, 1.0, 1.0, 1e-4
+_LARGEST = sys.float_info.max
+_NUMBERS = (float, Real, torch.SymFloat, torch.SymInt)  # float first: isinstance asks in this order
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -166,8 +169,8 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
     """The weight itself; raises TypeError or ValueError, naming it, unless it is a dense filter bank."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}")
-    if weight.layout != torch.strided or weight.is_quantized:
-        kind = "quantized" if weight.is_quantized else str(weight.layout)
+    if weight.layout != torch.strided or weight.is_quantized or weight.is_nested:
+        kind = "quantized" if weight.is_quantized else "nested" if weight.is_nested else str(weight.layout)
         raise TypeError(f"{name} must be a dense tensor, got a {kind} one: convert it first (to_dense, dequantize)")
     if weight.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {weight.dtype}")
@@ -179,9 +182,11 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
 
 
 def checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
-    """The exponents and eps as floats; raises ValueError unless they are finite numbers >= 0."""
+    """The exponents and eps as floats; raises TypeError or ValueError unless they are finite and >= 0."""
     for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
-        if isinstance(value, Tensor) or not 0 <= value < math.inf:
+        if not isinstance(value, _NUMBERS):
+            raise TypeError(f"{name} must be a finite number >= 0, got {value!r}")
+        if not 0 <= value <= _LARGEST:
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
     return float(alpha), float(beta), float(gamma), float(eps)
 

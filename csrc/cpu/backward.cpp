@@ -118,8 +118,8 @@ Tensor zeros_like(const Tensor& weight) {
   return torch::stable::zero_(out);
 }
 
-void check_gradient(const Tensor& grad, const Tensor& weight, int64_t count) {
-  STD_TORCH_CHECK(grad.numel() == count && grad.scalar_type() == result_type(weight),
+void check_gradient(const Tensor& grad, const Tensor& weight, const std::vector<int64_t>& shape) {
+  STD_TORCH_CHECK(shape_of(grad) == shape && grad.scalar_type() == result_type(weight),
                   "grad must have the shape and dtype of the result");
 }
 
@@ -129,7 +129,7 @@ Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double al
                              double eps) {
   const Weight w(weight);
   const int64_t n = w.view().filters;
-  check_gradient(grad, weight, n * (n - 1) / 2);
+  check_gradient(grad, weight, {n * (n - 1) / 2});
   if (n < 2) return zeros_like(weight);
   const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
   with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
@@ -141,7 +141,8 @@ Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double al
 std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b, double alpha,
                                               double beta, double gamma, double eps) {
   const Weight wa(a), wb(b);
-  check_gradient(grad, a, wa.view().filters * wb.view().filters);
+  check_alike(wa, wb);
+  check_gradient(grad, a, {wa.view().filters, wb.view().filters});
   if (grad.numel() == 0) return {zeros_like(a), zeros_like(b)};
   const Tensor out_a = torch::stable::new_empty(a, shape_of(a)), out_b = torch::stable::new_empty(b, shape_of(b));
   with_packed(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& packed_a, const auto& packed_b) {
@@ -154,7 +155,7 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
                              double gamma, double eps) {
   const Weight w(weight);
   const Tensor list = checked_pairs(pairs, w.view().filters);
-  check_gradient(grad, weight, list.size(0));
+  check_gradient(grad, weight, {list.size(0)});
   if (list.size(0) == 0) return zeros_like(weight);
   const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
   with_packed(w, Layout::kSlicesInLanes, eps, [&](const auto& packed, const auto&) {

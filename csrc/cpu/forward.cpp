@@ -158,9 +158,7 @@ Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamm
 
 Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, double gamma, double eps) {
   const Weight wa(a), wb(b);
-  STD_TORCH_CHECK(wa.view().slices == wb.view().slices && wa.view().positions == wb.view().positions,
-                  "a and b must have slices of one number and shape");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "a and b must have one dtype");
+  check_alike(wa, wb);
   Tensor out = torch::stable::new_empty(a, {wa.view().filters, wb.view().filters}, result_type(a));
   if (out.numel() == 0) return out;
   const Exponents exponents{alpha, beta, gamma, eps};

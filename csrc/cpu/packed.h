@@ -69,6 +69,13 @@ class Weight {
   WeightView view_;
 };
 
+// Raises unless the slices of a can be compared with those of b.
+inline void check_alike(const Weight& a, const Weight& b) {
+  STD_TORCH_CHECK(a.view().slices == b.view().slices && a.view().positions == b.view().positions,
+                  "a and b must have slices of one number and shape");
+  STD_TORCH_CHECK(a.view().element == b.view().element, "a and b must have one dtype");
+}
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps), and with eps c^2 / 2 in [2^-40, 2^-38) the product of the
