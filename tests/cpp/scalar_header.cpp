@@ -1,0 +1,40 @@
+// The scalar functions of csrc/psi_math.h as Python sees them, on arrays, for the property tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "psi_math.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+void bind_arithmetic(py::module_& parent, const char* name) {
+  py::module_ m = parent.def_submodule(name);
+  m.def("positive_power", py::vectorize([](T x, T exponent) { return ckrm::positive_power(x, exponent); }));
+  m.def("power", py::vectorize([](T x, T exponent) { return ckrm::power(x, exponent); }));
+  m.def("ratio_or_one", py::vectorize([](T x, T y) { return ckrm::ratio_or_one(x, y); }));
+  m.def("inverse_or_zero", py::vectorize([](T x) { return ckrm::inverse_or_zero(x); }));
+  m.def("absolute", py::vectorize([](T x) { return ckrm::absolute(x); }));
+  m.def("maximum", py::vectorize([](T x, T y) { return ckrm::maximum(x, y); }));
+  m.def("apply_sign", py::vectorize([](T x, T sign) { return ckrm::apply_sign(x, sign); }));
+}
+
+py::tuple as_tuple(const ckrm::Pair& pair) { return py::make_tuple(pair.i, pair.j); }
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  bind_arithmetic<float>(m, "float32");
+  bind_arithmetic<double>(m, "float64");
+  m.def("fast_log2", py::vectorize([](float x) { return ckrm::fast_log2(x); }));
+  m.def("fast_exp2", py::vectorize([](float y) { return ckrm::fast_exp2(y); }));
+  m.def("fitted_power", [](const py::array_t<float>& x, double exponent) {
+    const ckrm::PowerFit fit = ckrm::fit_power(exponent);
+    return py::vectorize([fit](float value) { return ckrm::fitted_power(value, fit); })(x);
+  });
+  m.def("pair_index", [](int64_t i, int64_t j, int64_t n) { return ckrm::pair_index(i, j, n); });
+  m.def("pair_of_index", [](int64_t index, int64_t n) { return as_tuple(ckrm::pair_of_index(index, n)); });
+  m.def("triangle_tiles", [](int64_t n) { return ckrm::triangle_tiles(n); });
+  m.def("triangle_tile", [](int64_t index, int64_t n) { return as_tuple(ckrm::triangle_tile(index, n)); });
+}

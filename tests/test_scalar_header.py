@@ -1,0 +1,235 @@
+"""The functions of csrc/psi_math.h one by one, through a pybind11 module: errors as stated there, indices exact."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+TESTS = Path(__file__).parent
+CSRC = TESTS.parent / "csrc"
+
+TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+normal = st.floats(TINY, LARGEST, width=32)
+numbers = st.floats(width=32, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def header():
+    if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler")
+    from torch.utils.cpp_extension import load
+
+    with pytest.MonkeyPatch.context() as patch:  # the ninja of a virtual environment that is not activated
+        patch.setenv("PATH", os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")]))
+        return load(
+            name="ckrm_scalar_header",
+            sources=[str(TESTS / "cpp" / "scalar_header.cpp")],
+            extra_include_paths=[str(CSRC)],
+            extra_cflags=["-O2", "-ffp-contract=fast", "-fno-math-errno"],
+        )
+
+
+def every_mantissa(exponent: int) -> np.ndarray:
+    """All floats of one binade [2^exponent, 2^(exponent + 1))."""
+    return (np.arange(2**23, dtype=np.uint32) + np.uint32((exponent + 127) << 23)).view(np.float32)
+
+
+# ---- logarithm and powers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exponent", [-126, -60, -2, -1, 0, 1, 40, 127])
+def test_log2_of_every_mantissa(header, exponent):
+    x = every_mantissa(exponent)
+    exact = np.log2(x.astype(np.float64))
+    assert np.all(np.abs(header.fast_log2(x) - exact) <= 1.5e-6 * np.abs(exact))
+
+
+@given(x=normal)
+def test_log2_over_the_whole_range(header, x):
+    exact = float(np.log2(np.float64(x)))
+    assert abs(float(header.fast_log2(x)) - exact) <= 1.5e-6 * abs(exact)
+
+
+@given(exponent=st.integers(-126, 127))
+def test_log2_of_powers_of_two(header, exponent):
+    assert float(header.fast_log2(2.0**exponent)) == exponent
+
+
+def test_exp2_over_the_whole_range(header):
+    y = np.concatenate([np.linspace(-126, 127, 2_000_001), np.arange(-126, 127.5, 0.5)]).astype(np.float32)
+    exact = np.exp2(y.astype(np.float64))
+    assert np.all(np.abs(header.fast_exp2(y) - exact) <= 2.5e-7 * exact)
+
+
+@given(y=st.floats(-126, 127, width=32))
+def test_exp2_at_any_float(header, y):
+    exact = float(np.exp2(np.float64(y)))
+    assert abs(float(header.fast_exp2(y)) - exact) <= 2.5e-7 * exact
+
+
+@given(y=st.floats(max_value=-126, width=32))
+def test_exp2_stays_normal_below_its_range(header, y):
+    assert float(header.fast_exp2(y)) == 2.0**-126
+
+
+@given(exponent=st.integers(-126, 127))
+def test_exp2_of_whole_numbers(header, exponent):
+    assert float(header.fast_exp2(exponent)) == 2.0**exponent
+
+
+def fitted_bound(exponent: float, exact: np.ndarray) -> np.ndarray:
+    """The relative error that the header states."""
+    return (1e-6 if exponent > 0 else 6e-6) + 1e-7 * np.abs(np.log2(exact))
+
+
+@pytest.mark.parametrize("exponent", [0.1, -0.9, 0.5, -0.5, 0.97, -0.999, 1e-3, -1e-3])
+def test_fitted_power_of_every_mantissa(header, exponent):
+    for binade in (-100, -1, 0, 1):
+        x = every_mantissa(binade)[::7]
+        exact = x.astype(np.float64) ** exponent
+        assert np.all(np.abs(header.fitted_power(x, exponent) - exact) <= fitted_bound(exponent, exact) * exact)
+
+
+@given(x=normal, exponent=st.floats(-1, 1, exclude_min=True, exclude_max=True))
+@settings(max_examples=300)
+def test_fitted_power_over_the_whole_range(header, x, exponent):
+    exact = np.float64(x) ** exponent
+    assume(2.0**-125 <= exact <= 2.0**126)
+    actual = float(header.fitted_power(np.float32([x]), exponent)[0])
+    assert abs(actual - exact) <= fitted_bound(exponent, exact) * exact
+
+
+@given(exponent=st.floats(-1, 1, exclude_min=True, exclude_max=True))
+def test_fitted_power_of_1_is_exact(header, exponent):
+    """Alike slices have L = 1."""
+    assert header.fitted_power(np.ones(1, np.float32), exponent)[0] == 1
+
+
+def test_powers_of_0_are_0(header):
+    for exponent in (0.1, 0.5, -0.5):
+        assert header.fitted_power(np.zeros(1, np.float32), exponent)[0] == 0
+    for exponent in (0.1, 2.5):
+        assert header.float32.positive_power(0.0, exponent) == 0
+        assert header.float64.positive_power(0.0, exponent) == 0
+
+
+@given(x=st.floats(2.0**-40, 1, width=32), exponent=st.floats(2.0**-10, 3, width=32))
+@settings(max_examples=300)
+def test_positive_power(header, x, exponent):
+    """Relative error: that of exp2, plus exponent |log2 x| ln 2 times that of log2 and of a rounded product."""
+    exact = np.float64(x) ** np.float64(exponent)
+    logarithm = abs(np.float64(exponent) * np.log2(np.float64(x)))
+    bound = 2.5e-7 + np.log(2) * logarithm * (1.5e-6 + 2.0**-24)
+    assert abs(float(header.float32.positive_power(x, exponent)) - exact) <= max(1.01 * bound * exact, 2.0**-126)
+    assert float(header.float64.positive_power(x, exponent)) == pytest.approx(float(exact), rel=1e-14)
+
+
+@given(x=st.floats(0, 1, width=32))
+def test_power_of_the_exponents_that_need_none(header, x):
+    for of_type in (header.float32, header.float64):
+        assert float(of_type.power(x, 0.0)) == 1
+        assert float(of_type.power(x, 1.0)) == x
+
+
+# ---- lanes -----------------------------------------------------------------------------------------------------------
+
+
+@given(x=numbers, y=numbers)
+@settings(max_examples=300)
+def test_signs_and_maximum(header, x, y):
+    for of_type in (header.float32, header.float64):
+        assert float(of_type.absolute(x)) == abs(x)
+        assert np.copysign(1, of_type.absolute(x)) == 1
+        assert float(of_type.maximum(x, y)) == max(x, y)
+        signed = of_type.apply_sign(x, y)
+        assert float(signed) == (-x if np.signbit(y) else x)
+        assert np.signbit(signed) == (np.signbit(x) ^ np.signbit(y))
+
+
+@given(x=st.floats(-(2.0**60), 2.0**60, width=32), y=st.floats(2.0**-60, 2.0**60, width=32))
+def test_ratio_and_inverse(header, x, y):
+    for of_type in (header.float32, header.float64):
+        assert float(of_type.ratio_or_one(x, y)) == pytest.approx(x / y, rel=2e-7)
+        assert float(of_type.inverse_or_zero(y)) == pytest.approx(1 / y, rel=2e-7)
+
+
+@pytest.mark.parametrize("x", [0.0, -0.0, 1.0, -3.0])
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_ratio_and_inverse_of_zero(header, x, zero):
+    for of_type in (header.float32, header.float64):
+        assert of_type.ratio_or_one(x, zero) == 1
+        assert of_type.inverse_or_zero(zero) == 0
+
+
+# ---- index arithmetic ------------------------------------------------------------------------------------------------
+
+LARGEST_FILTERS = 2**20
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 33, 65])
+def test_every_pair(header, n):
+    for index, (i, j) in enumerate(itertools.combinations(range(n), 2)):
+        assert header.pair_index(i, j, n) == index
+        assert header.pair_of_index(index, n) == (i, j)
+
+
+def index_by_rows(i: int, j: int, n: int) -> int:
+    """Pairs in the rows above, plus those before j in row i, in exact integers."""
+    return sum_of_rows(n) - sum_of_rows(n - i) + j - i - 1
+
+
+def sum_of_rows(n: int) -> int:
+    return n * (n - 1) // 2
+
+
+@given(n=st.integers(2, LARGEST_FILTERS) | st.integers(LARGEST_FILTERS - 3, LARGEST_FILTERS), data=st.data())
+@settings(max_examples=300)
+def test_pair_index_and_back(header, n, data):
+    i = data.draw(st.integers(0, n - 2) | st.integers(max(0, n - 5), n - 2))
+    for j in {i + 1, data.draw(st.integers(i + 1, n - 1)), n - 1}:  # the ends of a row are where rounding would show
+        index = index_by_rows(i, j, n)
+        assert header.pair_index(i, j, n) == index
+        assert header.pair_of_index(index, n) == (i, j)
+
+
+@given(n=st.integers(2, LARGEST_FILTERS), data=st.data())
+@settings(max_examples=300)
+def test_pair_of_any_index(header, n, data):
+    index = data.draw(st.integers(0, sum_of_rows(n) - 1))
+    i, j = header.pair_of_index(index, n)
+    assert 0 <= i < j < n
+    assert index_by_rows(i, j, n) == index
+
+
+@pytest.mark.parametrize("n", [2**20 - 1, 2**20, 2**26, 2**30])
+def test_pairs_of_the_widest_layers(header, n):
+    for i in (0, 1, n // 2, n - 3, n - 2):
+        for j in (i + 1, n - 1):
+            index = index_by_rows(i, j, n)
+            assert header.pair_index(i, j, n) == index
+            assert header.pair_of_index(index, n) == (i, j)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 33])
+def test_every_tile_once_in_row_order(header, n):
+    tiles = [(row, column) for row in range(n) for column in range(row, n)]
+    assert header.triangle_tiles(n) == len(tiles)
+    assert [header.triangle_tile(index, n) for index in range(len(tiles))] == tiles
+
+
+@given(n=st.integers(1, LARGEST_FILTERS), data=st.data())
+@settings(max_examples=200)
+def test_tile_of_any_index(header, n, data):
+    assert header.triangle_tiles(n) == n * (n + 1) // 2
+    row = data.draw(st.integers(0, n - 1))
+    before = n * (n + 1) // 2 - (n - row) * (n - row + 1) // 2
+    for column in {row, data.draw(st.integers(row, n - 1)), n - 1}:
+        assert header.triangle_tile(before + column - row, n) == (row, column)
