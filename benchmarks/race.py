@@ -32,13 +32,21 @@ class Entry:
 
 
 def enter(forms: dict[str, Call], check: Callable[[Any], None]) -> Entry:
-    """Warms every form, checks what it returns, and takes the fastest; raises NoEntry for one that would keep
-    the others waiting."""
-    trials = {}
+    """Warms every form, leaves out those whose result is wrong, and takes the fastest.
+
+    Raises NoEntry if none is right or the fastest would keep the others waiting.
+    """
+    trials, wrong = {}, []
     for form, call in forms.items():
-        check(call())
-        # The second call: the first may have compiled.
+        try:
+            check(call())
+        except AssertionError as error:
+            wrong.append(f"{form}: {error}")
+            continue
+        # Not the first call, which may have compiled.
         trials[form] = min(_seconds(call), _seconds(call))
+    if not trials:
+        raise NoEntry("wrong results, " + "; ".join(wrong))
     form = min(trials, key=lambda name: trials[name])
     if trials[form] > TOO_SLOW:
         raise NoEntry(f"took {trials[form]:.0f} s a call")
