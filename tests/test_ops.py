@@ -156,12 +156,6 @@ def test_extreme_eps(eps, dtype):
     check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps))
 
 
-@pytest.mark.parametrize("eps", [1e-200, 1e-45, 1e-30, 1e-20, 1e10, 1e30, 1e150])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_extreme_eps(eps, dtype):
-    check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps))
-
-
 @pytest.mark.parametrize("eps", [5e-324, 1e-310])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_subnormal_eps(eps, dtype):
