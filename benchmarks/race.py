@@ -56,10 +56,11 @@ def enter(forms: dict[str, Call], check: Callable[[Any], None]) -> Entry:
 def run(entries: list[Entry]) -> None:
     """Fills the entries' seconds, in turns."""
     turn = sum(max(SHORTEST, entry.trial) for entry in entries)
+    rounds = min(MOST, max(FEWEST, int(SECONDS / max(SHORTEST, turn))))
     gc.collect()
     gc.disable()
     try:
-        for _ in range(min(MOST, max(FEWEST, int(SECONDS / turn)))):
+        for _ in range(rounds):
             for entry in entries:
                 time.sleep(0.01)  # until the threads of the one before have stopped spinning
                 if entry.trial < 0.1:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from race import NoEntry
 from torch import Tensor
 
@@ -13,11 +14,26 @@ ALPHA, EPS, THRESHOLD = 0.1, 1e-4, 0.6
 Call = Callable[[], Any]
 
 
+def weights_of_pairs(filters: int) -> Tensor:
+    """What the gradient is taken of: Omega times these, summed; random, since most of a plain sum's gradient cancels.
+
+    out: (filters (filters - 1) / 2,)
+    """
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(filters * (filters - 1) // 2, generator=generator)
+
+
+def weights_of_square(filters: int) -> Tensor:
+    """The same as an upper triangle (filters, filters)."""
+    i, j = torch.triu_indices(filters, filters, 1)
+    return torch.zeros(filters, filters).index_put((i, j), weights_of_pairs(filters))
+
+
 class Peer:
     """One system. Its methods are the operations it offers, with Psi's default exponents and eps:
 
     pairwise(weight)      Omega, or the square of Psi
-    gradient(weight)      the gradient of the sum of Omega
+    gradient(weight)      the gradient of a weighted sum of Omega, with `weights_of_pairs`
     redundancy(weight)    lambda^0.6
     cross(a, b)           (Na, Nb)
     listed(weight, pairs) Psi of the listed pairs, (P,)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from peers.base import ALPHA, EPS, THRESHOLD, Call, Peer
+from peers.base import ALPHA, EPS, THRESHOLD, Call, Peer, weights_of_pairs, weights_of_square
 
 WHOLE_LIMIT = 1 << 28  # elements of the (F1, Na, Nb) temporaries, of which about ten are alive at once
 CACHE_ELEMENTS = 1 << 20  # elements of temporaries that stay in the caches
@@ -79,12 +79,13 @@ def share_above(omega: Tensor) -> Tensor:
 
 
 def gradient_of(omega: Callable[[Tensor], Tensor], weight: Tensor) -> Call:
-    """The gradient of the sum of Omega; a square holds every pair twice and a diagonal whose gradient is 0."""
+    """The gradient of the weighted sum of a packed or square Omega."""
     weight = weight.clone().requires_grad_()
+    weights = {1: weights_of_pairs(weight.shape[0]), 2: weights_of_square(weight.shape[0])}
 
     def forward_backward() -> Tensor:
         result = omega(weight)
-        return torch.autograd.grad(result.sum() / result.dim(), weight)[0]
+        return torch.autograd.grad(result, weight, weights[result.dim()])[0]
 
     return forward_backward
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from peers import eager
-from peers.base import ALPHA, EPS, THRESHOLD, Call, Peer
+from peers.base import ALPHA, EPS, THRESHOLD, Call, Peer, weights_of_square
 
 
 @functools.cache
@@ -59,7 +59,7 @@ def functions() -> SimpleNamespace:
         filters = square.shape[0]
         return ((square > THRESHOLD).sum() - filters) / (filters * (filters - 1))
 
-    gradient = jax.grad(lambda w: whole(w, w).sum() / 2)
+    gradient = jax.grad(lambda w, weights: (whole(w, w) * weights).sum())
     return SimpleNamespace(
         asarray=jnp.asarray,
         whole=jax.jit(whole),
@@ -101,8 +101,8 @@ class JaxJit(Peer):
     def gradient(self, weight: Tensor) -> dict[str, Call]:
         if not eager.whole_fits(weight, weight):
             return {}
-        jax, x = functions(), array(weight)
-        return {"whole": lambda: back(jax.gradient(x))}
+        jax, x, weights = functions(), array(weight), array(weights_of_square(weight.shape[0]))
+        return {"whole": lambda: back(jax.gradient(x, weights))}
 
     def listed(self, weight: Tensor, pairs: Tensor) -> dict[str, Call]:
         jax, x = functions(), array(weight)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import ckrm_kernels
-from peers.base import THRESHOLD, Call, Peer
+from peers.base import THRESHOLD, Call, Peer, weights_of_pairs
 
 
 class Ours(Peer):
@@ -19,11 +19,11 @@ class Ours(Peer):
 
     def gradient(self, weight: Tensor) -> dict[str, Call]:
         weight = weight.clone().requires_grad_()
-        ones = torch.ones(weight.shape[0] * (weight.shape[0] - 1) // 2)
+        weights = weights_of_pairs(weight.shape[0])
 
         def forward_backward() -> Tensor:
             omega = ckrm_kernels.pairwise_psi(weight, backend="cpu")
-            return torch.autograd.grad(omega, weight, ones)[0]
+            return torch.autograd.grad(omega, weight, weights)[0]
 
         return {"packed": forward_backward}
 
