@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 
 def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
@@ -46,7 +46,7 @@ def current_weight(module: nn.Module) -> Tensor:
             return hook.apply_mask(module)
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if isinstance(weight, UninitializedTensorMixin):
+    if isinstance(weight, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"{type(module).__name__} is lazy and not initialised: run a batch through it first")
     return weight
 
