@@ -5,7 +5,8 @@ import race
 import torch
 
 import ckrm_kernels
-from ckrm_kernels import native, ops
+from ckrm_kernels import native
+from ckrm_kernels.ops import by_device as ops
 
 WEIGHT = torch.ones(2, 1, 3, 3)
 TRAINED = torch.ones(2, 1, 3, 3, requires_grad=True)

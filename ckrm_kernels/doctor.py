@@ -11,6 +11,7 @@ import torch
 
 import ckrm_kernels
 from ckrm_kernels import native
+from ckrm_kernels.backends import GPU_BACKENDS, gpu_backend, why_not
 
 EXTRAS = {
     "triton": ("triton",),
@@ -38,10 +39,17 @@ def findings() -> Iterator[tuple[str, str]]:
         yield "CPU library", f"not loaded: {status.failure}"
     yield "backend cpu", "runs" if status.loaded else "can't run, the CPU library is not loaded"
     yield "backend reference", "runs on any device, plain PyTorch"
-    yield "backend triton", "not part of this version"
-    yield "backend cuda", "not part of this version"
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    for device in gpus or [torch.device("cpu")]:
+        for backend in GPU_BACKENDS:
+            failure = why_not(backend, device)
+            where = f" on {device.index}" if len(gpus) > 1 else ""
+            yield f"backend {backend}{where}", f"can't run: {failure}" if failure else "runs"
     yield "tensors on the CPU", "backend " + ("cpu" if status.loaded else "reference, slow")
-    yield "tensors on a GPU", "backend reference" if torch.cuda.is_available() else "no GPU that torch can use"
+    for device in gpus:
+        yield f"tensors on {device}", f"backend {gpu_backend(device.index)}, {torch.cuda.get_device_name(device)}"
+    if not gpus:
+        yield "tensors on a GPU", "no GPU that torch can use"
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if util.find_spec(name) is None]
         cure = f'without {", ".join(missing)}: pip install "ckrm-kernels[{extra}]"'

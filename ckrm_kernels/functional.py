@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
-from types import ModuleType
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ckrm_kernels import native, ops, reference
+from ckrm_kernels import ops
+from ckrm_kernels.backends import Backend, counts_many, implementation
 from ckrm_kernels.filters import filter_banks
 
-Backend = Literal["reference", "cpu", "triton", "cuda"]
 ALPHA, BETA, GAMMA, EPS = 0.1, 1.0, 1.0, 1e-4
 _LARGEST = sys.float_info.max
 _NUMBERS = (float, Real, torch.SymFloat, torch.SymInt)  # float first: isinstance asks in this order
@@ -64,7 +64,7 @@ def pairwise_psi(
         raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
     psi = checked_psi(alpha, beta, gamma, eps)
     banks = checked_banks(weight, scale_free)
-    results = [_implementation(bank, backend).pairwise_psi(bank, *psi) for bank in banks]
+    results = [implementation(backend, bank).pairwise_psi(bank, *psi) for bank in banks]
     if layout == "square":
         results = [unpack(omega, bank.shape[0]) for omega, bank in zip(results, banks, strict=True)]
     return results[0] if len(results) == 1 else torch.stack(results)
@@ -99,7 +99,7 @@ def cross_psi(
         raise ValueError(f"a and b must be on one device, got {a.device} and {b.device}")
     if scale_free:
         a, b = unit_scale(a), unit_scale(b)
-    return _implementation(a, backend).cross_psi(a, b, *psi)
+    return implementation(backend, a, b).cross_psi(a, b, *psi)
 
 
 def psi_of_pairs(
@@ -123,7 +123,7 @@ def psi_of_pairs(
     psi = checked_psi(alpha, beta, gamma, eps)
     bank = only_bank(weight, scale_free)
     _check_pairs(pairs, bank)
-    return _implementation(bank, backend).psi_of_pairs(bank, pairs, *psi)
+    return implementation(backend, bank).psi_of_pairs(bank, pairs, *psi)
 
 
 def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Tensor:
@@ -134,12 +134,36 @@ def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Ten
     options: see `PsiOptions`
     out: (E + 2,) int64: (-inf, e0], (e0, e1], ..., (e_last, inf), and the pairs that are NaN
     """
-    scale_free, backend = options.pop("scale_free", False), options.pop("backend", None)
+    scale_free = options.pop("scale_free", False)
+    banks = [bank.detach() for bank in checked_banks(weight, scale_free)]
+    return next(counts_of_each([banks], edges, **options))
+
+
+def counts_of_each(layers: Sequence[Sequence[Tensor]], edges: Tensor, **options: Any) -> Iterator[Tensor]:
+    """`psi_counts` over the pairs within the banks of each layer, layer by layer.
+
+    layers: checked filter banks, detached; options: see `PsiOptions`, without scale_free
+    Where the backend can and the dtype and device are one, all layers take one launch at the first; else each is
+    computed when it is asked for.
+    """
+    backend = options.pop("backend", None)
     psi = checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
-    banks = checked_banks(weight, scale_free)
-    edges = edges.to(banks[0].device, ops.result_dtype(banks[0].dtype))
-    counts = [_implementation(bank, backend).psi_counts(bank.detach(), edges, *psi) for bank in banks]
-    return counts[0] if len(counts) == 1 else torch.stack(counts).sum(0)
+    banks = [bank for layer in layers for bank in layer]
+    if banks and len({(bank.device, bank.dtype) for bank in banks}) == 1 and counts_many(backend, banks[0].device):
+        from ckrm_kernels.kernels import psi_counts_of_banks
+
+        counts = psi_counts_of_banks(banks, _edges_for(banks[0], edges), *psi)
+        yield from (part.sum(0) for part in counts.split([len(layer) for layer in layers]))
+        return
+    for layer in layers:
+        yield torch.stack(
+            [implementation(backend, bank).psi_counts(bank, _edges_for(bank, edges), *psi) for bank in layer]
+        ).sum(0)
+
+
+def _edges_for(bank: Tensor, edges: Tensor) -> Tensor:
+    """The edges where and as Psi of the bank is compared with them."""
+    return edges.to(bank.device, ops.result_dtype(bank.dtype))
 
 
 def unpack(omega: Tensor, filters: int) -> Tensor:
@@ -186,7 +210,8 @@ def checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[fl
     for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
         if not isinstance(value, _NUMBERS):
             raise TypeError(f"{name} must be a finite number >= 0, got {value!r}")
-        if not 0 <= value <= _LARGEST:
+        # a NumPy float would be cast, with a warning, to compare with the largest float
+        if not 0 <= (float(value) if isinstance(value, np.floating) else value) <= _LARGEST:
             raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
     return float(alpha), float(beta), float(gamma), float(eps)
 
@@ -214,22 +239,3 @@ def unit_scale(weight: Tensor) -> Tensor:
     weight = weight / torch.where(peak > 0, peak, 1).detach()  # so that the squares neither overflow nor vanish
     mean_square = torch.where(finite, weight, 0).square().sum() / finite.sum().clamp(min=1)
     return weight / torch.where(mean_square > 0, mean_square, 1).sqrt()
-
-
-def _implementation(weight: Tensor, backend: Backend | None) -> ModuleType:
-    """The module whose functions compute on this weight: the operators, or the reference."""
-    if backend not in (None, "reference", "cpu", "triton", "cuda"):
-        raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
-    if backend in ("triton", "cuda"):
-        raise RuntimeError(f'backend="{backend}" is not part of this version; "cpu" and "reference" are')
-    if weight.is_meta and backend is None:
-        return ops
-    if backend == "reference" or (backend is None and not weight.is_cpu):
-        return reference
-    if not weight.is_cpu:
-        raise RuntimeError(f'backend="cpu" needs a weight on the CPU, got {weight.device}')
-    if native.load_cpu():
-        return ops
-    if backend == "cpu":
-        raise RuntimeError(f'backend="cpu" can\'t run: {native.cpu_failure()}')
-    return reference

@@ -6,23 +6,24 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, psi_counts, unit_scale
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_each, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
-from ckrm_kernels.redundancy import checked_threshold
+from ckrm_kernels.redundancy import checked_threshold, split_scale
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.sampling import chance_of_banks
 
 Pointwise = Literal["skip", "slices", "vector"]
-Track = Callable[[Sequence[tuple[Layer, ...]]], Iterable[tuple[Layer, ...]]]
+Track = Callable[[Sequence[Any]], Iterable[Any]]
 _BINS = 100
+_INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 
 
@@ -31,6 +32,7 @@ def measure(
     threshold: float = 0.6,
     *,
     pointwise: Pointwise = "skip",
+    details: bool = True,
     **options: Unpack[PsiOptions],
 ) -> RedundancyReport:
     """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
@@ -41,6 +43,7 @@ def measure(
     pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
         since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
         length F1 ("vector")
+    details: False leaves out the chance levels and the numbers of distinct filters, which take most of the time
     options: see `PsiOptions`; the default eps is an absolute number, so a layer's redundancy falls as its weights
         grow; scale_free=True removes that
     out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
@@ -54,7 +57,7 @@ def measure(
     for model in models:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
-    return measure_layers([model_layers(model) for model in models], threshold, pointwise, options)
+    return measure_layers([model_layers(model) for model in models], threshold, pointwise, options, details)
 
 
 @torch.no_grad()
@@ -63,6 +66,7 @@ def measure_layers(
     threshold: float,
     pointwise: Pointwise,
     options: PsiOptions,
+    details: bool = True,
     track: Track = iter,
 ) -> RedundancyReport:
     """`measure` on the layers of each model; `track` wraps the iteration over them, to show progress."""
@@ -74,22 +78,75 @@ def measure_layers(
     _check_alike(models)
     for index, layers in enumerate(models):
         _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
-    rows = [_row(same, limit, pointwise, psi) for same in track(list(zip(*models, strict=True)))]
+    plans = [_planned(same, pointwise, psi["scale_free"]) for same in zip(*models, strict=True)]
+    edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64))).sort(stable=True)
+    at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
+    _, unscaled = split_scale(psi)
+    counts = counts_of_each([banks for plan in plans for banks in plan.banks], edges, **unscaled)
+    rows = []
+    for plan in track(plans):
+        results = [_measured(banks, next(counts).cpu(), at, limit, details, unscaled) for banks in plan.banks]
+        rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
     del psi["backend"]
     return RedundancyReport(tuple(rows), limit, len(models), psi)
 
 
-def _row(layers: tuple[Layer, ...], threshold: float, pointwise: Pointwise, psi: PsiOptions) -> LayerRedundancy:
-    """One layer of all models."""
-    layer, shape = layers[0], layers[0].shape
-    if shape is None:
-        return _skipped(layer, layer.note)
-    note, single_numbers = layer.note, is_pointwise(layer.banks[0])
+class _Plan(NamedTuple):
+    """A layer of all models: the banks to measure in each, none where it is skipped, and what to say of it."""
+
+    layer: Layer
+    banks: list[list[Tensor]]
+    note: str
+    has_chance: bool
+
+
+class _Measured(NamedTuple):
+    """What one model's layer was found to be; chance and distinct are None without details."""
+
+    redundancy: float
+    chance: float | None
+    distinct: int | None
+    histogram: Tensor
+
+
+def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> _Plan:
+    layer = layers[0]
+    if layer.shape is None:
+        return _Plan(layer, [], layer.note, False)
+    single_numbers, note = is_pointwise(layer.banks[0]), layer.note
     if single_numbers and pointwise == "skip":
-        return _skipped(layer, "pointwise, a slice of one number has no structure")
-    if single_numbers and pointwise == "vector":
+        return _Plan(layer, [], "pointwise, a slice of one number has no structure", False)
+    as_one_slice = single_numbers and pointwise == "vector"
+    banks = [[as_vectors(bank) for bank in each.banks] if as_one_slice else list(each.banks) for each in layers]
+    if as_one_slice:
         note = f"{note}, each filter as one slice".lstrip(", ")
-    results = [_measured(each, threshold, single_numbers and pointwise == "vector", psi) for each in layers]
+    if scale_free:
+        banks = [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks]
+    return _Plan(layer, banks, note, not single_numbers or as_one_slice)
+
+
+def _measured(
+    banks: list[Tensor], counts: Tensor, at: int, threshold: float, details: bool, psi: PsiOptions
+) -> _Measured:
+    """One layer of one model, given how many of its pairs lie between the edges; at: the threshold's place there."""
+    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
+    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
+    if counts[-1] > 0:
+        return _Measured(math.nan, math.nan, 0, histogram)
+    redundancy = above / max(pairs, 1)
+    if not details:
+        return _Measured(redundancy, None, None, histogram)
+    generator = torch.Generator(banks[0].device).manual_seed(0)
+    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
+    chance = chance_of_banks(banks, torch.tensor(threshold, dtype=torch.float64), rounds, generator, psi).item()
+    filters = sum(bank.shape[0] for bank in banks)
+    distinct = groups_of_banks(banks, threshold, psi).kept.numel() if above else filters
+    return _Measured(redundancy, chance, distinct, histogram)
+
+
+def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
+    layer, shape = plan.layer, plan.layer.shape
+    assert shape is not None
     redundancies, chances, distincts, histograms = zip(*results, strict=True)
     if not all(map(math.isfinite, redundancies)):
         raise ValueError(f"layer {layer.name!r} overflows its precision; scale_free=True takes its scale out")
@@ -103,35 +160,12 @@ def _row(layers: tuple[Layer, ...], threshold: float, pointwise: Pointwise, psi:
         redundancy=statistics.fmean(redundancies),
         spread=statistics.stdev(redundancies) if len(redundancies) > 1 else None,
         per_model=redundancies,
-        chance=None if single_numbers and pointwise == "slices" else statistics.fmean(chances),
-        distinct=statistics.fmean(distincts),
+        chance=None if None in chances or not plan.has_chance else statistics.fmean(chances),
+        distinct=None if None in distincts else statistics.fmean(distincts),
         histogram=tuple(torch.stack(histograms).sum(0).tolist()),
         status="measured",
-        reason=note,
+        reason=plan.note,
     )
-
-
-def _measured(layer: Layer, threshold: float, vector: bool, psi: PsiOptions) -> tuple[float, float, int, Tensor]:
-    """Redundancy, chance level, distinct filters and histogram of one layer of one model."""
-    banks = [as_vectors(bank) for bank in layer.banks] if vector else list(layer.banks)
-    if psi["scale_free"]:
-        banks = list(unit_scale(torch.stack(banks)).unbind(0))
-    rest: PsiOptions = {**psi, "scale_free": False}
-    inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
-    edges, order = torch.cat((inner, torch.tensor([threshold], dtype=torch.float64))).sort(stable=True)
-    counts = torch.stack([psi_counts(bank, edges, **rest) for bank in banks]).sum(0).cpu()
-    at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
-    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
-    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
-    if counts[-1] > 0:
-        return math.nan, math.nan, 0, histogram
-    generator = torch.Generator(banks[0].device).manual_seed(0)
-    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
-    limit = torch.tensor(threshold, dtype=torch.float64)
-    chance = chance_of_banks(banks, limit, rounds, generator, rest).item()
-    filters = sum(bank.shape[0] for bank in banks)
-    distinct = groups_of_banks(banks, threshold, rest).kept.numel() if above else filters
-    return above / max(pairs, 1), chance, distinct, histogram
 
 
 def _skipped(layer: Layer, reason: str) -> LayerRedundancy:

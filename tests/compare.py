@@ -1,9 +1,10 @@
-"""The operators `torch.ops.ckrm.*` against the float64 reference, forward and backward, from poisoned memory."""
+"""The operators of a namespace (`ops`) against the float64 reference, forward and backward, from poisoned memory."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from definition import Psi
@@ -21,6 +22,7 @@ from ckrm_kernels import reference
 from ckrm_kernels.ops import result_dtype
 
 ops = torch.ops.ckrm
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
 @contextlib.contextmanager
@@ -56,7 +58,7 @@ def all_pairs(filters: int) -> Tensor:
     return torch.triu_indices(filters, filters, 1).T
 
 
-def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
     """w: (F2, F1, *K); grad: (F2 (F2 - 1) / 2,) of the result's dtype, random if None."""
     filters, dtype = w.shape[0], result_dtype(w.dtype)
     with poisoned():
@@ -76,7 +78,7 @@ def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
     assert_gradient_close(of_weight, expected, w.dtype, allowance)
 
 
-def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
     """a: (Na, F1, *K), b: (Nb, F1, *K); grad: (Na, Nb) of the result's dtype, random if None."""
     with poisoned():
         square = ops.cross_psi(a, b, *psi)
@@ -95,7 +97,7 @@ def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None) -> N
         assert_gradient_close(of, of_exact, x.dtype, gradient_allowance(x, y, g, psi, x.dtype))
 
 
-def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None) -> None:
+def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
     """w: (F2, F1, *K), pairs: (P, 2); grad: (P,) of the result's dtype, random if None."""
     filters = w.shape[0]
     with poisoned():
@@ -116,7 +118,7 @@ def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None) 
     assert_gradient_close(of_weight, expected, w.dtype, gradient_allowance(w, w, weights, psi, w.dtype))
 
 
-def check_counts(w: Tensor, edges: Tensor, psi: Psi) -> None:
+def check_counts(w: Tensor, edges: Tensor, psi: Psi, ops: Any = ops) -> None:
     """edges: (E,) ascending, of the result's dtype. The counts are exactly those of the operator's own Psi."""
     with poisoned():
         counts = ops.psi_counts(w, edges, *psi)
@@ -131,3 +133,30 @@ def check_counts(w: Tensor, edges: Tensor, psi: Psi) -> None:
     for e, edge in enumerate(edges.double().tolist()):
         at_most = int(counts[: e + 1].sum())
         assert int((expected + tolerance <= edge).sum()) <= at_most <= int((expected - tolerance <= edge).sum())
+
+
+def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 0.1, seed: int = 0) -> Tensor:
+    """Random filters; where there are enough, some repeat, some are flipped, constant or zero."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(shape, dtype=torch.float64, generator=generator) * scale + 0.05 * scale
+    if shape[0] >= 5:
+        w[1], w[2] = w[0], -w[0]
+        w[3, :1] = 0.3 * scale
+        w[4, -1:] = 0
+    return w.to(dtype)
+
+
+def some_pairs(filters: int, count: int, seed: int = 0) -> Tensor:
+    """(count, 2): any pairs of different filters."""
+    generator = torch.Generator().manual_seed(seed)
+    i = torch.randint(filters, (count,), generator=generator)
+    step = torch.randint(1, filters, (count,), generator=generator)
+    return torch.stack([i, (i + step) % filters], 1)
+
+
+def check_all(w: Tensor, psi: Psi, ops: Any = ops) -> None:
+    """Every operator, forward and backward, on w (F2, F1, *K)."""
+    check_pairwise(w, psi, ops=ops)
+    check_cross(w[: w.shape[0] // 2 + 1], w[w.shape[0] // 3 :], psi, ops=ops)
+    check_pairs(w, some_pairs(w.shape[0], 67), psi, ops=ops)
+    check_counts(w, torch.tensor([0.1, 0.35, 0.6, 0.95], dtype=result_dtype(w.dtype)), psi, ops=ops)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Before Triton is imported: without a GPU its kernels run in the interpreter, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from ckrm_kernels import native
 
@@ -33,7 +38,7 @@ def cpu_kernels() -> None:
     pytest.skip("no C++ compiler and no prebuilt CPU kernels")
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "cpu", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend that computes on CPU tensors, by its name in the public functions."""
     if request.param == "cpu":

@@ -11,7 +11,8 @@ import sys
 import torch
 from torch import Tensor
 
-from ckrm_kernels import ops, reference
+from ckrm_kernels import reference
+from ckrm_kernels.ops import by_device as ops
 
 SHAPES = [(0, 3, 3, 3), (1, 2, 3), (2, 1, 1), (3, 5, 2, 2), (17, 3, 3, 3), (33, 9, 7, 7), (65, 2, 5), (9, 31, 2, 2, 2)]
 PSI = [(0.1, 1.0, 1.0, 1e-4), (0.0, 2.0, 0.5, 0.0), (1.0, 1.0, 1.0, 1e-12)]

@@ -277,15 +277,14 @@ def test_unknown_backends(backend, function):
 
 
 @pytest.mark.parametrize("function", [*FUNCTIONS_OF_WEIGHT, "cross_psi"])
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_backends_that_can_not_run_on_a_cpu_tensor(backend, function):
+def test_a_gpu_backend_on_a_cpu_tensor(function):
     call = FUNCTIONS_OF_WEIGHT.get(function, lambda weight, **options: cross_psi(weight, weight, **options))
-    with pytest.raises(RuntimeError, match=f'backend="{backend}"'):
-        call(good(), backend=backend)
+    with pytest.raises(RuntimeError, match='backend="cuda" can\'t run on cpu: it needs a tensor on an NVIDIA GPU'):
+        call(good(), backend="cuda")
 
 
 def test_the_cpu_backend_on_another_device():
-    with pytest.raises(RuntimeError, match=exactly('backend="cpu" needs a weight on the CPU, got meta')):
+    with pytest.raises(RuntimeError, match=exactly('backend="cpu" can\'t run on meta: it needs a tensor on the CPU')):
         pairwise_psi(good().to("meta"), backend="cpu")
 
 

@@ -10,6 +10,7 @@ from definition import Psi, cross, omega
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
 
 from ckrm_kernels import cross_psi, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
@@ -495,3 +496,45 @@ def test_training_on_psi_separates_filters(backend):
         pairwise_psi(w, backend=backend).relu().square().mean().backward()
         optimiser.step()
     assert redundancy(w, backend=backend) == 0
+
+
+# ---- torch.func ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_is_a_loop(backend):
+    stack, pairs = double(3, 4, 2, 3), torch.tensor([[0, 1], [3, 2]])
+    for function in (
+        lambda w: pairwise_psi(w, backend=backend),
+        lambda w: pairwise_psi(w, layout="square", scale_free=True, backend=backend),
+        lambda w: cross_psi(w, stack[0], backend=backend),
+        lambda w: psi_of_pairs(w, pairs, backend=backend),
+    ):
+        assert_same(torch.func.vmap(function)(stack), torch.stack([function(w) for w in stack]))
+
+
+@pytest.mark.parametrize("make_dual", ["torch.func.jvp", "torch.autograd.forward_ad"])
+def test_forward_mode_is_right_or_refused(make_dual, backend):
+    """A kernel without a forward-mode derivative must not pass for a constant."""
+    a, b, pairs = double(4, 2, 3), double(3, 2, 3), torch.tensor([[0, 1], [3, 2]])
+    for function, w in (
+        (lambda w: pairwise_psi(w, backend=backend), a),
+        (lambda w: pairwise_psi(w, scale_free=True, backend=backend), a),
+        (lambda w: cross_psi(w, b, backend=backend), a),
+        (lambda w: cross_psi(a, w, backend=backend), b),
+        (lambda w: psi_of_pairs(w, pairs, backend=backend), a),
+    ):
+        direction = torch.randn_like(w)
+        try:
+            if make_dual == "torch.func.jvp":
+                _, tangent = torch.func.jvp(function, (w,), (direction,))
+            else:
+                with forward_ad.dual_level():
+                    dual = forward_ad.make_dual(w, direction)
+                    tangent = forward_ad.unpack_dual(function(dual)).tangent
+        except NotImplementedError as error:
+            assert "backend" in str(error)  # noqa: PT017
+            continue
+        step = 1e-6
+        expected = (function(w + step * direction) - function(w - step * direction)) / (2 * step)
+        torch.testing.assert_close(tangent, expected, rtol=1e-5, atol=1e-6)

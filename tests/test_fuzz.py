@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from compare import all_pairs, check_counts, check_cross, check_pairs, check_pairwise, ops
+from compare import DTYPES, all_pairs, check_counts, check_cross, check_pairs, check_pairwise, ops
 from definition import Psi
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +15,6 @@ from ckrm_kernels.ops import result_dtype
 
 pytestmark = pytest.mark.usefixtures("cpu_kernels")
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 TAILS = [(), (1,), (2,), (3,), (5,), (9,), (1, 1), (2, 2), (3, 3), (3, 1), (4, 4), (5, 5), (7, 7), (2, 3, 3), (3, 3, 3)]
 
 exponents = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 2.5]) | st.floats(0, 4)

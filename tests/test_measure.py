@@ -418,8 +418,8 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
     """As where a backend's squares overflow."""
     monkeypatch.setattr(
         sys.modules["ckrm_kernels.measure"],
-        "psi_counts",
-        lambda bank, edges, **_: torch.tensor([0] * (len(edges) + 1) + [1]),
+        "counts_of_each",
+        lambda layers, edges, **_: iter([torch.tensor([0] * (len(edges) + 1) + [1])] * len(layers)),
     )
     with pytest.raises(ValueError, match=r"layer '0' overflows.*scale_free=True"):
         measure(small())

@@ -38,7 +38,9 @@ def assert_gradient_close(
         assert actual.shape == expected.shape
         return
     info = torch.finfo(dtype)
-    tolerance = GRADIENT[dtype] * expected.abs().max() + allowance
+    # float32 arithmetic flushes powers below 2^-126, which then miss in products with slopes of up to 2^40
+    flushed = 0.0 if dtype == torch.float64 else 2.0**-86
+    tolerance = GRADIENT[dtype] * expected.abs().max() + allowance + flushed
     stored = (expected.abs() + tolerance) * info.eps / 2 + info.tiny * info.eps  # rounded to the weight's dtype
     overflows = (actual.isinf()) & (expected * actual.sign() + tolerance + stored > info.max)
     _assert_close(torch.where(overflows, expected, actual.double()), expected, tolerance + stored)

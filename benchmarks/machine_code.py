@@ -1,0 +1,271 @@
+"""What the Triton kernels' machine code costs, counted without a GPU: `python benchmarks/machine_code.py`.
+
+Compiles every configuration that the package launches for NVIDIA architectures, reads the machine code and predicts
+the time of a term (one psi of two slices) from the instructions of the innermost loop that holds it.
+
+The cost model, in cycles of one of a multiprocessor's four schedulers, for an instruction of a warp (32 terms):
+special functions (MUFU) and conversions 8, integer and logic 2, the FMA pipe 1 (an integer multiplication there 2), and
+1 to issue any instruction. The prediction is the largest of the four sums: the pipes work side by side. It leaves out
+waiting for memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    sys.exit("unset TRITON_INTERPRET: the interpreter compiles nothing")
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ckrm_kernels.kernels import gradient, listed, pairs, prepare
+from ckrm_kernels.kernels.configurations import LAUNCH, TABLE, rows_at_once
+
+ARCHITECTURES = (80, 90, 100)
+
+# Types of the kernels' arguments by name; what is not here is an int64 (a size, a stride or a place in the buffer).
+_FLOATS = ("eps", "alpha", "beta", "gamma", "scale", "quarter_eps")
+_TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
+_DATA = ("buffer", "weight", "partial", "out", "edges", "grad", "of_coordinates", "of_moments", "packed")
+_SMALL = ("number_of_edges", "count", "n", "filters", "slices", "positions", "padded", "steps", "stride")
+
+_FMA = {"FFMA", "FMUL", "FADD", "FFMA2", "FMUL2", "FADD2", "HFMA2", "HADD2", "HMUL2"}
+_SPECIAL = {"MUFU", "F2I", "I2F", "F2F", "I2FP", "F2FP"}
+_MEMORY = {"LDS", "LDG", "STS", "STG", "LDSM", "STSM", "ATOM", "ATOMG", "RED", "REDG", "LDL", "STL", "SHFL", "LD", "ST",
+           "LDGSTS", "LDC", "LDCU", "LDTM", "STTM"}  # fmt: skip
+_CONTROL = {"BAR", "BRA", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "WARPGROUP", "SYNCS", "BSSY", "BSYNC", "EXIT", "YIELD",
+            "MEMBAR", "FENCE", "CALL", "RET", "NOP", "WARPGROUPSET"}  # fmt: skip
+_TENSOR = {"HMMA", "HGMMA", "UTCHMMA", "UTCQMMA"}
+_DOUBLE = {"DADD", "DFMA", "DMUL", "DSETP", "DMMA", "DMNMX"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel with its compile-time arguments.
+
+    terms: psi that a thread computes in a turn of its loop, 0 for none; weight: its dtype if not that of the arithmetic
+    """
+
+    name: str
+    module: str
+    kernel: str
+    constants: dict[str, Any]
+    options: dict[str, int]
+    terms: float = 0
+    double: bool = False
+    weight: str = ""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one kernel's machine code holds. cycles: predicted, for 32 terms; 0 where it has no such loop."""
+
+    name: str
+    architecture: int
+    registers: int
+    shared: int
+    spilled: int
+    doubles: int
+    cycles: float
+    per_term: dict[str, float]
+
+
+def jobs() -> Iterator[Job]:
+    """Every configuration that the package launches."""
+    default = {"LUMINANCE": 2, "CONTRAST": 1, "STRUCTURE": 1}
+    cases = {
+        "alpha 0": {"LUMINANCE": 0, "CONTRAST": 1, "STRUCTURE": 1},
+        "alpha 1": {"LUMINANCE": 1, "CONTRAST": 1, "STRUCTURE": 1},
+        "beta = gamma": {"LUMINANCE": 2, "CONTRAST": 2, "STRUCTURE": 3},
+        "any exponents": {"LUMINANCE": 2, "CONTRAST": 2, "STRUCTURE": 2},
+    }
+    loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
+    for k, (row, steps) in loops.items():
+        yield _pair_job(f"pairs, {k}", row, {**default, "STEPS": steps})
+        yield _gradient_job(f"gradient, {k}", row, {**default, "STEPS": steps})
+    for name, case in cases.items():
+        yield _pair_job(f"pairs, K = 9, {name}", "tensor cores", {**case, "STEPS": 1})
+        yield _gradient_job(f"gradient, K = 9, {name}", "tensor cores", {**case, "STEPS": 1})
+    yield _pair_job("pairs, float64", "float64", {**default, "STEPS": 1})
+    yield _gradient_job("gradient, float64", "float64", {**default, "STEPS": 1})
+    tile = TABLE["tensor cores"].tile
+    for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
+        constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
+        yield Job(f"reduce, {output}", "pairs", "reduce_kernel", constants, {})
+    for suffix, double in (("", False), (", float64", True)):
+        listed_pairs = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
+        yield Job(f"listed pairs{suffix}", "listed", "pairs_kernel", listed_pairs, {}, double=double)
+        of_pairs = {**default, "SLICES": 32, "DOUBLE": double}
+        yield Job(f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, {}, double=double)
+        of_weight = {"POSITIONS": 16, "ROWS": rows_at_once(16, double), "DOUBLE": double}
+        yield Job(f"weight gradient{suffix}", "prepare", "weight_gradient_kernel", of_weight, {}, double=double)
+        for k, (small, largest) in {"K = 9": (16, 16), "K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
+            constants = {"SMALL": small, "POSITIONS": largest, "BLOCK": rows_at_once(small, double), "DOUBLE": double}
+            yield Job(f"prepare, {k}{suffix}", "prepare", "prepare_kernel", constants, {}, double=double)
+    for weight in ("fp16", "bf16"):
+        constants = {"SMALL": 16, "POSITIONS": 16, "BLOCK": rows_at_once(16, False), "DOUBLE": False}
+        yield Job(f"prepare, {weight}", "prepare", "prepare_kernel", constants, {}, weight=weight)
+    # Triton compiles an argument that is 1 as a constant.
+    of_weight = {**of_weight, "filters": 1, "slices": 1, "positions": 1, "DOUBLE": False}
+    listed_pairs = {**listed_pairs, "count": 1, "filters": 1, "slices": 1, "steps": 1, "DOUBLE": False}
+    yield Job("weight gradient, K = 1", "prepare", "weight_gradient_kernel", of_weight, {})
+    yield Job("listed pairs, one slice", "listed", "pairs_kernel", listed_pairs, {})
+    yield Job("spread gradient", "gradient", "spread_kernel", {"PACKED": True, "BLOCK": 32}, {})
+
+
+def _pair_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+    config, double = TABLE[row], row == "float64"
+    constants = {**constants, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "DOUBLE": double}
+    terms = config.tile.rows * config.tile.columns / (32 * config.warps)
+    return Job(name, "pairs", "pair_kernel", constants, config.options, terms, double)
+
+
+def _gradient_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+    config, double = TABLE[row], row == "float64"
+    tile = config.gradient_tile
+    constants = {**constants, "ROWS": tile.rows, "COLUMNS": tile.columns, "DOUBLE": double}
+    terms = tile.rows * tile.columns / (32 * config.gradient_warps)
+    return Job(name, "gradient", "gradient_kernel", constants, config.gradient_options, terms, double)
+
+
+def count(job: Job, architecture: int) -> Count:
+    """Compiles one kernel for one architecture and counts its instructions."""
+    compiled = triton.compile(
+        _source(job), target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4, **LAUNCH, **job.options}
+    )
+    code, usage = disassembled(compiled.asm["cubin"])
+    loop = hot_loop(code) if job.terms else None
+    per_term = {kind: number / (job.terms * 32) for kind, number in kinds(loop).items()} if loop else {}
+    return Count(
+        name=job.name,
+        architecture=architecture,
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        shared=compiled.metadata.shared,
+        spilled=int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1]),
+        doubles=sum(_kind(text.split()[0]) == "double" or ".F64" in text.split()[0] for _, text in code),
+        cycles=cycles(per_term) if per_term else 0.0,
+        per_term=per_term,
+    )
+
+
+def _source(job: Job) -> ASTSource:
+    kernel = getattr(
+        {"pairs": pairs, "gradient": gradient, "listed": listed, "prepare": prepare}[job.module], job.kernel
+    )
+    number = "fp64" if job.double else "fp32"
+    signature, aligned, constants = {}, {}, dict(job.constants)
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name == "parameters" and not job.double:
+            signature[name], constants[name] = "constexpr", None
+        elif name in _FLOATS:
+            signature[name] = "fp32"
+        else:
+            is_table, is_data = name in _TABLES, name in _DATA
+            number_here = job.weight if name == "weight" and job.weight else number
+            signature[name] = "*i64" if is_table else f"*{number_here}" if is_data or name == "parameters" else "i32"
+            if is_table or is_data or "coordinates" in name or "moments" in name or "padded" in name:
+                aligned[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+
+
+def disassembled(cubin: bytes) -> tuple[list[tuple[int, str]], str]:
+    """The instructions with their addresses, and the compiler's report of resources."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = [str(tool), "-sass", "-res-usage", file.name]
+        text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    code = []
+    for line in text.splitlines():
+        if match := re.match(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", line):
+            code.append((int(match[1], 16), re.sub(r"^@!?U?P\w+\s+", "", match[2].strip())))
+    return code, text
+
+
+def hot_loop(code: list[tuple[int, str]]) -> collections.Counter[str]:
+    """The loop with the most special functions; of equal ones, the shortest."""
+    loops = []
+    for at, text in code:
+        match = re.search(r"^BRA.*?0x([0-9a-f]+)", text)
+        if match and int(match[1], 16) + 0x20 <= at:
+            low = int(match[1], 16)
+            loops.append(collections.Counter(t.split()[0] for a, t in code if low <= a <= at))
+    return max(loops, key=lambda loop: (sum(n for op, n in loop.items() if _kind(op) == "special"), -loop.total()))
+
+
+def kinds(loop: collections.Counter[str]) -> dict[str, int]:
+    """Instructions of a loop by the pipe they take."""
+    found: collections.Counter[str] = collections.Counter()
+    for op, number in loop.items():
+        found[_kind(op)] += number
+    return dict(found)
+
+
+def _kind(op: str) -> str:
+    base = op.split(".")[0]
+    if base in _FMA:
+        return "fma"
+    if base == "IMAD":
+        return "imad"
+    for kind, names in (
+        ("special", _SPECIAL),
+        ("memory", _MEMORY),
+        ("tensor", _TENSOR),
+        ("double", _DOUBLE),
+        ("control", _CONTROL),
+    ):
+        if base in names:
+            return kind
+    return "uniform" if base.startswith("U") or base in {"R2UR", "S2UR"} else "logic"
+
+
+def cycles(per_term: dict[str, float]) -> float:
+    """Cycles of a scheduler for 32 terms, by the cost model above; per_term: instructions of a warp over terms."""
+    n = collections.defaultdict(float, {kind: 32 * number for kind, number in per_term.items()})
+    return max(sum(n.values()), 8 * n["special"], 2 * n["logic"], n["fma"] + 2 * n["imad"])
+
+
+def counts(names: str = "", architectures: tuple[int, ...] = ARCHITECTURES, workers: int = 1) -> list[Count]:
+    """The counts of all jobs whose name contains `names`, on all architectures."""
+    chosen = [(job, architecture) for job in jobs() if names in job.name for architecture in architectures]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(count, *zip(*chosen, strict=True)))
+
+
+def table(rows: list[Count]) -> str:
+    """One line a kernel and architecture."""
+    lines = ["| kernel | sm | registers | shared | spilled | cycles | special | logic | FMA | memory | tensor |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for row in rows:
+        parts = [f"{32 * row.per_term.get(kind, 0):.1f}" for kind in ("special", "logic", "fma", "memory", "tensor")]
+        shown = [f"{row.cycles:.1f}", *parts] if row.cycles else [""] * 6
+        cells = [row.name, row.architecture, row.registers, row.shared, row.spilled, *shown]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="a part of the kernels' names")
+    parser.add_argument("--architecture", type=int, action="append", help=f"of {ARCHITECTURES}; all by default")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    arguments = parser.parse_args()
+    found = counts(arguments.only, tuple(arguments.architecture or ARCHITECTURES), len(os.sched_getaffinity(0)))
+    print(json.dumps([asdict(row) for row in found]) if arguments.json else table(found))

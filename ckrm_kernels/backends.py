@@ -1,0 +1,132 @@
+"""Which implementation computes on a tensor: compiled kernels where they can run, else the plain PyTorch definition.
+
+On a GPU the order is Triton, CUDA C++, reference. What can't run is found out once for each device, at its first call.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ckrm_kernels import native, ops, reference
+
+Backend = Literal["reference", "cpu", "triton", "cuda"]
+GPU_BACKENDS: tuple[Literal["triton", "cuda"], ...] = ("triton", "cuda")  # the first that can run
+Implementation = ops.Operators | ModuleType
+
+
+def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
+    """What computes on these tensors of one device: the operators of a namespace, or the reference.
+
+    Raises ValueError for an unknown backend, RuntimeError, which says why, for one that can't run, and
+    NotImplementedError for kernels that are asked for a forward-mode derivative: only the reference has one.
+    """
+    if backend not in (None, "reference", "cpu", *GPU_BACKENDS):
+        raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
+    if backend == "reference" or (backend is None and _have_tangents(tensors)):
+        return reference
+    device = tensors[0].device
+    if backend is None:
+        return ops.by_device if device.type == "meta" or has_kernels(device) else reference
+    failure = why_not(backend, device)
+    if failure:
+        raise RuntimeError(f'backend="{backend}" can\'t run on {device}: {failure}')
+    if _have_tangents(tensors):
+        raise NotImplementedError(f'backend="{backend}" has no forward-mode derivative; backend="reference" has')
+    return {"cpu": ops.by_device, "triton": ops.triton, "cuda": ops.cuda}[backend]
+
+
+def _have_tangents(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether any is a dual number of forward-mode differentiation."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether `torch.ops.ckrm.*` can compute on the device; warns once if a slower backend must."""
+    if device.type == "cpu":
+        return native.load_cpu()
+    return device.type == "cuda" and gpu_backend(_index(device)) != "reference"
+
+
+def counts_many(backend: Backend | None, device: torch.device) -> bool:
+    """Whether what computes there counts the pairs of many banks in one launch: Triton does."""
+    if backend is None:
+        return device.type == "cuda" and gpu_backend(_index(device)) == "triton"
+    return backend == "triton" and not why_not("triton", device)
+
+
+@functools.cache
+def gpu_backend(index: int) -> Literal["triton", "cuda", "reference"]:
+    """The backend that computes on a GPU if none is forced; warns once where that is not Triton."""
+    device, failures = torch.device("cuda", index), []
+    backend: Literal["triton", "cuda", "reference"] = "triton"
+    if failure := why_not("triton", device):
+        failures.append(f"triton: {failure}")
+        backend = "cuda"
+    if failures and (failure := why_not("cuda", device)):
+        failures.append(f"cuda: {failure}")
+        backend = "reference"
+    if failures:
+        slower = "the CUDA C++ kernels" if backend == "cuda" else "plain PyTorch, much slower than the kernels"
+        warnings.warn(
+            f"ckrm_kernels runs on {slower} on {device} ({'; '.join(failures)})", RuntimeWarning, stacklevel=4
+        )
+    return backend
+
+
+def why_not(backend: Backend, device: torch.device) -> str:
+    """Why a backend can't compute on the device; empty if it can. Loads or builds what it needs to know."""
+    if backend == "reference":
+        return ""
+    if backend == "cpu":
+        return native.cpu_failure() if device.type == "cpu" else "it needs a tensor on the CPU"
+    if backend == "triton":
+        return _triton_failure(device.type, _index(device))
+    if device.type != "cuda":
+        return "it needs a tensor on an NVIDIA GPU"
+    return native.cuda_failure()
+
+
+@functools.cache
+def _triton_failure(kind: str, index: int) -> str:
+    try:
+        from ckrm_kernels import kernels
+    except ImportError as error:
+        return f'Triton is missing ({error}): pip install "ckrm-kernels[triton]"'
+    return kernels.failure(torch.device(kind, index) if kind == "cuda" else torch.device(kind))
+
+
+def _index(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _register_by_device() -> None:
+    """`torch.ops.ckrm.*` on a GPU: the operators of the backend that `gpu_backend` picks."""
+    for name in ops.SCHEMAS:
+
+        def run(*arguments: Any, name: str = name) -> Any:
+            device = next(argument for argument in arguments if isinstance(argument, Tensor)).device
+            backend = gpu_backend(_index(device))
+            if backend == "reference":
+                raise RuntimeError(f"torch.ops.ckrm.{name} has no kernels on {device}; use ckrm_kernels.reference")
+            return getattr(getattr(torch.ops, f"ckrm_{backend}"), name)(*arguments)
+
+        torch.library.impl(f"ckrm::{name}", "CUDA", run)
+
+
+_register_by_device()
+
+# A call that is being compiled keeps the answers instead of tracing into a build: what
+# torch.compiler.assume_constant_result does, without its import of torch._dynamo.
+for _constant in (has_kernels, why_not):
+    vars(_constant)["_dynamo_marked_constant"] = True

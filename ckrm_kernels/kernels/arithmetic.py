@@ -1,0 +1,381 @@
+"""The arithmetic of one term, as Triton device functions.
+
+Approximate instructions (lg2, ex2, rcp .approx.ftz, within 2 units in the last place) make a term's cost the three
+special-function instructions that it needs. Triton reaches them through inline assembly only, which its interpreter
+can't run: there, and for float64, every function has a plain form.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+
+@triton.jit
+def _probe():
+    pass
+
+
+# Whether kernels run in Triton's interpreter, on the CPU: TRITON_INTERPRET=1 when this was imported.
+INTERPRETED = isinstance(_probe, InterpretedFunction)
+_APPROXIMATE = tl.constexpr(not INTERPRETED)
+
+# How a factor of psi enters the product, by its exponent; known when a kernel is compiled.
+ZERO = tl.constexpr(0)  # 0: it is dropped
+ONE = tl.constexpr(1)  # 1: it is multiplied
+POWER = tl.constexpr(2)  # any other
+SHARED = tl.constexpr(3)  # of structure: POWER, with the exponent of contrast, so that one logarithm serves both
+
+# Keeps |L|^(alpha - 1) finite in float32. |L| is this small only where its numerator cancels to the last bits.
+_SMALLEST_BASE = tl.constexpr(2.0**-100)
+# The inverse of the largest float64: a smaller denominator counts as 0.
+_SMALLEST_DENOMINATOR = tl.constexpr(2.0**-1024)
+
+
+@triton.jit
+def log2(x):
+    """The logarithm to base 2."""
+    if _APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.log2(x)
+
+
+@triton.jit
+def log2_abs(x):
+    """log2 |x|"""
+    if _APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            "{.reg .f32 t; abs.ftz.f32 t, $1; lg2.approx.ftz.f32 $0, t;}",
+            "=f,f",
+            [x],
+            tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return tl.log2(tl.abs(x))
+
+
+@triton.jit
+def exp2(x):
+    """2^x"""
+    if _APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def reciprocal(x):
+    """1 / x"""
+    if _APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def times_abs(x, y):
+    """x |y|"""
+    if _APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            "{.reg .f32 t; abs.ftz.f32 t, $2; mul.ftz.f32 $0, $1, t;}",
+            "=f,f,f",
+            [x, y],
+            tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return x * tl.abs(y)
+
+
+@triton.jit
+def ratio_or_one(numerator, denominator):
+    """numerator / denominator, and the limit 1 of 0 / 0. For float64, where no eps keeps a denominator from 0."""
+    zero = denominator < _SMALLEST_DENOMINATOR
+    return tl.where(zero, 1.0, numerator / tl.where(zero, 1.0, denominator))
+
+
+@triton.jit
+def inverse_or_zero(x):
+    """1 / x, and 0 where x is 0."""
+    zero = x < _SMALLEST_DENOMINATOR
+    return tl.where(zero, 0.0, 1.0 / tl.where(zero, 1.0, x))
+
+
+@triton.jit
+def luminance_of_means(mu_i, mu_j, half_mu2, eps):
+    """L with its sign, and the inverse of half its denominator. half_mu2: (mu_i^2 + mu_j^2 + eps) / 2."""
+    numerator = mu_i * mu_j + eps * 0.5
+    if numerator.dtype == tl.float64:
+        return ratio_or_one(numerator, half_mu2), inverse_or_zero(half_mu2)
+    else:
+        inverse = reciprocal(half_mu2)
+        return numerator * inverse, inverse
+
+
+@triton.jit
+def factors(mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps):
+    """L with its sign, C, S with its sign, and the inverses of half the denominators of L and C and of that of S.
+
+    half_mu2, half_var: (mu_i^2 + mu_j^2 + eps) / 2, likewise of sigma: halved, exactly, no factor of 2 is left.
+    In float32 one reciprocal serves all three.
+    """
+    numerator_l = mu_i * mu_j + eps * 0.5
+    denominator_s = sigma_i * sigma_j + eps
+    numerator_c = denominator_s - eps * 0.5
+    if cov_plus_eps.dtype == tl.float64:
+        inverse_l = inverse_or_zero(half_mu2)
+        inverse_c = inverse_or_zero(half_var)
+        inverse_s = inverse_or_zero(denominator_s)
+        luminance = ratio_or_one(numerator_l, half_mu2)
+        contrast = ratio_or_one(numerator_c, half_var)
+        structure = ratio_or_one(cov_plus_eps, denominator_s)
+    else:
+        denominator_cs = half_var * denominator_s
+        r = reciprocal(half_mu2 * denominator_cs)
+        inverse_cs = half_mu2 * r
+        inverse_l = denominator_cs * r
+        inverse_c = denominator_s * inverse_cs
+        inverse_s = half_var * inverse_cs
+        luminance = numerator_l * inverse_l
+        contrast = numerator_c * inverse_c
+        structure = cov_plus_eps * inverse_s
+    return luminance, contrast, structure, inverse_l, inverse_c, inverse_s
+
+
+@triton.jit
+def power(x, exponent, KIND: tl.constexpr):
+    """|x|^exponent; a plain 1 where the exponent is 0."""
+    if KIND == 0:
+        return 1.0
+    elif KIND == 1:
+        return tl.abs(x)
+    else:
+        return exp2(exponent * log2_abs(x))
+
+
+@triton.jit
+def slope(x, exponent, KIND: tl.constexpr):
+    """|x|^(exponent - 1) for an exponent above 0; at x = 0 the limit from above if that is finite, else 0."""
+    if KIND == 1:
+        return 1.0
+    else:
+        base = tl.abs(x)
+        if x.dtype == tl.float32:
+            base = tl.maximum(base, _SMALLEST_BASE)
+        return tl.where(x == 0.0, 0.0, exp2((exponent - 1.0) * log2(base)))
+
+
+@triton.jit
+def with_sign_of(x, sign):
+    """x, or -x where sign is negative."""
+    if x.dtype == tl.float32:
+        negative = sign.to(tl.int32, bitcast=True) & -2147483648
+        return (x.to(tl.int32, bitcast=True) ^ negative).to(tl.float32, bitcast=True)
+    else:
+        return tl.where(sign < 0.0, -x, x)
+
+
+@triton.jit
+def psi_of_means(mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE: tl.constexpr):
+    """psi of two slices of one number, K = 1, where C = S = 1."""
+    if LUMINANCE == 0:
+        return mu_i * mu_j * 0.0 + 1.0
+    else:
+        luminance, _ = luminance_of_means(mu_i, mu_j, half_mu2, eps)
+        return power(luminance, alpha, LUMINANCE)
+
+
+@triton.jit
+def psi(
+    mu_i,
+    mu_j,
+    sigma_i,
+    sigma_j,
+    half_mu2,
+    half_var,
+    cov_plus_eps,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+):
+    """|L|^alpha C^beta |S|^gamma of two slices; NaN where a slice's moments are."""
+    if LUMINANCE == 0 and CONTRAST == 0 and STRUCTURE == 0:
+        return mu_i * mu_j * 0.0 + 1.0
+    elif cov_plus_eps.dtype == tl.float32 and CONTRAST == 1 and STRUCTURE == 1:
+        # C and S in one product: fewer multiplications than by the factors apart
+        denominator_s = sigma_i * sigma_j + eps
+        denominator_cs = half_var * denominator_s
+        numerator_c = denominator_s - eps * 0.5
+        if LUMINANCE == 0:
+            return times_abs(numerator_c * reciprocal(denominator_cs), cov_plus_eps)
+        else:
+            r = reciprocal(half_mu2 * denominator_cs)
+            luminance = (mu_i * mu_j + eps * 0.5) * (denominator_cs * r)
+            return power(luminance, alpha, LUMINANCE) * times_abs(numerator_c * (half_mu2 * r), cov_plus_eps)
+    else:
+        luminance, contrast, structure, _, _, _ = factors(
+            mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps
+        )
+        of_luminance = power(luminance, alpha, LUMINANCE)
+        if STRUCTURE == 3:
+            return of_luminance * power(contrast * structure, beta, CONTRAST)
+        else:
+            return of_luminance * (power(contrast, beta, CONTRAST) * power(structure, gamma, STRUCTURE))
+
+
+@triton.jit
+def gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE: tl.constexpr):
+    """d(g psi) / d mu_i over alpha, for K = 1."""
+    luminance, inverse = luminance_of_means(mu_i, mu_j, half_mu2, eps)
+    if LUMINANCE == 0:
+        return luminance * 0.0
+    else:
+        by_luminance = g * slope(luminance, alpha, LUMINANCE) * inverse
+        return by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
+
+
+@triton.jit
+def _gradient_of_products(
+    g, mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps, alpha, LUMINANCE: tl.constexpr
+):
+    """`gradient` for beta = gamma = 1, in fewer operations: n, d are numerators and denominators of C and S."""
+    half_eps = eps * 0.5
+    d_s = sigma_i * sigma_j + eps
+    n_c = d_s - half_eps
+    d_cs = half_var * d_s
+    n_s = tl.abs(cov_plus_eps)
+    if LUMINANCE == 0:
+        inverse_cs = reciprocal(d_cs)
+        g_l = g
+        of_mu = inverse_cs * 0.0
+    else:
+        n_l = mu_i * mu_j + half_eps
+        r = reciprocal(half_mu2 * d_cs)
+        inverse_cs, inverse_l = half_mu2 * r, d_cs * r
+        luminance = n_l * inverse_l
+        g_slope = g * slope(luminance, alpha, LUMINANCE)
+        g_l = g_slope * tl.abs(luminance)
+        by_luminance = g_slope * (n_c * inverse_cs * n_s) * inverse_l
+        of_mu = by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
+    c, s = n_c * inverse_cs, n_s * inverse_cs
+    rest = half_eps * (half_var * inverse_cs)  # 1 - n_c / d_s, without its cancellation
+    of_sigma = g_l * s * (rest * sigma_j - c * d_s * sigma_i)
+    return of_mu, of_sigma, with_sign_of(g_l * c, cov_plus_eps)
+
+
+@triton.jit
+def _gradient_of_factors(
+    g,
+    mu_i,
+    mu_j,
+    sigma_i,
+    sigma_j,
+    half_mu2,
+    half_var,
+    cov_plus_eps,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+):
+    """`gradient` for any exponents."""
+    luminance, contrast, structure, inverse_l, inverse_c, inverse_s = factors(
+        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps
+    )
+    c_power = power(contrast, beta, CONTRAST)
+    s_power = power(structure, gamma, STRUCTURE)
+    of_mu, of_sigma, of_cov = luminance * 0.0, luminance * 0.0, luminance * 0.0
+    if LUMINANCE == 0:
+        g_l = g
+    else:
+        g_slope = g * slope(luminance, alpha, LUMINANCE)
+        by_luminance = g_slope * (c_power * s_power) * inverse_l
+        of_mu = by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
+        g_l = g_slope * tl.abs(luminance)
+    if CONTRAST != 0:
+        by_contrast = g_l * s_power * inverse_c
+        if CONTRAST != 1:
+            by_contrast *= beta * slope(contrast, beta, CONTRAST)
+        of_sigma = by_contrast * (sigma_j - contrast * sigma_i)
+    if STRUCTURE != 0:
+        by_structure = g_l * c_power * inverse_s
+        if STRUCTURE != 1:
+            by_structure *= gamma * slope(structure, gamma, STRUCTURE)
+        of_sigma -= by_structure * tl.abs(structure) * sigma_j
+        of_cov = with_sign_of(by_structure, structure)
+    return of_mu, of_sigma, of_cov
+
+
+@triton.jit
+def gradient(
+    g,
+    mu_i,
+    mu_j,
+    sigma_i,
+    sigma_j,
+    half_mu2,
+    half_var,
+    cov_plus_eps,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+):
+    """d(g psi) / d mu_i over alpha, d(g psi) / d sigma_i at fixed covariance, and d(g psi) / d cov."""
+    if cov_plus_eps.dtype == tl.float32 and CONTRAST == 1 and STRUCTURE == 1:
+        return _gradient_of_products(
+            g, mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps, alpha, LUMINANCE
+        )
+    else:
+        return _gradient_of_factors(
+            g,
+            mu_i,
+            mu_j,
+            sigma_i,
+            sigma_j,
+            half_mu2,
+            half_var,
+            cov_plus_eps,
+            eps,
+            alpha,
+            beta,
+            gamma,
+            LUMINANCE,
+            CONTRAST,
+            STRUCTURE,
+        )
+
+
+@triton.jit
+def tf32_parts(x):
+    """x as the sum of two numbers, exactly, of which a tensor core reads all bits but the last few of the second.
+
+    Not pure, so that the compiler converts the parts to the layout of a dot product instead of computing x anew in it.
+    """
+    if _APPROXIMATE:
+        return tl.inline_asm_elementwise(
+            "{and.b32 $0, $2, 0xffffe000; sub.f32 $1, $2, $0;}",
+            "=&f,=f,f",
+            [x],
+            (tl.float32, tl.float32),
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        return high, x - high

@@ -1,0 +1,64 @@
+"""The tile shapes and launch options of the kernels: one fixed table, no tuning in a user's call.
+
+Each row says where it is from. Rows marked "predicted" were chosen by counting machine instructions
+(benchmarks/machine_code.py), and no GPU has confirmed them.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from ckrm_kernels.kernels.work import Tile
+
+# Of every launch. Said outright, because Triton's default is about to change.
+LAUNCH = {"enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How the pair kernel and the gradient kernel are launched.
+
+    tile: filters that a program of the pair kernel compares; warps, stages: Triton's num_warps and num_stages
+    resident: programs that a multiprocessor holds at a time, by registers
+    source: where the choice is from
+    """
+
+    tile: Tile
+    warps: int
+    stages: int
+    resident: int
+    gradient_tile: Tile
+    gradient_warps: int
+    source: str
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Launch options of the pair kernel."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+    @property
+    def gradient_options(self) -> dict[str, int]:
+        """Launch options of the gradient kernel."""
+        return {"num_warps": self.gradient_warps, "num_stages": 1}
+
+
+# By what the pair loop does with the coordinates of a slice.
+TABLE = {
+    "none": Configuration(Tile(32, 128), 4, 3, 4, Tile(32, 64), 4, "predicted"),  # K = 1
+    "tensor cores": Configuration(Tile(64, 64), 4, 3, 3, Tile(64, 16), 4, "predicted"),
+    "float64": Configuration(Tile(32, 32), 8, 1, 1, Tile(16, 16), 4, "predicted"),
+}
+
+
+def rows_at_once(positions: int, double: bool) -> int:
+    """Slices that a program of the prepare kernel holds, by the power of two above their positions."""
+    return max(1, (1024 if double else 2048) // positions)
+
+
+@functools.cache
+def configuration(steps: int, double: bool, device: torch.device) -> Configuration:
+    """The configuration for a bank of so many groups of 8 coordinates."""
+    return TABLE["float64" if double else "tensor cores" if steps else "none"]

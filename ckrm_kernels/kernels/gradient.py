@@ -1,0 +1,237 @@
+"""The gradient of Psi with respect to a bank's coordinates and moments, recomputing psi instead of storing it.
+
+A program owns rows of one slice and visits all columns: nothing is added from two programs, so that the result is the
+same bits every time. With u the part of d(g psi) that falls to mu_i, and so on for each pair,
+
+    d mu_i = sum_j u,   d sigma_i = sum_j w   at fixed covariance,   d z_i = sum_j A z_j,   A = d(g psi) / d cov.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ckrm_kernels.kernels import arithmetic
+from ckrm_kernels.kernels.listed import covariance_of_slices, load_coordinates
+from ckrm_kernels.kernels.listed import load_moments as load_moments_of_slices
+from ckrm_kernels.kernels.pairs import add_covariance, load_moments
+
+
+@triton.jit
+def spread_kernel(grad, out, n, m, row_stride, column_stride, columns, PACKED: tl.constexpr, BLOCK: tl.constexpr):
+    """A gradient of Psi as (padded rows, padded columns), contiguous, with zeros where there is no pair.
+
+    grad: (n, m) of any strides; where PACKED (n (n - 1) / 2,) of row_stride, which becomes symmetric; columns: of out
+    """
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    j = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    if PACKED:
+        low, high = tl.minimum(i, j), tl.maximum(i, j)
+        place = (low * (2 * n - low - 1) // 2 + (high - low - 1)) * row_stride
+        inside = (high < n) & (i != j)
+    else:
+        place = i * row_stride + j * column_stride
+        inside = (i < n) & (j < m)
+    tl.store(out + i * columns + j, tl.load(grad + place, inside, other=0.0))
+
+
+@triton.jit
+def gradient_kernel(
+    buffer,
+    grad,
+    of_coordinates,
+    of_moments,
+    padded_rows,
+    padded_columns,
+    row_coordinates,
+    column_coordinates,
+    row_moments,
+    column_moments,
+    steps,
+    parameters,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    STEPS: tl.constexpr,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """One block of rows, one slice, and of the coordinates one step of 8; the moments go with the first step.
+
+    grad: (padded_rows, padded_columns), zero where there is no pair
+    of_coordinates, of_moments: see prepare.weight_gradient_kernel
+    """
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    if DOUBLE:
+        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
+        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    block = tl.program_id(1).to(tl.int64) * ROWS
+    k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    row_size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    rows_at = tl.multiple_of(row_coordinates + (k * padded_rows + block) * row_size, 8)
+    columns_at = tl.multiple_of(column_coordinates + k * padded_columns * row_size, 8)
+    row_moments_at = tl.multiple_of(row_moments + 4 * k * padded_rows + block, 16)
+    column_moments_at = tl.multiple_of(column_moments + 4 * k * padded_columns, 16)
+    of_mu = tl.zeros([ROWS, COLUMNS], dtype)
+    of_sigma = tl.zeros([ROWS, COLUMNS], dtype)
+    of_z = tl.zeros([ROWS, width], dtype)
+    grad_at = tl.multiple_of(block * padded_columns, 16)
+    for _ in range(0, padded_columns, COLUMNS):
+        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var = load_moments(
+            buffer, row_moments_at, column_moments_at, rows, columns, padded_rows, padded_columns
+        )
+        g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
+        if STEPS == 0:
+            of_mu += arithmetic.gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
+        else:
+            cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
+            if STEPS > 0:
+                for step in tl.static_range(STEPS):
+                    cov = add_covariance(
+                        cov,
+                        buffer,
+                        rows_at + step * width,
+                        columns_at + step * width,
+                        rows,
+                        columns,
+                        row_size,
+                        row_size,
+                        DOUBLE,
+                    )
+            else:
+                for step in range(steps):
+                    cov = add_covariance(
+                        cov,
+                        buffer,
+                        rows_at + step * width,
+                        columns_at + step * width,
+                        rows,
+                        columns,
+                        row_size,
+                        row_size,
+                        DOUBLE,
+                    )
+            u, w, a = arithmetic.gradient(
+                g,
+                mu_i,
+                mu_j,
+                sigma_i,
+                sigma_j,
+                half_mu2,
+                half_var,
+                cov,
+                eps,
+                alpha,
+                beta,
+                gamma,
+                LUMINANCE,
+                CONTRAST,
+                STRUCTURE,
+            )
+            of_mu += u
+            of_sigma += w
+            d = tl.arange(0, width)
+            z = tl.load(buffer + columns_at + own_step * width + columns[:, None] * row_size + d[None, :])
+            if DOUBLE:
+                of_z += tl.sum(a[:, :, None] * z[None, :, :], 1)
+            else:
+                high, low = arithmetic.tf32_parts(a)
+                of_z = tl.dot(high, z, of_z, input_precision="tf32")
+                of_z = tl.dot(low, z, of_z, input_precision="tf32")
+        columns_at += COLUMNS * row_size
+        column_moments_at += COLUMNS
+        grad_at += COLUMNS
+    i = block + rows
+    if own_step == 0:
+        target = of_moments + 2 * k * padded_rows + i
+        tl.store(target, tl.sum(of_mu, 1) * alpha)
+        tl.store(target + padded_rows, tl.sum(of_sigma, 1))
+    if STEPS != 0:
+        d = tl.arange(0, width)
+        target = of_coordinates + (k * padded_rows + i)[:, None] * row_size + own_step * width + d[None, :]
+        tl.store(target, of_z)
+
+
+@triton.jit
+def listed_gradient_kernel(
+    buffer,
+    grad,
+    others,
+    starts,
+    of_coordinates,
+    of_moments,
+    slices,
+    padded,
+    steps,
+    coordinates,
+    moments,
+    parameters,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+    SLICES: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """One filter, SLICES of its slices and one step of 8 coordinates; visits the pairs that the filter is in.
+
+    others, grad: (2 P,) the other filter of each, by filter, and the gradient of its Psi; starts: (F2 + 1,)
+    """
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    if DOUBLE:
+        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
+        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    i, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    k = tl.program_id(1).to(tl.int64) * SLICES + tl.arange(0, SLICES)
+    present = k < slices
+    mu_i, mu2_i, sigma_i, var_i = load_moments_of_slices(buffer, moments + 4 * k * padded + i, padded, present)
+    i_at = coordinates + (k * padded + i) * steps * width
+    of_mu, of_sigma = tl.zeros([SLICES], dtype), tl.zeros([SLICES], dtype)
+    of_z = tl.zeros([SLICES, 8], dtype)
+    for entry in range(tl.load(starts + i), tl.load(starts + i + 1)):
+        j, g = tl.load(others + entry), tl.load(grad + entry).to(dtype)
+        mu_j, mu2_j, sigma_j, var_j = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
+        j_at = coordinates + (k * padded + j) * steps * width
+        cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)
+        u, w, a = arithmetic.gradient(
+            g,
+            mu_i,
+            mu_j,
+            sigma_i,
+            sigma_j,
+            mu2_i + mu2_j,
+            var_i + var_j,
+            cov,
+            eps,
+            alpha,
+            beta,
+            gamma,
+            LUMINANCE,
+            CONTRAST,
+            STRUCTURE,
+        )
+        of_mu += u
+        of_sigma += w
+        if steps > 0:
+            of_z += a[:, None] * load_coordinates(buffer, j_at + own_step * width, present, DOUBLE)
+    if own_step == 0:
+        target = of_moments + 2 * k * padded + i
+        tl.store(target, of_mu * alpha, present)
+        tl.store(target + padded, of_sigma, present)
+    if steps > 0:
+        c = tl.arange(0, 8)
+        target = of_coordinates + i_at[:, None] - coordinates + own_step * width + c[None, :]
+        tl.store(target, of_z, present[:, None])
+        if not DOUBLE:
+            tl.store(target + 8, tl.zeros([SLICES, 8], dtype), present[:, None])

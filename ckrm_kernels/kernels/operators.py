@@ -1,0 +1,457 @@
+"""The operators of ops.py on Triton kernels: each prepares its weights, launches over the pairs and returns."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ckrm_kernels.kernels import arithmetic, gradient, listed, pairs, prepare, work
+from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, rows_at_once
+from ckrm_kernels.ops import result_dtype
+
+_SMALLEST_EPS = 2.0**-100  # below, float32 arithmetic holds no network's weights
+_INTERPRETED_PROGRAMS = 8  # a device of few programs, so that tiles are split
+
+
+class Case(NamedTuple):
+    """How the exponents are compiled, and how a weight is scaled: psi(c x, c y; c^2 eps) = psi(x, y; eps).
+
+    double: float64 arithmetic, for float64 weights and an eps that is 0 or nearly
+    scale: c, a power of two that puts eps c^2 / 2 into [2^-40, 2^-38), so that the reciprocal that three denominators
+        share neither overflows nor vanishes
+    scalars: eps c^2 and the exponents
+    """
+
+    double: bool
+    scale: float
+    scalars: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, alpha: float, beta: float, gamma: float, eps: float) -> Case:
+        """The case of a weight's dtype."""
+        double = dtype == torch.float64 or eps < _SMALLEST_EPS
+        if double:
+            scale = 2.0**150 if 0 < eps < 2.0**-900 else 1.0
+        else:
+            scale = 2.0 ** math.ceil((-39 - math.log2(eps)) / 2)
+        return cls(double, scale, (eps * scale * scale, alpha, beta, gamma))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the arithmetic."""
+        return torch.float64 if self.double else torch.float32
+
+    @property
+    def width(self) -> int:
+        """Elements that a step of coordinates takes: in float32 each is split in two tf32 numbers."""
+        return work.COORDINATES_PER_STEP * (1 if self.double else 2)
+
+    def arguments(self, device: torch.device) -> dict[str, Any]:
+        """The kernels' arguments that say what psi is."""
+        _, alpha, beta, gamma = self.scalars
+        kinds = {"LUMINANCE": _kind(alpha), "CONTRAST": _kind(beta), "STRUCTURE": _kind(gamma)}
+        if kinds["CONTRAST"] == kinds["STRUCTURE"] == arithmetic.POWER.value and beta == gamma:
+            kinds["STRUCTURE"] = arithmetic.SHARED.value
+        names = ("eps", "alpha", "beta", "gamma")
+        return {
+            **self.parameters(device),
+            **dict(zip(names, self.scalars, strict=True)),
+            **kinds,
+            "DOUBLE": self.double,
+        }
+
+    def parameters(self, device: torch.device) -> dict[str, Tensor | None]:
+        """The scalars and the scale as float64 on the device, where float32 arguments are not enough."""
+        return {"parameters": _on_device((*self.scalars, self.scale), device) if self.double else None}
+
+
+def _kind(exponent: float) -> int:
+    kinds = {0.0: arithmetic.ZERO, 1.0: arithmetic.ONE}
+    return int(kinds.get(exponent, arithmetic.POWER).value)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(scalars: tuple[float, ...], device: torch.device) -> Tensor:
+    parameters = torch.tensor(scalars, dtype=torch.float64, device=device)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # once for these: other streams may read it next
+    return parameters
+
+
+class Prepared(NamedTuple):
+    """Several banks in one buffer, ready for the pair loops."""
+
+    data: Tensor
+    places: tuple[work.Place, ...]
+    case: Case
+    configuration: Configuration
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.data.device
+
+    @property
+    def steps(self) -> int:
+        """Groups of 8 coordinates, the same in all banks; -1 where they differ or are several."""
+        found = {place.shape.steps for place in self.places}
+        return found.pop() if found in ({0}, {1}) else -1
+
+    @property
+    def tile(self) -> dict[str, int]:
+        """The kernels' arguments that say what a program computes."""
+        tile = self.configuration.tile
+        return {"ROWS": tile.rows, "COLUMNS": tile.columns}
+
+
+# ---- the operators ---------------------------------------------------------------------------------------------------
+
+
+def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """Omega, packed: see `reference.pairwise_psi`."""
+    n = weight.shape[0]
+    out = weight.new_empty(n * (n - 1) // 2, dtype=result_dtype(weight.dtype))
+    if n >= 2:
+        with _device_of(weight):
+            bank = _prepared([weight], Case.of(weight.dtype, alpha, beta, gamma, eps))
+            _run_pairs(bank, bank.places, None, out, pairs.PACKED)
+    return out
+
+
+def cross_psi(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """Psi of a x b: see `reference.cross_psi`."""
+    _check_alike(a, b)
+    out = a.new_empty(a.shape[0], b.shape[0], dtype=result_dtype(a.dtype))
+    if out.numel():
+        with _device_of(a):
+            banks = _prepared([a, b], Case.of(a.dtype, alpha, beta, gamma, eps))
+            _run_pairs(banks, banks.places[:1], banks.places[1:], out, pairs.RECTANGLE)
+    return out
+
+
+def psi_counts(weight: Tensor, edges: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """Numbers of pairs between edges: see `reference.psi_counts`."""
+    return psi_counts_of_banks([weight], edges, alpha, beta, gamma, eps)[0]
+
+
+def psi_counts_of_banks(
+    weights: Sequence[Tensor], edges: Tensor, alpha: float, beta: float, gamma: float, eps: float
+) -> Tensor:
+    """`psi_counts` of many banks of one dtype in one launch each of prepare, pairs and reduce.
+
+    weights: (F2, F1, *K) each, of any shapes; edges: (E,) of the dtype that Psi is returned in
+    out: (banks, E + 2) int64
+    """
+    first = weights[0]
+    _check_edges(edges, first)
+    out = first.new_zeros(len(weights), edges.numel() + 2, dtype=torch.int64)
+    present = [index for index, weight in enumerate(weights) if weight.shape[0] >= 2]
+    if present:
+        with _device_of(first):
+            banks = _prepared([weights[index] for index in present], Case.of(first.dtype, alpha, beta, gamma, eps))
+            _run_pairs(banks, banks.places, None, out, pairs.COUNTS, tuple(present), edges.contiguous())
+    return out
+
+
+def psi_of_pairs(weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """Psi of listed pairs: see `reference.psi_of_pairs`."""
+    _check_pairs(pairs)
+    out = weight.new_empty(pairs.shape[0], dtype=result_dtype(weight.dtype))
+    if out.numel():
+        with _device_of(weight):
+            bank = _prepared([weight], Case.of(weight.dtype, alpha, beta, gamma, eps))
+            (place,) = bank.places
+            block_of_pairs = 8
+            _launch(
+                listed.pairs_kernel,
+                (triton.cdiv(out.numel(), block_of_pairs),),
+                bank.data,
+                pairs.contiguous(),
+                out,
+                out.numel(),
+                *_whereabouts(place),
+                **bank.case.arguments(weight.device),
+                PAIRS=block_of_pairs,
+                SLICES=16,
+            )
+    return out
+
+
+def pairwise_psi_backward(grad: Tensor, weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """The weight's gradient, given that of Omega, packed."""
+    n = weight.shape[0]
+    _check_gradient(grad, (n * (n - 1) // 2,), weight)
+    out = _gradient_of(weight)
+    if n < 2:
+        return out.zero_().to(weight.dtype)
+    with _device_of(weight):
+        bank = _prepared([weight], Case.of(weight.dtype, alpha, beta, gamma, eps))
+        _run_gradient(bank, bank.places[0], bank.places[0], grad, out)
+    return out.to(weight.dtype)
+
+
+def cross_psi_backward(
+    grad: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The gradients of a and b, given that of Psi (Na, Nb)."""
+    _check_alike(a, b)
+    _check_gradient(grad, (a.shape[0], b.shape[0]), a)
+    of_a, of_b = _gradient_of(a), _gradient_of(b)
+    if grad.numel() == 0:
+        return of_a.zero_().to(a.dtype), of_b.zero_().to(b.dtype)
+    with _device_of(a):
+        banks = _prepared([a, b], Case.of(a.dtype, alpha, beta, gamma, eps))
+        _run_gradient(banks, banks.places[0], banks.places[1], grad, of_a)
+        _run_gradient(banks, banks.places[1], banks.places[0], grad.T, of_b)
+    return of_a.to(a.dtype), of_b.to(b.dtype)
+
+
+def psi_of_pairs_backward(
+    grad: Tensor, weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float
+) -> Tensor:
+    """The weight's gradient, given that of the listed pairs' Psi."""
+    _check_pairs(pairs)
+    _check_gradient(grad, (pairs.shape[0],), weight)
+    out = _gradient_of(weight)
+    if pairs.shape[0] == 0 or weight.shape[0] == 0:
+        return out.zero_().to(weight.dtype)
+    with _device_of(weight):
+        bank = _prepared([weight], Case.of(weight.dtype, alpha, beta, gamma, eps))
+        (place,) = bank.places
+        filters, order = pairs.T.flatten().sort(stable=True)
+        starts = torch.searchsorted(filters, torch.arange(weight.shape[0] + 1, device=weight.device))
+        others, grads = pairs.flip(1).T.flatten()[order], grad.repeat(2)[order]
+        of_coordinates, of_moments = _empty_gradients(bank, place)
+        slices = 32
+        grid = (weight.shape[0], triton.cdiv(place.shape.slices, slices), max(1, place.shape.steps))
+        _launch(
+            gradient.listed_gradient_kernel,
+            grid,
+            bank.data,
+            grads,
+            others,
+            starts,
+            of_coordinates,
+            of_moments,
+            *_whereabouts(place)[1:],
+            **bank.case.arguments(weight.device),
+            SLICES=slices,
+        )
+        _write_gradient(bank, place, of_coordinates, of_moments, out)
+    return out.to(weight.dtype)
+
+
+# ---- launches --------------------------------------------------------------------------------------------------------
+
+
+def _prepared(weights: Sequence[Tensor], case: Case) -> Prepared:
+    """The weights of one dtype and device, prepared by one launch."""
+    weights = [weight if work.tail_of(weight) else weight.contiguous() for weight in weights]
+    first = weights[0]
+    shapes = tuple(work.Shape(w.shape[0], w.shape[1], math.prod(w.shape[2:])) for w in weights)
+    config = configuration(max(shape.steps for shape in shapes), case.double, first.device)
+    buffer = work.buffer_of(shapes, config.tile, case.width)
+    data = torch.empty(buffer.size, dtype=case.dtype, device=first.device)
+    rows = tuple(work.bank_row(weight, first, place) for weight, place in zip(weights, buffer.places, strict=True))
+    most, fewest = (_positions_block(shape) for shape in (max(shapes, key=_steps_of), min(shapes, key=_steps_of)))
+    small = fewest if most <= fewest * rows_at_once(fewest, case.double) else most
+    block = rows_at_once(small, case.double)
+    banks, programs = work.prepare_tables(rows, block, first.device)
+    _launch(
+        prepare.prepare_kernel,
+        (programs.shape[0],),
+        first,
+        banks,
+        programs,
+        data,
+        **case.parameters(first.device),
+        scale=case.scale,
+        eps=case.scalars[0],
+        SMALL=small,
+        POSITIONS=most,
+        BLOCK=block,
+        DOUBLE=case.double,
+    )
+    return Prepared(data, buffer.places, case, config)
+
+
+def _steps_of(shape: work.Shape) -> int:
+    return shape.steps
+
+
+def _positions_block(shape: work.Shape) -> int:
+    """A power of two that holds K positions and the places of all coordinates, those that only pad too."""
+    return int(triton.next_power_of_2(work.COORDINATES_PER_STEP * shape.steps + 1))
+
+
+def _run_pairs(
+    banks: Prepared,
+    rows: tuple[work.Place, ...],
+    columns: tuple[work.Place, ...] | None,
+    out: Tensor,
+    output: int,
+    outputs: tuple[int, ...] = (0,),
+    edges: Tensor | None = None,
+) -> None:
+    """Launches the pair kernel and the one that adds the parts of its tiles and writes Psi, or counts."""
+    config = banks.configuration
+    plan = work.pair_work(rows, columns, outputs, config.tile, _programs(banks.device, config), banks.device)
+    partial = torch.empty(plan.slots, *config.tile, dtype=banks.case.dtype, device=banks.device)
+    edges = out if edges is None else edges
+    for batch in plan.batches:
+        _launch(
+            pairs.pair_kernel,
+            (batch.items.shape[0],),
+            banks.data,
+            batch.items,
+            partial,
+            **banks.case.arguments(banks.device),
+            STEPS=banks.steps,
+            **banks.tile,
+            **config.options,
+        )
+        strip = min(8, config.tile.rows)
+        _launch(
+            pairs.reduce_kernel,
+            (batch.tiles.shape[0], config.tile.rows // strip),
+            partial,
+            batch.tiles,
+            out,
+            edges,
+            edges.numel() if output == pairs.COUNTS else 0,
+            OUTPUT=output,
+            **banks.tile,
+            STRIP=strip,
+        )
+
+
+def _run_gradient(banks: Prepared, rows: work.Place, columns: work.Place, grad: Tensor, out: Tensor) -> None:
+    """The gradient of the bank `rows` into out, given that of Psi: (rows, columns), or packed where they are one."""
+    packed = grad.dim() == 1
+    spread = grad.new_empty(rows.padded, columns.padded)
+    _launch(
+        gradient.spread_kernel,
+        (rows.padded // 32, columns.padded // 32),
+        grad,
+        spread,
+        rows.shape.filters,
+        columns.shape.filters,
+        grad.stride(0),
+        0 if packed else grad.stride(1),
+        columns.padded,
+        PACKED=packed,
+        BLOCK=32,
+    )
+    of_coordinates, of_moments = _empty_gradients(banks, rows)
+    tile = banks.configuration.gradient_tile
+    steps = rows.shape.steps
+    _launch(
+        gradient.gradient_kernel,
+        (rows.shape.slices, triton.cdiv(rows.shape.filters, tile.rows), max(1, steps)),
+        banks.data,
+        spread,
+        of_coordinates,
+        of_moments,
+        rows.padded,
+        columns.padded,
+        rows.coordinates,
+        columns.coordinates,
+        rows.moments,
+        columns.moments,
+        steps,
+        **banks.case.arguments(banks.device),
+        STEPS=steps if steps < 2 else -1,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        **banks.configuration.gradient_options,
+    )
+    _write_gradient(banks, rows, of_coordinates, of_moments, out)
+
+
+def _gradient_of(weight: Tensor) -> Tensor:
+    """Contiguous and of the dtype that Psi is returned in: torch rounds it to a half type at the end."""
+    return torch.empty_like(weight, dtype=result_dtype(weight.dtype), memory_format=torch.contiguous_format)
+
+
+def _empty_gradients(banks: Prepared, place: work.Place) -> tuple[Tensor, Tensor]:
+    of_coordinates = torch.empty(
+        place.shape.slices * place.coordinate_stride, dtype=banks.case.dtype, device=banks.device
+    )
+    return of_coordinates, of_coordinates.new_empty(2 * place.shape.slices * place.padded)
+
+
+def _write_gradient(
+    banks: Prepared, place: work.Place, of_coordinates: Tensor, of_moments: Tensor, out: Tensor
+) -> None:
+    positions = _positions_block(place.shape)
+    block = rows_at_once(positions, banks.case.double)
+    _launch(
+        prepare.weight_gradient_kernel,
+        (triton.cdiv(place.shape.filters * place.shape.slices, block),),
+        banks.data,
+        of_coordinates,
+        of_moments,
+        out,
+        *place.shape,
+        place.padded,
+        place.shape.steps,
+        place.coordinates,
+        place.moments,
+        **banks.case.parameters(banks.device),
+        scale=banks.case.scale,
+        POSITIONS=positions,
+        ROWS=block,
+        DOUBLE=banks.case.double,
+    )
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    kernel[grid](*arguments, **constants, **LAUNCH)
+
+
+def _whereabouts(place: work.Place) -> tuple[int, int, int, int, int, int]:
+    """Filters, slices, padded filters, steps, and where the coordinates and moments stand."""
+    shape = place.shape
+    return shape.filters, shape.slices, place.padded, shape.steps, place.coordinates, place.moments
+
+
+def _programs(device: torch.device, config: Configuration) -> int:
+    """How many programs of the pair kernel the device runs at a time."""
+    if device.type != "cuda":
+        return _INTERPRETED_PROGRAMS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) * config.resident
+
+
+def _device_of(weight: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(weight.device) if weight.is_cuda else contextlib.nullcontext()
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+# The public functions check their arguments before; these hold for whoever calls torch.ops directly.
+
+
+def _check_alike(a: Tensor, b: Tensor) -> None:
+    if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype or a.device != b.device:
+        raise RuntimeError("a and b must have slices of one number and shape, one dtype and one device")
+
+
+def _check_pairs(pairs: Tensor) -> None:
+    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
+        raise RuntimeError("pairs must be an int64 tensor of shape (P, 2)")
+
+
+def _check_edges(edges: Tensor, weight: Tensor) -> None:
+    if edges.dim() != 1 or edges.dtype != result_dtype(weight.dtype):
+        raise RuntimeError("edges must be one-dimensional and of the dtype that Psi is returned in")
+
+
+def _check_gradient(grad: Tensor, shape: tuple[int, ...], weight: Tensor) -> None:
+    if tuple(grad.shape) != shape or grad.dtype != result_dtype(weight.dtype):
+        raise RuntimeError(f"grad must have the shape {shape} and the dtype that Psi is returned in")

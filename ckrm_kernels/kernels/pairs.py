@@ -1,0 +1,195 @@
+"""Psi of tiles of pairs: of all pairs of a bank or of two banks, stored or counted, for many banks in one launch."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ckrm_kernels.kernels import arithmetic
+
+# What becomes of a tile's Psi: packed as torch.pdist does (0), stored as (rows, columns) (1), or counted (2).
+PACKED, RECTANGLE, COUNTS = 0, 1, 2
+
+
+@triton.jit
+def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, row_size, column_size, DOUBLE: tl.constexpr):
+    """cov plus the products of 8 coordinates; row_size, column_size: elements of a filter.
+
+    In float32 each coordinate stands as two tf32 numbers, [high | low]: against it, [high | low] and [low | high] give
+    all four products, and tensor cores float32's accuracy.
+    """
+    if DOUBLE:
+        for c in tl.static_range(8):
+            x = tl.load(buffer + rows_at + rows * row_size + c)
+            y = tl.load(buffer + columns_at + columns * column_size + c)
+            cov += x[:, None] * y[None, :]
+    else:
+        d = tl.arange(0, 16)
+        a = tl.load(buffer + rows_at + rows[:, None] * row_size + d[None, :])
+        turned = tl.load(buffer + rows_at + rows[:, None] * row_size + ((d + 8) % 16)[None, :])
+        b = tl.load(buffer + columns_at + columns[None, :] * column_size + d[:, None])
+        cov = tl.dot(a, b, cov, input_precision="tf32")
+        cov = tl.dot(turned, b, cov, input_precision="tf32")
+    return cov
+
+
+@triton.jit
+def load_moments(buffer, rows_at, columns_at, rows, columns, padded_rows, padded_columns):
+    """mu and sigma of the rows and of the columns; half the denominators of L and C."""
+    i, j = buffer + rows_at + rows, buffer + columns_at + columns
+    mu_i, mu_j = tl.load(i)[:, None], tl.load(j)[None, :]
+    half_mu2 = tl.load(i + padded_rows)[:, None] + tl.load(j + padded_columns)[None, :]
+    sigma_i, sigma_j = tl.load(i + 2 * padded_rows)[:, None], tl.load(j + 2 * padded_columns)[None, :]
+    half_var = tl.load(i + 3 * padded_rows)[:, None] + tl.load(j + 3 * padded_columns)[None, :]
+    return mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var
+
+
+@triton.jit
+def sum_over_slices(
+    buffer,
+    item,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    STEPS: tl.constexpr,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """The sum of psi over the slices of an item (work.ITEM_FIELDS). STEPS: groups of 8 coordinates, -1: any number."""
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    rows_at, columns_at = tl.multiple_of(tl.load(item), 16), tl.multiple_of(tl.load(item + 1), 16)
+    row_moments, column_moments = tl.multiple_of(tl.load(item + 2), 16), tl.multiple_of(tl.load(item + 3), 16)
+    row_stride, column_stride = tl.multiple_of(tl.load(item + 4), 16), tl.multiple_of(tl.load(item + 5), 16)
+    padded_rows = tl.multiple_of(tl.load(item + 6).to(tl.int32), 16)
+    padded_columns = tl.multiple_of(tl.load(item + 7).to(tl.int32), 16)
+    slices, steps = tl.load(item + 8).to(tl.int32), tl.load(item + 9).to(tl.int32)
+    size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    sums = tl.zeros([ROWS, COLUMNS], dtype)
+    for _ in range(slices):
+        cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
+        if STEPS > 0:
+            for step in tl.static_range(STEPS):
+                at = step * width
+                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, size, DOUBLE)
+        elif STEPS < 0:
+            for step in range(steps):
+                at = step * width
+                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, size, DOUBLE)
+        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var = load_moments(
+            buffer, row_moments, column_moments, rows, columns, padded_rows, padded_columns
+        )
+        if STEPS == 0:
+            sums += arithmetic.psi_of_means(mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
+        else:
+            sums += arithmetic.psi(
+                mu_i,
+                mu_j,
+                sigma_i,
+                sigma_j,
+                half_mu2,
+                half_var,
+                cov,
+                eps,
+                alpha,
+                beta,
+                gamma,
+                LUMINANCE,
+                CONTRAST,
+                STRUCTURE,
+            )
+        rows_at += row_stride
+        columns_at += column_stride
+        row_moments += 4 * padded_rows
+        column_moments += 4 * padded_columns
+    return sums
+
+
+@triton.jit
+def pair_kernel(
+    buffer,
+    items,
+    partial,
+    parameters,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    STEPS: tl.constexpr,
+    LUMINANCE: tl.constexpr,
+    CONTRAST: tl.constexpr,
+    STRUCTURE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """One item of the work list: a tile, or some of its slices, whose sums go to a slot of `partial`.
+
+    parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
+    """
+    item = items + tl.program_id(0).to(tl.int64) * 11
+    if DOUBLE:
+        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
+        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    sums = sum_over_slices(
+        buffer, item, eps, alpha, beta, gamma, STEPS, LUMINANCE, CONTRAST, STRUCTURE, ROWS, COLUMNS, DOUBLE
+    )
+    at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(partial + tl.load(item + 10) * (ROWS * COLUMNS) + at, sums)
+
+
+@triton.jit
+def finish_rows(
+    sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Writes or counts Psi of some rows of a tile (work.TILE_FIELDS), from `first` on, given the sums of psi."""
+    n, m = tl.load(tile + 2), tl.load(tile + 3)
+    i = (tl.load(tile) + first + tl.arange(0, ROWS))[:, None]
+    j = (tl.load(tile + 1) + tl.arange(0, COLUMNS))[None, :]
+    mean = sums / tl.load(tile + 4).to(sums.dtype)
+    output = tl.load(tile + 5)
+    if OUTPUT == 0:
+        row = out + output + i * (2 * n - i - 1) // 2 - i - 1
+        tl.store(row + j, mean, (i < j) & (j < n))
+    elif OUTPUT == 1:
+        row = out + output + i * m
+        tl.store(row + j, mean, (i < n) & (j < m))
+    else:
+        value = mean.to(edges.dtype.element_ty)  # of the dtype that Psi is returned in
+        value = tl.where((i < j) & (j < n), value, float("-inf"))
+        counts = out + output * (number_of_edges + 2)
+        above = tl.sum((value > float("-inf")).to(tl.int32))
+        for e in range(number_of_edges):
+            rest = tl.sum((value > tl.load(edges + e)).to(tl.int32))
+            tl.atomic_add(counts + e, (above - rest).to(tl.int64))
+            above = rest
+        tl.atomic_add(counts + number_of_edges, above.to(tl.int64))
+        tl.atomic_add(counts + number_of_edges + 1, tl.sum((value != value).to(tl.int32)).to(tl.int64))
+
+
+@triton.jit
+def reduce_kernel(
+    partial,
+    tiles,
+    out,
+    edges,
+    number_of_edges,
+    OUTPUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STRIP: tl.constexpr,
+):
+    """Adds the parts of a tile, always in the same order, and finishes STRIP of its rows."""
+    tile, first = tiles + tl.program_id(0).to(tl.int64) * 8, tl.program_id(1) * STRIP
+    slot, parts = tl.load(tile + 6), tl.load(tile + 7)  # the first of its parts, and their number
+    at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
+    for part in range(parts):
+        sums += tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at)
+    finish_rows(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)

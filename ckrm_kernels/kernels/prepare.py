@@ -1,0 +1,181 @@
+"""From weights to what the pair loops read, and from their gradients back to a weight's.
+
+A slice x becomes its mean mu, its standard deviation sigma and K - 1 coordinates of x - mu in an orthonormal basis
+(Helmert's): z_q = (x_0 + ... + x_(q-1) - q x_q) / sqrt(q (q + 1) K). The covariance of two slices is then the dot
+product of their coordinates. x_0 is subtracted first, so that a large mean costs no digits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ckrm_kernels.kernels.arithmetic import tf32_parts
+
+# Beyond, the product of three denominators could overflow float32: such a slice counts as not finite.
+_LARGEST_SQUARE = tl.constexpr(2.0**40)
+
+
+@triton.jit
+def helmert_norms(q, positions, DTYPE: tl.constexpr):
+    """1 / sqrt(q (q + 1) K) for 1 <= q < K, else 0."""
+    inside = (q >= 1) & (q < positions)
+    number = tl.where(inside, q, 1).to(DTYPE)
+    return tl.where(inside, 1.0 / tl.sqrt(number * (number + 1.0) * tl.cast(positions, DTYPE)), 0.0)
+
+
+@triton.jit
+def sum_of_rows(x):
+    """(rows, columns) -> (rows,), in float32 to about 36 bits of the largest number: a mean near 0 keeps its digits.
+
+    Multiples of a power of two that leave 11 bits to the largest number add up exactly; so the sum of what remains is
+    all that is rounded.
+    """
+    if x.dtype == tl.float32:
+        largest = tl.max(tl.abs(x), 1)
+        power = (largest.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+        shift = (tl.minimum(power, 2.0**110) * 12288.0)[:, None]  # 1.5 * 2^13: adding it rounds to multiples
+        leading = (x + shift) - shift
+        return tl.sum(leading, 1) + tl.sum(x - leading, 1)
+    else:
+        return tl.sum(x, 1)
+
+
+@triton.jit
+def prepare_rows(
+    weight, bank, first, out, scale, quarter_eps, POSITIONS: tl.constexpr, ROWS: tl.constexpr, DOUBLE: tl.constexpr
+):
+    """ROWS pairs (filter, slice) of one bank; its fields are work.PREPARE_FIELDS."""
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    filters, slices, positions = tl.load(bank + 1), tl.load(bank + 2), tl.load(bank + 3)
+    middle, last = tl.load(bank + 6), tl.load(bank + 7)
+    padded, steps = tl.load(bank + 11), tl.load(bank + 12)
+    row = first + tl.arange(0, ROWS)
+    f, k = row // slices, row % slices
+    q = tl.arange(0, POSITIONS).to(tl.int64)
+    offset = (
+        (q // (middle * last)) * tl.load(bank + 8)
+        + (q // last % middle) * tl.load(bank + 9)
+        + (q % last) * tl.load(bank + 10)
+    )
+    source = weight + tl.load(bank) + (f * tl.load(bank + 4) + k * tl.load(bank + 5))[:, None] + offset[None, :]
+    inside = (f < filters)[:, None] & (q < positions)[None, :]
+    x = tl.load(source, inside, other=0.0).to(dtype) * scale
+    bad = tl.max((~(tl.abs(x) < float("inf"))).to(tl.int32), 1) > 0
+    x = tl.where(bad[:, None], 0.0, x)
+    mu = sum_of_rows(x) / tl.cast(positions, dtype)
+    start = tl.sum(tl.where(q[None, :] == 0, x, 0.0), 1)
+    x = tl.where(inside, x - start[:, None], 0.0)
+    z = (tl.cumsum(x, 1) - (q + 1).to(dtype)[None, :] * x) * helmert_norms(q, positions, dtype)[None, :]
+    variance = tl.sum(z * z, 1)
+    sigma = tl.sqrt(variance)
+    half_mu2, half_var = 0.5 * mu * mu + quarter_eps, 0.5 * variance + quarter_eps
+    if not DOUBLE:
+        bad = bad | (half_mu2 > _LARGEST_SQUARE) | (half_var > _LARGEST_SQUARE)
+    nan = float("nan")
+    present = f < padded
+    target = out + tl.load(bank + 14) + k * 4 * padded + f
+    tl.store(target, tl.where(bad, nan, mu), present)
+    tl.store(target + padded, half_mu2, present)
+    tl.store(target + 2 * padded, tl.where(bad, nan, sigma), present)
+    tl.store(target + 3 * padded, half_var, present)
+    place = (q - 1) // 8 * width + (q - 1) % 8
+    target = out + tl.load(bank + 13) + ((k * padded + f) * steps * width)[:, None] + place[None, :]
+    stored = present[:, None] & ((q >= 1) & (q <= 8 * steps))[None, :]
+    if DOUBLE:
+        tl.store(target, z, stored)
+    else:
+        high, low = tf32_parts(z)
+        tl.store(target, high, stored)
+        tl.store(target + 8, low, stored)
+
+
+@triton.jit
+def prepare_kernel(
+    weight,
+    banks,
+    programs,
+    out,
+    parameters,
+    scale,
+    eps,
+    SMALL: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """Slices of all banks -> coordinates and moments (work.Place). A slice that is not finite has mu = sigma = NaN.
+
+    weight: the first bank's; scale: a power of two that multiplies every number; eps: times scale squared
+    parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
+    SMALL, POSITIONS: powers of two above K of most banks and of all: those with a larger K take fewer rows at a time
+    """
+    program = programs + tl.program_id(0) * 2
+    bank, first = banks + tl.load(program) * 15, tl.load(program + 1)
+    if DOUBLE:
+        eps, scale = tl.load(parameters), tl.load(parameters + 4)
+    quarter_eps = eps * 0.25
+    if POSITIONS == SMALL:  # noqa: SIM114  known when compiled, unlike the other
+        prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
+    elif tl.load(bank + 12) * 8 < SMALL:
+        prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
+    else:
+        for start in range(0, BLOCK, BLOCK * SMALL // POSITIONS):
+            prepare_rows(
+                weight, bank, first + start, out, scale, quarter_eps, POSITIONS, BLOCK * SMALL // POSITIONS, DOUBLE
+            )
+
+
+@triton.jit
+def weight_gradient_kernel(
+    buffer,
+    of_coordinates,
+    of_moments,
+    out,
+    filters,
+    slices,
+    positions,
+    padded,
+    steps,
+    coordinates,
+    moments,
+    parameters,
+    scale,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """The gradient of a bank (F2, F1, K), contiguous, from that of its coordinates and moments: prepare's transpose.
+
+    of_coordinates: [slice][filter][step][width]; of_moments: [slice][mu, sigma][filter]
+    parameters, scale: see prepare_kernel
+    """
+    if DOUBLE:
+        scale = tl.load(parameters + 4)
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    f, k = row // slices, row % slices
+    q = tl.arange(0, POSITIONS)
+    present = f < filters
+    of_mu = tl.load(of_moments + 2 * k * padded + f, present, other=0.0)
+    of_sigma = tl.load(of_moments + (2 * k + 1) * padded + f, present, other=0.0)
+    sigma = tl.load(buffer + moments + (4 * k + 2) * padded + f, present, other=0.0)
+    turn = tl.where(sigma == 0.0, 0.0, of_sigma / tl.where(sigma == 0.0, 1.0, sigma))
+    place = (k * padded + f)[:, None] * (steps * width) + ((q - 1) // 8 * width + (q - 1) % 8)[None, :]
+    inside = present[:, None] & ((q >= 1) & (q < positions))[None, :]
+    z = tl.load(buffer + coordinates + place, inside, other=0.0)
+    of_z = tl.load(of_coordinates + place, inside, other=0.0)
+    if not DOUBLE:
+        z += tl.load(buffer + coordinates + place + 8, inside, other=0.0)
+        of_z += tl.load(of_coordinates + place + 8, inside, other=0.0)
+    u = (of_z + turn[:, None] * z) * helmert_norms(q, positions, dtype)[None, :]
+    of_x = (
+        tl.sum(u, 1)[:, None]
+        - tl.cumsum(u, 1)
+        - q.to(dtype)[None, :] * u
+        + (of_mu / tl.cast(positions, dtype))[:, None]
+    )
+    target = out + row[:, None] * positions + q[None, :]
+    tl.store(target, of_x * (scale / tl.cast(slices, dtype)), present[:, None] & (q < positions)[None, :])

@@ -1,0 +1,64 @@
+"""What the Triton kernels compile to for NVIDIA architectures, counted without a GPU (benchmarks/machine_code.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    """By kernel and architecture; from a process of its own, where Triton compiles instead of interpreting."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/machine_code.py"), "--json"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = {(row["name"], row["architecture"]): row for row in json.loads(run.stdout)}
+    assert {architecture for _, architecture in found} == {80, 90, 100}
+    return found
+
+
+def test_nothing_is_spilled(counts):
+    assert {key: row["spilled"] for key, row in counts.items() if row["spilled"]} == {}
+
+
+def test_float32_kernels_hold_no_float64_instruction(counts):
+    assert {key: row["doubles"] for key, row in counts.items() if row["doubles"] and "float64" not in key[0]} == {}
+
+
+def test_float64_kernels_hold_float64_instructions(counts):
+    """The counter sees them."""
+    assert all(row["doubles"] > 100 for key, row in counts.items() if "float64" in key[0])
+
+
+@pytest.mark.parametrize("name", ["pairs, K = 9", "pairs, K = 1"])
+def test_a_term_costs_at_most_26_cycles_on_sm_90(counts, name):
+    """24 are its three special functions."""
+    row = counts[name, 90]
+    assert 24 <= row["cycles"] <= 26
+    assert 32 * row["per_term"]["special"] == pytest.approx(3, abs=0.05)
+
+
+def test_the_covariance_is_on_tensor_cores(counts):
+    for architecture in (80, 90, 100):
+        assert counts["pairs, K = 9", architecture]["per_term"].get("tensor", 0) > 0
+
+
+def test_kernels_fit_as_often_as_their_configuration_says(counts):
+    from ckrm_kernels.kernels.configurations import TABLE
+
+    for name, row in (("pairs, K = 9", "tensor cores"), ("pairs, K = 1", "none")):
+        config, count = TABLE[row], counts[name, 90]
+        registers = -(-count["registers"] // 8) * 8 * 32 * config.warps
+        assert 65536 // registers >= config.resident
+        assert 227 * 1024 // (count["shared"] + 1024) >= config.resident
