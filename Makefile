@@ -11,7 +11,7 @@ TORCH := $(VENV)/.torch-$(TORCH_VERSION)
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 SANITIZED := build/sanitized
-CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp)
+CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 
 .PHONY: help demo test bench lint sanitize wheel clean
 
@@ -73,7 +73,7 @@ $(PEERS): $(READY)
 # Objects with sanitizers. Python's own leaks are not looked for; within the kernels alone, leaks are.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 TORCH_PATH = $(shell $(RUN) -c "import torch; print(torch.__path__[0])")
-CONFIG = $(shell $(RUN) -c "import runpy; print(*runpy.run_path('ckrm_kernels/build_config.py')['COMPILE_FLAGS'])")
+CONFIG = $(shell $(RUN) -c "import runpy; print(*runpy.run_path('ckrm_kernels/build_config.py')['CPU'].compile_flags)")
 KERNELS := $(patsubst csrc/cpu/%.cpp,$(SANITIZED)/%.o,$(wildcard csrc/cpu/kernels_*.cpp))
 OPERATORS := $(patsubst csrc/cpu/%.cpp,$(SANITIZED)/%.o,$(filter-out csrc/cpu/kernels_%,$(wildcard csrc/cpu/*.cpp)))
 vpath %.cpp csrc/cpu tests/cpp

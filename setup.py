@@ -1,4 +1,8 @@
-"""Compiles the CPU library ahead of time where torch and a compiler are at hand; the metadata is in pyproject.toml."""
+"""Compiles the libraries ahead of time where torch and compilers are at hand; the metadata is in pyproject.toml.
+
+The CUDA library is built where torch has CUDA and nvcc is there, or where FORCE_CUDA=1 says so, for the GPUs of
+TORCH_CUDA_ARCH_LIST, else those that are here, else a list that runs on all since Ampere.
+"""
 
 import os
 import runpy
@@ -36,22 +40,66 @@ class PackageWithSources(build_py):
         if self.editable_mode:
             return
         shutil.rmtree(Path(self.build_lib, "ckrm_kernels/csrc"), ignore_errors=True)  # of earlier builds
-        for source in CONFIG["sources"](CSRC) + CONFIG["headers"](CSRC):
-            target = Path(self.build_lib, "ckrm_kernels", source)
-            self.mkpath(str(target.parent))
-            self.copy_file(str(source), str(target))
+        for library in CONFIG["LIBRARIES"]:
+            for source in library.sources(CSRC) + library.headers(CSRC):
+                target = Path(self.build_lib, "ckrm_kernels", source)
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+
+def extensions():
+    """What to build; a library that can't be is explained and left out."""
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    yield extension(CppExtension, CONFIG["CPU"], CONFIG["CPU"].compile_flags)
+    try:
+        if cuda_is_wanted():
+            flags = {"cxx": [], "nvcc": list(CONFIG["CUDA"].compile_flags)}
+            yield extension(CUDAExtension, CONFIG["CUDA"], flags)
+    except Exception as error:
+        explain("CUDA", error)
+
+
+def cuda_is_wanted():
+    """Also names the GPUs to compile for where torch can't find out."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = Path(CUDA_HOME, "bin", "nvcc") if CUDA_HOME else None
+    if os.environ.get("FORCE_CUDA") == "1":
+        if torch.version.cuda is None:
+            raise RuntimeError("FORCE_CUDA=1 is set, but this torch has no CUDA")
+        if nvcc is None or not nvcc.exists():
+            raise RuntimeError("FORCE_CUDA=1 is set, but nvcc was not found: set CUDA_HOME")
+    elif torch.version.cuda is None or nvcc is None or not nvcc.exists():
+        return False
+    found = CONFIG["architectures"](nvcc, torch.cuda.device_count())
+    if found:
+        os.environ["TORCH_CUDA_ARCH_LIST"] = found
+    return True
+
+
+def extension(kind, library, compile_flags):
+    return kind(
+        name="ckrm_kernels.lib." + library.file_name(CSRC),
+        sources=[str(path) for path in library.sources(CSRC)],
+        include_dirs=[str(CSRC.resolve())],
+        extra_compile_args=compile_flags if isinstance(compile_flags, dict) else list(compile_flags),
+        extra_link_args=list(library.link_flags),
+        py_limited_api=True,  # no libtorch_python
+    )
 
 
 def library_build():
-    """The extension and the command that builds it."""
+    """The extensions and the command that builds them."""
     if os.environ.get("CKRM_KERNELS_BUILD") == "0":
         raise RuntimeError("CKRM_KERNELS_BUILD=0 is set")
     if sys.platform == "win32":
         raise RuntimeError("the sources need GCC or Clang, which torch does not build with on Windows")
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension
 
-    class BuildLibrary(BuildExtension):
-        """Builds the library without a Python ABI suffix; where that fails, says so and goes on without it."""
+    class BuildLibraries(BuildExtension):
+        """Builds the libraries without a Python ABI suffix, each on its own: where one fails, says so and goes on."""
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, no_python_abi_suffix=True, **kwargs)
@@ -60,28 +108,25 @@ def library_build():
             folder = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
             shutil.rmtree(folder, ignore_errors=True)  # libraries of earlier sources
             self.mkpath(str(folder))
-            try:
-                super().run()
-            except Exception as error:
+            wanted, built, compiler = self.extensions, [], self.compiler
+            for library in wanted:
+                self.extensions, self.compiler = [library], compiler
+                try:
+                    super().run()
+                    built.append(library)
+                except Exception as error:
+                    explain("CUDA" if "_cuda_" in library.name else "CPU", error)
+            self.extensions = self.distribution.ext_modules = built
+            if not built:
                 shutil.rmtree(folder, ignore_errors=True)
-                self.extensions = self.distribution.ext_modules = []
                 self.get_finalized_command("bdist_wheel").root_is_pure = True
-                explain(error)
 
-    library = CppExtension(
-        name="ckrm_kernels.lib." + CONFIG["library_name"](CSRC),
-        sources=[str(path) for path in CONFIG["sources"](CSRC)],
-        include_dirs=[str(CSRC.resolve())],
-        extra_compile_args=CONFIG["COMPILE_FLAGS"],
-        extra_link_args=CONFIG["LINK_FLAGS"],
-        py_limited_api=True,  # no libtorch_python
-    )
-    return {"ext_modules": [library], "cmdclass": {"build_ext": BuildLibrary}}
+    return {"ext_modules": list(extensions()), "cmdclass": {"build_ext": BuildLibraries}}
 
 
-def explain(error):
+def explain(title, error):
     print(
-        f"ckrm-kernels: the CPU library is not built ahead of time ({type(error).__name__}: {error}). "
+        f"ckrm-kernels: the {title} library is not built ahead of time ({type(error).__name__}: {error}). "
         "The package builds it on first use if it can, else it runs on plain PyTorch.",
         file=sys.stderr,
     )
@@ -90,7 +135,7 @@ def explain(error):
 try:
     build = library_build()
 except Exception as error:
-    explain(error)
+    explain("CPU", error)
     build = {}
 
 setup(

@@ -1,7 +1,11 @@
-"""Finds, builds and loads the compiled CPU library, whose kernels register themselves under `torch.ops.ckrm.*`.
+"""Finds, builds and loads the compiled libraries, whose kernels register themselves under torch's operators.
 
-In order: the library that was installed with the package, one that an earlier first use built, a build now, and
-without a compiler a warning, after which the reference runs. `CKRM_KERNELS_BUILD=0` forbids the build.
+    CPU     torch.ops.ckrm.* on CPU tensors
+    CUDA    torch.ops.ckrm_cuda.* on CUDA tensors; nothing is tried where torch has no CUDA
+
+In order: the library that was installed with the package, one that an earlier first use built, a build now. What comes
+of it is kept for the process; without CPU kernels the reference runs, after a warning. `CKRM_KERNELS_BUILD=0` forbids
+builds.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -25,16 +30,17 @@ from typing import Literal
 import torch
 
 from ckrm_kernels import build_config
+from ckrm_kernels.build_config import CPU, CUDA, Library
 
 _PACKAGE = Path(__file__).parent
 _logger = logging.getLogger("ckrm_kernels")
 _lock = threading.Lock()
-_status: CpuStatus | None = None
+_statuses: dict[Library, LibraryStatus] = {}
 
 
 @dataclass(frozen=True)
-class CpuStatus:
-    """What became of the CPU library.
+class LibraryStatus:
+    """What became of a library.
 
     loaded: whether its kernels can run
     path: the file that is loaded
@@ -54,32 +60,54 @@ class BuildError(RuntimeError):
 
 def load_cpu() -> bool:
     """Whether the CPU kernels are loaded. The first call loads, and where there is no library builds it (a minute)."""
-    return (_status or cpu_status()).loaded
+    return (_statuses.get(CPU) or cpu_status()).loaded
+
+
+def load_cuda() -> bool:
+    """Whether the CUDA kernels are loaded. The first call loads, and where there is no library builds it (minutes)."""
+    return (_statuses.get(CUDA) or cuda_status()).loaded
 
 
 # What torch.compiler.assume_constant_result does, without its import of torch._dynamo: a call that is being compiled
-# runs load_cpu and keeps the answer, instead of tracing into a build.
-load_cpu._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# runs these and keeps the answer, instead of tracing into a build.
+for _load_function in (load_cpu, load_cuda):
+    _load_function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def cpu_status() -> CpuStatus:
+def cpu_status() -> LibraryStatus:
     """What became of the CPU library; loads it first, as `load_cpu` does. Warns once if there is none."""
-    global _status
     with _lock:
-        if _status is None:
-            _status = _load()
-            if not _status.loaded:
+        if CPU not in _statuses:
+            _statuses[CPU] = _load(CPU)
+            if not _statuses[CPU].loaded:
                 warnings.warn(
-                    f"ckrm_kernels runs on plain PyTorch, much slower than its CPU kernels: {_status.failure}",
+                    f"ckrm_kernels runs on plain PyTorch, much slower than its CPU kernels: {_statuses[CPU].failure}",
                     RuntimeWarning,
                     stacklevel=5,  # the caller of the public function
                 )
-        return _status
+        return _statuses[CPU]
+
+
+def cuda_status() -> LibraryStatus:
+    """What became of the CUDA library; loads it first, as `load_cuda` does."""
+    with _lock:
+        if CUDA not in _statuses:
+            _statuses[CUDA] = _load(CUDA) if torch.version.cuda else LibraryStatus(False, failure=_NO_CUDA)
+        return _statuses[CUDA]
+
+
+_NO_CUDA = "this torch has no CUDA"
 
 
 def cpu_failure() -> str:
     """Why the CPU kernels are not loaded; empty if they are."""
     status = cpu_status()
+    return "" if status.loaded else status.failure
+
+
+def cuda_failure() -> str:
+    """Why the CUDA kernels are not loaded; empty if they are."""
+    status = cuda_status()
     return "" if status.loaded else status.failure
 
 
@@ -89,99 +117,132 @@ def source_directory() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "csrc"
 
 
-def build_directory() -> Path:
+def build_directory(library: Library = CPU) -> Path:
     """Where libraries built on first use are kept: a folder of torch's extension cache."""
     from torch.utils.cpp_extension import get_default_build_root
 
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
-    return Path(root, "ckrm_kernels", f"torch{torch.__version__}-{sys.platform}-{platform.machine()}")
+    name = f"torch{torch.__version__}-{sys.platform}-{platform.machine()}"
+    if library is CUDA:  # it runs on the GPUs that it was built for
+        name += "-" + re.sub(r"[^0-9a-zA-Z.+]+", "_", os.environ.get("TORCH_CUDA_ARCH_LIST") or _capabilities())
+    return Path(root, "ckrm_kernels", name)
 
 
-def _load() -> CpuStatus:
+def _capabilities() -> str:
+    """Those of the GPUs here, such as "8.0_9.0"."""
+    found = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return "_".join(f"{major}.{minor}" for major, minor in sorted(found)) or "any"
+
+
+def _load(library: Library) -> LibraryStatus:
     csrc = source_directory()
-    name = build_config.library_name(csrc)
+    name = library.file_name(csrc)
     passed_over = ""
     prebuilt = _PACKAGE / "lib" / (name + ".so")
     if prebuilt.exists():
         try:
             torch.ops.load_library(str(prebuilt))
-            return CpuStatus(True, prebuilt, "prebuilt")
+            return LibraryStatus(True, prebuilt, "prebuilt")
         except OSError as error:
             passed_over = f"the installed library does not load ({error.__cause__ or error})"
     try:
-        return CpuStatus(True, _built(csrc, name), "built on first use", passed_over)
+        return LibraryStatus(True, _built(library, csrc, name), "built on first use", passed_over)
     except BuildError as error:
-        return CpuStatus(False, failure=f"{passed_over}; {error}" if passed_over else str(error))
+        return LibraryStatus(False, failure=f"{passed_over}; {error}" if passed_over else str(error))
 
 
-def _built(csrc: Path, name: str) -> Path:
+def _built(library: Library, csrc: Path, name: str) -> Path:
     """The library that an earlier first use built, or that this one builds, loaded. Raises BuildError."""
-    library = build_directory() / (name + ".so")
-    if _loads(library):
-        return library
-    _check_tools(csrc)
+    file = build_directory(library) / (name + ".so")
+    if _loads(file):
+        return file
+    _check_tools(library, csrc)
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with _build_alone(library.parent) as alone:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _build_alone(library, file.parent) as alone:
             # Another process may have built it while this one waited.
-            if not (alone and _loads(library)):
-                _build(csrc, library)
+            if not (alone and _loads(file)):
+                _build(library, csrc, file)
     except OSError as error:
-        raise BuildError(f"can't write to {library.parent} ({error}); set TORCH_EXTENSIONS_DIR") from error
-    return library
+        raise BuildError(f"can't write to {file.parent} ({error}); set TORCH_EXTENSIONS_DIR") from error
+    return file
 
 
-def _loads(library: Path) -> bool:
-    if not library.exists():
+def _loads(file: Path) -> bool:
+    if not file.exists():
         return False
     try:
-        torch.ops.load_library(str(library))
+        torch.ops.load_library(str(file))
     except OSError:  # from another machine that shares this folder: build anew
         return False
     return True
 
 
-def _check_tools(csrc: Path) -> None:
+def _check_tools(library: Library, csrc: Path) -> None:
     """Raises BuildError with the cure if a build can't even start."""
     if os.environ.get("CKRM_KERNELS_BUILD") == "0":
         raise BuildError("there is no library for these sources, and CKRM_KERNELS_BUILD=0 forbids building one")
     if sys.platform == "win32":
         raise BuildError("the kernels need GCC or Clang, which torch does not build with on Windows; use WSL")
-    if not build_config.sources(csrc):
+    if not library.sources(csrc):
         raise BuildError(f"the C++ sources are missing from {csrc}; install the package again")
     compiler = shlex.split(os.environ.get("CXX") or "c++")[0]
     if shutil.which(compiler) is None:
         raise BuildError(f"there is no C++ compiler ({compiler} was not found); install g++ or clang++, or set CXX")
+    if library is CUDA:
+        _check_cuda_tools()
     with _scripts_on_path():
         if shutil.which("ninja") is None:
             raise BuildError('ninja is missing; pip install "ckrm-kernels[build]"')
 
 
-def _build(csrc: Path, library: Path) -> None:
+def _check_cuda_tools() -> None:
+    if not torch.cuda.is_available() and os.environ.get("FORCE_CUDA") != "1":
+        raise BuildError("there is no library yet, and no GPU to build one for; FORCE_CUDA=1 builds it all the same")
+    nvcc = _nvcc()
+    if nvcc is None or not nvcc.exists():
+        raise BuildError(
+            f"there is no CUDA compiler ({nvcc or 'nvcc'} was not found); install the CUDA toolkit "
+            f"{torch.version.cuda}, or set CUDA_HOME"
+        )
+
+
+def _nvcc() -> Path | None:
+    from torch.utils import cpp_extension
+
+    return Path(cpp_extension.CUDA_HOME, "bin", "nvcc") if cpp_extension.CUDA_HOME else None
+
+
+def _build(library: Library, csrc: Path, file: Path) -> None:
     """Compiles in a private folder, loads the result and moves it to its place, so that none is seen half-written."""
     _logger.warning(
-        "compiling the CPU kernels; this happens once and takes about a minute (kept in %s)", library.parent
+        "compiling the %s kernels; this happens once and takes a minute or more (kept in %s)",
+        library.title,
+        file.parent,
     )
-    folder = Path(tempfile.mkdtemp(prefix="build-", dir=library.parent))
+    folder = Path(tempfile.mkdtemp(prefix="build-", dir=file.parent))
     try:
         # Imported here: older torch imports setuptools with it.
         from torch.utils.cpp_extension import load
 
-        with _scripts_on_path():
+        cuda = library is CUDA
+        with _scripts_on_path(), _architectures() if cuda else contextlib.nullcontext():
             load(
-                name=library.stem,
-                sources=[str(path) for path in build_config.sources(csrc)],
-                extra_cflags=list(build_config.COMPILE_FLAGS),
-                extra_ldflags=list(build_config.LINK_FLAGS),
+                name=file.stem,
+                sources=[str(path) for path in library.sources(csrc)],
+                extra_cflags=None if cuda else list(library.compile_flags),
+                extra_cuda_cflags=list(library.compile_flags) if cuda else None,
+                extra_ldflags=list(library.link_flags),
                 extra_include_paths=[str(csrc)],
                 build_directory=str(folder),
+                with_cuda=cuda,
                 is_python_module=False,
             )
-        if build_config.library_name(csrc) != library.stem:
+        if library.file_name(csrc) != file.stem:
             raise RuntimeError("the sources were edited while they were compiled; start again")
-        os.replace(next(folder.glob("*.so")), library)
+        os.replace(next(folder.glob("*.so")), file)
     except Exception as error:  # whatever a compiler breaks with
-        log = library.with_suffix(".log")
+        log = file.with_suffix(".log")
         log.write_text(str(error))
         raise BuildError(f"the build failed ({_first_error(str(error))}); the compiler's output is in {log}") from error
     finally:
@@ -194,7 +255,7 @@ def _first_error(log: str) -> str:
 
 
 @contextlib.contextmanager
-def _build_alone(folder: Path) -> Iterator[bool]:
+def _build_alone(library: Library, folder: Path) -> Iterator[bool]:
     """Lets one process at a time build in the folder; the system gives the lock back even when a process is killed."""
     import fcntl
 
@@ -203,7 +264,7 @@ def _build_alone(folder: Path) -> Iterator[bool]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                _logger.warning("another process is compiling the CPU kernels; waiting for it")
+                _logger.warning("another process is compiling the %s kernels; waiting for it", library.title)
                 fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: two builds at once do no harm
             yield False
@@ -222,3 +283,20 @@ def _scripts_on_path() -> Iterator[None]:
         yield
     finally:
         os.environ["PATH"] = path
+
+
+@contextlib.contextmanager
+def _architectures() -> Iterator[None]:
+    """Tells torch what to compile for where it could not find out."""
+    nvcc = _nvcc()
+    found = build_config.architectures(nvcc, torch.cuda.device_count()) if nvcc else None
+    before = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if found:
+        os.environ["TORCH_CUDA_ARCH_LIST"] = found
+    try:
+        yield
+    finally:
+        if found and before is None:
+            del os.environ["TORCH_CUDA_ARCH_LIST"]
+        elif before is not None:
+            os.environ["TORCH_CUDA_ARCH_LIST"] = before

@@ -7,7 +7,8 @@
 #include <cstdint>
 
 #if defined(__CUDACC__)
-#define CKRM_INLINE static __host__ __device__ __forceinline__
+#define CKRM_MEMBER __host__ __device__ __forceinline__
+#define CKRM_INLINE static CKRM_MEMBER
 #else
 // Always inlined: code compiled for one instruction set must never be merged with that of another by the linker.
 #define CKRM_MEMBER inline __attribute__((always_inline))
@@ -15,6 +16,29 @@
 #endif
 
 namespace ckrm {
+
+// ---- instructions that a GPU has -----------------------------------------------------------------------------------
+
+#if defined(__CUDA_ARCH__)
+#define CKRM_ON_GPU
+namespace gpu {
+
+// Relative errors of at most 2^-23, 2^-22 and 2^-22 (of log2 between 1/2 and 2: absolute); numbers below 2^-126 are 0.
+CKRM_INLINE float reciprocal(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+CKRM_INLINE float log2(float x) {
+  asm("lg2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+CKRM_INLINE float exp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+
+}  // namespace gpu
+#endif
 
 // ---- lanes ---------------------------------------------------------------------------------------------------------
 
@@ -25,7 +49,13 @@ template <>
 struct Lanes<float> {
   using Scalar = float;
   using Bits = int32_t;
-  CKRM_INLINE float reciprocal(float x) { return 1.0f / x; }
+  CKRM_INLINE float reciprocal(float x) {
+#if defined(CKRM_ON_GPU)
+    return gpu::reciprocal(x);
+#else
+    return 1.0f / x;
+#endif
+  }
 };
 template <>
 struct Lanes<double> {
@@ -71,7 +101,11 @@ CKRM_INLINE Bits<V> sign_mask() {
 
 template <class V>
 CKRM_INLINE V absolute(V x) {
+#if defined(CKRM_ON_GPU)
+  return fabs(x);  // free: a modifier of the instruction that reads it
+#else
   return reinterpret<V>(reinterpret<Bits<V>>(x) & ~sign_mask<V>());
+#endif
 }
 
 // x with its sign flipped where `sign` is negative.
@@ -83,6 +117,16 @@ CKRM_INLINE V apply_sign(V x, V sign) {
 template <class V>
 CKRM_INLINE V maximum(V x, V y) {
   return x > y ? x : y;
+}
+
+// numerator / denominator; on a GPU float32 is a unit in the last place off, and denominators above 2^126 are too
+// large.
+template <class V>
+CKRM_INLINE V divide(V numerator, V denominator) {
+#if defined(CKRM_ON_GPU)
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) return numerator * Lanes<V>::reciprocal(denominator);
+#endif
+  return numerator / denominator;
 }
 
 // numerator / denominator, and 1 where the denominator is 0: the limit as eps -> 0.
@@ -100,10 +144,14 @@ CKRM_INLINE V inverse_or_zero(V x) {
 }
 
 // ---- fast logarithm and power, float32 -----------------------------------------------------------------------------
+// On a GPU the logarithm and the power of 2 are one instruction each.
 
 // log2 of a positive normal float; relative error at most 1.5e-6 (minimax polynomial on [sqrt(1/2), sqrt(2))).
 template <class V>
 CKRM_INLINE V fast_log2(V x) {
+#if defined(CKRM_ON_GPU)
+  return gpu::log2(x);
+#else
   const Bits<V> bits = reinterpret<Bits<V>>(x);
   const Bits<V> exponent = (bits - 0x3f3504f3) & static_cast<int32_t>(0xff800000);
   const V t = reinterpret<V>(bits - exponent) - 1.0f;
@@ -115,6 +163,7 @@ CKRM_INLINE V fast_log2(V x) {
   p = p * t + -0.721363576f;
   p = p * t + 1.44269645f;
   return p * t + convert<V>(exponent) * 0x1p-23f;
+#endif
 }
 
 // factor * 2^y for y in [-126, 127].
@@ -134,7 +183,11 @@ CKRM_INLINE V scaled_exp2(V y, V factor) {
 // 2^y; relative error at most 2.5e-7 for y in [-126, 127]; 2^-126 below.
 template <class V>
 CKRM_INLINE V fast_exp2(V y) {
+#if defined(CKRM_ON_GPU)
+  return gpu::exp2(y);
+#else
   return scaled_exp2(maximum(y, broadcast<V>(-126.0f)), broadcast<V>(1.0f));
+#endif
 }
 
 // x^exponent for x >= 0 and any exponent but 0; 0 stays 0.
@@ -195,6 +248,9 @@ inline PowerFit fit_power(double exponent) {
 // the magnitude of the result's log2. 0 stays 0.
 template <class V>
 CKRM_INLINE V fitted_power(V x, const PowerFit& fit) {
+#if defined(CKRM_ON_GPU)
+  return fast_exp2(fast_log2(x) * fit.exponent);
+#else
   const Bits<V> bits = reinterpret<Bits<V>>(x);
   const Bits<V> exponent = (bits - 0x3f3504f3) & static_cast<int32_t>(0xff800000);
   const V t = reinterpret<V>(bits - exponent) - 1.0f, e = convert<V>(exponent);
@@ -202,6 +258,7 @@ CKRM_INLINE V fitted_power(V x, const PowerFit& fit) {
   for (int d = kFitTerms - 2; d >= 0; --d) mantissa = mantissa * t + fit.coefficients[d];
   const V power = scaled_exp2(e * (fit.exponent * 0x1p-23f), mantissa);
   return x == V{} ? V{} : power;
+#endif
 }
 
 // ---- one term ------------------------------------------------------------------------------------------------------
@@ -210,7 +267,7 @@ CKRM_INLINE V fitted_power(V x, const PowerFit& fit) {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // 0 < alpha < kLargestFitted, beta = gamma = 1
+  kPower,        // 0 < alpha < kLargestFitted (on a GPU any other alpha), beta = gamma = 1
   kGeneral,      // anything else
 };
 
@@ -219,6 +276,14 @@ struct PsiParameters {
   T alpha, beta, gamma, eps;
   PowerFit fit;  // of alpha forward, of alpha - 1 backward; kPower alone reads it
 };
+
+template <class T>
+CKRM_INLINE PsiCase case_of(const PsiParameters<T>& psi) {
+  if (psi.beta != 1 || psi.gamma != 1) return PsiCase::kGeneral;
+  if (psi.alpha == 0) return PsiCase::kNoLuminance;
+  if (psi.alpha == 1) return PsiCase::kLinear;
+  return psi.alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+}
 
 // What a pair needs to know of a slice beside its coordinates. The halves drop factors of 2, exactly.
 template <class V>
@@ -288,7 +353,7 @@ CKRM_INLINE PsiParts<V> psi_parts(const Moments<V>& a, const Moments<V>& b, V co
     const V denominator_s = a.sigma * b.sigma + psi.eps;
     const V denominator_cs = denominator_c * denominator_s;
     const V numerator_cs = (denominator_s - half_eps) * absolute(cov_plus_eps);
-    if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, numerator_cs / denominator_cs};
+    if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
     const V numerator_l = absolute(a.mu * b.mu + half_eps);
     const V denominator_l = a.half_mu2 + b.half_mu2;
     const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
@@ -308,7 +373,9 @@ CKRM_INLINE V power_of_luminance(V luminance, const PsiParameters<Scalar<V>>& ps
 // |L| of two slices of one number (K = 1), where C = S = 1.
 template <class V>
 CKRM_INLINE V luminance_of_means(const Moments<V>& a, const Moments<V>& b, Scalar<V> eps) {
-  return ratio_or_one(absolute(a.mu * b.mu + eps * Scalar<V>(0.5)), a.half_mu2 + b.half_mu2);
+  const V numerator = absolute(a.mu * b.mu + eps * Scalar<V>(0.5)), denominator = a.half_mu2 + b.half_mu2;
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) return divide(numerator, denominator);  // eps is not 0
+  return ratio_or_one(numerator, denominator);
 }
 
 // The derivative of g * psi: with a and b the two slices,
@@ -371,7 +438,10 @@ CKRM_INLINE PsiGradient<V> psi_gradient_of_means(V g, const Moments<V>& a, const
   PsiGradient<V> none{};
   if constexpr (kCase == PsiCase::kNoLuminance) return none;
   const V numerator = a.mu * b.mu + psi.eps * Scalar<V>(0.5);
-  const V l = g * psi.alpha * slope * inverse_or_zero(a.half_mu2 + b.half_mu2);
+  const V denominator = a.half_mu2 + b.half_mu2;
+  const V inverse = sizeof(Scalar<V>) == sizeof(float) ? divide(broadcast<V>(1), denominator)  // eps is not 0
+                                                       : inverse_or_zero(denominator);
+  const V l = g * psi.alpha * slope * inverse;
   return {apply_sign(l, numerator), l * luminance, V{}, V{}, V{}};
 }
 
@@ -400,6 +470,15 @@ CKRM_INLINE int64_t triangle_tiles(int64_t n) { return n * (n + 1) / 2; }
 CKRM_INLINE Pair triangle_tile(int64_t index, int64_t n) {
   const Pair pair = pair_of_index(index, n + 1);
   return {pair.i, pair.j - 1};
+}
+
+// The same tiles in another order that needs no square root: the triangle folded to a rectangle of (n + 1) / 2 rows,
+// whose row r holds the triangle's row r and what fits beside it from the other end.
+CKRM_INLINE Pair folded_tile(int64_t index, int64_t n) {
+  const int64_t width = n | 1, row = index / width, column = index % width;
+  if (column < n - row) return {row, row + column};
+  const int64_t other = ((n - 1) | 1) - row;
+  return {other, other + column - (n - row)};
 }
 
 }  // namespace ckrm

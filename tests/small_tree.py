@@ -24,10 +24,21 @@ STABLE_TORCH_LIBRARY_FRAGMENT(NAMESPACE, m) { m.def("probe() -> int"); }
 STABLE_TORCH_LIBRARY_IMPL(NAMESPACE, CompositeExplicitAutograd, m) { m.impl("probe", TORCH_BOX(&probe)); }
 """
 
+CUDA_SOURCE = """
+#include <torch/csrc/stable/library.h>
+#include "probe.cuh"
+static int64_t cuda_probe() { return answer + 1; }
+STABLE_TORCH_LIBRARY_FRAGMENT(NAMESPACE, m) { m.def("cuda_probe() -> int"); }
+STABLE_TORCH_LIBRARY_IMPL(NAMESPACE, CompositeExplicitAutograd, m) { m.impl("cuda_probe", TORCH_BOX(&cuda_probe)); }
+"""
+
 
 def write_sources(csrc: Path, namespace: str = "ckrm") -> Path:
-    """Sources whose library registers `torch.ops.<namespace>.probe() -> 7`."""
+    """Sources whose libraries register `torch.ops.<namespace>.probe() -> 7` (CPU) and `cuda_probe() -> 8` (CUDA)."""
     (csrc / "cpu").mkdir(parents=True)
+    (csrc / "cuda").mkdir()
+    (csrc / "cuda" / "probe.cuh").write_text('#include "answer.h"\n__global__ void kernel() {}\n')
+    (csrc / "cuda" / "probe.cu").write_text(CUDA_SOURCE.replace("NAMESPACE", namespace))
     (csrc / "answer.h").write_text("constexpr long answer = 7;\n")
     (csrc / "cpu" / "probe.cpp").write_text(SOURCE.replace("NAMESPACE", namespace))
     return csrc

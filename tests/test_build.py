@@ -71,9 +71,11 @@ def test_the_wheel_holds_the_library_and_its_sources(wheel: Path) -> None:
     assert {path.relative_to(package).as_posix() for path in (package / "csrc").rglob("*.*")} == {
         "csrc/answer.h",
         "csrc/cpu/renamed.cpp",
+        "csrc/cuda/probe.cu",
+        "csrc/cuda/probe.cuh",
     }
     [library] = (package / "lib").iterdir()
-    assert library.name == native.build_config.library_name(package / "csrc") + ".so"
+    assert library.name == native.build_config.CPU.file_name(package / "csrc") + ".so"
     assert {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} == {"ckrm_kernels"}
     assert (package / "py.typed").exists()
 

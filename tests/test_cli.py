@@ -355,7 +355,7 @@ def test_doctor_tells_versions_and_backends(ckrm, backend):
 
 
 def test_doctor_tells_why_nothing_is_built(monkeypatch):
-    failed = native.CpuStatus(False, failure="there is no C++ compiler; install one")
+    failed = native.LibraryStatus(False, failure="there is no C++ compiler; install one")
     monkeypatch.setattr(native, "cpu_status", lambda: failed)
     found = dict(findings())
     assert found["CPU library"] == "not loaded: there is no C++ compiler; install one"

@@ -22,7 +22,7 @@ PROBE = LOAD + "; print(torch.ops.ckrm.probe())"
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """native as in a new process, on small sources of their own operator namespace, with an empty cache."""
     csrc = write_sources(tmp_path / "csrc", request.node.name)
-    monkeypatch.setattr(native, "_status", None)
+    monkeypatch.setattr(native, "_statuses", {})
     monkeypatch.setattr(native, "_PACKAGE", tmp_path / "package")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CKRM_KERNELS_BUILD", raising=False)
@@ -45,7 +45,7 @@ def test_builds_on_first_use(fresh: Path, caplog: pytest.LogCaptureFixture) -> N
     assert native.load_cpu()
     status = native.cpu_status()
     assert status.origin == "built on first use"
-    assert status.path == native.build_directory() / (build_config.library_name(fresh) + ".so")
+    assert status.path == native.build_directory() / (build_config.CPU.file_name(fresh) + ".so")
     assert native.cpu_failure() == status.failure == ""
     assert torch.ops.test_builds_on_first_use.probe() == 7
     assert [record.message.split(";")[0] for record in caplog.records] == ["compiling the CPU kernels"]
@@ -66,8 +66,8 @@ def test_one_build_for_many_threads(fresh: Path, caplog: pytest.LogCaptureFixtur
 
 def test_compiled_callers_keep_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(native, "_status", None)
-    monkeypatch.setattr(native, "_load", lambda: calls.append(1) or native.CpuStatus(True))
+    monkeypatch.setattr(native, "_statuses", {})
+    monkeypatch.setattr(native, "_load", lambda library: calls.append(1) or native.LibraryStatus(True))
 
     @torch.compile(backend="eager", fullgraph=True)
     def add(x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_compiled_callers_keep_the_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_compiler
 def test_an_installed_library_that_does_not_load_is_passed_over(fresh: Path) -> None:
-    prebuilt = native._PACKAGE / "lib" / (build_config.library_name(fresh) + ".so")
+    prebuilt = native._PACKAGE / "lib" / (build_config.CPU.file_name(fresh) + ".so")
     prebuilt.parent.mkdir(parents=True)
     prebuilt.write_bytes(b"not a library")
     assert native.load_cpu()
@@ -91,7 +91,7 @@ def test_an_installed_library_that_does_not_load_is_passed_over(fresh: Path) -> 
 
 @needs_compiler
 def test_a_cached_library_that_does_not_load_is_built_anew(fresh: Path) -> None:
-    cached = native.build_directory() / (build_config.library_name(fresh) + ".so")
+    cached = native.build_directory() / (build_config.CPU.file_name(fresh) + ".so")
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"half of a lib")
     assert native.load_cpu()
@@ -104,7 +104,7 @@ def test_failing_compilation(fresh: Path) -> None:
     failure = failure_of_load()
     assert "the build failed" in failure
     assert "undeclared" in failure
-    log = native.build_directory() / (build_config.library_name(fresh) + ".log")
+    log = native.build_directory() / (build_config.CPU.file_name(fresh) + ".log")
     assert str(log) in failure
     assert "undeclared" in log.read_text()
     assert not list(native.build_directory().glob("build-*"))
@@ -162,12 +162,12 @@ def test_sources_edited_meanwhile_are_not_kept(fresh: Path, tmp_path: Path, monk
 
 
 def test_the_name_follows_the_sources(fresh: Path) -> None:
-    first = build_config.library_name(fresh)
-    assert first == build_config.library_name(fresh)
+    first = build_config.CPU.file_name(fresh)
+    assert first == build_config.CPU.file_name(fresh)
     (fresh / "answer.h").write_text("constexpr long answer = 8;\n")
-    second = build_config.library_name(fresh)
+    second = build_config.CPU.file_name(fresh)
     (fresh / "cpu" / "probe.cpp").rename(fresh / "cpu" / "other.cpp")
-    assert len({first, second, build_config.library_name(fresh)}) == 3
+    assert len({first, second, build_config.CPU.file_name(fresh)}) == 3
 
 
 @needs_compiler

@@ -223,6 +223,7 @@ def test_every_tile_once_in_row_order(header, n):
     tiles = [(row, column) for row in range(n) for column in range(row, n)]
     assert header.triangle_tiles(n) == len(tiles)
     assert [header.triangle_tile(index, n) for index in range(len(tiles))] == tiles
+    assert sorted(header.folded_tile(index, n) for index in range(len(tiles))) == tiles
 
 
 @given(n=st.integers(1, LARGEST_FILTERS), data=st.data())

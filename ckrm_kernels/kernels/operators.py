@@ -16,7 +16,7 @@ from ckrm_kernels.kernels import arithmetic, gradient, listed, pairs, prepare, w
 from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, rows_at_once
 from ckrm_kernels.ops import result_dtype
 
-_SMALLEST_EPS = 2.0**-100  # below, float32 arithmetic holds no network's weights
+_SMALLEST_EPS = 2.0**-64  # below, float32 arithmetic would hold small weights only
 _INTERPRETED_PROGRAMS = 8  # a device of few programs, so that tiles are split
 
 
@@ -258,7 +258,7 @@ def _prepared(weights: Sequence[Tensor], case: Case) -> Prepared:
     shapes = tuple(work.Shape(w.shape[0], w.shape[1], math.prod(w.shape[2:])) for w in weights)
     config = configuration(max(shape.steps for shape in shapes), case.double, first.device)
     buffer = work.buffer_of(shapes, config.tile, case.width)
-    data = torch.empty(buffer.size, dtype=case.dtype, device=first.device)
+    data = _buffer(buffer.size, case.dtype, first.device)
     rows = tuple(work.bank_row(weight, first, place) for weight, place in zip(weights, buffer.places, strict=True))
     most, fewest = (_positions_block(shape) for shape in (max(shapes, key=_steps_of), min(shapes, key=_steps_of)))
     small = fewest if most <= fewest * rows_at_once(fewest, case.double) else most
@@ -280,6 +280,16 @@ def _prepared(weights: Sequence[Tensor], case: Case) -> Prepared:
         DOUBLE=case.double,
     )
     return Prepared(data, buffer.places, case, config)
+
+
+def _buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.empty(size, dtype=dtype, device=device)
+    except torch.OutOfMemoryError as error:
+        needed = size * dtype.itemsize / 2**30
+        raise torch.OutOfMemoryError(
+            f"the weight's slices take {needed:.1f} GiB of memory on {device}, more than is free"
+        ) from error
 
 
 def _steps_of(shape: work.Shape) -> int:

@@ -149,10 +149,9 @@ def bank_row(weight: Tensor, first: Tensor, place: Place) -> tuple[int, ...]:
 def prepare_tables(rows: tuple[tuple[int, ...], ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The banks (B, 15) and the programs (P, 2): bank and first of the block's (filter, slice) rows."""
     padded, slices = PREPARE_FIELDS.index("padded"), PREPARE_FIELDS.index("slices")
-    programs = [
-        (index, first) for index, row in enumerate(rows) for first in range(0, row[padded] * row[slices], block)
-    ]
-    return _on_device(rows, device), _on_device(programs, device)
+    firsts = [torch.arange(0, row[padded] * row[slices], block) for row in rows]
+    programs = [torch.stack([torch.full_like(first, index), first], 1) for index, first in enumerate(firsts)]
+    return _on_device(torch.tensor(rows), device), _on_device(torch.cat(programs), device)
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------
@@ -237,7 +236,7 @@ def _batch(items: list[Row], tiles: list[Row], device: torch.device) -> Batch:
     """The longest items first, so that none starts when the others are done."""
     slices, steps = ITEM_FIELDS.index("slices"), ITEM_FIELDS.index("steps")
     items.sort(key=lambda item: -item[slices] * max(1, item[steps]))
-    return Batch(_on_device(items, device), _on_device(tiles, device))
+    return Batch(_on_device(torch.tensor(items), device), _on_device(torch.tensor(tiles), device))
 
 
 def _item(a: Place, b: Place, i: int, j: int, first: int, slices: int, slot: int) -> tuple[int, ...]:
@@ -268,8 +267,8 @@ def _part_length(slices: list[int], programs: int) -> int:
     return length
 
 
-def _on_device(rows: object, device: torch.device) -> Tensor:
-    table = torch.tensor(rows, dtype=torch.int64, device=device)
+def _on_device(table: Tensor, device: torch.device) -> Tensor:
+    table = table.to(device)
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()  # once for these shapes: other streams may read it next
     return table

@@ -107,20 +107,9 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
   });
 }
 
-std::vector<int64_t> shape_of(const Tensor& tensor) {
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; d < tensor.dim(); ++d) shape.push_back(tensor.size(d));
-  return shape;
-}
-
 Tensor zeros_like(const Tensor& weight) {
   Tensor out = torch::stable::new_empty(weight, shape_of(weight));
   return torch::stable::zero_(out);
-}
-
-void check_gradient(const Tensor& grad, const Tensor& weight, const std::vector<int64_t>& shape) {
-  STD_TORCH_CHECK(shape_of(grad) == shape && grad.scalar_type() == result_type(weight),
-                  "grad must have the shape and dtype of the result");
 }
 
 }  // namespace

@@ -9,14 +9,6 @@
 namespace ckrm {
 namespace CKRM_ISA {
 
-template <class T>
-CKRM_INLINE PsiCase case_of(const PsiParameters<T>& psi) {
-  if (psi.beta != 1 || psi.gamma != 1) return PsiCase::kGeneral;
-  if (psi.alpha == 0) return PsiCase::kNoLuminance;
-  if (psi.alpha == 1) return PsiCase::kLinear;
-  return psi.alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
-}
-
 // float64 takes its powers one lane at a time anyway: one case serves it.
 #define CKRM_BY_CASE(KERNEL, COORDINATES, ...)                          \
   if constexpr (sizeof(T) == sizeof(double))                            \

@@ -1,20 +1,14 @@
 // From a tensor to a packed filter bank in the arithmetic that its numbers need.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
-#include <cmath>
 #include <memory>
 #include <new>
-#include <vector>
 
+#include "../arguments.h"
 #include "kernels.h"
 #include "parallel.h"
 
 namespace ckrm {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Uninitialised memory aligned for any vector; trivial types only.
 template <class T>
@@ -76,16 +70,6 @@ inline void check_alike(const Weight& a, const Weight& b) {
   STD_TORCH_CHECK(a.view().element == b.view().element, "a and b must have one dtype");
 }
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps). With eps c^2 / 2 in [2^-40, 2^-38) the product of the
-// three denominators stays a normal float (psi_math.h); float64 only needs that the inverse of eps is finite.
-template <class T>
-double scale_for(double eps) {
-  if (sizeof(T) == sizeof(double)) return eps > 0 && eps < 0x1p-900 ? 0x1p150 : 1;
-  return std::ldexp(1.0, static_cast<int>(std::ceil((-39 - std::log2(eps)) / 2)));
-}
-
 // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
 inline bool fits_float32(const Weight& weight, double eps) {
   return weight.view().element != Element::kFloat64 && eps >= 0x1p-100;
@@ -143,21 +127,6 @@ class PackedBank {
   Bank<T> bank_;
   bool in_range_ = true;
 };
-
-struct Exponents {
-  double alpha, beta, gamma, eps;
-
-  // For weights scaled by `scale`; fitted: the exponent of |L|, alpha forward and alpha - 1 backward.
-  template <class T>
-  PsiParameters<T> scaled(double scale, double fitted) const {
-    return {static_cast<T>(alpha), static_cast<T>(beta), static_cast<T>(gamma), static_cast<T>(eps * scale * scale),
-            fit_power(fitted)};
-  }
-};
-
-inline ScalarType result_type(const Tensor& weight) {
-  return weight.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 // Packs the weights (one or two) and calls compute(banks...) in float32 where that is exact enough, else in float64:
 // for a float64 weight, eps = 0, or numbers whose range against eps is too wide for the shared reciprocal.

@@ -37,4 +37,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("pair_of_index", [](int64_t index, int64_t n) { return as_tuple(ckrm::pair_of_index(index, n)); });
   m.def("triangle_tiles", [](int64_t n) { return ckrm::triangle_tiles(n); });
   m.def("triangle_tile", [](int64_t index, int64_t n) { return as_tuple(ckrm::triangle_tile(index, n)); });
+  m.def("folded_tile", [](int64_t index, int64_t n) { return as_tuple(ckrm::folded_tile(index, n)); });
 }

@@ -1,0 +1,88 @@
+"""Everything that only a GPU can show, in one command without a network: `make gpu-check`.
+
+Builds the libraries, runs the whole test suite and then the tests of the GPU backends, compute-sanitizer on every
+kernel where the tool is, and the benchmarks, which write benchmarks/results/<device>.json. A stage that fails or takes
+too long does not stop the next; the summary comes last.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 530  # seconds of all stages
+BUILD = "from ckrm_kernels import native; print(native.cpu_status()); print(native.cuda_status())"
+
+
+def stages() -> list[tuple[str, list[str], dict[str, str], int]]:
+    """Name, command, environment and seconds of each."""
+    python, interpreted = [sys.executable], {"TRITON_INTERPRET": "1"}
+    workers = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    pytest = [*python, "-m", "pytest", "-q", "--benchmark-disable"]
+    found = [
+        ("build", [*python, "-c", BUILD], {}, 180),
+        ("doctor", [*python, "-c", "from ckrm_kernels.cli import main; main()", "doctor"], {}, 60),
+        ("GPU tests", [*pytest, "tests/test_gpu.py"], {}, 150),
+        ("benchmarks", [*python, "benchmarks/gpu_times.py"], {}, 120),
+    ]
+    if sanitizer := shutil.which("compute-sanitizer"):
+        for backend in ("triton", "cuda"):
+            for tool in ("memcheck", "racecheck"):
+                command = [
+                    sanitizer,
+                    "--tool",
+                    tool,
+                    "--error-exitcode",
+                    "1",
+                    *python,
+                    "tests/gpu_sanitized.py",
+                    backend,
+                ]
+                found.append((f"{tool}, {backend}", command, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, 60))
+    found.append(("all other tests", [*pytest, *workers, "--ignore", "tests/test_gpu.py"], interpreted, 180))
+    return found
+
+
+def run(command: list[str], environment: dict[str, str], limit: float) -> tuple[str, str]:
+    """The outcome and what was printed."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    given = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2", **environment}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=given, timeout=limit, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        return f"stopped after {limit:.0f} s", printed
+    return "passed" if done.returncode == 0 else f"failed ({done.returncode})", done.stdout
+
+
+def main() -> None:
+    """Exits with 1 if a stage failed; without a GPU it says so and exits with 0."""
+    import torch
+
+    if not torch.cuda.is_available():
+        print("make gpu-check: torch sees no GPU here, nothing was run")
+        return
+    outcomes, begun = [], time.monotonic()
+    for name, command, environment, limit in stages():
+        start = time.monotonic()
+        left = LIMIT - (start - begun)
+        outcome, printed = run(command, environment, min(limit, left)) if left > 5 else ("left out, no time", "")
+        lines = printed.rstrip().splitlines()
+        print(f"\n==== {name}: {outcome}\n" + "\n".join(lines[-60:]), flush=True)
+        outcomes.append((name, outcome, time.monotonic() - start, lines[-1] if lines else ""))
+    print("\n| stage | | s | last line |\n|---|---|--:|---|")
+    for name, outcome, seconds, last in outcomes:
+        print(f"| {name} | {outcome} | {seconds:.0f} | {last[:100]} |")
+    sys.exit(any(outcome != "passed" for _, outcome, _, _ in outcomes))
+
+
+if __name__ == "__main__":
+    main()

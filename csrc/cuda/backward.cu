@@ -1,0 +1,79 @@
+// Gradients of all pairs and of a x b.
+#include "backward.cuh"
+
+#include "gradient.h"
+#include "operators.h"
+
+namespace ckrm {
+namespace cuda {
+namespace {
+
+// The gradient of a's filters from their pairs with b's.
+template <class T>
+void rows_gradient(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, const PairGradient& grad,
+                   const Exponents& exponents, const Tensor& out, const CurrentStream& stream) {
+  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
+  const Tensor square = new_numbers<T>(packed_a.data(), a.padded * b.padded);
+  T* spread = static_cast<T*>(square.mutable_data_ptr());
+  stream.launch(spread_gradient_kernel<T>, divide_up(a.padded * b.padded, kThreads), 1, kThreads, a, b, grad, spread);
+
+  const Tensor of_a = new_numbers<T>(packed_a.data(), packed_a.data().numel());
+  T* gathered = static_cast<T*>(of_a.mutable_data_ptr());
+  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha - 1);
+  const int64_t blocks = a.padded / kOwnedFilters<T> * a.slices;
+  with_case(psi, [&](auto psi_case) {
+    with_coordinates<T>(a.coordinates, [&](auto coordinates) {
+      stream.launch(rows_gradient_kernel<psi_case.value, coordinates.value, T>, blocks,
+                    parts_of_coordinates<coordinates.value>(a.coordinates), kThreads, a, b,
+                    static_cast<const T*>(spread), psi, gathered);
+    });
+  });
+  finish_gradient(packed_a, of_a, out, stream);
+}
+
+bool is_float32(const Tensor& grad) { return grad.scalar_type() == ScalarType::Float; }
+
+}  // namespace
+
+Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double alpha, double beta, double gamma,
+                             double eps) {
+  const Weight w(weight);
+  const int64_t n = w.view().filters;
+  check_gradient(grad, weight, {n * (n - 1) / 2});
+  check_same_device(grad, weight, "grad");
+  const CurrentStream stream(weight);
+  if (n < 2) return zero_gradient(weight);
+  const Tensor out = empty_gradient(weight);
+  const PairGradient of_pairs{grad.const_data_ptr(), is_float32(grad), true, {grad.stride(0), 0}};
+  with_arithmetic(weight, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
+    rows_gradient(packed, packed, of_pairs, {alpha, beta, gamma, eps}, out, stream);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b, double alpha,
+                                              double beta, double gamma, double eps) {
+  const Weight wa(a), wb(b);
+  check_alike(wa, wb);
+  check_gradient(grad, a, {wa.view().filters, wb.view().filters});
+  check_same_device(grad, a, "grad");
+  const CurrentStream stream(a);
+  if (grad.numel() == 0) return {zero_gradient(a), zero_gradient(b)};
+  const Tensor out_a = empty_gradient(a), out_b = empty_gradient(b);
+  const Exponents exponents{alpha, beta, gamma, eps};
+  const PairGradient by_a{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(0), grad.stride(1)}};
+  const PairGradient by_b{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(1), grad.stride(0)}};
+  with_arithmetic(a, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed_a(wa, Layout::kFiltersInRow, eps, stream);
+    const PackedBank<T> packed_b(wb, Layout::kFiltersInRow, eps, stream);
+    rows_gradient(packed_a, packed_b, by_a, exponents, out_a, stream);
+    rows_gradient(packed_b, packed_a, by_b, exponents, out_b, stream);
+  });
+  return {out_a, out_b};
+}
+
+}  // namespace cuda
+}  // namespace ckrm

@@ -1,0 +1,166 @@
+// The gradient of all pairs, by recomputing every term. A block owns a slice of some filters of one bank and meets all
+// filters of the other: no sum is shared between blocks, so none needs atomics, and all have one order.
+#pragma once
+
+#include "terms.cuh"
+
+namespace ckrm {
+namespace cuda {
+
+template <class T>
+constexpr int kOwnedPerThread = kPerThread<T> / 2;
+template <class T>
+constexpr int kOwnedFilters = kSide * kOwnedPerThread<T>;
+
+// Coordinates whose gradients a block sums up, in registers; slices with more go through several blocks, each of which
+// recomputes the terms.
+template <int kCoordinates>
+constexpr int kOwnedCoordinates = kCoordinates == kAnyCoordinates ? 24 : kCoordinates;
+
+// What the gradient of Psi is read from: packed, or a rectangle with any strides.
+struct PairGradient {
+  const void* grad;
+  bool is_float32, packed;
+  int64_t strides[2];
+};
+
+template <class T>
+__device__ __forceinline__ T gradient_at(const PairGradient& g, int64_t at) {
+  if (sizeof(T) == sizeof(float) || g.is_float32) return static_cast<T>(static_cast<const float*>(g.grad)[at]);
+  return static_cast<const T*>(g.grad)[at];
+}
+
+// The gradient of every pair as a padded matrix: 0 where there is no pair, NaN where a filter is not finite.
+template <class T>
+__global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Bank<T> a, Bank<T> b, PairGradient g, T* square) {
+  const int64_t at = blockIdx.x * int64_t{kThreads} + threadIdx.x, i = at / b.padded, j = at % b.padded;
+  if (i >= a.padded) return;
+  T value = 0;
+  if (i < a.filters && j < b.filters && !(g.packed && i == j)) {
+    const int64_t from = g.packed ? pair_index(i < j ? i : j, i < j ? j : i, a.filters) * g.strides[0]
+                                  : i * g.strides[0] + j * g.strides[1];
+    value = gradient_at<T>(g, from) + (a.poison[i] + b.poison[j]);
+  }
+  square[at] = value;
+}
+
+// What one filter's slice has gathered: the sums of PsiGradient, and of the owned coordinates.
+template <int kCoordinates, class T>
+struct Gathered {
+  static constexpr int kMoments = kCoordinates == 0 ? 2 : kMomentRows;
+  static constexpr int kOwned = kOwnedCoordinates<kCoordinates>;
+  T moments[kMoments] = {};
+  T z[kOwned > 0 ? kOwned : 1] = {};
+
+  __device__ __forceinline__ void add(const PsiGradient<T>& d, const Moments<T>& other) {
+    moments[0] += d.u * other.mu;
+    moments[1] += d.v;
+    if constexpr (kCoordinates != 0) {
+      moments[2] += d.w * other.sigma;
+      moments[3] += d.y;
+    }
+  }
+};
+
+// Adds the numbers of the threads along a tile's row, in order, and stores them for the block's filters.
+template <class T>
+__device__ __forceinline__ void store_sums(T (&shared)[kSide][kOwnedFilters<T>], Place place,
+                                           const T (&values)[kOwnedPerThread<T>], T* to) {
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < kOwnedPerThread<T>; ++r) shared[place.column][place.row * kOwnedPerThread<T> + r] = values[r];
+  __syncthreads();
+  if (threadIdx.x >= kOwnedFilters<T>) return;
+  T sum = 0;
+  for (int column = 0; column < kSide; ++column) sum += shared[column][threadIdx.x];
+  to[threadIdx.x] = sum;
+}
+
+// of_a, for each of a's filters and slices: the rows of Gathered, dz before the moments, where the bank has its own.
+// blockIdx: filters and slice, part of the coordinates.
+template <PsiCase kCase, int kCoordinates, class T>
+__global__ void __launch_bounds__(kThreads)
+    rows_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, PsiParameters<T> psi, T* of_a) {
+  constexpr int R = kOwnedPerThread<T>, C = kPerThread<T>, kOwned = Gathered<kCoordinates, T>::kOwned;
+  __shared__ Stage<T, kOwnedFilters<T>> stage;
+  __shared__ T shared[kSide][kOwnedFilters<T>];
+  const Passage passage(number_of_coordinates<kCoordinates>(a.coordinates));
+  const Place place = place_of_thread();
+  const int64_t blocks = a.padded / kOwnedFilters<T>;
+  const int64_t first_row = blockIdx.x % blocks * kOwnedFilters<T>, slice = blockIdx.x / blocks;
+  const int64_t slice_row = slice * passage.rows;
+  const int first_owned = blockIdx.y * kOwned, rest = passage.coordinates - first_owned;
+  const int owned = rest < kOwned ? rest : kOwned;
+
+  Gathered<kCoordinates, T> gathered[R];
+  for (int64_t first_column = 0; first_column < b.filters; first_column += kTile<T>) {
+    T cov[R][C], coefficients[R][C];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int c = 0; c < C; ++c) cov[r][c] = psi.eps;
+    for (int part = 0; part < passage.parts; ++part) {
+      const int count = passage.coordinates_of(part);
+      const int64_t from = slice_row + part * kPartCoordinates;
+      __syncthreads();
+      if (passage.parts > 1 || first_column == 0) load_rows(a, from, passage.rows_of(part), first_row, stage.a);
+      load_rows(b, from, passage.rows_of(part), first_column, stage.b);
+      __syncthreads();
+      add_covariances<kCoordinates>(stage, 0, count, place, cov);
+      if (part + 1 < passage.parts) continue;
+
+      Moments<T> x[R], y[C];
+      load_moments<kCoordinates>(stage.a, count, place.row * R, x);
+      load_moments<kCoordinates>(stage.b, count, place.column * C, y);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        const Pack<T, C> g =
+            load_pack<T, C>(square + (first_row + place.row * R + r) * b.padded + first_column + place.column * C);
+#pragma unroll
+        for (int c = 0; c < C; ++c) {
+          const PsiGradient<T> d = gradient_of<kCase, kCoordinates>(g.v[c], x[r], y[c], cov[r][c], psi);
+          gathered[r].add(d, y[c]);
+          coefficients[r][c] = d.c;
+        }
+      }
+    }
+    if constexpr (kCoordinates != 0) {
+      int row = first_owned;
+      if (passage.parts > 1) {
+        __syncthreads();
+        load_rows(b, slice_row + first_owned, owned, first_column, stage.b);
+        __syncthreads();
+        row = 0;
+      }
+#pragma unroll
+      for (int q = 0; q < kOwned; ++q) {
+        if (kCoordinates == kAnyCoordinates && q >= owned) break;
+        const Pack<T, C> y = load_pack<T, C>(&stage.b[row + q][place.column * C]);
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+          for (int c = 0; c < C; ++c) gathered[r].z[q] += coefficients[r][c] * y.v[c];
+      }
+    }
+  }
+
+  T values[R];
+  T* to = of_a + slice * a.slice_stride + first_row;
+#pragma unroll
+  for (int q = 0; q < kOwned; ++q) {
+    if (q >= owned) break;
+#pragma unroll
+    for (int r = 0; r < R; ++r) values[r] = gathered[r].z[q];
+    store_sums<T>(shared, place, values, to + (first_owned + q) * a.row_stride);
+  }
+  if (blockIdx.y > 0) return;
+#pragma unroll
+  for (int m = 0; m < Gathered<kCoordinates, T>::kMoments; ++m) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) values[r] = gathered[r].moments[m];
+    store_sums<T>(shared, place, values, to + (passage.coordinates + m) * a.row_stride);
+  }
+}
+
+}  // namespace cuda
+}  // namespace ckrm

@@ -1,0 +1,60 @@
+// How the CUDA kernels see weights and packed filter banks.
+//
+// A slice is packed as in csrc/cpu/kernels.h: the K - 1 coordinates of the centred slice in an orthonormal (Helmert)
+// basis scaled by 1 / sqrt(K), whose dot product is the population covariance, then mu, half_mu2, sigma, half_var; of
+// slices of one number (K = 1) mu and half_mu2 alone. Each of these is a row of numbers:
+//   filters in a row:  [slice][row][filter]   (all pairs, a x b: a tile reads rows of neighbouring filters)
+//   slices in a row:   [filter][row][slice]   (lists of pairs: the threads of a pair read its slices)
+// Filters past the last, up to a multiple of kFilterPadding, are zero slices.
+#pragma once
+
+#include "../psi_math.h"
+#include "runtime.h"
+
+namespace ckrm {
+namespace cuda {
+
+constexpr int kThreads = 256;  // of every block
+constexpr int kFilterPadding = 64;
+constexpr int kMomentRows = 4;
+
+enum class Element { kFloat32, kFloat64, kFloat16, kBFloat16 };
+enum class Layout { kFiltersInRow, kSlicesInRow };
+
+// A weight (filters, slices, *K) of any strides, in elements. The K positions are at most three dimensions.
+struct WeightView {
+  const void* data;
+  Element element;
+  int64_t filters, slices, filter_stride, slice_stride;
+  int64_t size[3], stride[3];
+  int positions;  // K
+};
+
+template <class T>
+struct Bank {
+  T* data;
+  T* poison;  // per filter, padded: 0, or NaN if the filter is not finite or out of float32's range
+  int64_t filters, padded, slices;
+  int64_t filter_stride, row_stride, slice_stride;
+  int coordinates;  // K - 1
+  Layout layout;
+
+  CKRM_MEMBER int rows() const { return coordinates == 0 ? 2 : coordinates + kMomentRows; }
+  CKRM_MEMBER T* at(int64_t filter, int64_t row, int64_t slice) const {
+    return data + filter * filter_stride + row * row_stride + slice * slice_stride;
+  }
+};
+
+// N numbers that are loaded at once.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T v[N];
+};
+
+template <class T, int N>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+
+}  // namespace cuda
+}  // namespace ckrm

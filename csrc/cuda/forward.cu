@@ -1,0 +1,118 @@
+// Psi of all pairs, of a x b, and counts without storing Omega.
+#include "forward.cuh"
+
+#include <algorithm>
+
+#include "operators.h"
+#include "packed.h"
+
+namespace ckrm {
+namespace cuda {
+namespace {
+
+// Blocks that fill a large GPU twice. A constant, so that results do not depend on the device.
+constexpr int64_t kWantedBlocks = 528;
+constexpr int64_t kFewestSlices = 8;  // of a split
+
+template <class T>
+TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
+  TilePlan plan;
+  plan.triangular = triangular;
+  plan.row_tiles = divide_up(a.filters, kTile<T>), plan.column_tiles = divide_up(b.filters, kTile<T>);
+  plan.tiles = triangular ? triangle_tiles(plan.row_tiles) : plan.row_tiles * plan.column_tiles;
+  const int64_t wanted = std::max<int64_t>(1, kWantedBlocks / plan.tiles);
+  // also so that a block counts its slices in 31 bits
+  plan.slices_per_split =
+      std::min<int64_t>(std::max(divide_up(a.slices, wanted), std::min(kFewestSlices, a.slices)), INT32_MAX / 2);
+  plan.splits = divide_up(a.slices, plan.slices_per_split);
+  return plan;
+}
+
+template <class T>
+void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular,
+               const Exponents& exponents, Result<T> result, const CurrentStream& stream) {
+  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
+  const TilePlan plan = plan_tiles(a, b, triangular);
+  Tensor partial;
+  if (plan.splits > 1) {
+    partial = new_numbers<T>(packed_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
+    result.partial = static_cast<T*>(partial.mutable_data_ptr());
+  }
+  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha);
+  with_case(psi, [&](auto psi_case) {
+    with_coordinates<T>(a.coordinates, [&](auto coordinates) {
+      stream.launch(tile_kernel<psi_case.value, coordinates.value, T>, plan.tiles, plan.splits, kThreads, a, b, plan,
+                    psi, result);
+    });
+  });
+  if (plan.splits > 1)
+    stream.launch(combine_kernel<T>, plan.tiles, kTilePairs<T> / kThreads, kThreads, a, b, plan, result);
+}
+
+template <class T>
+Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {
+  Result<T> result{};
+  result.kind = kind;
+  result.psi = out.mutable_data_ptr();
+  result.is_float32 = is_float32;
+  return result;
+}
+
+}  // namespace
+
+Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamma, double eps) {
+  const Weight w(weight);
+  const int64_t n = w.view().filters;
+  const Tensor out = torch::stable::new_empty(weight, {n * (n - 1) / 2}, result_type(weight));
+  if (n < 2) return out;
+  const CurrentStream stream(weight);
+  with_arithmetic(weight, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
+    const Result<T> result = result_to<T>(out, ResultKind::kPacked, result_type(weight) == ScalarType::Float);
+    sum_tiles(packed, packed, true, {alpha, beta, gamma, eps}, result, stream);
+  });
+  return out;
+}
+
+Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, double gamma, double eps) {
+  const Weight wa(a), wb(b);
+  check_alike(wa, wb);
+  const Tensor out = torch::stable::new_empty(a, {wa.view().filters, wb.view().filters}, result_type(a));
+  if (out.numel() == 0) return out;
+  const CurrentStream stream(a);
+  with_arithmetic(a, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed_a(wa, Layout::kFiltersInRow, eps, stream);
+    const PackedBank<T> packed_b(wb, Layout::kFiltersInRow, eps, stream);
+    const Result<T> result = result_to<T>(out, ResultKind::kRectangle, result_type(a) == ScalarType::Float);
+    sum_tiles(packed_a, packed_b, false, {alpha, beta, gamma, eps}, result, stream);
+  });
+  return out;
+}
+
+Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, double beta, double gamma, double eps) {
+  const Weight w(weight);
+  STD_TORCH_CHECK(edges.dim() == 1 && edges.scalar_type() == result_type(weight),
+                  "edges must be one-dimensional and of the dtype that Psi is returned in");
+  check_same_device(edges, weight, "edges");
+  const CurrentStream stream(weight);
+  const Tensor sorted = torch::stable::contiguous(edges);
+  const Tensor out = torch::stable::new_zeros(weight, {edges.size(0) + 2}, ScalarType::Long);
+  if (w.view().filters < 2) return out;
+  with_arithmetic(weight, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
+    Result<T> result{};
+    result.kind = ResultKind::kCounts;
+    result.is_float32 = result_type(weight) == ScalarType::Float;
+    result.counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
+    result.edges = sorted.const_data_ptr();
+    result.edge_count = sorted.size(0);
+    sum_tiles(packed, packed, true, {alpha, beta, gamma, eps}, result, stream);
+  });
+  return out;
+}
+
+}  // namespace cuda
+}  // namespace ckrm

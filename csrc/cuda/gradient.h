@@ -1,0 +1,32 @@
+// From the gradient of a packed bank to that of the weight, for all pairs and for lists.
+#pragma once
+
+#include "backward.cuh"
+#include "packed.h"
+
+namespace ckrm {
+namespace cuda {
+
+inline Tensor empty_gradient(const Tensor& weight) { return torch::stable::new_empty(weight, shape_of(weight)); }
+
+inline Tensor zero_gradient(const Tensor& weight) { return torch::stable::new_zeros(weight, shape_of(weight)); }
+
+// Blocks that share a slice's coordinates.
+template <int kCoordinates>
+int64_t parts_of_coordinates(int coordinates) {
+  return kCoordinates == 0 ? 1 : divide_up(coordinates, std::max(1, kOwnedCoordinates<kCoordinates>));
+}
+
+// of_bank: the sums that the kernels gathered, in the bank's layout. out: contiguous, of the weight's shape and dtype.
+template <class T>
+void finish_gradient(const PackedBank<T>& packed, const Tensor& of_bank, const Tensor& out,
+                     const CurrentStream& stream) {
+  const Bank<T>& bank = packed.bank();
+  const int64_t blocks = divide_up(bank.filters, kBlockFilters) * divide_up(bank.slices, kBlockSlices);
+  const double scale = packed.scale() / static_cast<double>(bank.slices);
+  stream.launch(finish_gradient_kernel<T>, blocks, 1, kThreads, bank, static_cast<const T*>(of_bank.const_data_ptr()),
+                static_cast<T>(scale), out.mutable_data_ptr(), element_of(out));
+}
+
+}  // namespace cuda
+}  // namespace ckrm

@@ -1,0 +1,95 @@
+// Psi of listed pairs and its gradient.
+#include "listed.cuh"
+
+#include <array>
+
+#include "gradient.h"
+#include "operators.h"
+
+namespace ckrm {
+namespace cuda {
+namespace {
+
+Tensor contiguous_pairs(const Tensor& pairs, const Tensor& weight) {
+  STD_TORCH_CHECK(pairs.dim() == 2 && pairs.size(1) == 2 && pairs.scalar_type() == ScalarType::Long,
+                  "pairs must be an int64 tensor of shape (P, 2)");
+  check_same_device(pairs, weight, "pairs");
+  return torch::stable::contiguous(pairs);
+}
+
+// Values and indices of a stable sort, so that the order in which a filter meets its pairs is that of the list.
+std::tuple<Tensor, Tensor> sorted(const Tensor& values) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t{0}), from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+}
+
+// Calls launch(case, coordinates); lists have no kernels of their own for 3 x 3.
+template <class T, class Launch>
+void with_constants(const PsiParameters<T>& psi, int coordinates, const Launch& launch) {
+  with_case(psi, [&](auto psi_case) {
+    if (coordinates == 0)
+      launch(psi_case, CoordinatesConstant<0>());
+    else
+      launch(psi_case, CoordinatesConstant<kAnyCoordinates>());
+  });
+}
+
+}  // namespace
+
+Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, double beta, double gamma, double eps) {
+  const Weight w(weight);
+  const Tensor list = contiguous_pairs(pairs, weight);
+  const CurrentStream stream(weight);
+  const PairList listed{list.const_data_ptr<int64_t>(), list.size(0)};
+  const Tensor out = torch::stable::new_empty(weight, {listed.count}, result_type(weight));
+  if (listed.count == 0) return out;
+  with_arithmetic(weight, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(w, Layout::kSlicesInRow, eps, stream);
+    const PsiParameters<T> psi = Exponents{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha);
+    with_constants(psi, packed.bank().coordinates, [&](auto psi_case, auto coordinates) {
+      stream.launch(listed_kernel<psi_case.value, coordinates.value, T>, divide_up(listed.count, kPairsPerBlock), 1,
+                    kThreads, packed.bank(), listed, psi, out.mutable_data_ptr(),
+                    result_type(weight) == ScalarType::Float);
+    });
+  });
+  return out;
+}
+
+Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs, double alpha, double beta,
+                             double gamma, double eps) {
+  const Weight w(weight);
+  const Tensor list = contiguous_pairs(pairs, weight);
+  const PairList listed{list.const_data_ptr<int64_t>(), list.size(0)};
+  check_gradient(grad, weight, {listed.count});
+  check_same_device(grad, weight, "grad");
+  const CurrentStream stream(weight);
+  if (listed.count == 0 || w.view().filters == 0) return zero_gradient(weight);
+  const auto [filters, places] = sorted(torch::stable::reshape(list, {2 * listed.count}));
+  const Incidence incidence{filters.const_data_ptr<int64_t>(), places.const_data_ptr<int64_t>(), 2 * listed.count};
+  const PairGradient of_pairs{
+      grad.const_data_ptr(), grad.scalar_type() == ScalarType::Float, false, {grad.stride(0), 0}};
+  const Tensor out = empty_gradient(weight);
+  with_arithmetic(weight, eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(w, Layout::kSlicesInRow, eps, stream);
+    const Bank<T>& bank = packed.bank();
+    const Tensor of_bank = new_numbers<T>(packed.data(), packed.data().numel());
+    T* gathered = static_cast<T*>(of_bank.mutable_data_ptr());
+    const PsiParameters<T> psi = Exponents{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha - 1);
+    with_constants(psi, bank.coordinates, [&](auto psi_case, auto coordinates) {
+      stream.launch(listed_gradient_kernel<psi_case.value, coordinates.value, T>,
+                    divide_up(bank.filters * bank.slices, kThreads),
+                    parts_of_coordinates<coordinates.value>(bank.coordinates), kThreads, bank, listed, incidence,
+                    of_pairs, psi, gathered);
+    });
+    finish_gradient(packed, of_bank, out, stream);
+  });
+  return out;
+}
+
+}  // namespace cuda
+}  // namespace ckrm

@@ -1,0 +1,182 @@
+// From tensors to what the kernels take, and which kernel a call needs.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <type_traits>
+
+#include "../arguments.h"
+#include "prepare.cuh"
+#include "terms.cuh"
+
+namespace ckrm {
+namespace cuda {
+
+inline Element element_of(const Tensor& weight) {
+  switch (weight.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
+  }
+}
+
+inline void check_same_device(const Tensor& tensor, const Tensor& weight, const char* name) {
+  STD_TORCH_CHECK(tensor.device() == weight.device(), name, " must be on the weight's device");
+}
+
+// A weight (filters, slices, *K) as the kernels read it.
+class Weight {
+ public:
+  explicit Weight(const Tensor& tensor) : tensor_(tensor) {
+    STD_TORCH_CHECK(tensor.dim() >= 2, "weight must have the shape (F2, F1, *K), got ", tensor.dim(), " dimensions");
+    if (!view_positions()) {
+      tensor_ = torch::stable::contiguous(tensor);
+      view_positions();
+    }
+    int64_t positions = 1;
+    for (int64_t d = 2; d < tensor.dim(); ++d) positions *= tensor.size(d);
+    STD_TORCH_CHECK(positions <= INT32_MAX, "weight has slices of more than 2^31 - 1 numbers");
+    view_.data = tensor_.const_data_ptr();
+    view_.element = element_of(tensor_);
+    view_.filters = tensor_.size(0), view_.filter_stride = tensor_.stride(0);
+    view_.slices = tensor_.size(1), view_.slice_stride = tensor_.stride(1);
+    view_.positions = static_cast<int>(positions);
+    STD_TORCH_CHECK(view_.filters == 0 || view_.slices * positions > 0, "weight has filters without slices");
+  }
+  const WeightView& view() const { return view_; }
+  const Tensor& tensor() const { return tensor_; }
+
+ private:
+  // Merges dimensions that follow each other in memory; whether at most three are left.
+  bool view_positions() {
+    std::vector<int64_t> size, stride;
+    for (int64_t d = 2; d < tensor_.dim(); ++d) {
+      if (tensor_.size(d) == 1) continue;
+      if (!size.empty() && stride.back() == tensor_.size(d) * tensor_.stride(d)) {
+        size.back() *= tensor_.size(d);
+        stride.back() = tensor_.stride(d);
+      } else {
+        size.push_back(tensor_.size(d));
+        stride.push_back(tensor_.stride(d));
+      }
+    }
+    if (size.size() > 3) return false;
+    for (size_t d = 0; d < 3; ++d) {
+      const size_t missing = 3 - size.size();
+      view_.size[d] = d < missing ? 1 : size[d - missing];
+      view_.stride[d] = d < missing ? 0 : stride[d - missing];
+    }
+    return true;
+  }
+
+  Tensor tensor_;
+  WeightView view_;
+};
+
+// Raises unless the slices of a can be compared with those of b.
+inline void check_alike(const Weight& a, const Weight& b) {
+  STD_TORCH_CHECK(a.view().slices == b.view().slices && a.view().positions == b.view().positions,
+                  "a and b must have slices of one number and shape");
+  STD_TORCH_CHECK(a.view().element == b.view().element, "a and b must have one dtype");
+  check_same_device(b.tensor(), a.tensor(), "b");
+}
+
+template <class T>
+constexpr ScalarType scalar_type() {
+  return sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
+}
+
+template <class T>
+Tensor new_numbers(const Tensor& like, int64_t count) {
+  const std::vector<int64_t> shape(1, count);  // nvcc misreads {count} in a template
+  return torch::stable::new_empty(like, shape, scalar_type<T>());
+}
+
+// A packed filter bank and its memory.
+template <class T>
+class PackedBank {
+ public:
+  PackedBank(const Weight& weight, Layout layout, double eps, const CurrentStream& stream) : scale_(scale_for<T>(eps)) {
+    const WeightView& w = weight.view();
+    const bool by_filter = layout == Layout::kFiltersInRow;
+    bank_.filters = w.filters, bank_.slices = w.slices, bank_.coordinates = w.positions - 1, bank_.layout = layout;
+    bank_.padded = divide_up(w.filters, kFilterPadding) * kFilterPadding;
+    bank_.row_stride = by_filter ? bank_.padded : w.slices;
+    bank_.slice_stride = by_filter ? bank_.rows() * bank_.padded : 1;
+    bank_.filter_stride = by_filter ? 1 : bank_.rows() * w.slices;
+    const int64_t filters = by_filter ? bank_.padded : w.filters;
+    data_ = new_numbers<T>(weight.tensor(), filters * w.slices * bank_.rows());
+    poison_ = new_numbers<T>(weight.tensor(), bank_.padded);
+    torch::stable::zero_(poison_);
+    bank_.data = static_cast<T*>(data_.mutable_data_ptr());
+    bank_.poison = static_cast<T*>(poison_.mutable_data_ptr());
+    stream.launch(prepare_kernel<T>, divide_up(filters, kBlockFilters) * divide_up(w.slices, kBlockSlices), 1, kThreads,
+                  w, bank_, static_cast<T>(scale_), static_cast<T>(eps * scale_ * scale_));
+  }
+
+  const Bank<T>& bank() const { return bank_; }
+  const Tensor& data() const { return data_; }
+  double scale() const { return scale_; }
+
+ private:
+  double scale_;
+  Bank<T> bank_;
+  Tensor data_, poison_;
+};
+
+// Below, float32's range would poison weights that networks have; float64 is slow but right.
+constexpr double kSmallestFloat32Eps = 0x1p-64;
+
+// Calls compute(T()) with the type of arithmetic that the weight and eps need.
+template <class Compute>
+void with_arithmetic(const Tensor& weight, double eps, const Compute& compute) {
+  if (weight.scalar_type() != ScalarType::Double && eps >= kSmallestFloat32Eps)
+    compute(float());
+  else
+    compute(double());
+}
+
+template <PsiCase kCase>
+using CaseConstant = std::integral_constant<PsiCase, kCase>;
+template <int kCoordinates>
+using CoordinatesConstant = std::integral_constant<int, kCoordinates>;
+
+// Calls launch(case) with the exponents' case as a constant; float64 has one case. On a GPU a power costs two
+// instructions whatever its exponent, so that kPower serves any alpha.
+template <class T, class Launch>
+void with_case(const PsiParameters<T>& psi, const Launch& launch) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    launch(CaseConstant<PsiCase::kGeneral>());
+  } else {
+    const bool is_power = psi.alpha != 0 && psi.alpha != 1 && psi.beta == 1 && psi.gamma == 1;
+    switch (is_power ? PsiCase::kPower : case_of(psi)) {
+      case PsiCase::kNoLuminance:
+        return launch(CaseConstant<PsiCase::kNoLuminance>());
+      case PsiCase::kLinear:
+        return launch(CaseConstant<PsiCase::kLinear>());
+      case PsiCase::kPower:
+        return launch(CaseConstant<PsiCase::kPower>());
+      default:
+        return launch(CaseConstant<PsiCase::kGeneral>());
+    }
+  }
+}
+
+// Calls launch(coordinates) with their number as a constant where it has kernels of its own: 1 x 1 and 3 x 3.
+template <class T, class Launch>
+void with_coordinates(int coordinates, const Launch& launch) {
+  if (coordinates == 0) return launch(CoordinatesConstant<0>());
+  if constexpr (sizeof(T) == sizeof(float))
+    if (coordinates == 8) return launch(CoordinatesConstant<8>());
+  launch(CoordinatesConstant<kAnyCoordinates>());
+}
+
+}  // namespace cuda
+}  // namespace ckrm

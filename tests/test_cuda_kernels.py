@@ -1,0 +1,412 @@
+"""The CUDA C++ operators' values and gradients: on a GPU, and with none, compiled for the processor by cuda_on_host.h.
+
+There they are the same kernels and operators, block for block and thread for thread; the instructions that approximate
+1 / x, log2 and exp2 are as wrong as they may be.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from compare import (
+    DTYPES,
+    check_all,
+    check_counts,
+    check_cross,
+    check_pairs,
+    check_pairwise,
+    poisoned,
+    some_pairs,
+    weight,
+)
+from definition import Psi
+from small_tree import needs_compiler
+
+from ckrm_kernels import native
+from ckrm_kernels import ops as operators
+from ckrm_kernels.build_config import TORCH_TARGET_VERSION
+from ckrm_kernels.ops import result_dtype
+
+TESTS = Path(__file__).parent
+DEFAULT = Psi()
+EXPONENTS = [(0.1, 1, 1), (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (1, 0.5, 2), (2.5, 2.5, 2.5)]
+
+DEVICES = [pytest.param("cpu", marks=needs_compiler)] + ["cuda"] * torch.cuda.is_available()
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """Where torch.ops.ckrm_cuda.* computes."""
+    if request.param == "cpu":
+        request.getfixturevalue("cuda_on_host")
+    else:
+        assert native.load_cuda(), native.cuda_failure()
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def ops(device):
+    """The operators, for tensors on the CPU."""
+    return torch.ops.ckrm_cuda if device.type == "cpu" else OnGpu()
+
+
+class OnGpu:
+    """torch.ops.ckrm_cuda.* on a GPU, from and to the CPU."""
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            moved = [to_gpu(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+            results = getattr(torch.ops.ckrm_cuda, name)(*moved)
+            return results.cpu() if isinstance(results, torch.Tensor) else [result.cpu() for result in results]
+
+        return call
+
+
+def to_gpu(tensor: torch.Tensor) -> torch.Tensor:
+    """With the memory around it, so that its strides and its alignment stay as they are."""
+    memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.detach().untyped_storage())
+    return memory.cuda().as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+@pytest.fixture(scope="session")
+def cuda_on_host():
+    """torch.ops.ckrm_cuda.* on CPU tensors."""
+    from torch.utils.cpp_extension import load
+
+    with pytest.MonkeyPatch.context() as patch:  # the ninja of a virtual environment that is not activated
+        patch.setenv("PATH", os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")]))
+        if shutil.which("ninja") is None:
+            pytest.skip("ninja is missing")
+        load(
+            name="ckrm_cuda_on_host",
+            sources=[str(TESTS / "cpp" / "cuda_on_host.cpp")],
+            extra_include_paths=[str(TESTS.parent / "csrc"), str(TESTS / "cpp")],
+            # fibers jump between stacks, which a fortified longjmp takes for an error
+            extra_cflags=[
+                "-O2",
+                "-U_FORTIFY_SOURCE",
+                "-Wno-unknown-pragmas",
+                f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+            ],
+            is_python_module=False,
+        )
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+# None a multiple of a tile or of a block's slices; more coordinates than a stage, or than a block's gradients, hold.
+SHAPES = [
+    (2, 1, 3),
+    (3, 2),
+    (3, 8, 1),
+    (5, 33, 1, 1),
+    (65, 3, 1),
+    (17, 9, 3),
+    (65, 8, 2, 2),
+    (17, 8, 3, 3),
+    (33, 33, 3, 3),
+    (33, 2, 5, 5),
+    (17, 3, 7, 7),
+    (5, 9, 3, 3, 3),
+    (5, 2, 45),
+    (4, 1, 300),
+    (7, 70, 3, 3),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(ops, shape, dtype):
+    check_all(weight(shape, dtype), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(199, 3, 3, 3), (257, 2, 3), (130, 1, 1)], ids=str)
+def test_wide_shapes(ops, shape, dtype):
+    check_pairwise(weight(shape, dtype), DEFAULT, ops=ops)
+    check_counts(weight(shape, dtype), torch.tensor([0.2, 0.6], dtype=dtype), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize(("left", "right"), [(1, 1), (1, 130), (130, 1), (2, 67), (67, 33), (64, 128)])
+def test_cross_shapes(ops, left, right):
+    check_cross(weight((left, 3, 3, 3)), weight((right, 3, 3, 3), seed=1), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize("slices", [8, 9, 64, 100, 257])
+def test_slices_split_between_blocks(ops, slices):
+    """Narrow layers: 8 slices and more a block, partial sums added by a second kernel."""
+    w = weight((9, slices, 3, 3))
+    check_pairwise(w, DEFAULT, ops=ops)
+    check_counts(w, torch.linspace(0, 1, 400), DEFAULT, ops=ops)
+
+
+def test_many_slices_in_one_block_keep_their_digits(ops):
+    w = torch.rand(257, 1200, 1, generator=torch.Generator().manual_seed(0)) + 0.5
+    actual, exact = ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(w.double(), *DEFAULT)
+    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 65, 1001])
+def test_numbers_of_pairs(ops, count):
+    check_pairs(weight((33, 9, 3, 3)), some_pairs(33, count), DEFAULT, ops=ops)
+    check_pairs(weight((33, 9, 3, 3)), torch.tensor([[7, 3]]).expand(count, 2), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("filters", [0, 1])
+@pytest.mark.parametrize("tail", [(3, 3, 3), (3,)], ids=str)
+def test_few_filters(ops, filters, tail, dtype):
+    w, some = torch.randn(filters, *tail).to(dtype), torch.randn(4, *tail).to(dtype)
+    none = torch.zeros(0, 2, dtype=torch.int64)
+    check_pairwise(w, DEFAULT, ops=ops)
+    check_cross(w, some, DEFAULT, ops=ops)
+    check_cross(some, w, DEFAULT, ops=ops)
+    check_pairs(w, none, DEFAULT, ops=ops)
+    check_counts(w, torch.tensor([0.5], dtype=result_dtype(dtype)), DEFAULT, ops=ops)
+
+
+# ---- exponents, eps and scales ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-4, 1e-2])
+@pytest.mark.parametrize("exponents", EXPONENTS, ids=str)
+def test_exponents_and_eps(ops, exponents, eps, dtype):
+    psi = Psi(*(float(p) for p in exponents), eps)
+    check_all(weight((9, 3, 3, 3), dtype), psi, ops=ops)
+    check_all(weight((5, 9, 1), dtype, seed=1), psi, ops=ops)
+    check_all(weight((6, 2, 2), dtype, seed=2), psi, ops=ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-4])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
+def test_scales(ops, scale, eps, dtype):
+    check_all(weight((9, 5, 3, 3), dtype, scale), Psi(eps=eps), ops=ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [1.0, 1e3, -1e4])
+def test_slices_far_from_zero(ops, offset, dtype):
+    """Deviations that are small beside the mean: centring must not lose them."""
+    w = (torch.randn(9, 3, 3, 3, dtype=torch.float64) + offset).to(dtype)
+    for psi in (DEFAULT, Psi(eps=0.0)):
+        check_all(w, psi, ops=ops)
+
+
+@pytest.mark.parametrize("eps", [1e-300, 1e-45, 1e-30, 1e-20, 6e-20, 1e10, 1e30, 1e150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_eps(ops, eps, dtype):
+    check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps), ops=ops)
+
+
+@pytest.mark.parametrize("exponent", [1e-6, 0.999999, 1.000001, 20.0])
+def test_extreme_exponents(ops, exponent):
+    check_all(weight((9, 5, 3, 3)), Psi(exponent, exponent, exponent), ops=ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [0.0, 1e-4])
+def test_degenerate_slices(ops, eps, dtype):
+    """Zero, constant, repeated, flipped and uncorrelated slices, and means of exactly zero, all against all."""
+    rows = [
+        [0, 0, 0, 0],
+        [1, 1, 1, 1],
+        [-1, -1, -1, -1],
+        [0.5, 0.5, 0.5, 0.5],
+        [1, -1, 1, -1],
+        [1, 1, -1, -1],
+        [1, 2, 3, 4],
+        [4, 3, 2, 1],
+        [-1, -2, -3, -4],
+        [1, 2, 3, 4],
+        [1, 0, 0, 0],
+    ]
+    w = torch.tensor(rows, dtype=dtype)[:, None]
+    for exponents in EXPONENTS:
+        check_all(w, Psi(*(float(p) for p in exponents), eps), ops=ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [1 / 3, 0.1, 7e-7, 1e4])
+@pytest.mark.parametrize("eps", [0.0, 1e-12])
+def test_a_constant_slice_has_no_contrast_whatever_its_value(ops, value, eps, dtype):
+    w = torch.full((6, 3, 7, 7), value, dtype=dtype) * torch.arange(1, 7, dtype=dtype).view(-1, 1, 1, 1)
+    assert ops.pairwise_psi(w, 0.0, 1.0, 1.0, eps).sub(1).abs().max() < 1e-6
+    assert ops.pairwise_psi_backward(torch.ones(15, dtype=result_dtype(dtype)), w, 0.0, 1.0, 1.0, eps).eq(0).all()
+
+
+# ---- filters that are not finite, and pairs that are none -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 3, 3, 3), (20, 33, 1), (5, 9, 2)], ids=str)
+def test_filters_that_are_not_finite_make_exactly_their_pairs_nan(ops, shape, dtype, bad):
+    i, j = torch.triu_indices(shape[0], shape[0], 1)
+    for psi in (DEFAULT, Psi(eps=0.0), Psi(0.0, 0.0, 0.0), Psi(0.5, 2.0, 0.5)):
+        w = weight(shape, dtype)
+        w[3].flatten()[-1] = bad
+        w[4].flatten()[0] = bad
+        nan = torch.zeros(shape[0], dtype=torch.bool)
+        nan[3:5] = True
+        with poisoned():
+            packed = ops.pairwise_psi(w, *psi)
+            assert torch.equal(packed.isnan(), nan[i] | nan[j])
+            assert torch.equal(ops.cross_psi(w, w[2:4], *psi).isnan(), nan[:, None] | nan[2:4])
+            assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi).isnan(), nan[i] | nan[j])
+            assert ops.psi_counts(w, packed.new_tensor([0.5]), *psi)[-1] == (nan[i] | nan[j]).sum()
+        finite = ~(nan[i] | nan[j])
+        assert torch.equal(packed[finite], ops.pairwise_psi(torch.where(w.isfinite(), w, 0), *psi)[finite])
+        pairs = torch.stack([i, j], 1)[finite]  # a list that avoids them has a finite gradient
+        assert ops.psi_of_pairs_backward(torch.ones(len(pairs), dtype=packed.dtype), w, pairs, *psi).isfinite().all()
+        assert ops.pairwise_psi_backward(torch.ones_like(packed), w, *psi).isnan().all()
+
+
+def test_filters_out_of_the_range_of_float32_are_nan(ops):
+    """The limit grows with the root of eps: here it is 7e5."""
+    w = weight((4, 2, 3, 3))
+    w[2] *= 1e8
+    assert ops.pairwise_psi(w, *Psi(eps=1e-12)).isnan().tolist() == [False, True, False, True, False, True]
+    assert ops.pairwise_psi(w.double(), *Psi(eps=1e-12)).isfinite().all()
+
+
+def test_pairs_out_of_range_are_nan(ops):
+    w = weight((5, 3, 3, 3))
+    pairs = torch.tensor([[0, 1], [-1, 2], [3, 5], [2**40, 0], [3, 4]])
+    assert ops.psi_of_pairs(w, pairs, *DEFAULT).isnan().tolist() == [False, True, True, True, False]
+    assert ops.psi_of_pairs(w[:0], pairs, *DEFAULT).isnan().all()
+    of_weight = ops.psi_of_pairs_backward(torch.ones(5), w, pairs, *DEFAULT)
+    assert of_weight.isnan().flatten(1).any(1).tolist() == [True, False, True, True, False]
+
+
+# ---- strides ---------------------------------------------------------------------------------------------------------
+
+
+def strided(w: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same filters (F2, F1, 3, 3) in other memory."""
+    buffer = torch.full((w.numel() + 1,), math.nan, dtype=w.dtype)
+    buffer[1:] = w.flatten()
+    return {
+        "misaligned": buffer[1:].view(w.shape),
+        "channels last": w.to(memory_format=torch.channels_last),
+        "transposed": w.transpose(0, 1).contiguous().transpose(0, 1),
+        "positions outermost": w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+        "every second": torch.stack([w, torch.full_like(w, math.nan)], -1).flatten(-2)[..., ::2],
+        "padded": torch.nn.functional.pad(w, (1, 1, 2, 1, 1, 0), value=math.nan)[:, 1:, 2:-1, 1:-1],
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strides_do_not_change_a_bit(ops, dtype):
+    w = weight((19, 5, 3, 3), dtype)
+    pairs, edges = some_pairs(19, 70), torch.tensor([0.3, 0.6], dtype=result_dtype(dtype))
+    grads = [torch.randn(n, dtype=result_dtype(dtype)) for n in ((171,), (19, 19), (70,))]
+
+    def results(w, pairs, grads):
+        with poisoned():
+            return [
+                ops.pairwise_psi(w, *DEFAULT),
+                ops.cross_psi(w, w, *DEFAULT),
+                ops.psi_of_pairs(w, pairs, *DEFAULT),
+                ops.psi_counts(w, edges, *DEFAULT),
+                ops.pairwise_psi_backward(grads[0], w, *DEFAULT),
+                *ops.cross_psi_backward(grads[1], w, w, *DEFAULT),
+                ops.psi_of_pairs_backward(grads[2], w, pairs, *DEFAULT),
+            ]
+
+    expected = results(w, pairs, grads)
+    wide = [torch.stack([g, torch.full_like(g, math.nan)], -1)[..., 0] for g in grads]
+    turned = [grads[0], grads[1].T.contiguous().T, grads[2]]
+    for name, other in strided(w).items():
+        for actual, exact in zip(results(other, pairs, grads), expected, strict=True):
+            assert torch.equal(actual, exact), name
+    for other_pairs, other_grads in ((pairs.T.contiguous().T, wide), (pairs, turned)):
+        for actual, exact in zip(results(w, other_pairs, other_grads), expected, strict=True):
+            assert torch.equal(actual, exact)
+
+
+@pytest.mark.parametrize("kernel", [(2, 3, 2), (2, 3, 2, 2), (1, 2, 1, 3, 2)], ids=str)
+def test_positions_in_any_order(ops, kernel):
+    """Three dimensions of strides are passed to a kernel; more are copied."""
+    w = weight((6, 3, *kernel))
+    reversed_memory = w.permute(*range(w.dim() - 1, -1, -1)).contiguous().permute(*range(w.dim() - 1, -1, -1))
+    assert torch.equal(ops.pairwise_psi(reversed_memory, *DEFAULT), ops.pairwise_psi(w, *DEFAULT))
+
+
+def test_expanded_gradients_and_weights(ops):
+    w = weight((9, 5, 3, 3))
+    check_pairwise(w, DEFAULT, torch.ones(()).expand(36), ops=ops)
+    check_cross(w, w[:4], DEFAULT, torch.ones(9, 1).expand(9, 4), ops=ops)
+    check_pairs(w, some_pairs(9, 20), DEFAULT, torch.ones(()).expand(20), ops=ops)
+    for expanded in (w[:, :1].expand(9, 4, 3, 3), w[:1].expand(7, 5, 3, 3), w[:, :, :1].expand(9, 5, 3, 3)):
+        check_all(expanded, DEFAULT, ops=ops)
+
+
+def test_offsets_beyond_32_bits(ops):
+    """Filters 2^30 elements apart, in memory that is reserved but never touched in between."""
+    memory = torch.empty(4 * 2**30, dtype=torch.float16)
+    w, values = memory.as_strided((4, 2, 3), (2**30, 7, 2)), torch.randn(4, 2, 3).half()
+    w.copy_(values)
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(values, *DEFAULT))
+
+
+# ---- as operators ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_bits_every_time(ops):
+    w, pairs = weight((70, 40, 3, 3)), some_pairs(70, 300)
+    grads = torch.randn(2415), torch.randn(300)
+    runs = [
+        (
+            ops.pairwise_psi(w, *DEFAULT),
+            ops.pairwise_psi_backward(grads[0], w, *DEFAULT),
+            ops.psi_of_pairs_backward(grads[1], w, pairs, *DEFAULT),
+        )
+        for _ in range(2)
+    ]
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["pairwise_psi", "cross_psi", "psi_of_pairs", "psi_counts"])
+def test_opcheck(device, name):
+    w = weight((5, 3, 3, 3)).to(device).requires_grad_(name != "psi_counts")
+    inputs = {
+        "pairwise_psi": (w,),
+        "cross_psi": (w, weight((3, 3, 3, 3)).to(device).requires_grad_()),
+        "psi_of_pairs": (w, some_pairs(5, 7).to(device)),
+        "psi_counts": (w, torch.tensor([0.5], device=device)),
+    }
+    torch.library.opcheck(getattr(torch.ops.ckrm_cuda, name), (*inputs[name], *DEFAULT))
+
+
+def test_gradients_in_float64(device):
+    w, pairs = weight((5, 2, 3, 3), torch.float64).to(device).requires_grad_(), some_pairs(5, 9).to(device)
+    psi = Psi(1.0, 1.0, 2.0, 1e-2)
+    assert torch.autograd.gradcheck(lambda w: operators.cuda.pairwise_psi(w, *psi), w)
+    assert torch.autograd.gradcheck(lambda a, b: operators.cuda.cross_psi(a, b, *psi), (w, w.detach()[:3] + 0.1))
+    assert torch.autograd.gradcheck(lambda w: operators.cuda.psi_of_pairs(w, pairs, *psi), w)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ops, w: ops.pairwise_psi(w[:, 0, 0, 0], *DEFAULT), "must have the shape"),
+        (lambda ops, w: ops.pairwise_psi(w.int(), *DEFAULT), "weight must be float32"),
+        (lambda ops, w: ops.pairwise_psi(w[:, :0], *DEFAULT), "without slices"),
+        (lambda ops, w: ops.cross_psi(w, w[:, :1], *DEFAULT), "one number and shape"),
+        (lambda ops, w: ops.cross_psi(w, w.double(), *DEFAULT), "one dtype"),
+        (lambda ops, w: ops.psi_of_pairs(w, torch.zeros(3, 2), *DEFAULT), "pairs must be an int64 tensor"),
+        (lambda ops, w: ops.psi_counts(w, torch.zeros(3, dtype=torch.float64), *DEFAULT), "edges must be"),
+        (lambda ops, w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT), "grad must have the shape"),
+    ],
+)
+def test_errors(ops, call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call(ops, weight((4, 2, 3, 3)))

@@ -1,0 +1,287 @@
+"""The GPU backends on a GPU: values, gradients, and what only a device can show. `make gpu-check` runs this."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from compare import check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
+from definition import Psi
+from torch import nn
+
+import ckrm_kernels
+from ckrm_kernels import backends, reference
+from ckrm_kernels.ops import SCHEMAS, result_dtype
+
+if not torch.cuda.is_available():
+    pytest.skip("no GPU that torch can use", allow_module_level=True)
+
+DEFAULT = Psi()
+GPU = torch.device("cuda", 0)
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SHAPES = [
+    (2, 1, 3), (3, 2), (5, 33, 1, 1), (130, 7, 1), (65, 70, 2, 2), (67, 90, 3, 3), (129, 33, 3, 3), (33, 5, 5, 5),
+    (64, 3, 7, 7), (5, 2, 3, 3, 3), (300, 40, 3, 3),
+]  # fmt: skip
+EXPONENTS = [
+    (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (0.1, 0, 1), (0.3, 0.5, 0.5), (0.5, 0.5, 2), (1, 2, 1),
+]  # fmt: skip
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def gpu_backend(request):
+    failure = backends.why_not(request.param, GPU)
+    if failure:
+        pytest.fail(f"{request.param}: {failure}", pytrace=False)
+    return request.param
+
+
+@pytest.fixture
+def ops(gpu_backend):
+    """The backend's operators, on CPU tensors that are moved to the GPU and back."""
+    namespace = getattr(torch.ops, f"ckrm_{gpu_backend}")
+
+    def on_gpu(operator):
+        def call(*arguments):
+            # not contiguous ones become contiguous unless their strides are kept
+            moved = [to_gpu(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+            result = operator(*moved)
+            return result.cpu() if isinstance(result, torch.Tensor) else tuple(each.cpu() for each in result)
+
+        return call
+
+    return SimpleNamespace(**{name: on_gpu(getattr(namespace, name)) for name in SCHEMAS})
+
+
+def to_gpu(tensor):
+    """On the GPU with the same strides."""
+    if tensor.numel() == 0:
+        return tensor.to(GPU)
+    size = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    memory = tensor.as_strided((size,), (1,)).to(GPU)
+    return memory.as_strided(tensor.shape, tensor.stride())
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(ops, shape, dtype):
+    check_all(weight(shape, dtype), DEFAULT, ops)
+
+
+@pytest.mark.parametrize("positions", [1, 4, 9, 25, 49])
+@pytest.mark.parametrize("exponents", EXPONENTS, ids=str)
+def test_exponents(ops, exponents, positions):
+    for dtype in (torch.float32, torch.float64):
+        check_all(weight((7, 3, positions), dtype, scale=0.5), Psi(*exponents), ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [0.0, 1e-40, 1e-12, 1e-8, 1e-2, 3.0])
+def test_epsilons(ops, eps, dtype):
+    check_all(weight((66, 20, 3, 3), dtype), Psi(eps=eps), ops)
+
+
+def test_strides(ops):
+    w = weight((67, 6, 2, 3))
+    for view in (
+        w.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+        w.contiguous(memory_format=torch.channels_last),
+        w.repeat_interleave(2, 0)[::2],
+        w[:, :1].expand(-1, 4, -1, -1),
+        w.transpose(2, 3),
+        torch.cat([w.new_zeros(1), w.flatten()])[1:].view(w.shape),
+    ):
+        check_pairwise(view, DEFAULT, ops=ops)
+        check_cross(view[:30], view[20:], DEFAULT, ops=ops)
+
+
+def test_numbers_that_are_not_finite(ops):
+    w = weight((130, 9, 3, 3))
+    w[3, 2, 1, 1], w[77] = math.nan, math.inf
+    psi = ops.pairwise_psi(w, *DEFAULT)
+    i, j = torch.triu_indices(130, 130, 1)
+    spoilt = (i == 3) | (j == 3) | (i == 77) | (j == 77)
+    assert torch.equal(psi.isnan(), spoilt)
+    check_counts(w, torch.tensor([0.3, 0.6]), DEFAULT, ops)
+
+
+def test_dead_filters(ops):
+    w = weight((70, 5, 3, 3))
+    w[10:20] = 0
+    check_all(w, DEFAULT, ops)
+
+
+def test_a_mean_far_above_the_deviations_costs_no_digits(ops):
+    check_pairwise(weight((66, 3, 3, 3), scale=1e-3) + 100, Psi(eps=1e-6), ops=ops)
+
+
+def test_many_pairs(ops):
+    check_pairs(weight((300, 40, 3, 3)), some_pairs(300, 2000), DEFAULT, ops=ops)
+
+
+def test_agrees_with_the_definition_on_a_wide_layer(ops):
+    w = weight((512, 64, 3, 3), scale=0.0085)
+    expected = ckrm_kernels.pairwise_psi(w.double())
+    assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
+
+
+# ---- the device ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_bits_every_time(gpu_backend):
+    w = weight((300, 100, 3, 3)).to(GPU).requires_grad_()
+    results = []
+    for _ in range(5):
+        omega = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)
+        (gradient,) = torch.autograd.grad(omega.square().sum(), w)
+        results.append((omega.detach(), gradient))
+    for omega, gradient in results[1:]:
+        assert torch.equal(omega, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+def test_captured_in_a_graph(gpu_backend):
+    w = weight((130, 40, 3, 3)).to(GPU)
+    call = lambda: ckrm_kernels.pairwise_psi(w, backend=gpu_backend)  # noqa: E731
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    w.copy_(weight((130, 40, 3, 3), seed=1))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, call())
+
+
+def test_on_a_side_stream(gpu_backend):
+    w = weight((260, 90, 3, 3)).to(GPU)
+    expected = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        busy = torch.randn(4096, 4096, device=GPU)
+        for _ in range(20):
+            busy = busy @ busy / 64
+        late = w + 0 * busy[0, 0].nan_to_num()
+        result = ckrm_kernels.pairwise_psi(late, backend=gpu_backend)
+    stream.synchronize()
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_on_a_second_device(gpu_backend):
+    w = weight((70, 20, 3, 3))
+    first, second = (ckrm_kernels.pairwise_psi(w.to(f"cuda:{index}"), backend=gpu_backend) for index in (0, 1))
+    assert second.device.index == 1
+    assert torch.equal(first.cpu(), second.cpu())
+    with pytest.raises(ValueError, match="one device"):
+        ckrm_kernels.cross_psi(w.to("cuda:0"), w.to("cuda:1"))
+
+
+def test_more_than_2_to_the_31_elements(gpu_backend):
+    slices = 3_728_280  # 64 x 3728280 x 9 > 2^31
+    if torch.cuda.mem_get_info()[0] < 60 * 2**30:
+        pytest.skip("takes 60 GiB of free memory")
+    block = weight((64, 8, 3, 3)).to(GPU)
+    w = block.half().repeat(1, slices // 8, 1, 1)
+    assert w.numel() > 2**31
+    expected = ckrm_kernels.pairwise_psi(block.half().cpu().double())
+    found = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)
+    assert (found.double().cpu() - expected).abs().max() < 1e-5
+
+
+def test_too_large_for_the_memory(gpu_backend):
+    w = torch.empty(1, 1, 1, device=GPU).expand(1 << 20, 1 << 14, 9)
+    with pytest.raises(RuntimeError, match=r"memory|GiB"):
+        ckrm_kernels.redundancy(w, backend=gpu_backend)
+    assert ckrm_kernels.pairwise_psi(weight((4, 2, 3)).to(GPU), backend=gpu_backend).isfinite().all()
+
+
+def test_a_list_on_the_cpu_with_a_weight_on_the_gpu(gpu_backend):
+    with pytest.raises(ValueError, match=r"pairs must be on the weight's device cuda:0, got cpu"):
+        ckrm_kernels.psi_of_pairs(weight((4, 2, 3)).to(GPU), torch.tensor([[0, 1]]), backend=gpu_backend)
+
+
+def test_the_cpu_backend_says_what_it_needs():
+    with pytest.raises(RuntimeError, match="it needs a tensor on the CPU"):
+        ckrm_kernels.pairwise_psi(weight((4, 2, 3)).to(GPU), backend="cpu")
+
+
+# ---- operators -------------------------------------------------------------------------------------------------------
+
+
+def test_gradcheck(gpu_backend):
+    options = {"alpha": 0.7, "beta": 1.3, "gamma": 2.0, "eps": 1e-2, "backend": gpu_backend}
+    w = (torch.randn(5, 3, 3, dtype=torch.float64, device=GPU) * 0.5 + 0.3).requires_grad_()
+    pairs = some_pairs(5, 6).to(GPU)
+    assert torch.autograd.gradcheck(lambda x: ckrm_kernels.pairwise_psi(x, **options), w)
+    assert torch.autograd.gradcheck(lambda x: ckrm_kernels.cross_psi(x, x[:2] * 2, **options), w)
+    assert torch.autograd.gradcheck(lambda x: ckrm_kernels.psi_of_pairs(x, pairs, **options), w)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck(gpu_backend, dtype):
+    namespace = getattr(torch.ops, f"ckrm_{gpu_backend}")
+    w = weight((5, 3, 3), dtype).to(GPU).requires_grad_()
+    edges = torch.tensor([0.5], dtype=result_dtype(dtype), device=GPU)
+    torch.library.opcheck(namespace.pairwise_psi.default, (w, *DEFAULT))
+    torch.library.opcheck(namespace.cross_psi.default, (w, w.detach()[:2].requires_grad_(), *DEFAULT))
+    torch.library.opcheck(namespace.psi_of_pairs.default, (w, some_pairs(5, 4).to(GPU), *DEFAULT))
+    torch.library.opcheck(namespace.psi_counts.default, (w.detach(), edges, *DEFAULT))
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_compiled_whole(gpu_backend, forced):
+    w = weight((70, 9, 3, 3)).to(GPU).requires_grad_()
+    loss = lambda x: ckrm_kernels.pairwise_psi(x, backend=gpu_backend if forced else None).relu().square().sum()  # noqa: E731
+    (expected,) = torch.autograd.grad(loss(w), w)
+    (found,) = torch.autograd.grad(torch.compile(loss, fullgraph=True)(w), w)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_leaves_float32(gpu_backend):
+    w = weight((6, 3, 3, 3)).to(GPU)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert ckrm_kernels.pairwise_psi(w, backend=gpu_backend).dtype == torch.float32
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7), nn.Conv2d(64, 130, 3), nn.BatchNorm2d(130), nn.Conv2d(130, 32, 1),
+        nn.Conv2d(32, 64, 3, groups=4), nn.Conv2d(64, 64, 3, groups=64), nn.ConvTranspose2d(64, 20, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("details", [True, False])
+def test_measure_agrees_with_the_cpu(gpu_backend, details):
+    on_cpu = model()
+    expected = ckrm_kernels.measure(copy.deepcopy(on_cpu).double(), 0.3, details=details)
+    found = ckrm_kernels.measure(on_cpu.to(GPU), 0.3, details=details, backend=gpu_backend)
+    for row, exact in zip(found.layers, expected.layers, strict=True):
+        assert (row.name, row.status, row.reason, row.pairs) == (exact.name, exact.status, exact.reason, exact.pairs)
+        if row.redundancy is not None:
+            assert abs(row.redundancy - exact.redundancy) * row.pairs <= 1
+
+
+def test_measure_picks_triton():
+    assert backends.gpu_backend(0) == "triton"
+    counts = torch.ops.ckrm.psi_counts(weight((9, 3, 3)).to(GPU), torch.tensor([0.5], device=GPU), *DEFAULT)
+    assert counts.sum() == 36
+
+
+def test_dispatch_by_device_differentiates():
+    w = weight((9, 3, 3)).to(GPU).requires_grad_()
+    (found,) = torch.autograd.grad(torch.ops.ckrm.pairwise_psi(w, *DEFAULT).sum(), w)
+    exact = w.detach().cpu().double().requires_grad_()
+    (expected,) = torch.autograd.grad(reference.pairwise_psi(exact, *DEFAULT).sum(), exact)
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
