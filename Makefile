@@ -13,12 +13,13 @@ PEERS := $(VENV)/.peers
 SANITIZED := build/sanitized
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 
-.PHONY: help demo test bench lint sanitize wheel clean
+.PHONY: help demo test bench gpu-check lint sanitize wheel clean
 
 help:
 	@echo "make demo      set up, then train, measure, shrink and compare on real images"
 	@echo "make test      set up, then run the tests"
 	@echo "make bench     the benchmarks, with a table in benchmarks/results"
+	@echo "make gpu-check all that only a GPU can show: tests, sanitizers, times; with a GPU, in nine minutes"
 	@echo "make lint      formatting, lint and types"
 	@echo "make sanitize  the C++ kernels under the address and undefined-behaviour sanitizers"
 	@echo "make wheel     a wheel in dist, with the CPU library inside"
@@ -34,6 +35,10 @@ bench: $(READY) $(PEERS)
 	mkdir -p build
 	$(RUN) -m pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json
 	$(RUN) benchmarks/report.py build/benchmarks.json
+
+# Needs no network: with the packages that are there, in .venv or beside PYTHON.
+gpu-check:
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/gpu_check.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check

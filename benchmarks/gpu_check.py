@@ -64,7 +64,10 @@ def run(command: list[str], environment: dict[str, str], limit: float) -> tuple[
 
 
 def main() -> None:
-    """Exits with 1 if a stage failed; without a GPU it says so and exits with 0."""
+    """Exits with 1 if a stage failed; without a GPU, or without torch, says so and exits with 0."""
+    if importlib.util.find_spec("torch") is None:
+        print(f"make gpu-check: {sys.executable} has no torch, nothing was run; name another with PYTHON=")
+        return
     import torch
 
     if not torch.cuda.is_available():

@@ -1,0 +1,141 @@
+"""Which backend computes on what, and what is said where one can't."""
+
+from __future__ import annotations
+
+import builtins
+import warnings
+
+import pytest
+import torch
+from definition import Psi
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ckrm_kernels import backends, native, ops, reference
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    """What was found out of this machine is not what a test pretends."""
+    caches = (backends.gpu_backend, backends._triton_failure)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def failing(monkeypatch, **failures):
+    """Pretends that these backends can't run, for these reasons, and that the others can."""
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: failures.get(backend, ""))
+
+
+def test_triton_is_the_first_choice_on_a_gpu(monkeypatch):
+    failing(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.gpu_backend(0) == "triton"
+
+
+def test_cuda_takes_over_with_one_warning(monkeypatch):
+    failing(monkeypatch, triton="Triton is missing")
+    with pytest.warns(
+        RuntimeWarning, match=r"the CUDA C\+\+ kernels on cuda:0 \(triton: Triton is missing\)"
+    ) as caught:
+        assert [backends.gpu_backend(0) for _ in range(3)] == ["cuda"] * 3
+    assert len(caught) == 1
+
+
+def test_the_reference_is_last_and_both_reasons_are_told(monkeypatch):
+    failing(monkeypatch, triton="too old", cuda="there is no nvcc")
+    with pytest.warns(RuntimeWarning, match=r"plain PyTorch.*\(triton: too old; cuda: there is no nvcc\)"):
+        assert backends.gpu_backend(0) == "reference"
+    assert not backends.has_kernels(GPU)
+
+
+def test_every_gpu_is_asked_on_its_own(monkeypatch):
+    monkeypatch.setattr(backends, "why_not", lambda backend, device: "too old" if device.index == 1 else "")
+    assert backends.gpu_backend(0) == "triton"
+    with pytest.warns(RuntimeWarning, match="on cuda:1"):
+        assert backends.gpu_backend(1) == "reference"
+
+
+def test_triton_that_is_not_installed(monkeypatch):
+    real = builtins.__import__
+
+    def without_triton(name, *arguments):
+        if name.startswith("triton") or (name == "ckrm_kernels" and "kernels" in (arguments[2] or ())):
+            raise ModuleNotFoundError("No module named 'triton'")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without_triton)
+    failure = backends.why_not("triton", GPU)
+    assert failure == "Triton is missing (No module named 'triton'): pip install \"ckrm-kernels[triton]\""
+
+
+def test_a_kernel_that_does_not_compile_is_a_reason(monkeypatch):
+    kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
+
+    def broken(*arguments):
+        raise RuntimeError("PTX assembly aborted")
+
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr(kernels.operators, "pairwise_psi", broken)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    real = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *arguments, device=None, **more: real(*arguments, **more))
+    assert "does not compile or run them (RuntimeError: PTX assembly aborted)" in kernels.failure(GPU)
+
+
+def test_a_gpu_before_ampere_is_a_reason(monkeypatch):
+    kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    assert kernels.failure(GPU) == "Tesla T4 is older than the Ampere generation"
+
+
+def test_why_backends_can_not_run_here():
+    assert backends.why_not("reference", GPU) == ""
+    assert backends.why_not("cpu", GPU) == "it needs a tensor on the CPU"
+    assert backends.why_not("cuda", CPU) == "it needs a tensor on an NVIDIA GPU"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_a_torch_without_cuda_is_a_reason():
+    assert backends.why_not("cuda", GPU) == "this torch has no CUDA"
+
+
+def test_a_forced_backend_that_can_not_run_raises(monkeypatch):
+    failing(monkeypatch, triton="too old")
+    with pytest.raises(RuntimeError, match='backend="triton" can\'t run on cpu: too old'):
+        backends.implementation("triton", torch.zeros(2, 1, 3))
+
+
+def test_meta_tensors_take_the_operators_that_dispatch_by_device():
+    assert backends.implementation(None, torch.zeros(2, 1, 3, device="meta")) is ops.by_device
+
+
+def test_cpu_tensors_without_a_library_take_the_reference(monkeypatch):
+    monkeypatch.setattr(native, "load_cpu", lambda: False)
+    assert backends.implementation(None, torch.zeros(2, 1, 3)) is reference
+
+
+@pytest.mark.parametrize("namespace", ["ckrm", "ckrm_triton", "ckrm_cuda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_fakes_of_gpu_tensors(namespace, dtype):
+    """What torch.compile traces with on a machine that has a GPU."""
+    operators = getattr(torch.ops, namespace)
+    with FakeTensorMode():
+        w, other = (torch.empty(filters, 3, 3, 3, dtype=dtype, device="cuda") for filters in (5, 2))
+        pairs = torch.empty(7, 2, dtype=torch.int64, device="cuda")
+        result = ops.result_dtype(dtype)
+        omega = operators.pairwise_psi(w, *Psi())
+        assert (omega.shape, omega.dtype, omega.device.type) == ((10,), result, "cuda")
+        assert operators.cross_psi(w, other, *Psi()).shape == (5, 2)
+        assert operators.psi_of_pairs(w, pairs, *Psi()).shape == (7,)
+        counts = operators.psi_counts(w, torch.empty(4, dtype=result, device="cuda"), *Psi())
+        assert (counts.shape, counts.dtype) == ((6,), torch.int64)
+        gradient = operators.pairwise_psi_backward(omega, w, *Psi())
+        assert (gradient.shape, gradient.dtype, gradient.device.type) == (w.shape, dtype, "cuda")
