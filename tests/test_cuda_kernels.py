@@ -7,9 +7,6 @@ There they are the same kernels and operators, block for block and thread for th
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -26,6 +23,7 @@ from compare import (
     weight,
 )
 from definition import Psi
+from extension import load_extension
 from small_tree import needs_compiler
 
 from ckrm_kernels import native
@@ -77,25 +75,19 @@ def to_gpu(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def cuda_on_host():
     """torch.ops.ckrm_cuda.* on CPU tensors."""
-    from torch.utils.cpp_extension import load
-
-    with pytest.MonkeyPatch.context() as patch:  # the ninja of a virtual environment that is not activated
-        patch.setenv("PATH", os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")]))
-        if shutil.which("ninja") is None:
-            pytest.skip("ninja is missing")
-        load(
-            name="ckrm_cuda_on_host",
-            sources=[str(TESTS / "cpp" / "cuda_on_host.cpp")],
-            extra_include_paths=[str(TESTS.parent / "csrc"), str(TESTS / "cpp")],
-            # fibers jump between stacks, which a fortified longjmp takes for an error
-            extra_cflags=[
-                "-O2",
-                "-U_FORTIFY_SOURCE",
-                "-Wno-unknown-pragmas",
-                f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
-            ],
-            is_python_module=False,
-        )
+    load_extension(
+        "ckrm_cuda_on_host",
+        sources=[str(TESTS / "cpp" / "cuda_on_host.cpp")],
+        extra_include_paths=[str(TESTS.parent / "csrc"), str(TESTS / "cpp")],
+        # fibers jump between stacks, which a fortified longjmp takes for an error
+        extra_cflags=[
+            "-O2",
+            "-U_FORTIFY_SOURCE",
+            "-Wno-unknown-pragmas",
+            f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        ],
+        is_python_module=False,
+    )
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
