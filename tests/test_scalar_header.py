@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extension import load_extension
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
