@@ -42,7 +42,8 @@ class Configuration:
     @property
     def gradient_options(self) -> dict[str, int]:
         """Launch options of the gradient kernel."""
-        return {"num_warps": self.gradient_warps, "num_stages": 1}
+        # maxnreg: ptxas would rather spill than leave a register count that lets one more program in
+        return {"num_warps": self.gradient_warps, "num_stages": 1, "maxnreg": 255}
 
 
 # By what the pair loop does with the coordinates of a slice.
