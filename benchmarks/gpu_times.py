@@ -1,7 +1,8 @@
 """Times on a GPU: this package against PyTorch, torch.compile and KeOps, and against what was predicted.
 
 `python benchmarks/gpu_times.py` writes benchmarks/results/<device>.json and prints a table. Times are medians of the
-device's own clock; candidates take turns. "alone" is a captured graph's replay, without Python and launches.
+device's own clock around a call, its Python and launches included; candidates take turns. "alone" is a captured graph's
+replay, without those. Predictions and limits are for the device's highest clock.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,13 @@ def terms_per_second(cycles: float) -> float:
     return properties.multi_processor_count * 4 * 32 * clock / cycles
 
 
+@dataclass(frozen=True)
+class Later:
+    """A call that takes some making, which may fail."""
+
+    make: Callable[[], Call]
+
+
 def seconds(call: Call) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
@@ -53,6 +62,8 @@ def in_turns(calls: dict[str, Call]) -> dict[str, float]:
     ready = {}
     for name, call in calls.items():
         try:
+            if isinstance(call, Later):
+                call = call.make()
             for _ in range(3):
                 call()
             torch.cuda.synchronize()
@@ -91,13 +102,14 @@ def forward_calls(weight: torch.Tensor, gpu_backends: list[str]) -> dict[str, Ca
     calls: dict[str, Call] = {}
     for backend in gpu_backends:
         call = lambda backend=backend: ckrm_kernels.pairwise_psi(weight, backend=backend)  # noqa: E731
-        calls[backend], calls[f"{backend}, alone"] = call, alone(call)
+        calls[backend] = call
+        calls[f"{backend}, alone"] = Later(lambda call=call: alone(call))
     calls["PyTorch eager"] = lambda: eager.whole(weight, weight)
     calls["torch.compile"] = lambda: COMPILED(weight, weight)
     if importlib.util.find_spec("pykeops"):
         from peers.keops import KeOps
 
-        calls["KeOps"] = next(iter(KeOps().forms("pairwise", weight).values()))
+        calls["KeOps"] = Later(lambda: next(iter(KeOps().forms("pairwise", weight).values())))
     return calls
 
 
@@ -172,32 +184,30 @@ def row(operation: str, terms: int, times: dict[str, float], **more: Any) -> lis
     return rows
 
 
-def all_rows() -> list[dict[str, Any]]:
-    gpu_backends = [b for b in backends.GPU_BACKENDS if not backends.why_not(b, torch.device("cuda", 0))]
-    rows = []
-    for shape in ("64x64x3x3", "256x256x3x3", "512x512x3x3", "64x3x7x7", "2048x512x1x1"):
+def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one operation after another."""
+    for shape in ("512x512x3x3", "64x64x3x3", "256x256x3x3", "64x3x7x7", "2048x512x1x1"):
         one = layer(shape)
         weight = one.weight().cuda()
         calls = forward_calls(weight, gpu_backends)
         memory = {backend: {"extra_bytes": peak_bytes(calls[backend])} for backend in gpu_backends}
-        rows += row(f"pairwise {shape}", one.slice_pairs, in_turns(calls), **memory)
-    for shape in ("256x256x3x3", "512x512x3x3"):
-        one = layer(shape)
-        rows += row(f"forward + backward {shape}", 0, in_turns(gradient_calls(one.weight().cuda(), gpu_backends)))
+        yield row(f"pairwise {shape}", one.slice_pairs, in_turns(calls), **memory)
+    for shape in ("512x512x3x3", "256x256x3x3"):
+        weight = layer(shape).weight().cuda()
+        yield row(f"forward + backward {shape}", 0, in_turns(gradient_calls(weight, gpu_backends)))
     banks = [one.weight(index).cuda() for index, one in enumerate(RESNET50)]
     edges = torch.linspace(0, 1, 101, device="cuda")[1:-1]
     counts = lambda: psi_counts_of_banks(banks, edges, *PSI)  # noqa: E731
-    terms = sum(one.slice_pairs for one in RESNET50)
-    rows += row("counts of ResNet50's 17 layers", terms, in_turns({"triton": counts, "triton, alone": alone(counts)}))
+    calls = {"triton": counts, "triton, alone": Later(lambda: alone(counts))}
+    yield row("counts of ResNet50's 17 layers", sum(one.slice_pairs for one in RESNET50), in_turns(calls))
     model = nn.ModuleList(nn.Conv2d(one.slices, one.filters, one.side) for one in RESNET50).cuda()
     measures = {
         "measure": lambda: ckrm_kernels.measure(model),
         "measure, no details": lambda: ckrm_kernels.measure(model, details=False),
     }
-    rows += row("measure ResNet50", 0, in_turns(measures))
+    yield row("measure ResNet50", 0, in_turns(measures))
     if importlib.util.find_spec("torchvision"):
-        rows += row("training ResNet50, batch 64", 0, in_turns(training_step()))
-    return rows
+        yield row("training ResNet50, batch 64", 0, in_turns(training_step()))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -212,34 +222,34 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    device = torch.cuda.get_device_name(0)
-    rows = all_rows()
-    weight = layer("512x512x3x3").weight().cuda()
-    kernels = {
-        f"{operation}, {backend}": kernels_of(call)
-        for backend in backends.GPU_BACKENDS
-        if not backends.why_not(backend, torch.device("cuda", 0))
-        for operation, call in (
-            ("forward 512x512x3x3", lambda backend=backend: ckrm_kernels.pairwise_psi(weight, backend=backend)),
-            ("forward + backward 512x512x3x3", gradient_calls(weight, [backend])[backend]),
-        )
-    }
     import triton
 
-    found = {
+    device = torch.cuda.get_device_name(0)
+    gpu_backends = [b for b in backends.GPU_BACKENDS if not backends.why_not(b, torch.device("cuda", 0))]
+    path = Path(RESULTS, re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json")
+    found: dict[str, Any] = {
         "device": device,
         "torch": torch.__version__,
         "triton": triton.__version__,
         "command": "python benchmarks/gpu_times.py",
-        "rows": rows,
-        "microseconds_of_kernels": kernels,
+        "rows": [],
+        "microseconds_of_kernels": {},
     }
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
-    write(Path(RESULTS, f"{name}.json"), json.dumps(found, indent=1) + "\n")
-    for title, times in kernels.items():
-        print(f"{title}: " + ", ".join(f"{kernel[:40]} {time} us" for kernel, time in list(times.items())[:6]))
-    print(f"\n{device}, torch {torch.__version__}, triton {triton.__version__}\n{table(rows)}")
+    for rows in all_rows(gpu_backends):
+        found["rows"] += rows
+        write(path, json.dumps(found, indent=1) + "\n")  # so that a run that is stopped leaves what it measured
+        print(table(rows), flush=True)
+    weight = layer("512x512x3x3").weight().cuda()
+    for backend in gpu_backends:
+        forward = lambda backend=backend: ckrm_kernels.pairwise_psi(weight, backend=backend)  # noqa: E731
+        both = gradient_calls(weight, [backend])[backend]
+        for operation, call in (("forward", forward), ("forward + backward", both)):
+            times = kernels_of(call)
+            found["microseconds_of_kernels"][f"{operation} 512x512x3x3, {backend}"] = times
+            print(f"{operation}, {backend}: " + ", ".join(f"{k[:40]} {t} us" for k, t in list(times.items())[:6]))
+    write(path, json.dumps(found, indent=1) + "\n")
+    print(f"\n{device}, torch {torch.__version__}, triton {triton.__version__}\n{table(found['rows'])}")
 
 
 if __name__ == "__main__":

@@ -38,10 +38,9 @@ from ckrm_kernels.kernels.configurations import LAUNCH, TABLE, rows_at_once
 ARCHITECTURES = (80, 90, 100)
 
 # Types of the kernels' arguments by name; what is not here is an int64 (a size, a stride or a place in the buffer).
-_FLOATS = ("eps", "alpha", "beta", "gamma", "scale", "quarter_eps")
+_FLOATS = ("eps", "alpha", "beta", "gamma", "scale")
 _TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
-_DATA = ("buffer", "weight", "partial", "out", "edges", "grad", "of_coordinates", "of_moments", "packed")
-_SMALL = ("number_of_edges", "count", "n", "filters", "slices", "positions", "padded", "steps", "stride")
+_DATA = ("buffer", "weight", "partial", "out", "edges", "grad", "of_coordinates", "of_moments")
 
 _FMA = {"FFMA", "FMUL", "FADD", "FFMA2", "FMUL2", "FADD2", "HFMA2", "HADD2", "HMUL2"}
 _SPECIAL = {"MUFU", "F2I", "I2F", "F2F", "I2FP", "F2FP"}

@@ -92,7 +92,7 @@ def why_not(backend: Backend, device: torch.device) -> str:
         return _triton_failure(device.type, _index(device))
     if device.type != "cuda":
         return "it needs a tensor on an NVIDIA GPU"
-    return native.cuda_failure()
+    return _cuda_failure(_index(device))
 
 
 @functools.cache
@@ -102,6 +102,20 @@ def _triton_failure(kind: str, index: int) -> str:
     except ImportError as error:
         return f'Triton is missing ({error}): pip install "ckrm-kernels[triton]"'
     return kernels.failure(torch.device(kind, index) if kind == "cuda" else torch.device(kind))
+
+
+@functools.cache
+def _cuda_failure(index: int) -> str:
+    """Runs the smallest problem: a library may hold no machine code for this GPU."""
+    failure = native.cuda_failure()
+    if not failure:
+        device = torch.device("cuda", index)
+        try:
+            torch.ops.ckrm_cuda.pairwise_psi(torch.zeros(2, 1, 1, device=device), 0.1, 1.0, 1.0, 1e-4)
+        except RuntimeError as error:
+            name = torch.cuda.get_device_name(device)
+            return f"its library does not run on {name} ({error}); set TORCH_CUDA_ARCH_LIST and build it again"
+    return failure
 
 
 def _index(device: torch.device) -> int:

@@ -153,6 +153,7 @@ def counts_of_each(layers: Sequence[Sequence[Tensor]], edges: Tensor, **options:
         from ckrm_kernels.kernels import psi_counts_of_banks
 
         counts = psi_counts_of_banks(banks, _edges_for(banks[0], edges), *psi)
+        counts = counts.cpu() if len(layers) > 1 else counts  # one copy for all
         yield from (part.sum(0) for part in counts.split([len(layer) for layer in layers]))
         return
     for layer in layers:
@@ -223,6 +224,8 @@ def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
     if pairs.device != weight.device:
         raise ValueError(f"pairs must be on the weight's device {weight.device}, got {pairs.device}")
     if torch.compiler.is_compiling() or pairs.is_meta or pairs.numel() == 0:
+        return
+    if pairs.is_cuda and torch.cuda.is_current_stream_capturing():  # the kernels give NaN for a pair out of range
         return
     low, high = pairs.aminmax()
     if low < 0 or high >= weight.shape[0]:

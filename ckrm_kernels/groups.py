@@ -64,7 +64,7 @@ def groups_of_banks(banks: Sequence[Tensor], threshold: float, options: PsiOptio
 def _representatives(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
     """(F2, F1, *K) -> (F2,) int64, for each filter the kept one it repeats."""
     similar = _similar(bank, threshold, options)
-    chosen = torch.zeros(bank.shape[0], dtype=torch.bool)
+    chosen = torch.zeros(bank.shape[0], dtype=torch.bool, device="cpu")
     chosen[_greedy(similar.cpu())] = True
     chosen = chosen.to(bank.device)
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
@@ -89,7 +89,7 @@ def _similar(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
 
 def _greedy(similar: Tensor) -> list[int]:
     """The filters kept, given which pairs exceed the threshold: (F2, F2) bool on the CPU."""
-    undecided = torch.ones(similar.shape[0], dtype=torch.bool)
+    undecided = torch.ones(similar.shape[0], dtype=torch.bool, device="cpu")
     repeats = similar.sum(1)  # among the undecided; -1 once decided
     kept: list[int] = []
     while bool(undecided.any()):

@@ -23,7 +23,7 @@ from ckrm_kernels.sampling import chance_of_banks
 Pointwise = Literal["skip", "slices", "vector"]
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 _BINS = 100
-_INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)[1:-1]
+_INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 
 
@@ -79,7 +79,7 @@ def measure_layers(
     for index, layers in enumerate(models):
         _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
     plans = [_planned(same, pointwise, psi["scale_free"]) for same in zip(*models, strict=True)]
-    edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64))).sort(stable=True)
+    edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale(psi)
     counts = counts_of_each([banks for plan in plans for banks in plan.banks], edges, **unscaled)
@@ -217,6 +217,12 @@ def _described(layer: Layer | None) -> str:
 
 
 def _check_finite(layers: Sequence[Layer], where: str) -> None:
+    banks = [bank for layer in layers for bank in layer.banks if bank.numel()]
+    found = [
+        torch.stack([bank.isfinite().all() for bank in banks if bank.device == d]) for d in {b.device for b in banks}
+    ]
+    if all(bool(each.all()) for each in found):  # one answer from a device, not one for every layer
+        return
     for layer in layers:
         finite = [bank.flatten(1).isfinite().all(1) for bank in layer.banks]
         bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []

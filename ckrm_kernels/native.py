@@ -124,7 +124,8 @@ def build_directory(library: Library = CPU) -> Path:
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
     name = f"torch{torch.__version__}-{sys.platform}-{platform.machine()}"
     if library is CUDA:  # it runs on the GPUs that it was built for
-        name += "-" + re.sub(r"[^0-9a-zA-Z.+]+", "_", os.environ.get("TORCH_CUDA_ARCH_LIST") or _capabilities())
+        asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
+        name += "-" + re.sub(r"[^0-9a-zA-Z.+]+", "_", asked if asked not in (None, "", "native") else _capabilities())
     return Path(root, "ckrm_kernels", name)
 
 

@@ -1,6 +1,6 @@
 """The torch.library operators: schema, fake and autograd, one place for each, the same in every namespace.
 
-    torch.ops.ckrm.*          by the tensor's device: on the CPU csrc/cpu, on a GPU what `gpu.py` picks
+    torch.ops.ckrm.*          by the tensor's device: on the CPU csrc/cpu, on a GPU what `backends.py` picks
     torch.ops.ckrm_triton.*   kernels/, Triton
     torch.ops.ckrm_cuda.*     csrc/cuda, CUDA C++
 

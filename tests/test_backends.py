@@ -18,7 +18,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def _forget():
     """What was found out of this machine is not what a test pretends."""
-    caches = (backends.gpu_backend, backends._triton_failure)
+    caches = (backends.gpu_backend, backends._triton_failure, backends._cuda_failure)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -46,7 +46,6 @@ def ops(gpu_backend):
 
     def on_gpu(operator):
         def call(*arguments):
-            # not contiguous ones become contiguous unless their strides are kept
             moved = [to_gpu(a) if isinstance(a, torch.Tensor) else a for a in arguments]
             result = operator(*moved)
             return result.cpu() if isinstance(result, torch.Tensor) else tuple(each.cpu() for each in result)
@@ -57,12 +56,11 @@ def ops(gpu_backend):
 
 
 def to_gpu(tensor):
-    """On the GPU with the same strides."""
+    """On the GPU, with the memory around it, so that its strides and its alignment stay as they are."""
     if tensor.numel() == 0:
         return tensor.to(GPU)
-    size = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    memory = tensor.as_strided((size,), (1,)).to(GPU)
-    return memory.as_strided(tensor.shape, tensor.stride())
+    memory = torch.empty(0, dtype=tensor.dtype).set_(tensor.detach().untyped_storage())
+    return memory.to(GPU).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -270,7 +268,7 @@ def test_measure_agrees_with_the_cpu(gpu_backend, details):
     for row, exact in zip(found.layers, expected.layers, strict=True):
         assert (row.name, row.status, row.reason, row.pairs) == (exact.name, exact.status, exact.reason, exact.pairs)
         if row.redundancy is not None:
-            assert abs(row.redundancy - exact.redundancy) * row.pairs <= 1
+            assert abs(row.redundancy - exact.redundancy) * row.pairs < 1.5
 
 
 def test_measure_picks_triton():

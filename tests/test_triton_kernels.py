@@ -178,6 +178,8 @@ def test_pairs_outside_the_bank_are_nan():
     w, pairs = weight((4, 2, 3)), torch.tensor([[0, 1], [0, 4], [-1, 2], [2, 3]])
     psi = ops.psi_of_pairs(w, pairs, *DEFAULT)
     assert psi.isnan().tolist() == [False, True, True, False]
+    of_weight = ops.psi_of_pairs_backward(torch.ones(4), w, pairs, *DEFAULT)  # and nothing outside is read
+    assert of_weight.flatten(1).isnan().all(1).tolist() == [True, False, True, False]
 
 
 def test_no_pairs():

@@ -7,7 +7,7 @@ Each row says where it is from. Rows marked "predicted" were chosen by counting 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,7 +22,7 @@ class Configuration:
     """How the pair kernel and the gradient kernel are launched.
 
     tile: filters that a program of the pair kernel compares; warps, stages: Triton's num_warps and num_stages
-    resident: programs that a multiprocessor holds at a time, by registers
+    resident: programs that a multiprocessor of the Hopper generation holds at a time, by registers
     source: where the choice is from
     """
 
@@ -61,5 +61,8 @@ def rows_at_once(positions: int, double: bool) -> int:
 
 @functools.cache
 def configuration(steps: int, double: bool, device: torch.device) -> Configuration:
-    """The configuration for a bank of so many groups of 8 coordinates."""
-    return TABLE["float64" if double else "tensor cores" if steps else "none"]
+    """The configuration for banks of at most so many groups of 8 coordinates, on a device."""
+    config = TABLE["float64" if double else "tensor cores" if steps else "none"]
+    if steps and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] != 9:
+        return replace(config, resident=min(config.resident, 2))  # the compiler takes more registers there
+    return config

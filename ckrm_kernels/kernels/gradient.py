@@ -167,6 +167,7 @@ def listed_gradient_kernel(
     starts,
     of_coordinates,
     of_moments,
+    filters,
     slices,
     padded,
     steps,
@@ -201,6 +202,8 @@ def listed_gradient_kernel(
     of_z = tl.zeros([SLICES, 8], dtype)
     for entry in range(tl.load(starts + i), tl.load(starts + i + 1)):
         j, g = tl.load(others + entry), tl.load(grad + entry).to(dtype)
+        valid = (j >= 0) & (j < filters)  # else the pair's Psi is NaN
+        g, j = tl.where(valid, g, float("nan")), tl.where(valid, j, 0)
         mu_j, mu2_j, sigma_j, var_j = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
         j_at = coordinates + (k * padded + j) * steps * width
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)

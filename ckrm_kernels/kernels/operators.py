@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configura
 from ckrm_kernels.ops import result_dtype
 
 _SMALLEST_EPS = 2.0**-64  # below, float32 arithmetic would hold small weights only
+_LARGEST_BUFFER = 2**28  # elements, for many banks in one launch
 _INTERPRETED_PROGRAMS = 8  # a device of few programs, so that tiles are split
 
 
@@ -69,7 +70,11 @@ class Case(NamedTuple):
 
     def parameters(self, device: torch.device) -> dict[str, Tensor | None]:
         """The scalars and the scale as float64 on the device, where float32 arguments are not enough."""
-        return {"parameters": _on_device((*self.scalars, self.scale), device) if self.double else None}
+        if not self.double:
+            return {"parameters": None}
+        parameters = _parameters((*self.scalars, self.scale), device)
+        work.keep_if_captured(parameters)
+        return {"parameters": parameters}
 
 
 def _kind(exponent: float) -> int:
@@ -78,11 +83,8 @@ def _kind(exponent: float) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _on_device(scalars: tuple[float, ...], device: torch.device) -> Tensor:
-    parameters = torch.tensor(scalars, dtype=torch.float64, device=device)
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # once for these: other streams may read it next
-    return parameters
+def _parameters(scalars: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(scalars, dtype=torch.float64, device=device)
 
 
 class Prepared(NamedTuple):
@@ -153,10 +155,11 @@ def psi_counts_of_banks(
     _check_edges(edges, first)
     out = first.new_zeros(len(weights), edges.numel() + 2, dtype=torch.int64)
     present = [index for index, weight in enumerate(weights) if weight.shape[0] >= 2]
-    if present:
+    case = Case.of(first.dtype, alpha, beta, gamma, eps)
+    for some in _that_fit(present, weights, case):
         with _device_of(first):
-            banks = _prepared([weights[index] for index in present], Case.of(first.dtype, alpha, beta, gamma, eps))
-            _run_pairs(banks, banks.places, None, out, pairs.COUNTS, tuple(present), edges.contiguous())
+            banks = _prepared([weights[index] for index in some], case, together=True)
+            _run_pairs(banks, banks.places, None, out, pairs.COUNTS, tuple(some), edges.contiguous())
     return out
 
 
@@ -240,7 +243,7 @@ def psi_of_pairs_backward(
             starts,
             of_coordinates,
             of_moments,
-            *_whereabouts(place)[1:],
+            *_whereabouts(place),
             **bank.case.arguments(weight.device),
             SLICES=slices,
         )
@@ -251,19 +254,32 @@ def psi_of_pairs_backward(
 # ---- launches --------------------------------------------------------------------------------------------------------
 
 
-def _prepared(weights: Sequence[Tensor], case: Case) -> Prepared:
-    """The weights of one dtype and device, prepared by one launch."""
+def _prepared(weights: Sequence[Tensor], case: Case, together: bool = False) -> Prepared:
+    """The weights of one dtype and device in one buffer.
+
+    together: by one launch, whose tables hold where the weights stand in memory; else by one each, whose tables are
+        known from the shapes, so that weights that are new at every call find them
+    """
     weights = [weight if work.tail_of(weight) else weight.contiguous() for weight in weights]
-    first = weights[0]
-    shapes = tuple(work.Shape(w.shape[0], w.shape[1], math.prod(w.shape[2:])) for w in weights)
-    config = configuration(max(shape.steps for shape in shapes), case.double, first.device)
+    device = weights[0].device
+    shapes = tuple(_shape_of(weight) for weight in weights)
+    config = configuration(max(shape.steps for shape in shapes), case.double, device)
     buffer = work.buffer_of(shapes, config.tile, case.width)
-    data = _buffer(buffer.size, case.dtype, first.device)
-    rows = tuple(work.bank_row(weight, first, place) for weight, place in zip(weights, buffer.places, strict=True))
+    data = _buffer(buffer.size, case.dtype, device)
+    placed = list(zip(weights, buffer.places, strict=True))
+    for some in [placed] if together else [[one] for one in placed]:
+        _launch_prepare(some, case, data)
+    return Prepared(data, buffer.places, case, config)
+
+
+def _launch_prepare(placed: list[tuple[Tensor, work.Place]], case: Case, data: Tensor) -> None:
+    first, shapes = placed[0][0], [place.shape for _, place in placed]
+    rows = tuple(work.bank_row(weight, first, place) for weight, place in placed)
     most, fewest = (_positions_block(shape) for shape in (max(shapes, key=_steps_of), min(shapes, key=_steps_of)))
     small = fewest if most <= fewest * rows_at_once(fewest, case.double) else most
     block = rows_at_once(small, case.double)
     banks, programs = work.prepare_tables(rows, block, first.device)
+    work.keep_if_captured(banks, programs)
     _launch(
         prepare.prepare_kernel,
         (programs.shape[0],),
@@ -279,7 +295,27 @@ def _prepared(weights: Sequence[Tensor], case: Case) -> Prepared:
         BLOCK=block,
         DOUBLE=case.double,
     )
-    return Prepared(data, buffer.places, case, config)
+
+
+def _that_fit(indices: list[int], weights: Sequence[Tensor], case: Case) -> Iterator[list[int]]:
+    """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does."""
+    some: list[int] = []
+    size = 0
+    for index in indices:
+        shape = _shape_of(weights[index])
+        tile = configuration(shape.steps, case.double, weights[index].device).tile
+        more = work.buffer_of((shape,), tile, case.width).size
+        if some and size + more > _LARGEST_BUFFER:
+            yield some
+            some, size = [], 0
+        some.append(index)
+        size += more
+    if some:
+        yield some
+
+
+def _shape_of(weight: Tensor) -> work.Shape:
+    return work.Shape(weight.shape[0], weight.shape[1], math.prod(weight.shape[2:]))
 
 
 def _buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -316,6 +352,7 @@ def _run_pairs(
     partial = torch.empty(plan.slots, *config.tile, dtype=banks.case.dtype, device=banks.device)
     edges = out if edges is None else edges
     for batch in plan.batches:
+        work.keep_if_captured(*batch)
         _launch(
             pairs.pair_kernel,
             (batch.items.shape[0],),

@@ -190,6 +190,10 @@ def reduce_kernel(
     slot, parts = tl.load(tile + 6), tl.load(tile + 7)  # the first of its parts, and their number
     at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
+    lost = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)  # by rounding so far (Kahan)
     for part in range(parts):
-        sums += tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at)
+        term = tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at) - lost
+        total = sums + term
+        lost = (total - sums) - term
+        sums = total
     finish_rows(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)

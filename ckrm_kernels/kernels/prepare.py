@@ -162,7 +162,8 @@ def weight_gradient_kernel(
     of_mu = tl.load(of_moments + 2 * k * padded + f, present, other=0.0)
     of_sigma = tl.load(of_moments + (2 * k + 1) * padded + f, present, other=0.0)
     sigma = tl.load(buffer + moments + (4 * k + 2) * padded + f, present, other=0.0)
-    turn = tl.where(sigma == 0.0, 0.0, of_sigma / tl.where(sigma == 0.0, 1.0, sigma))
+    still = (sigma == 0.0) | (of_sigma == 0.0)  # also in a filter that is not finite, but in no pair
+    turn = tl.where(still, 0.0, of_sigma / tl.where(still, 1.0, sigma))
     place = (k * padded + f)[:, None] * (steps * width) + ((q - 1) // 8 * width + (q - 1) % 8)[None, :]
     inside = present[:, None] & ((q >= 1) & (q < positions))[None, :]
     z = tl.load(buffer + coordinates + place, inside, other=0.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 COORDINATES_PER_STEP = 8  # the depth of one tf32 instruction of a tensor core
 MOMENTS = 4  # mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4
 _ALIGNMENT = 64  # elements
-_FEWEST_SLICES = 8  # of a part of a tile
+_FEWEST_SLICES, _MOST_SLICES = 8, 256  # of a part of a tile; more would round too often in float32
 _MOST_SLOTS = 4096  # of sums of a tile: 64 MiB
 
 
@@ -145,13 +145,13 @@ def bank_row(weight: Tensor, first: Tensor, place: Place) -> tuple[int, ...]:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=512)
 def prepare_tables(rows: tuple[tuple[int, ...], ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The banks (B, 15) and the programs (P, 2): bank and first of the block's (filter, slice) rows."""
     padded, slices = PREPARE_FIELDS.index("padded"), PREPARE_FIELDS.index("slices")
-    firsts = [torch.arange(0, row[padded] * row[slices], block) for row in rows]
+    firsts = [torch.arange(0, row[padded] * row[slices], block, device="cpu") for row in rows]
     programs = [torch.stack([torch.full_like(first, index), first], 1) for index, first in enumerate(firsts)]
-    return _on_device(torch.tensor(rows), device), _on_device(torch.cat(programs), device)
+    return _on_device(torch.tensor(rows, device="cpu"), device), _on_device(torch.cat(programs), device)
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class PairWork(NamedTuple):
     slots: int
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def pair_work(
     rows: tuple[Place, ...],
     columns: tuple[Place, ...] | None,
@@ -236,7 +236,9 @@ def _batch(items: list[Row], tiles: list[Row], device: torch.device) -> Batch:
     """The longest items first, so that none starts when the others are done."""
     slices, steps = ITEM_FIELDS.index("slices"), ITEM_FIELDS.index("steps")
     items.sort(key=lambda item: -item[slices] * max(1, item[steps]))
-    return Batch(_on_device(torch.tensor(items), device), _on_device(torch.tensor(tiles), device))
+    return Batch(
+        _on_device(torch.tensor(items, device="cpu"), device), _on_device(torch.tensor(tiles, device="cpu"), device)
+    )
 
 
 def _item(a: Place, b: Place, i: int, j: int, first: int, slices: int, slot: int) -> tuple[int, ...]:
@@ -258,17 +260,23 @@ def _item(a: Place, b: Place, i: int, j: int, first: int, slices: int, slot: int
 
 
 def _part_length(slices: list[int], programs: int) -> int:
-    """The length of the shortest parts, at least 8, that leave no more than programs, unless there are more tiles."""
-    longest = max(slices, default=1)
-    length = max(_FEWEST_SLICES, divide_up(sum(slices), programs))
-    if len(slices) < programs:
-        while length < longest and sum(divide_up(s, length) for s in slices) > programs:
+    """The length of parts, at least 8: twice as many as programs, unless there are more tiles, even their load out."""
+    longest, wanted = min(max(slices, default=1), _MOST_SLICES), 2 * programs
+    length = max(_FEWEST_SLICES, divide_up(sum(slices), wanted))
+    if len(slices) < wanted:
+        while length < longest and sum(divide_up(s, length) for s in slices) > wanted:
             length += 1
-    return length
+    return min(length, _MOST_SLICES)
+
+
+def keep_if_captured(*tables: Tensor) -> None:
+    """Keeps tables that a CUDA graph is being captured with: its replays read them, whatever the caches drop."""
+    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        _captured.extend(tables)
+
+
+_captured: list[Tensor] = []
 
 
 def _on_device(table: Tensor, device: torch.device) -> Tensor:
-    table = table.to(device)
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()  # once for these shapes: other streams may read it next
-    return table
+    return table.to(device)  # waits for the copy: from memory that is not pinned

@@ -78,7 +78,7 @@ def page(report: RedundancyReport) -> str:
 def _row(layer: LayerRedundancy, report: RedundancyReport) -> str:
     labels, texts = columns(report)[1:], cells(layer, report)
     cell_of = {label: _cell(label, text) for label, text in zip(labels, texts[1:], strict=True)}
-    if layer.redundancy and layer.redundancy > (layer.chance or 0):
+    if layer.above_chance:
         cell_of["redundancy"] = _cell("redundancy", f"{layer.redundancy:.4f}", "high")
     if layer.status == "skipped":  # its note takes the place of the numbers
         shown = ("kind", "filters", "slices", "kernel")

@@ -23,8 +23,8 @@ class LayerRedundancy:
     redundancy: lambda^t; None where skipped
     spread: standard deviation (n - 1) of lambda^t over the models; None for a single one
     per_model: lambda^t of each model
-    chance: lambda^t of the same slices with permuted positions; None where skipped or K = 1
-    distinct: filters left when repeats are merged (`redundant_groups`)
+    chance: lambda^t of the same slices with permuted positions; None where skipped, K = 1 or without details
+    distinct: filters left when repeats are merged (`redundant_groups`); None where skipped or without details
     histogram: Omega of all models, in equal bins over [0, 1] with the edges of `psi_histogram`
     status, reason: "measured" or "skipped", and why skipped or how compared
     """
@@ -43,6 +43,11 @@ class LayerRedundancy:
     histogram: tuple[int, ...] | None
     status: Literal["measured", "skipped"]
     reason: str
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether lambda^t is known to exceed its chance level."""
+        return self.redundancy is not None and self.chance is not None and self.redundancy > self.chance
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""

@@ -3,7 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <exception>
 #include <type_traits>
+#include <vector>
 
 #include "../arguments.h"
 #include "prepare.cuh"
@@ -96,7 +98,12 @@ constexpr ScalarType scalar_type() {
 template <class T>
 Tensor new_numbers(const Tensor& like, int64_t count) {
   const std::vector<int64_t> shape(1, count);  // nvcc misreads {count} in a template
-  return torch::stable::new_empty(like, shape, scalar_type<T>());
+  try {
+    return torch::stable::new_empty(like, shape, scalar_type<T>());
+  } catch (const std::exception&) {  // the stable ABI hands on no message
+    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", static_cast<double>(count) * sizeof(T) / 0x1p30,
+                    " GiB of memory on the weight's device");
+  }
 }
 
 // A packed filter bank and its memory.
