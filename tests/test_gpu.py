@@ -157,6 +157,24 @@ def test_captured_in_a_graph(gpu_backend):
     assert torch.equal(captured, call())
 
 
+def test_a_first_call_says_that_it_can_not_be_captured():
+    w = weight((23, 29, 31)).to(GPU)
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match="make one before"), torch.cuda.graph(graph):
+        ckrm_kernels.pairwise_psi(w, backend="triton")
+    torch.cuda.synchronize()
+    assert ckrm_kernels.pairwise_psi(w, backend="triton").isfinite().all()
+
+
+def test_compiled_into_graphs(gpu_backend):
+    w = weight((41, 7, 3, 3)).to(GPU)
+    compiled = torch.compile(lambda x: ckrm_kernels.pairwise_psi(x, backend=gpu_backend) + 1, mode="reduce-overhead")
+    expected = ckrm_kernels.pairwise_psi(w, backend=gpu_backend) + 1
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        torch.testing.assert_close(compiled(w), expected)
+
+
 def test_on_a_side_stream(gpu_backend):
     w = weight((260, 90, 3, 3)).to(GPU)
     expected = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)

@@ -84,7 +84,7 @@ def _kind(exponent: float) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _parameters(scalars: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(scalars, dtype=torch.float64, device=device)
+    return work.on_device(torch.tensor(scalars, dtype=torch.float64, device="cpu"), device)
 
 
 class Prepared(NamedTuple):

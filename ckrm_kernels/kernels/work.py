@@ -8,6 +8,7 @@ Tables are kept by the shapes: a second call of the same shapes copies nothing t
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -151,7 +152,7 @@ def prepare_tables(rows: tuple[tuple[int, ...], ...], block: int, device: torch.
     padded, slices = PREPARE_FIELDS.index("padded"), PREPARE_FIELDS.index("slices")
     firsts = [torch.arange(0, row[padded] * row[slices], block, device="cpu") for row in rows]
     programs = [torch.stack([torch.full_like(first, index), first], 1) for index, first in enumerate(firsts)]
-    return _on_device(torch.tensor(rows, device="cpu"), device), _on_device(torch.cat(programs), device)
+    return on_device(torch.tensor(rows, device="cpu"), device), on_device(torch.cat(programs), device)
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ def _batch(items: list[Row], tiles: list[Row], device: torch.device) -> Batch:
     slices, steps = ITEM_FIELDS.index("slices"), ITEM_FIELDS.index("steps")
     items.sort(key=lambda item: -item[slices] * max(1, item[steps]))
     return Batch(
-        _on_device(torch.tensor(items, device="cpu"), device), _on_device(torch.tensor(tiles, device="cpu"), device)
+        on_device(torch.tensor(items, device="cpu"), device), on_device(torch.tensor(tiles, device="cpu"), device)
     )
 
 
@@ -278,5 +279,12 @@ def keep_if_captured(*tables: Tensor) -> None:
 _captured: list[Tensor] = []
 
 
-def _on_device(table: Tensor, device: torch.device) -> Tensor:
-    return table.to(device)  # waits for the copy: from memory that is not pinned
+def on_device(table: Tensor, device: torch.device) -> Tensor:
+    """A table, from the CPU; raises RuntimeError while a CUDA graph is captured, which must find it in the caches."""
+    if device.type != "cuda":
+        return table.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("the first call with these shapes can't be captured in a CUDA graph: make one before")
+    # On a thread of its own: while torch.compile warms its graphs up, they own what the calling thread allocates.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(table.to, device).result()
