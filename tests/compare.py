@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -160,3 +161,33 @@ def check_all(w: Tensor, psi: Psi, ops: Any = ops) -> None:
     check_cross(w[: w.shape[0] // 2 + 1], w[w.shape[0] // 3 :], psi, ops=ops)
     check_pairs(w, some_pairs(w.shape[0], 67), psi, ops=ops)
     check_counts(w, torch.tensor([0.1, 0.35, 0.6, 0.95], dtype=result_dtype(w.dtype)), psi, ops=ops)
+
+
+def all_results(
+    w: Tensor, pairs: Tensor, edges: Tensor, grads: Sequence[Tensor], psi: Psi, ops: Any = ops
+) -> list[Tensor]:
+    """What every operator gives on w; grads: of the packed pairs, of w x w and of the listed pairs."""
+    with poisoned():
+        return [
+            ops.pairwise_psi(w, *psi),
+            ops.cross_psi(w, w, *psi),
+            ops.psi_of_pairs(w, pairs, *psi),
+            ops.psi_counts(w, edges, *psi),
+            ops.pairwise_psi_backward(grads[0], w, *psi),
+            *ops.cross_psi_backward(grads[1], w, w, *psi),
+            ops.psi_of_pairs_backward(grads[2], w, pairs, *psi),
+        ]
+
+
+def strided(w: Tensor) -> dict[str, Tensor]:
+    """The same filters (F2, F1, 3, 3) in other memory."""
+    buffer = torch.full((w.numel() + 1,), math.nan, dtype=w.dtype)
+    buffer[1:] = w.flatten()
+    return {
+        "misaligned": buffer[1:].view(w.shape),
+        "channels last": w.to(memory_format=torch.channels_last),
+        "transposed": w.transpose(0, 1).contiguous().transpose(0, 1),
+        "positions outermost": w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+        "every second": torch.stack([w, torch.full_like(w, math.nan)], -1).flatten(-2)[..., ::2],
+        "padded": torch.nn.functional.pad(w, (1, 1, 2, 1, 1, 0), value=math.nan)[:, 1:, 2:-1, 1:-1],
+    }

@@ -13,6 +13,7 @@ import pytest
 import torch
 from compare import (
     DTYPES,
+    all_results,
     check_all,
     check_counts,
     check_cross,
@@ -20,6 +21,7 @@ from compare import (
     check_pairwise,
     poisoned,
     some_pairs,
+    strided,
     weight,
 )
 from definition import Psi
@@ -281,20 +283,6 @@ def test_pairs_out_of_range_are_nan(ops):
 # ---- strides ---------------------------------------------------------------------------------------------------------
 
 
-def strided(w: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same filters (F2, F1, 3, 3) in other memory."""
-    buffer = torch.full((w.numel() + 1,), math.nan, dtype=w.dtype)
-    buffer[1:] = w.flatten()
-    return {
-        "misaligned": buffer[1:].view(w.shape),
-        "channels last": w.to(memory_format=torch.channels_last),
-        "transposed": w.transpose(0, 1).contiguous().transpose(0, 1),
-        "positions outermost": w.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
-        "every second": torch.stack([w, torch.full_like(w, math.nan)], -1).flatten(-2)[..., ::2],
-        "padded": torch.nn.functional.pad(w, (1, 1, 2, 1, 1, 0), value=math.nan)[:, 1:, 2:-1, 1:-1],
-    }
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strides_do_not_change_a_bit(ops, dtype):
     w = weight((19, 5, 3, 3), dtype)
@@ -302,16 +290,7 @@ def test_strides_do_not_change_a_bit(ops, dtype):
     grads = [torch.randn(n, dtype=result_dtype(dtype)) for n in ((171,), (19, 19), (70,))]
 
     def results(w, pairs, grads):
-        with poisoned():
-            return [
-                ops.pairwise_psi(w, *DEFAULT),
-                ops.cross_psi(w, w, *DEFAULT),
-                ops.psi_of_pairs(w, pairs, *DEFAULT),
-                ops.psi_counts(w, edges, *DEFAULT),
-                ops.pairwise_psi_backward(grads[0], w, *DEFAULT),
-                *ops.cross_psi_backward(grads[1], w, w, *DEFAULT),
-                ops.psi_of_pairs_backward(grads[2], w, pairs, *DEFAULT),
-            ]
+        return all_results(w, pairs, edges, grads, DEFAULT, ops)
 
     expected = results(w, pairs, grads)
     wide = [torch.stack([g, torch.full_like(g, math.nan)], -1)[..., 0] for g in grads]

@@ -102,7 +102,6 @@ def gradient_kernel(
                         rows,
                         columns,
                         row_size,
-                        row_size,
                         DOUBLE,
                     )
             else:
@@ -114,7 +113,6 @@ def gradient_kernel(
                         columns_at + step * width,
                         rows,
                         columns,
-                        row_size,
                         row_size,
                         DOUBLE,
                     )

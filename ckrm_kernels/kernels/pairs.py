@@ -12,22 +12,22 @@ PACKED, RECTANGLE, COUNTS = 0, 1, 2
 
 
 @triton.jit
-def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, row_size, column_size, DOUBLE: tl.constexpr):
-    """cov plus the products of 8 coordinates; row_size, column_size: elements of a filter.
+def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE: tl.constexpr):
+    """cov plus the products of 8 coordinates; size: elements of a filter.
 
     In float32 each coordinate stands as two tf32 numbers, [high | low]: against it, [high | low] and [low | high] give
     all four products, and tensor cores float32's accuracy.
     """
     if DOUBLE:
         for c in tl.static_range(8):
-            x = tl.load(buffer + rows_at + rows * row_size + c)
-            y = tl.load(buffer + columns_at + columns * column_size + c)
+            x = tl.load(buffer + rows_at + rows * size + c)
+            y = tl.load(buffer + columns_at + columns * size + c)
             cov += x[:, None] * y[None, :]
     else:
         d = tl.arange(0, 16)
-        a = tl.load(buffer + rows_at + rows[:, None] * row_size + d[None, :])
-        turned = tl.load(buffer + rows_at + rows[:, None] * row_size + ((d + 8) % 16)[None, :])
-        b = tl.load(buffer + columns_at + columns[None, :] * column_size + d[:, None])
+        a = tl.load(buffer + rows_at + rows[:, None] * size + d[None, :])
+        turned = tl.load(buffer + rows_at + rows[:, None] * size + ((d + 8) % 16)[None, :])
+        b = tl.load(buffer + columns_at + columns[None, :] * size + d[:, None])
         cov = tl.dot(a, b, cov, input_precision="tf32")
         cov = tl.dot(turned, b, cov, input_precision="tf32")
     return cov
@@ -77,11 +77,11 @@ def sum_over_slices(
         if STEPS > 0:
             for step in tl.static_range(STEPS):
                 at = step * width
-                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, size, DOUBLE)
+                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
         elif STEPS < 0:
             for step in range(steps):
                 at = step * width
-                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, size, DOUBLE)
+                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
         mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var = load_moments(
             buffer, row_moments, column_moments, rows, columns, padded_rows, padded_columns
         )
