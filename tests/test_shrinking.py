@@ -327,7 +327,7 @@ class TestNarrowing:
 
 def compared(name, accuracy, parameters=1000, multiply_adds=5000, layers=()):
     scores = tuple(Score(accuracy + offset, 0.99) for offset in (-0.01, 0.0, 0.01))
-    return Candidate(name, {"a": 8, "b": 16}, parameters, multiply_adds, scores, tuple(layers))
+    return Candidate(name, {"a": 8, "b": 16}, parameters, multiply_adds, 4 * parameters, scores, tuple(layers))
 
 
 def one_round(*observations):
@@ -434,7 +434,7 @@ class TestViews:
             "from ckrm_kernels.shrinking.comparison import Candidate\nfrom ckrm_kernels.shrinking.measured import *\n"
             "from ckrm_kernels.training import Score\n"
             "row = MeasuredLayer('a', 2, 1, (3,), 1, 2.0, {n: Level((0.0,), 0.0) for n in MEASURES}, ((1,) * 50,))\n"
-            "figure_png(comparison_figure([Candidate('standard', {}, 1, 1, (Score(1, 1),), (row,))], 0.6, 0.01))\n"
+            "figure_png(comparison_figure([Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))], 0.6, 0.01))\n"
             "assert 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

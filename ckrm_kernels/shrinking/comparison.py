@@ -14,6 +14,7 @@ from ckrm_kernels.data import Dataset
 from ckrm_kernels.models import count_multiply_adds, count_parameters
 from ckrm_kernels.shrinking.measured import MeasuredLayer
 from ckrm_kernels.training import Score, evaluate
+from ckrm_kernels.training.checkpoint import as_safetensors
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Candidate:
     """One of the networks compared.
 
     name: "standard", "shrunk" or "uniform"
-    parameters, multiply_adds: of the network, the latter for one image
+    parameters, multiply_adds: of the network, the latter for one image; checkpoint_bytes: its weights as a file
     scores: on the held-out part, of each seed; layers: as measured over the seeds
     """
 
@@ -29,6 +30,7 @@ class Candidate:
     widths: dict[str, int]
     parameters: int
     multiply_adds: int
+    checkpoint_bytes: int
     scores: tuple[Score, ...]
     layers: tuple[MeasuredLayer, ...]
 
@@ -60,7 +62,8 @@ def candidate(
     """Evaluates the trained networks of one shape on the held-out part."""
     scores = tuple(evaluate(model, data.held_out, data.classes) for model in models)
     parameters, multiply_adds = count_parameters(models[0]), count_multiply_adds(models[0], data.image_shape)
-    return Candidate(name, widths, parameters, multiply_adds, scores, tuple(layers))
+    size = len(as_safetensors(models[0].state_dict()))
+    return Candidate(name, widths, parameters, multiply_adds, size, scores, tuple(layers))
 
 
 def spread(values: Sequence[float]) -> float:

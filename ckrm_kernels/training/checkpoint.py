@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ckrm_kernels.training.files import read_json, write_atomically, write_json
 from ckrm_kernels.training.loop import Epoch
@@ -30,8 +30,14 @@ class Run:
 
 def save_run(folder: Path, model: nn.Module, run: Run) -> None:
     """Writes the weights, then the record, whose presence says that the run is finished."""
-    write_atomically(folder / _WEIGHTS, _safetensors().save(model.state_dict()))
+    write_atomically(folder / _WEIGHTS, as_safetensors(model.state_dict()))
     write_json(folder / _RECORD, asdict(run))
+
+
+def as_safetensors(tensors: dict[str, Tensor]) -> bytes:
+    """The content of a safetensors file."""
+    content: bytes = _safetensors().save(tensors)
+    return content
 
 
 def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
