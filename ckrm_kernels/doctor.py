@@ -17,7 +17,7 @@ EXTRAS = {
     "triton": ("triton",),
     "cli": ("typer", "rich", "safetensors"),
     "report": ("pandas", "matplotlib"),
-    "train": ("sklearn", "scipy", "torchmetrics"),
+    "train": ("sklearn", "scipy", "torchmetrics", "pydantic", "tensorboard"),
     "build": ("ninja", "setuptools"),
 }
 

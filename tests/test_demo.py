@@ -13,7 +13,7 @@ from rich.console import Console
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.shrinking.demo import run_demo
 from ckrm_kernels.shrinking.experiment import Experiment, ExperimentConfig
-from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.training import Epoch, TrainingConfig
 
 # so much weight decay that a few steps make a layer redundant
 SMALL = ExperimentConfig(
@@ -103,16 +103,16 @@ def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypat
     from ckrm_kernels.training.progress import TrainingBars
 
     seen = []
-    original = TrainingBars.on_epoch
+    original = TrainingBars.on_event
 
-    def interrupt(self, place, epoch):
-        seen.append(epoch)
+    def interrupt(self, place, event):
+        seen.extend([event] if isinstance(event, Epoch) else [])
         if len(seen) == epochs:
             raise KeyboardInterrupt
-        original(self, place, epoch)
+        original(self, place, event)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingBars, "on_epoch", interrupt)
+        patched.setattr(TrainingBars, "on_event", interrupt)
         with pytest.raises(KeyboardInterrupt):
             small_demo(tmp_path)
     assert not (tmp_path / "report.json").exists()

@@ -11,9 +11,22 @@ from torch import nn
 
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.training import Epoch, Run, TrainingConfig, evaluate, load_run, save_run, train
+from ckrm_kernels.training import (
+    Epoch,
+    Run,
+    Runtime,
+    Step,
+    TrainingConfig,
+    UnfinishedRun,
+    evaluate,
+    load_run,
+    save_run,
+    train,
+)
+from ckrm_kernels.training.batches import shuffled
 from ckrm_kernels.training.checkpoint import load_weights
 from ckrm_kernels.training.files import read_json, write_atomically, write_json
+from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers
 
@@ -45,6 +58,10 @@ def job(folder, seed: int = 0, config: TrainingConfig = CONFIG, load_data=stripe
     return Job(SHAPE, load_data, {"name": "stripes"}, config, seed, folder / f"seed-{seed}")
 
 
+def epoch(number: int, validation_loss: float = 0.5) -> Epoch:
+    return Epoch(number, 0.25, validation_loss, 0.75, 0.1)
+
+
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
@@ -62,10 +79,17 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
         ("momentum", 1.0),
         ("weight_decay", -1e-3),
         ("weight_decay", float("nan")),
+        ("optimizer", "adam"),
+        ("schedule", "step"),
+        ("precision", "half"),
+        ("plateau_factor", 1.0),
+        ("plateau_patience", 0),
+        ("lowest_rate", 0.0),
+        ("early_stop", 0),
     ],
 )
 def test_configurations_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} must .*, got {value}"):
+    with pytest.raises(ValueError, match=f"{field} must .*, got {value!r}"):
         TrainingConfig(**{field: value})
 
 
@@ -132,7 +156,7 @@ def test_evaluation_changes_nothing():
 
 def test_a_run_comes_back_as_it_was_saved(tmp_path):
     model = network()
-    run = Run({"seed": 0, "shape": [1, 2]}, (Epoch(1, 0.25, 0.5), Epoch(2, 0.125, 1.0)), 1.5)
+    run = Run({"seed": 0, "shape": [1, 2]}, (epoch(1), epoch(2)), 1.5)
     save_run(tmp_path / "run", model, run)
     assert load_run(tmp_path / "run", run.identity) == run
     other = network(seed=1)
@@ -142,7 +166,7 @@ def test_a_run_comes_back_as_it_was_saved(tmp_path):
 
 
 def test_a_run_of_another_identity_or_without_its_record_is_none(tmp_path):
-    run = Run({"seed": 0}, (Epoch(1, 0.25, 0.5),), 1.5)
+    run = Run({"seed": 0}, (epoch(1),), 1.5)
     assert load_run(tmp_path, run.identity) is None
     save_run(tmp_path, network(), run)
     assert load_run(tmp_path, {"seed": 1}) is None
@@ -181,11 +205,12 @@ def test_jobs_give_the_same_networks_side_by_side_and_one_by_one(tmp_path, threa
     assert torch.get_num_threads() == 3
     assert torch.equal(torch.get_rng_state(), random_state)
     with Workers(2) as workers:
-        side_by_side = workers.run(together, lambda place, epoch: seen.append((place, epoch.number)))
+        side_by_side = workers.run(together, lambda place, event: seen.append((place, event)))
     assert [run.history for run in side_by_side] == [run.history for run in one_by_one]
     assert all(same_weights(a.trained(), b.trained()) for a, b in zip(together, alone, strict=True))
     assert not same_weights(alone[0].trained(), alone[1].trained())
-    assert sorted(seen) == [(place, number) for place in range(3) for number in (1, 2, 3)]
+    epochs = sorted((place, event.number) for place, event in seen if isinstance(event, Epoch))
+    assert epochs == [(place, number) for place in range(3) for number in (1, 2, 3)]
 
 
 def test_finished_jobs_are_not_repeated(tmp_path):
@@ -232,7 +257,8 @@ def test_progress_is_shown_with_and_without_a_terminal(terminal):
     display.phase("Round 0")
     with display.bars(["seed 7", "seed 8"], epochs=4) as bars:
         for number in range(1, 5):
-            bars.on_epoch(1, Epoch(number, 0.5, 0.25))
+            bars.on_event(1, Step(number, 3, 5, 0.75))
+            bars.on_event(1, Epoch(number, 0.5, 0.4, 0.25, 0.1))
     text = file.getvalue()
     assert "Round 0" in text
     assert "loss 0.500, validation accuracy 0.250" in text
@@ -240,3 +266,126 @@ def test_progress_is_shown_with_and_without_a_terminal(terminal):
         assert text.splitlines()[1:] == [
             f"  seed 8: epoch {number} of 4, loss 0.500, validation accuracy 0.250" for number in (2, 4)
         ]
+
+
+class Scripted(nn.Module):
+    """Gives each evaluation the validation loss that it is told to have: logits whose true class has its logarithm."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.losses = list(losses)
+
+    def forward(self, images):
+        if self.training:
+            return self.weight * torch.ones(len(images), 3)
+        probability = torch.tensor(-self.losses.pop(0)).exp()
+        return torch.stack((probability, (1 - probability) / 2, (1 - probability) / 2)).log().repeat(len(images), 1)
+
+
+def all_of_class_0() -> Dataset:
+    part = Part(torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long))
+    return Dataset("zeros", 3, part, part, part)
+
+
+def test_the_plateau_lowers_the_rate_and_goes_back_to_the_best_weights(monkeypatch):
+    config = TrainingConfig(
+        epochs=30, batch_size=8, schedule="plateau", plateau_patience=2, plateau_factor=0.1, lowest_rate=0.005
+    )
+    loaded = []
+    model = Scripted([0.5, 0.4, 0.6, 0.6, 0.6, 0.3, 0.7, 0.7, 0.7, 0.1])
+    original = model.load_state_dict
+    monkeypatch.setattr(
+        model, "load_state_dict", lambda state: loaded.append(10 - len(model.losses)) or original(state)
+    )
+    history = train(model, all_of_class_0(), config, 0)
+    # three epochs without a lower loss exceed a patience of two; a rate below 0.005 ends it after the second drop
+    assert [round(each.validation_loss, 5) for each in history] == [0.5, 0.4, 0.6, 0.6, 0.6, 0.3, 0.7, 0.7, 0.7]
+    assert [each.learning_rate for each in history] == pytest.approx([0.1] * 5 + [0.01] * 4)
+    assert loaded == [5, 9, 9]  # at both drops, and at the end
+
+
+def test_early_stop():
+    model = Scripted([0.5, 0.4, 0.45, 0.41, 0.3])
+    history = train(model, all_of_class_0(), TrainingConfig(epochs=30, batch_size=8, early_stop=2), 0)
+    assert [each.number for each in history] == [1, 2, 3, 4]
+
+
+def test_the_best_weights_are_kept():
+    weights, model = [], Scripted([0.5, 0.2, 0.4, 0.3])
+    train(
+        model,
+        all_of_class_0(),
+        TrainingConfig(epochs=4, batch_size=8, early_stop=9, weight_decay=0.0),
+        0,
+        lambda each: weights.append(model.weight.item()),
+    )
+    assert model.weight.item() == weights[1]
+
+
+def test_balanced_classes_weigh_as_much_as_each_other():
+    weights = balanced_weights(torch.tensor([0, 0, 0, 2]), 3)
+    assert weights.tolist() == pytest.approx([4 / (3 * 2), 0, 4 / 2])
+
+
+def test_a_network_with_its_own_loss_needs_gaze_maps():
+    model = network()
+    model.loss = lambda images, labels, gaze: images.mean()
+    with pytest.raises(ValueError, match=r"its own loss \(ResNet\) needs gaze maps; the data has none"):
+        train(model, stripes(), CONFIG, 0)
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before():
+    sizes = [len(batch) for batch in shuffled(33, 16, 2, torch.Generator())]
+    assert sizes == [16, 17]
+    assert [len(batch) for batch in shuffled(34, 16, 2, torch.Generator())] == [16, 16, 2]
+    assert [len(batch) for batch in shuffled(1, 16, 2, torch.Generator())] == [1]
+
+
+def test_processes_that_load_the_data_change_nothing(threads):
+    threads(1)
+    here, ahead = network(), network()
+    histories = [
+        train(model, stripes(), CONFIG, 0, runtime=Runtime(data_workers=workers))
+        for model, workers in ((here, 0), (ahead, 2))
+    ]
+    assert histories[0] == histories[1]
+    assert same_weights(here, ahead)
+
+
+def test_curves_are_what_tensorboard_reads(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    runtime, unfinished = Runtime(tensorboard=True), UnfinishedRun(tmp_path, {})
+    history = train(network(), stripes(), CONFIG, 0, runtime=runtime, unfinished=unfinished)
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name, values in (
+        ("loss/training", [each.loss for each in history]),
+        ("loss/validation", [each.validation_loss for each in history]),
+        ("accuracy/validation", [each.validation_accuracy for each in history]),
+        ("learning rate", [each.learning_rate for each in history]),
+    ):
+        assert [event.step for event in curves.Scalars(name)] == [1, 2, 3]
+        assert [event.value for event in curves.Scalars(name)] == pytest.approx(values)
+
+
+def test_compiled_it_learns_the_same(threads):
+    threads(1)
+    plain, compiled = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    compiled.load_state_dict(plain.state_dict())
+    for model, config in ((plain, CONFIG), (compiled, dataclasses.replace(CONFIG, compile=True))):
+        train(model, stripes(), config, 0)
+    torch.testing.assert_close(plain.state_dict(), compiled.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"data_workers": -1}, "data_workers must be a whole number >= 0, got -1"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds must be >= 0, got nan"),
+    ],
+)
+def test_runtimes_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Runtime(**fields)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W) float32, normalised, their labels (B,) int64 and gaze maps (B, h, w) in [0, 1], if any."""
+
+    images: Tensor
+    labels: Tensor
+    gaze: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -14,9 +23,14 @@ class Part:
 
     images: Tensor
     labels: Tensor
+    gaze: Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The images of those indices."""
+        return Batch(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)

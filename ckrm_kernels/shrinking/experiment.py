@@ -179,7 +179,7 @@ class Experiment:
         """The shape trained from every seed, here or in an earlier start."""
         jobs = self._jobs(name, shape)
         with self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars:
-            runs = workers.run(jobs, bars.on_epoch)
+            runs = workers.run(jobs, bars.on_event)
         return [job.trained() for job in jobs], runs
 
     def _jobs(self, name: str, shape: SearchableShape) -> list[Job]:

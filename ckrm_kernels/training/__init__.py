@@ -1,7 +1,21 @@
 """One training run: the loop, its metrics, its checkpoint, and several runs side by side."""
 
-from ckrm_kernels.training.checkpoint import Run, load_run, save_run
+from ckrm_kernels.training.checkpoint import Run, UnfinishedRun, load_run, save_run
+from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate
-from ckrm_kernels.training.loop import Epoch, TrainingConfig, train
+from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.loop import train
 
-__all__ = ["Epoch", "Run", "Score", "TrainingConfig", "evaluate", "load_run", "save_run", "train"]
+__all__ = [
+    "Epoch",
+    "Run",
+    "Runtime",
+    "Score",
+    "Step",
+    "TrainingConfig",
+    "UnfinishedRun",
+    "evaluate",
+    "load_run",
+    "save_run",
+    "train",
+]

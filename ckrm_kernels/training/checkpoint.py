@@ -1,17 +1,20 @@
-"""A finished training run on disk: safetensors weights and a JSON record beside them."""
+"""Training runs on disk: the weights and the record of a finished one, and the whole state of an unfinished one."""
 
 from __future__ import annotations
 
+import json
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.training.files import read_json, write_atomically, write_json
-from ckrm_kernels.training.loop import Epoch
+from ckrm_kernels.training.history import Epoch
 
-_WEIGHTS, _RECORD = "weights.safetensors", "run.json"
+_WEIGHTS, _RECORD, _UNFINISHED = "weights.safetensors", "run.json", "unfinished.safetensors"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Run:
 
     identity: everything that decides the result, as JSON
     history: its epochs
-    seconds: how long it took
+    seconds: how long it took, of a resumed one since its last start
     """
 
     identity: dict[str, Any]
@@ -32,12 +35,7 @@ def save_run(folder: Path, model: nn.Module, run: Run) -> None:
     """Writes the weights, then the record, whose presence says that the run is finished."""
     write_atomically(folder / _WEIGHTS, as_safetensors(model.state_dict()))
     write_json(folder / _RECORD, asdict(run))
-
-
-def as_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """The content of a safetensors file."""
-    content: bytes = _safetensors().save(tensors)
-    return content
+    (folder / _UNFINISHED).unlink(missing_ok=True)
 
 
 def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
@@ -54,6 +52,67 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads the run's weights into the model and leaves it in evaluation mode."""
     model.load_state_dict(_safetensors().load_file(folder / _WEIGHTS))
     model.eval()
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """Where the state of an unfinished run is kept: one file, so that it is whole or not there.
+
+    folder: the run's; identity: everything that decides the result, as JSON
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state: nested dicts and lists of tensors and plain values."""
+        tensors: dict[str, Tensor] = {}
+        record = {"identity": self.identity, "state": _without_tensors(state, "", tensors)}
+        content = as_safetensors(tensors, {"record": json.dumps(record)})
+        write_atomically(self.folder / _UNFINISHED, content)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, or None where there is none of this identity."""
+        path = self.folder / _UNFINISHED
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        length = struct.unpack("<Q", content[:8])[0]
+        record = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["record"])
+        if record["identity"] != self.identity:
+            return None
+        state: dict[str, Any] = _with_tensors(record["state"], _safetensors().load(content))
+        return state
+
+
+def as_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a safetensors file of copies of the tensors."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content: bytes = _safetensors().save(copies, metadata)
+    return content
+
+
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON that keeps the keys of dicts; each tensor goes into `tensors`, its name stays in its place."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, dict):
+        return {"dict": [[key, _without_tensors(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(item, f"{path}.{place}", tensors) for place, item in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_without_tensors` took apart, tuples as lists."""
+    if isinstance(value, list):
+        return [_with_tensors(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _with_tensors(item, tensors) for key, item in value["dict"]}
 
 
 def _safetensors() -> Any:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ckrm_kernels.data import Part
 
-_BATCH = 512
+_BATCH, _PIXELS = 512, 1 << 24  # the most of each at once
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,21 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
     )
 
 
-def accuracy(model: nn.Module, part: Part) -> float:
-    """Share of the part's images classified rightly."""
-    return (logits(model, part).argmax(1) == part.labels).double().mean().item()
+def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
+    """Mean cross entropy over the part's images, and the share of them classified rightly."""
+    outputs = logits(model, part)
+    return (
+        functional.cross_entropy(outputs.double(), part.labels).item(),
+        (outputs.argmax(1) == part.labels).double().mean().item(),
+    )
 
 
 @torch.no_grad()
 def logits(model: nn.Module, part: Part) -> Tensor:
-    """(N, classes), computed in evaluation mode; the model's mode is restored."""
-    training = model.training
+    """(N, classes) on the CPU, computed on the model's device in evaluation mode; the model's mode is restored."""
+    training, device = model.training, next(model.parameters()).device
+    size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
     model.eval()
-    outputs = torch.cat([model(images) for images in part.images.split(_BATCH)])
+    outputs = [model(part.batch(indices).images.to(device)).cpu() for indices in torch.arange(len(part)).split(size)]
     model.train(training)
-    return outputs
+    return torch.cat(outputs)

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
-from ckrm_kernels.data import Dataset
-from ckrm_kernels.training.evaluation import accuracy
+from ckrm_kernels.data import Batch, Dataset
+from ckrm_kernels.distributed import ALONE, team
+from ckrm_kernels.training.batches import load
+from ckrm_kernels.training.checkpoint import UnfinishedRun
+from ckrm_kernels.training.config import Runtime, TrainingConfig
+from ckrm_kernels.training.curves import Curves
+from ckrm_kernels.training.evaluation import loss_and_accuracy
+from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.state import TrainingState
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """SGD with momentum under the one-cycle schedule.
-
-    epochs, batch_size: whole numbers >= 1
-    learning_rate: the peak of the cycle, > 0
-    momentum: in [0, 1), constant; weight_decay: >= 0, on every parameter
-    """
-
-    epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        for name, count in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be a finite number > 0, got {self.learning_rate!r}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be a finite number >= 0, got {self.weight_decay!r}")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave: its number from 1, the mean training loss and the accuracy on the validation part."""
-
-    number: int
-    loss: float
-    validation_accuracy: float
+_SECONDS_BETWEEN_STEPS = 0.2  # that are reported
 
 
 def train(
@@ -56,36 +30,107 @@ def train(
     config: TrainingConfig,
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008
+    unfinished: UnfinishedRun | None = None,
 ) -> tuple[Epoch, ...]:
-    """Trains the model in place and leaves it in evaluation mode.
+    """Trains the model in place, on its device, and leaves it in evaluation mode.
 
     seed: decides the order of the images; the model's initial weights are the caller's
-    on_epoch: called after each epoch; what it raises ends the training
+    on_epoch: called after each epoch, on_step: from time to time between; what they raise ends the training
+    unfinished: where the state is kept from time to time; one that is there is taken up, and the training then ends
+        as an unbroken one would: on a CPU, with the same number of threads, bit by bit
     Raises RuntimeError when the loss is no longer finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
-    steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps, cycle_momentum=False
-    )
-    history = []
-    for number in range(1, config.epochs + 1):
-        model.train()
-        total = torch.zeros(())
-        for batch in torch.randperm(len(data.train), generator=generator).split(config.batch_size):
-            loss = functional.cross_entropy(model(data.train.images[batch]), data.train.labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach() * batch.numel()
-        mean_loss = total.item() / len(data.train)
+    state = TrainingState(model, data, config, seed, team() if runtime.data_parallel else ALONE)
+    with _deterministic(config.deterministic and state.device.type == "cuda"):
+        return _Training(state, data, runtime, unfinished).run(on_epoch, on_step)
+
+
+class _Training:
+    def __init__(self, state: TrainingState, data: Dataset, runtime: Runtime, unfinished: UnfinishedRun | None):
+        self._state, self._data, self._runtime, self._unfinished = state, data, runtime, unfinished
+        kept = unfinished.load() if unfinished else None
+        if kept is not None:
+            state.load_state_dict(kept)
+        self._saved = self._told = time.monotonic()
+
+    def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[Step], None]) -> tuple[Epoch, ...]:
+        state = self._state
+        with self._curves() as curves:
+            while not state.over:
+                self._rest_of_epoch(on_step)
+                epoch = self._evaluated()
+                state.finish_epoch(epoch)
+                if curves:
+                    curves.add(epoch)
+                on_epoch(epoch)
+                self._save_in_time()
+        state.finish()
+        return tuple(state.history)
+
+    def _rest_of_epoch(self, on_step: Callable[[Step], None]) -> None:
+        """The batches of the current epoch that are not done yet."""
+        state, team = self._state, self._state.team
+        batches = state.batches()
+        rest = batches[state.batch :]
+        own = [batch[team.rank :: team.size] for batch in rest]
+        loaded = load(self._data.train, own, self._runtime.data_workers, pinned=state.device.type == "cuda")
+        state.model.train()
+        for whole, part in zip(rest, loaded, strict=True):
+            loss = self._loss(part)
+            # the team averages its gradients: each process counts as much as it has images
+            state.step(loss * (len(part.labels) * team.size / len(whole)), len(whole))
+            self._tell(on_step, len(batches))
+            self._save_in_time()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        state, config = self._state, self._state.config
+        images, labels = (each.to(state.device, non_blocking=True) for each in (batch.images, batch.labels))
+        gaze = None if batch.gaze is None else batch.gaze.to(state.device, non_blocking=True)
+        if config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(state.device.type, getattr(torch, config.precision), config.precision != "float32"):
+            return state.objective(Batch(images, labels, gaze))
+
+    def _evaluated(self) -> Epoch:
+        """The epoch that has just gone through all its batches."""
+        state, number = self._state, len(self._state.history) + 1
+        mean_loss = state.team.sum(state.total).item() / state.team.size / len(self._data.train)
         if not math.isfinite(mean_loss):
             raise RuntimeError(f"training diverged: the loss became {mean_loss} in epoch {number}; lower learning_rate")
-        history.append(Epoch(number, mean_loss, accuracy(model, data.validation)))
-        on_epoch(history[-1])
-    model.eval()
-    return tuple(history)
+        loss, accuracy = loss_and_accuracy(state.model, self._data.validation)
+        return Epoch(number, mean_loss, loss, accuracy, state.learning_rate)
+
+    def _tell(self, on_step: Callable[[Step], None], batches: int) -> None:
+        state, now = self._state, time.monotonic()
+        if now - self._told >= _SECONDS_BETWEEN_STEPS:
+            self._told = now
+            done = min(state.batch * state.config.batch_size, len(self._data.train))
+            on_step(Step(len(state.history) + 1, state.batch, batches, state.total.item() / done))
+
+    def _save_in_time(self) -> None:
+        if self._unfinished is None or time.monotonic() - self._saved < self._runtime.checkpoint_seconds:
+            return
+        if self._state.team.first:
+            self._unfinished.save(self._state.state_dict())
+        self._saved = time.monotonic()
+
+    def _curves(self) -> Curves | nullcontext[None]:
+        if self._unfinished is None or not self._runtime.tensorboard or not self._state.team.first:
+            return nullcontext()
+        return Curves(self._unfinished.folder / "tensorboard", len(self._state.history) + 1)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Only algorithms that repeat bit by bit, where wanted."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

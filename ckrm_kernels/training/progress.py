@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ckrm_kernels.training.loop import Epoch
+from ckrm_kernels.distributed import team
+from ckrm_kernels.training.history import Epoch, Step
 
 _LINES = 2  # progress lines for each network where there is no terminal
 
@@ -21,7 +22,7 @@ class Display:
             from rich.console import Console
         except ImportError as error:
             raise ImportError('progress needs rich: pip install "ckrm-kernels[train]"') from error
-        self.console = console or Console()
+        self.console = console or Console(quiet=not team().first)
 
     def phase(self, text: str) -> None:
         """Announces what happens next."""
@@ -44,13 +45,13 @@ class TrainingBars:
     """Bars, or a few lines for each network where the console is not a terminal."""
 
     def __init__(self, console: Any, names: Sequence[str], epochs: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console, self._names, self._epochs = console, list(names), epochs
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            TextColumn("epoch {task.completed:.1f} of {task.total}"),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=console,
@@ -59,13 +60,18 @@ class TrainingBars:
         )
         self._tasks = [self._progress.add_task(name, total=epochs, note="starting") for name in names]
 
-    def on_epoch(self, place: int, epoch: Epoch) -> None:
+    def on_event(self, place: int, event: Epoch | Step) -> None:
         """Moves the bar of the network at that place of the list."""
-        note = f"loss {epoch.loss:.3f}, validation accuracy {epoch.validation_accuracy:.3f}"
-        self._progress.update(self._tasks[place], completed=epoch.number, note=note)
+        if isinstance(event, Step):
+            done = event.epoch - 1 + event.batch / event.batches
+            note = f"batch {event.batch} of {event.batches}, loss {event.loss:.3f}"
+            self._progress.update(self._tasks[place], completed=done, note=note)
+            return
+        note = f"loss {event.loss:.3f}, validation accuracy {event.validation_accuracy:.3f}"
+        self._progress.update(self._tasks[place], completed=event.number, note=note)
         every = -(-self._epochs // _LINES)
-        if not self._console.is_terminal and (epoch.number % every == 0 or epoch.number == self._epochs):
-            line = f"  {self._names[place]}: epoch {epoch.number} of {self._epochs}, {note}"
+        if not self._console.is_terminal and (event.number % every == 0 or event.number == self._epochs):
+            line = f"  {self._names[place]}: epoch {event.number} of {self._epochs}, {note}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> TrainingBars:

@@ -1,6 +1,6 @@
-"""Several training runs side by side, one process and one thread each.
+"""Several training runs side by side, one process each.
 
-One thread for each run makes its result independent of the number of cores and of what runs beside it.
+On a CPU each has one thread, which makes its result independent of the number of cores and of what runs beside it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ import torch
 from torch import nn
 
 from ckrm_kernels.data import Dataset
-from ckrm_kernels.training.checkpoint import Run, load_run, load_weights, save_run
-from ckrm_kernels.training.loop import Epoch, TrainingConfig, train
+from ckrm_kernels.distributed import team
+from ckrm_kernels.training.checkpoint import Run, UnfinishedRun, load_run, load_weights, save_run
+from ckrm_kernels.training.config import Runtime, TrainingConfig
+from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.loop import train
 
-OnEpoch = Callable[[int, Epoch], None]
+OnEvent = Callable[[int, Epoch | Step], None]
 
 
 class Shape(Protocol):
@@ -45,7 +48,8 @@ class Job:
     shape: the network
     load_data: gives the data set; has to be picklable, so that a worker can call it
     data: what identifies the data set, as JSON
-    folder: where the finished run is written
+    folder: where the run is written
+    runtime: what it runs on
     """
 
     shape: Shape
@@ -54,6 +58,7 @@ class Job:
     config: TrainingConfig
     seed: int
     folder: Path
+    runtime: Runtime = Runtime(device="cpu")  # noqa: RUF009
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON."""
@@ -84,7 +89,7 @@ class Workers:
     """Runs jobs, at most `count` side by side; use it in a `with` statement.
 
     With a count of 1, jobs run in this process, one after another, with the same result. Worker processes end when
-    this one does, however it ends.
+    this one does, however it ends. The processes that torchrun started share the jobs among them.
     """
 
     def __init__(self, count: int) -> None:
@@ -93,31 +98,37 @@ class Workers:
         self._count = count
         self._context = multiprocessing.get_context("spawn")  # forking after torch has started threads may hang
         self._stop = self._context.Event()
-        self._epochs: SimpleQueue[tuple[int, Epoch]] = self._context.SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Epoch | Step]] = self._context.SimpleQueue()
         self._executor: ProcessPoolExecutor | None = None
 
-    def run(self, jobs: Sequence[Job], on_epoch: OnEpoch) -> list[Run]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> list[Run]:
         """The finished runs of the jobs; one found finished in its folder is not repeated.
 
-        on_epoch: called in this process with the job's place in the list and each of its epochs
+        on_event: called in this process with the job's place in the list and each of its epochs, and of its steps some
         """
-        pending = [(place, job) for place, job in enumerate(jobs) if job.finished() is None]
+        sharing = team()
+        pending = [
+            (place, job)
+            for place, job in enumerate(jobs)
+            if (job.runtime.data_parallel or place % sharing.size == sharing.rank) and job.finished() is None
+        ]
         if self._count == 1:
             for place, job in pending:
-                _run_on_one_thread(job, partial(on_epoch, place))
+                run_job(job, partial(on_event, place))
         elif pending:
-            self._run_side_by_side(pending, on_epoch)
+            self._run_side_by_side(pending, on_event)
+        sharing.wait()
         return [job.result() for job in jobs]
 
-    def _run_side_by_side(self, pending: Sequence[tuple[int, Job]], on_epoch: OnEpoch) -> None:
+    def _run_side_by_side(self, pending: Sequence[tuple[int, Job]], on_event: OnEvent) -> None:
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(self._count, self._context, _start_worker, (self._stop, self._epochs))
+            self._executor = ProcessPoolExecutor(self._count, self._context, _start_worker, (self._stop, self._events))
         with _without_interrupts():
             remaining = {self._executor.submit(_run_in_worker, place, job) for place, job in pending}
         while remaining:
             done, remaining = wait(remaining, timeout=0.1)
-            while not self._epochs.empty():
-                on_epoch(*self._epochs.get())
+            while not self._events.empty():
+                on_event(*self._events.get())
             for future in done:
                 future.result()
 
@@ -149,13 +160,13 @@ class _Stopped(Exception):
 
 
 _stop: Event
-_epochs: SimpleQueue[tuple[int, Epoch]]
+_events: SimpleQueue[tuple[int, Epoch | Step]]
 
 
-def _start_worker(stop: Event, epochs: SimpleQueue[tuple[int, Epoch]]) -> None:
+def _start_worker(stop: Event, events: SimpleQueue[tuple[int, Epoch | Step]]) -> None:
     """Prepares a worker process."""
-    global _stop, _epochs
-    _stop, _epochs = stop, epochs
+    global _stop, _events
+    _stop, _events = stop, events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -168,26 +179,41 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(place: int, job: Job) -> None:
-    def on_epoch(epoch: Epoch) -> None:
+    def on_event(event: Epoch | Step) -> None:
         if _stop.is_set():
             raise _Stopped
-        _epochs.put((place, epoch))
+        _events.put((place, event))
 
     if not _stop.is_set():
         with suppress(_Stopped):
-            _run_on_one_thread(job, on_epoch)
+            run_job(job, on_event)
 
 
-def _run_on_one_thread(job: Job, on_epoch: Callable[[Epoch], None]) -> None:
-    """Trains the job's network from its seed and saves it. torch's threads and random state are restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
+    """Trains the job's network from its seed, or goes on with it, and saves it.
+
+    torch's threads and random state are restored.
+    """
+    threads, device = torch.get_num_threads(), job.runtime.torch_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             started = time.perf_counter()
             torch.manual_seed(job.seed)
-            model = job.shape.build()
-            history = train(model, job.load_data(), job.config, job.seed, on_epoch)
-            save_run(job.folder, model, Run(job.identity(), history, time.perf_counter() - started))
+            model = job.shape.build().to(device)
+            unfinished = UnfinishedRun(job.folder, job.identity())
+            history = train(
+                model,
+                job.load_data(),
+                job.config,
+                job.seed,
+                on_event,
+                on_event,
+                runtime=job.runtime,
+                unfinished=unfinished,
+            )
+            if not job.runtime.data_parallel or team().first:
+                save_run(job.folder, model, Run(job.identity(), history, time.perf_counter() - started))
     finally:
         torch.set_num_threads(threads)

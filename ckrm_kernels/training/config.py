@@ -1,0 +1,119 @@
+"""How a network is trained, and on what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
+SCHEDULES = ("one-cycle", "cosine", "plateau")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything about the training that decides its result, beside the network, the data and the seed.
+
+    epochs, batch_size: whole numbers >= 1; epochs is the most where `early_stop` or the plateau may end it before
+    optimizer: "sgd", "adamw" or "rmsprop"
+    learning_rate: > 0; the peak of the one-cycle schedule, the start of the others
+    momentum: in [0, 1), constant; of sgd and rmsprop
+    weight_decay: >= 0, on every parameter
+    schedule: "one-cycle" and "cosine" move with every batch; "plateau" multiplies the rate by `plateau_factor` after
+        `plateau_patience` epochs without a lower validation loss, goes back to the best weights, and ends the
+        training when the rate falls below `lowest_rate`
+    early_stop: epochs without a lower validation loss after which the training ends; None never ends it so
+    balance_classes: weighs each class by the inverse of its frequency
+    precision: of the convolutions; "float16" scales the loss
+    channels_last: the memory format; compile: the network goes through torch.compile
+    deterministic: only algorithms that repeat bit by bit, on a GPU too
+
+    With "plateau" or `early_stop` the weights of the lowest validation loss are kept, else the last ones.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-2
+    schedule: Literal["one-cycle", "cosine", "plateau"] = "one-cycle"
+    plateau_patience: int = 40
+    plateau_factor: float = 0.1
+    lowest_rate: float = 1e-8
+    early_stop: int | None = None
+    balance_classes: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "plateau_patience", "early_stop"):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
+        for name, accepted in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be a finite number > 0, got {self.learning_rate!r}")
+        if not 0 < self.lowest_rate < math.inf:
+            raise ValueError(f"lowest_rate must be a finite number > 0, got {self.lowest_rate!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum!r}")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"plateau_factor must lie between 0 and 1, got {self.plateau_factor!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a finite number >= 0, got {self.weight_decay!r}")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the lowest validation loss are the result."""
+        return self.schedule == "plateau" or self.early_stop is not None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a training runs on; nothing here decides the result on a CPU.
+
+    device: "auto" takes a GPU where there is one; else as torch.device names it
+    data_workers: processes that load the data ahead, 0 for none
+    checkpoint_seconds: time between two checkpoints of an unfinished run
+    tensorboard: writes curves for TensorBoard beside the run
+    data_parallel: the processes that torchrun started share each batch, else they share the runs
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    device: str = "auto"
+    data_workers: int = 0
+    checkpoint_seconds: float = 30.0
+    tensorboard: bool = False
+    data_parallel: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data_workers, int) or self.data_workers < 0:
+            raise ValueError(f"data_workers must be a whole number >= 0, got {self.data_workers!r}")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds!r}")
+        self.torch_device()
+
+    def torch_device(self) -> torch.device:
+        """The device; raises ValueError where it can't be used here."""
+        if self.device == "auto":
+            return (
+                torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            )
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {self.device!r}, but torch finds no GPU here; accepted are auto and cpu")
+        return device

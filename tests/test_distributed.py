@@ -1,0 +1,86 @@
+"""Two processes of torchrun on the CPU against one."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import job
+
+from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.workers import Workers, run_job
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_distributed import batch_of_all, jobs_of
+from ckrm_kernels.distributed import joined, team
+from ckrm_kernels.training.workers import Workers, run_job
+
+if __name__ == "__main__":
+    with joined(), Workers(1) as workers:
+        folder = Path(sys.argv[1])
+        workers.run(batch_of_all(folder / "shared batches", True), lambda place, event: None)
+        seen = set()
+        workers.run(jobs_of(folder / "shared runs"), lambda place, event: seen.add(place))
+        (folder / f"process-{team().rank}").write_text(str(sorted(seen)))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """Without batch normalisation, which would look at each process's part of a batch alone."""
+
+    classes: int = 3
+
+    def build(self):
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 3)
+        )
+
+
+def batch_of_all(folder, data_parallel):
+    config = TrainingConfig(epochs=3, batch_size=17, learning_rate=0.05)  # 96 = 5 x 17 + 11: uneven shares
+    return [
+        dataclasses.replace(
+            job(folder, config=config), shape=Small(), runtime=Runtime(device="cpu", data_parallel=data_parallel)
+        )
+    ]
+
+
+def jobs_of(folder):
+    return [job(folder, seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("torchrun")
+    (folder / "main.py").write_text(SCRIPT)
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", folder / "main.py"]
+    done = subprocess.run([*command, folder], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_a_batch_shared_by_two_processes_gives_the_gradient_of_the_whole(folder, tmp_path):
+    (alone,) = batch_of_all(tmp_path, False)
+    run_job(alone, lambda event: None)
+    (shared,) = batch_of_all(folder / "shared batches", True)
+    for name, value in load_file(alone.folder / "weights.safetensors").items():
+        torch.testing.assert_close(load_file(shared.folder / "weights.safetensors")[name], value, rtol=1e-4, atol=1e-5)
+    ours, theirs = alone.result().history, shared.result().history
+    assert [each.loss for each in ours] == pytest.approx([each.loss for each in theirs], rel=1e-4)
+
+
+def test_runs_shared_by_two_processes_are_those_of_one(folder, tmp_path):
+    assert (folder / "process-0").read_text() == "[0, 2]"
+    assert (folder / "process-1").read_text() == "[1]"
+    with Workers(1) as workers:
+        alone = workers.run(jobs_of(tmp_path), lambda place, event: None)
+    assert [each.result().history for each in jobs_of(folder / "shared runs")] == [each.history for each in alone]

@@ -1,0 +1,101 @@
+"""A training killed at any instant goes on and ends as an unbroken one."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_training import CONFIG, network, same_weights, stripes
+from torch import nn
+
+from ckrm_kernels.training import Runtime, UnfinishedRun, loop, train
+
+AT_ONCE = Runtime(checkpoint_seconds=0)
+BATCHES = 6  # an epoch has, at CONFIG's batch size
+CONFIGS = {
+    "sgd, one-cycle": CONFIG,
+    "adamw, plateau": dataclasses.replace(
+        CONFIG, optimizer="adamw", schedule="plateau", plateau_patience=1, learning_rate=0.05, epochs=8
+    ),
+    "rmsprop, cosine, bfloat16": dataclasses.replace(
+        CONFIG,
+        optimizer="rmsprop",
+        schedule="cosine",
+        learning_rate=0.01,
+        precision="bfloat16",
+        channels_last=True,
+        balance_classes=True,
+    ),
+    "float16, early stop": dataclasses.replace(CONFIG, precision="float16", early_stop=1, epochs=8),
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(network(), nn.Dropout(0.2))
+
+
+def killed_after(saves: int, monkeypatch, *arguments, **options) -> None:
+    """A training that ends without notice right after so many checkpoints."""
+    original, seen = UnfinishedRun.save, []
+
+    def save(self, state):
+        if len(seen) == saves:
+            raise Killed
+        original(self, state)
+        seen.append(1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnfinishedRun, "save", save)
+        with pytest.raises(Killed):
+            train(*arguments, **options, runtime=AT_ONCE)
+
+
+@pytest.mark.parametrize("saves", [0, 2, BATCHES, BATCHES + 1, 2 * BATCHES + 4])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_it_ends_bit_by_bit_as_an_unbroken_one(tmp_path, monkeypatch, config, saves):
+    unbroken = with_dropout()
+    history = train(unbroken, stripes(), config, seed=4)
+    unfinished = UnfinishedRun(tmp_path, {"seed": 4})
+    killed_after(saves, monkeypatch, with_dropout(), stripes(), config, 4, unfinished=unfinished)
+
+    resumed = with_dropout()
+    if saves:
+        torch.manual_seed(99)
+        nn.init.zeros_(resumed[0].fc.weight)
+    assert train(resumed, stripes(), config, 4, unfinished=unfinished) == history
+    assert same_weights(unbroken, resumed)
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    unfinished = UnfinishedRun(tmp_path, {})
+    killed_after(2 * BATCHES + 2 + 3, monkeypatch, network(), stripes(), CONFIG, 0, unfinished=unfinished)
+    numbers, losses = [], []
+    original = loop._Training._loss
+    monkeypatch.setattr(loop._Training, "_loss", lambda self, batch: losses.append(1) or original(self, batch))
+    train(network(), stripes(), CONFIG, 0, lambda epoch: numbers.append(epoch.number), unfinished=unfinished)
+    assert numbers == [3]
+    assert len(losses) == BATCHES - 3
+
+
+def test_the_state_of_another_run_is_not_taken_up(tmp_path, monkeypatch):
+    killed_after(3, monkeypatch, network(), stripes(), CONFIG, 0, unfinished=UnfinishedRun(tmp_path, {"seed": 0}))
+    assert UnfinishedRun(tmp_path, {"seed": 0}).load() is not None
+    assert UnfinishedRun(tmp_path, {"seed": 1}).load() is None
+
+
+def test_states_come_back_as_they_were_saved(tmp_path):
+    unfinished = UnfinishedRun(tmp_path, {})
+    state = {"a": [1, None, {2: torch.arange(3), "x": 0.1}], "b": torch.ones((), dtype=torch.bfloat16), "c": {}}
+    unfinished.save(state)
+    loaded = unfinished.load()
+    assert torch.equal(loaded["a"][2].pop(2), state["a"][2].pop(2))
+    assert torch.equal(loaded.pop("b"), state.pop("b"))
+    assert loaded == state
