@@ -1,16 +1,15 @@
-"""The commands of `ckrm`. What takes long to import is imported inside them."""
+"""`ckrm measure`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-import ckrm_kernels
+from ckrm_kernels.commands.shared import interruptible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from ckrm_kernels.report import RedundancyReport
 
 Item = TypeVar("Item")
-app = typer.Typer(
-    name="ckrm",
-    help="How redundant are a network's convolution filters?",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
 
 
 class Pointwise(str, Enum):
@@ -36,32 +27,6 @@ class Pointwise(str, Enum):
     vector = "vector"
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"ckrm-kernels {ckrm_kernels.__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def doctor() -> None:
-    """Show versions, the processor, what is built, and which backend runs on what."""
-    from ckrm_kernels.doctor import findings
-
-    with _interruptible("run `ckrm doctor` again"):
-        for name, finding in findings():
-            typer.echo(f"{name:<20}{finding}")
-
-
-@app.command()
 def measure(
     checkpoints: Annotated[
         list[Path], typer.Argument(metavar="CHECKPOINT", help="safetensors or torch.save state dict")
@@ -88,35 +53,12 @@ def measure(
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     _check_outputs(files)
-    with _interruptible("nothing was written; run the same command again"):
+    with interruptible("nothing was written; run the same command again"):
         models = [checkpoint_layers(path) for path in checkpoints]
         options = PsiOptions(eps=eps, scale_free=scale_free)
         report = measure_layers(models, threshold, pointwise.value, options, track=_tracked)
         _show(report)
         _write(report, files)
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; an unfinished run goes on.")] = Path(
-        "runs/demo"
-    ),
-) -> None:
-    """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
-    from ckrm_kernels.shrinking.demo import run_demo
-
-    with _interruptible(f"`ckrm demo --output {output}` goes on after the last network that was trained"):
-        run_demo(output)
-
-
-@contextmanager
-def _interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Ends the command with exit code 130 and a line where Ctrl-C interrupts it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"\nckrm: interrupted; {how_to_go_on}", err=True)
-        raise typer.Exit(130) from None
 
 
 def _tracked(items: Sequence[Item]) -> Iterable[Item]:

@@ -1,0 +1,38 @@
+"""The commands of `ckrm`, a file for each group. What takes long to import is imported inside them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import ckrm_kernels
+from ckrm_kernels.commands import demo, doctor, measure
+
+app = typer.Typer(
+    name="ckrm",
+    help="How redundant are a network's convolution filters?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ckrm-kernels {ckrm_kernels.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (doctor.doctor, measure.measure, demo.demo):  # in the order of `ckrm --help`
+    app.command()(command)
