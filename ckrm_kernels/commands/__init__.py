@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import demo, doctor, measure
+from ckrm_kernels.commands import compare, demo, doctor, measure, shrink, train
 
 app = typer.Typer(
     name="ckrm",
@@ -34,5 +34,6 @@ def _root(
     pass
 
 
-for command in (doctor.doctor, measure.measure, demo.demo):  # in the order of `ckrm --help`
+# in the order of `ckrm --help`
+for command in (doctor.doctor, measure.measure, train.train, shrink.shrink, shrink.report, compare.compare, demo.demo):
     app.command()(command)

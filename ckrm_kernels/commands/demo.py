@@ -16,7 +16,9 @@ def demo(
     ),
 ) -> None:
     """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
-    from ckrm_kernels.shrinking.demo import run_demo
+    from ckrm_kernels.models import network_shape
+    from ckrm_kernels.shrinking.config import ShrinkConfig
+    from ckrm_kernels.shrinking.shrink import shrink
 
-    with interruptible(f"`ckrm demo --output {output}` goes on after the last network that was trained"):
-        run_demo(output)
+    with interruptible(f"`ckrm demo --output {output}` goes on where it was"):
+        shrink(output, ShrinkConfig(network=network_shape("resnet-digits"), final_seeds=3))

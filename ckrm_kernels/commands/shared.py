@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
+
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML or JSON, as a run saves them.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=30.")
+]
+NetworkName = Annotated[str | None, typer.Option(metavar="NAME", help="One of those that `ckrm models` lists.")]
+DataName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="digits, mnist, cifar100, folder or egd-cxr; the default is digits.")
+]
+DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N; auto takes a GPU where there is one.")]
+Processes = Annotated[int | None, typer.Option(help="Networks trained side by side; by default as many as cores.")]
+DataWorkers = Annotated[int, typer.Option(help="Processes that load the data ahead, for each network.")]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write each network's curves for TensorBoard.")]
 
 
 @contextmanager
@@ -16,3 +34,22 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"\nckrm: interrupted; {how_to_go_on}", err=True)
         raise typer.Exit(130) from None
+
+
+def settings_of(
+    network: str | None,
+    data: str | None,
+    data_folder: Path | None,
+    skip_bad: bool,
+    epochs: int | None,
+    others: Sequence[str] | None,
+) -> list[str]:
+    """The settings that the options say, before those that `--set` does."""
+    said = {
+        "network": network,
+        "data.name": data,
+        "data.folder": data_folder and str(data_folder.absolute()),
+        "data.skip_bad": "true" if skip_bad else None,
+        "training.epochs": epochs,
+    }
+    return [*(f"{key}={value}" for key, value in said.items() if value is not None), *(others or ())]

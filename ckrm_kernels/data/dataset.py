@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,8 @@ class Dataset:
     train: Part
     validation: Part
     held_out: Part
+    class_names: tuple[str, ...] = ()
+    identity: dict = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -1,6 +1,21 @@
 """Choosing a network's widths by the redundancy of its layers."""
 
-from ckrm_kernels.shrinking.rules import BracketRule, Change, Observation, WidthRule
+from ckrm_kernels.shrinking.config import RuleConfig, ShrinkConfig
+from ckrm_kernels.shrinking.findings import Findings
+from ckrm_kernels.shrinking.rules import BracketRule, Change, Observation, StageRule, WidthRule
 from ckrm_kernels.shrinking.search import Round, Search
+from ckrm_kernels.shrinking.shrink import shrink
 
-__all__ = ["BracketRule", "Change", "Observation", "Round", "Search", "WidthRule"]
+__all__ = [
+    "BracketRule",
+    "Change",
+    "Findings",
+    "Observation",
+    "Round",
+    "RuleConfig",
+    "Search",
+    "ShrinkConfig",
+    "StageRule",
+    "WidthRule",
+    "shrink",
+]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.models import count_multiply_adds, count_parameters
 from ckrm_kernels.shrinking.measured import MeasuredLayer
+from ckrm_kernels.shrinking.statistics import Comparison, compare
 from ckrm_kernels.training import Score, evaluate
 from ckrm_kernels.training.checkpoint import as_safetensors
 
@@ -44,13 +43,6 @@ class Candidate:
         """Of each seed."""
         return tuple(score.auc for score in self.scores)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Candidate:
-        """The candidate that `dataclasses.asdict` and JSON made the value of."""
-        scores = tuple(Score(**score) for score in value["scores"])
-        layers = tuple(MeasuredLayer.from_json(layer) for layer in value["layers"])
-        return cls(**{**value, "scores": scores, "layers": layers})
-
 
 def candidate(
     name: str,
@@ -71,13 +63,21 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def noise(first: Candidate, second: Candidate, images: int) -> float:
-    """Two standard errors of the difference of two mean accuracies.
+def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
+    """The shrunk network with the standard and with the uniform one, by accuracy and by AUC; none of a single one."""
+    of_name = {each.name: each for each in candidates}
+    if "shrunk" not in of_name:
+        return ()
+    return tuple(
+        comparison
+        for other in ("standard", "uniform")
+        for comparison in compare_scores(of_name["shrunk"], of_name[other], margin)
+    )
 
-    The variance is that of the seeds plus that of so many held-out images, as if each network had its own images.
-    """
-    variance = 0.0
-    for each in (first, second):
-        mean = statistics.fmean(each.accuracies)
-        variance += spread(each.accuracies) ** 2 / len(each.accuracies) + mean * (1 - mean) / images
-    return 2 * math.sqrt(variance)
+
+def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:
+    """The first with the second, by accuracy and by AUC."""
+    return (
+        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin),
+        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin),
+    )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
-from ckrm_kernels.shrinking.comparison import Candidate, noise
+from ckrm_kernels.shrinking.comparison import Candidate
 from ckrm_kernels.shrinking.measured import SCALE_FREE, MeasuredLayer
 from ckrm_kernels.shrinking.search import Outcome, Round
+from ckrm_kernels.shrinking.statistics import Comparison
 from ckrm_kernels.shrinking.tables import mean_and_spread
 
 
 def conclusions(
-    rounds: Sequence[Round], outcome: Outcome, candidates: Sequence[Candidate], target: float, images: int
+    rounds: Sequence[Round],
+    outcome: Outcome,
+    candidates: Sequence[Candidate],
+    comparisons: Sequence[Comparison],
+    target: float,
 ) -> list[str]:
     """The sentences of a finished experiment.
 
     candidates: standard, and, where the search changed anything, shrunk and uniform
-    target: of the search; images: of the held-out part
+    comparisons: as `compare_candidates` gives them; target: of the search
     """
     standard = candidates[0]
     if rounds[0].clean:
@@ -30,19 +34,38 @@ def conclusions(
     if len(candidates) == 1:
         return sentences
     shrunk, uniform = candidates[1:]
-    seeds = len(standard.scores)
+    by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
     return [
         sentences[0],
         f"The shrunk network keeps {shrunk.parameters / standard.parameters:.1%} of the parameters and "
         f"{shrunk.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
-        f"Held-out accuracy: standard {mean_and_spread(standard.accuracies)}, "
-        f"shrunk {mean_and_spread(shrunk.accuracies)}; {_difference('shrunk', shrunk, 'standard', standard, images)} "
-        f"({seeds} seeds, {images} images).",
+        f"Held-out accuracy of {len(standard.scores)} networks each: standard {mean_and_spread(standard.accuracies)}, "
+        f"shrunk {mean_and_spread(shrunk.accuracies)}; {in_words(by_accuracy['standard'])}.",
         f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_spread(uniform.accuracies)}, with "
         f"{uniform.multiply_adds / shrunk.multiply_adds:.2f} times the shrunk network's multiply-adds; "
-        f"{_difference('shrunk', shrunk, 'uniform', uniform, images)}.",
+        f"{in_words(by_accuracy['uniform'])}.",
         *sentences[1:],
     ]
+
+
+def in_words(comparison: Comparison) -> str:
+    """What a comparison shows, and what it does not."""
+    first, second, mean = comparison.first, comparison.second, comparison.difference.mean
+    if comparison.anova_p is None or comparison.equivalence_p is None:
+        return f"{first} less {second} {mean:+.4f}, of a single network each, which shows nothing"
+    interval = f"{mean:+.4f} [{comparison.difference.low:+.4f}, {comparison.difference.high:+.4f}]"
+    difference = f"{first} less {second} {interval}"
+    anova = f"analysis of variance p = {comparison.anova_p:.2g}"
+    equivalence = f"equivalence p = {comparison.equivalence_p:.2g}"
+    better, worse = (first, second) if mean > 0 else (second, first)
+    if comparison.equivalent:
+        but = f", though {better} is better by a little ({anova})" if comparison.different else ""
+        return f"{difference}: the same within {comparison.margin:g} ({equivalence}){but}"
+    if comparison.different:
+        return f"{difference}: {better} is better than {worse} ({anova})"
+    return (
+        f"{difference}: neither different ({anova}) nor the same within {comparison.margin:g} ({equivalence}) is shown"
+    )
 
 
 def _search(rounds: Sequence[Round], outcome: Outcome) -> str:
@@ -53,15 +76,6 @@ def _search(rounds: Sequence[Round], outcome: Outcome) -> str:
     if chosen.clean:
         return f"{ended}. Every layer of round {outcome.chosen} is clean at eps 1e-4."
     return f"{ended}. Round {outcome.chosen} has the fewest redundant widths: {', '.join(chosen.redundant)}."
-
-
-def _difference(name: str, first: Candidate, other_name: str, second: Candidate, images: int) -> str:
-    difference = statistics.fmean(first.accuracies) - statistics.fmean(second.accuracies)
-    limit = noise(first, second, images)
-    if abs(difference) <= limit:
-        return f"no difference that could be told from noise ({difference:+.4f}, two standard errors {limit:.4f})"
-    better, worse = (name, other_name) if difference > 0 else (other_name, name)
-    return f"{better} is better than {worse} ({difference:+.4f}, two standard errors {limit:.4f})"
 
 
 def _scale(layers: Sequence[MeasuredLayer], target: float) -> list[str]:

@@ -1,31 +1,30 @@
 """The whole experiment in a folder: search for widths, then compare on held-out data. It can be killed at any moment.
 
-Every finished training run is in its own folder and every finished phase in one state file, so that a second start
-goes on from there and ends with the same result.
+Every training run is in its own folder and every finished phase in one state file, so that a second start goes on from
+there and ends with the same result.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-import ckrm_kernels
-from ckrm_kernels.data import Dataset
-from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.distributed import team
 from ckrm_kernels.shrinking import tables
-from ckrm_kernels.shrinking.comparison import Candidate, candidate
+from ckrm_kernels.shrinking.comparison import Candidate, candidate, compare_candidates
+from ckrm_kernels.shrinking.conclusions import conclusions
+from ckrm_kernels.shrinking.config import ShrinkConfig
+from ckrm_kernels.shrinking.findings import Findings
+from ckrm_kernels.shrinking.latency import Latency, measure_latencies
 from ckrm_kernels.shrinking.measured import measure_networks
 from ckrm_kernels.shrinking.narrowing import narrowed_alike, parameters_of
-from ckrm_kernels.shrinking.rules import BracketRule
-from ckrm_kernels.shrinking.search import Outcome, Round, Search, SearchableShape, Trained
-from ckrm_kernels.training import Run, TrainingConfig
+from ckrm_kernels.shrinking.search import Outcome, Round, SearchableShape, Trained
+from ckrm_kernels.training import Run, Runtime
+from ckrm_kernels.training.checkpoint import load_tensors
+from ckrm_kernels.training.configuration import typed
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers
@@ -33,54 +32,16 @@ from ckrm_kernels.training.workers import Job, Workers
 _STATE = "state.json"
 
 
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """Everything that decides the result.
-
-    shape: the standard network, deliberately too wide
-    training: of every network; seeds: each shape is trained from all of them
-    threshold: of lambda, in [0, 1]; target: a layer is clean when its lambda is at most this, or no more than chance
-    minimum, closed: see `BracketRule`; most_rounds: see `Search`
-    split_seed: which random split of the data
-    """
-
-    shape: ResNetShape = field(default_factory=ResNetShape)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    threshold: float = 0.6
-    target: float = 0.01
-    minimum: int = BracketRule.minimum
-    closed: float = BracketRule.closed
-    most_rounds: int = Search.most_rounds
-    split_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be different whole numbers, at least one, got {self.seeds}")
-        if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
-        self.search()
-
-    def search(self) -> Search:
-        """The search that this describes; raises ValueError for a field that it does not accept."""
-        rule = BracketRule(self.minimum, self.closed)
-        return Search(self.shape, rule, self.target, self.most_rounds)
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON gives it back, with the version of the package."""
-        value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(self)}))
-        return value
-
-
 @dataclass
 class State:
-    """What is finished: the rounds of the search, and the networks compared.
+    """What is finished: the rounds of the search, the networks compared, and their times, which come last.
 
-    candidates: standard first, then, where the search changed anything, shrunk and uniform; empty until all are there
+    candidates: standard first, then, where the search changed anything, shrunk and uniform
     """
 
     rounds: list[Round] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
 
 
 class Experiment:
@@ -89,19 +50,17 @@ class Experiment:
     Raises ValueError where the folder holds an experiment of another configuration.
     """
 
-    def __init__(
-        self, folder: Path, config: ExperimentConfig, load_data: Callable[[], Dataset], display: Display
-    ) -> None:
-        self.folder, self.config, self.display = folder, config, display
-        self.search = config.search()
-        self._load_data = load_data
-        self.data = load_data()
+    def __init__(self, folder: Path, config: ShrinkConfig, runtime: Runtime, display: Display) -> None:
+        self.folder, self.runtime, self.display = folder, runtime, display
+        self.data = config.data.load()
+        self.config = config.fitted_to(self.data)
+        self.search = self.config.search()
         self.state = self._load_state()
 
     @property
     def finished(self) -> bool:
         """Whether every phase is done."""
-        return bool(self.state.candidates)
+        return bool(self.state.latencies)
 
     @property
     def outcome(self) -> Outcome:
@@ -114,27 +73,51 @@ class Experiment:
         records = sorted(self.folder.glob("networks/*/*/run.json"))
         return sum(read_json(record)["seconds"] for record in records)
 
-    def run(self, processes: int | None = None) -> None:
-        """Does what is not done yet.
-
-        processes: networks trained side by side, by default as many as there are seeds and cores; the result does
-            not depend on it
-        """
+    def run(self, processes: int) -> None:
+        """Does what is not done yet, with so many networks trained side by side; the result does not depend on it."""
         if self.finished:
             return
-        count = min(len(self.config.seeds), _cores()) if processes is None else processes
-        with Workers(count) as workers:
+        self._save_state()
+        with Workers(processes) as workers:
             while (widths := self.search.next_widths(self.state.rounds)) is not None:
                 self._round(workers, widths)
-            self._compare(workers)
+            for name, (folder, shape) in list(self._compared().items())[len(self.state.candidates) :]:
+                self._compare(workers, name, folder, shape)
+        self._time()
+
+    def findings(self) -> Findings:
+        """What the finished experiment found."""
+        first_seed = {name: self._jobs(folder, shape)[0].folder for name, (folder, shape) in self._compared().items()}
+        weights = {name: load_tensors(folder) for name, folder in first_seed.items()}
+        candidates, config = tuple(self.state.candidates), self.config
+        compared = compare_candidates(candidates, config.margin)
+        return Findings(
+            data=self.data.name,
+            images=len(self.data.held_out),
+            threshold=config.threshold,
+            target=config.target,
+            rounds=tuple(self.state.rounds),
+            outcome=self.outcome,
+            candidates=candidates,
+            comparisons=compared,
+            latencies=tuple(self.state.latencies),
+            weights={
+                each.name: {layer.name: weights[each.name][f"{layer.name}.weight"] for layer in each.layers}
+                for each in candidates
+            },
+            conclusions=tuple(conclusions(self.state.rounds, self.outcome, candidates, compared, config.target)),
+        )
 
     def _round(self, workers: Workers, widths: dict[str, int]) -> None:
         place = len(self.state.rounds)
-        shape = self.config.shape.with_widths(widths)
+        shape = self.config.network.with_widths(widths)
         size = f"{parameters_of(shape):,} parameters"
         title = f"the standard network, {size}" if place == 0 else f"widths {tables.listed(widths)}, {size}"
         self.display.phase(f"Round {place}: training {title}")
-        _, trained = self._train(workers, f"round-{place}", shape)
+        jobs = self._jobs(f"round-{place}", shape)[: self.config.seeds]
+        models, runs = self._train(workers, jobs)
+        layers = measure_networks(models, self.config.threshold)
+        trained = Trained(tuple(run.history[-1].validation_accuracy for run in runs), layers)
         done = self.search.observe(self.state.rounds, widths, trained)
         self.state.rounds.append(done)
         self._save_state()
@@ -148,77 +131,83 @@ class Experiment:
         for line in tables.told(done):
             self.display.say(line)
 
-    def _compare(self, workers: Workers) -> None:
-        chosen = self.outcome.chosen
-        standard, shrunk = self.config.shape, self.config.shape.with_widths(self.state.rounds[chosen].widths)
-        candidates = [self._candidate(workers, "standard", standard, 0)]
+    def _compared(self) -> dict[str, tuple[str, SearchableShape]]:
+        """For each network compared its folder and its shape."""
+        chosen, standard = self.outcome.chosen, self.config.network
+        networks: dict[str, tuple[str, SearchableShape]] = {"standard": ("round-0", standard)}
         if chosen > 0:
-            uniform = narrowed_alike(standard, parameters_of(shrunk))
-            size = f"{parameters_of(uniform):,} parameters"
-            self.display.phase(f"Comparison: training widths narrowed alike {tables.listed(uniform.widths())}, {size}")
-            models, trained = self._train(workers, "uniform", uniform)
-            candidates += [
-                self._candidate(workers, "shrunk", shrunk, chosen),
-                candidate("uniform", uniform.widths(), models, trained.layers, self.data),
-            ]
-        self.state.candidates = candidates
+            shrunk = standard.with_widths(self.state.rounds[chosen].widths)
+            networks["shrunk"] = (f"round-{chosen}", shrunk)
+            networks["uniform"] = ("uniform", narrowed_alike(standard, parameters_of(shrunk)))
+        return networks
+
+    def _compare(self, workers: Workers, name: str, folder: str, shape: SearchableShape) -> None:
+        widths, size = tables.listed(shape.widths()), f"{parameters_of(shape):,} parameters"
+        self.display.phase(f"Comparison: the {name} network from {self.config.final_seeds} seeds, {widths}, {size}")
+        models, _ = self._train(workers, self._jobs(folder, shape))
+        layers = measure_networks(models, self.config.threshold)
+        self.state.candidates.append(candidate(name, shape.widths(), models, layers, self.data))
         self._save_state()
 
-    def _candidate(self, workers: Workers, name: str, shape: SearchableShape, place: int) -> Candidate:
-        """The networks of a finished round as a candidate."""
-        models, _ = self._networks(workers, f"round-{place}", shape)
-        return candidate(name, shape.widths(), models, self.state.rounds[place].trained.layers, self.data)
+    def _time(self) -> None:
+        """Times the networks, one of each."""
+        self.display.phase("Comparison: timing the networks")
+        networks = {name: self._jobs(folder, shape)[0].trained() for name, (folder, shape) in self._compared().items()}
+        self.state.latencies = measure_latencies(networks, self.data.image_shape)
+        self._save_state()
 
-    def _train(self, workers: Workers, name: str, shape: SearchableShape) -> tuple[list[nn.Module], Trained]:
-        """Trains the shape from every seed, and measures."""
-        models, runs = self._networks(workers, name, shape)
-        layers = measure_networks(models, self.config.threshold)
-        return models, Trained(tuple(run.history[-1].validation_accuracy for run in runs), layers)
-
-    def _networks(self, workers: Workers, name: str, shape: SearchableShape) -> tuple[list[nn.Module], list[Run]]:
-        """The shape trained from every seed, here or in an earlier start."""
-        jobs = self._jobs(name, shape)
+    def _train(self, workers: Workers, jobs: Sequence[Job]) -> tuple[list[nn.Module], list[Run]]:
+        """The networks of the jobs, trained here or in an earlier start."""
         with self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars:
             runs = workers.run(jobs, bars.on_event)
         return [job.trained() for job in jobs], runs
 
-    def _jobs(self, name: str, shape: SearchableShape) -> list[Job]:
-        data = {"name": self.data.name, "split_seed": self.config.split_seed}
+    def _jobs(self, folder: str, shape: SearchableShape) -> list[Job]:
+        """The runs of a shape from all seeds of the comparison, of which a round takes the first."""
         return [
             Job(
                 shape,
-                self._load_data,
-                data,
+                self.config.data.load,
+                self.data.identity,
                 self.config.training,
                 seed,
-                self.folder / "networks" / name / f"seed-{seed}",
+                self.folder / "networks" / folder / f"seed-{seed}",
+                self.runtime,
             )
-            for seed in self.config.seeds
+            for seed in range(self.config.final_seeds)
         ]
 
     def _save_state(self) -> None:
-        write_json(self.folder / _STATE, {"config": self.config.as_json(), **asdict(self.state)})
+        if team().first:
+            write_json(self.folder / _STATE, {"config": self.config.as_json(), **asdict(self.state)})
 
     def _load_state(self) -> State:
         path, ours = self.folder / _STATE, self.config.as_json()
         if not path.exists():
             return State()
-        value = read_json(path)
-        if not isinstance(value, dict) or set(value) != {"config", *(each.name for each in fields(State))}:
-            raise ValueError(f"{path} is not the state of an experiment; choose another folder")
-        theirs = value["config"]
+        theirs, state = _split(path)
         different = [f"{name} is {theirs.get(name)}" for name in ours if theirs.get(name) != ours[name]]
         if different:
             raise ValueError(
                 f"{self.folder} holds an experiment of another configuration ({'; '.join(different)}): "
                 "choose another folder or delete it"
             )
-        return State(
-            [Round.from_json(each) for each in value["rounds"]],
-            [Candidate.from_json(each) for each in value["candidates"]],
-        )
+        return state
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def config_of(folder: Path) -> ShrinkConfig:
+    """The configuration of the experiment in a folder; raises ValueError where there is none."""
+    path = folder / _STATE
+    if not path.exists():
+        raise ValueError(f"{folder} holds no experiment of `ckrm shrink`: {_STATE} is missing")
+    theirs, _ = _split(path)
+    theirs.pop("version", None)
+    return typed(ShrinkConfig, theirs, str(path))
+
+
+def _split(path: Path) -> tuple[dict, State]:
+    """The configuration, as JSON, and the state that the file holds."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
+        raise ValueError(f"{path} is not the state of an experiment; choose another folder")
+    return value.pop("config"), typed(State, value, str(path))

@@ -8,21 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ckrm_kernels.shrinking.comparison import Candidate
+from ckrm_kernels.shrinking.latency import Latency
 from ckrm_kernels.shrinking.search import Outcome, Round
 from ckrm_kernels.shrinking.statistics import Comparison
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median time of a forward pass in evaluation mode.
-
-    device: such as "CPU, 4 threads" or a GPU's name; batch: images at once
-    seconds: for each candidate, by its name
-    """
-
-    device: str
-    batch: int
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)

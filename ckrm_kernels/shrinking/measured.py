@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from ckrm_kernels.functional import PsiOptions
+from ckrm_kernels.groups import redundant_groups
 from ckrm_kernels.measure import measure
 from ckrm_kernels.redundancy import psi_histogram
 from ckrm_kernels.report import LayerRedundancy
@@ -42,7 +42,7 @@ class MeasuredLayer:
     """One layer of several networks of one structure, trained from different seeds.
 
     name, filters, slices, kernel_size: of the layer; pairs: of its filters
-    distinct: mean number of filters left when repeats are merged, at eps 1e-4
+    distinct: for each network the number of filters left when repeats are merged, at eps 1e-4
     levels: lambda by the names of `MEASURES`
     histograms: for each network the number of pairs by Psi, in `BINS` equal bins over [0, 1], at eps 1e-4
     """
@@ -52,7 +52,7 @@ class MeasuredLayer:
     slices: int
     kernel_size: tuple[int, ...]
     pairs: int
-    distinct: float
+    distinct: tuple[int, ...]
     levels: dict[str, Level]
     histograms: tuple[tuple[int, ...], ...]
 
@@ -67,36 +67,36 @@ class MeasuredLayer:
         """Whether lambda at eps 1e-4 is at most the target, or no more than chance."""
         return self.levels[ABSOLUTE].mean <= max(target, self.allowed)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> MeasuredLayer:
-        """The layer that `dataclasses.asdict` and JSON made the value of."""
-        levels = {name: Level(tuple(level["per_seed"]), level["chance"]) for name, level in value["levels"].items()}
-        histograms = tuple(tuple(histogram) for histogram in value["histograms"])
-        kernel_size = tuple(value["kernel_size"])
-        return cls(**{**value, "levels": levels, "histograms": histograms, "kernel_size": kernel_size})
-
 
 def measure_networks(models: Sequence[nn.Module], threshold: float) -> tuple[MeasuredLayer, ...]:
     """The layers of the networks that have slices of more than one number, in order."""
     reports = {name: measure(list(models), threshold, **options) for name, options in MEASURES.items()}
     rows = zip(*(report.layers for report in reports.values()), strict=True)
-    return tuple(_measured(dict(zip(reports, row, strict=True)), models) for row in rows if row[0].status == "measured")
+    return tuple(
+        _measured(dict(zip(reports, row, strict=True)), models, threshold)
+        for row in rows
+        if row[0].status == "measured"
+    )
 
 
-def _measured(rows: dict[str, LayerRedundancy], models: Sequence[nn.Module]) -> MeasuredLayer:
+def majority(distinct: Sequence[int]) -> int:
+    """The number of filters that more than half of the networks do with."""
+    return sorted(distinct)[len(distinct) // 2]
+
+
+def _measured(rows: dict[str, LayerRedundancy], models: Sequence[nn.Module], threshold: float) -> MeasuredLayer:
     row = rows[ABSOLUTE]
     weights = [model.get_submodule(row.name) for model in models]
     assert row.filters is not None
     assert row.slices is not None
     assert row.kernel_size is not None
-    assert row.distinct is not None
     return MeasuredLayer(
         row.name,
         row.filters,
         row.slices,
         row.kernel_size,
         row.pairs,
-        row.distinct,
+        tuple(redundant_groups(weight, threshold, **MEASURES[ABSOLUTE]).kept.numel() for weight in weights),
         {name: Level(each.per_model, each.chance or 0.0) for name, each in rows.items()},
         tuple(tuple(psi_histogram(weight, BINS, **MEASURES[ABSOLUTE]).tolist()) for weight in weights),
     )

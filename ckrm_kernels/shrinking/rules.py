@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -13,12 +13,14 @@ class Observation:
     """What one round says of one width.
 
     width: its value; clean: whether every layer of this width was
-    distinct: filters left when repeats are merged, mean of the seeds, the most of the layers of this width
+    distinct: filters left when repeats are merged, in most of the networks; of the neediest layer of this width
+    networks: how many were measured
     """
 
     width: int
     clean: bool
-    distinct: float
+    distinct: int
+    networks: int
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ class BracketRule:
     geometric mean of its bracket, until the bracket is closed: then it is the largest width known to be clean.
 
     minimum: no width falls below it, >= 1
+    multiple: every width that the rule chooses is a multiple of it, >= 1
     closed: a bracket is closed when redundant / clean is at most this, or no width lies between; > 1
     """
 
     minimum: int = 4
+    multiple: int = 1
     closed: float = 1.5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.minimum, int) or self.minimum < 1:
-            raise ValueError(f"minimum must be a whole number >= 1, got {self.minimum!r}")
+        for name in ("minimum", "multiple"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
         if not 1 < self.closed < math.inf:
             raise ValueError(f"closed must be a finite number > 1, got {self.closed!r}")
 
@@ -97,18 +103,71 @@ class BracketRule:
             return seen.width, "clean, and no larger width is known to be redundant"
         if clean is None:
             return self._first_fall(seen)
-        if redundant - clean <= 1 or redundant <= self.closed * clean:
+        middle = math.sqrt(clean * redundant)
+        between = range(self._rounded_up(clean + 1), redundant, self.multiple)
+        if not between or redundant <= self.closed * clean:
             state = "clean" if seen.clean else "redundant"
             return clean, f"{state}; the bracket is closed: {clean} is clean, {redundant} redundant"
-        middle = round(math.sqrt(clean * redundant))
-        return middle, f"between {clean}, which is clean, and {redundant}, which is redundant"
+        chosen = min(between, key=lambda width: abs(width - middle))
+        return chosen, f"between {clean}, which is clean, and {redundant}, which is redundant"
 
     def _first_fall(self, seen: Observation) -> tuple[int, str]:
         """Where a redundant width goes while no clean one is known."""
-        if seen.width <= self.minimum:
-            return seen.width, f"redundant, but not above the minimum of {self.minimum}"
-        distinct = math.ceil(seen.distinct)
-        target = max(min(distinct, seen.width - 1), self.minimum)
-        repeats = seen.width - seen.distinct
-        reason = f"{repeats:.1f} of {seen.width} filters repeat another (mean of the seeds)"
-        return target, reason + (f"; the minimum is {self.minimum}" if distinct < self.minimum else "")
+        lowest = self._rounded_up(self.minimum)
+        if seen.width <= lowest:
+            return seen.width, f"redundant, but not above the minimum of {lowest}"
+        most = (seen.width - 1) // self.multiple * self.multiple
+        target = max(min(self._rounded_up(seen.distinct), most), lowest)
+        repeats, majority = seen.width - seen.distinct, seen.networks // 2 + 1
+        reason = f"{repeats} of {seen.width} filters repeat another in at least {majority} of {seen.networks} networks"
+        if target == lowest > seen.distinct:
+            reason += f"; the minimum is {lowest}"
+        elif target > seen.distinct:
+            reason += f"; widths are multiples of {self.multiple}"
+        return target, reason
+
+    def _rounded_up(self, width: int) -> int:
+        return -(-width // self.multiple) * self.multiple
+
+
+@dataclass(frozen=True)
+class StageRule:
+    """Gives all widths of a stage the same value, as the paper's Table 2 does: that which `rule` gives the stage.
+
+    A stage is clean when all its widths are; its distinct filters are those of its neediest width.
+    """
+
+    rule: WidthRule
+
+    def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
+        """One change for every width; see `WidthRule`. Raises ValueError where the widths of a stage differ."""
+        of_stage = {change.name: change for change in self.rule.propose([_by_stage(each) for each in rounds])}
+        return [replace(of_stage[stage_of(name)], name=name) for name in rounds[-1]]
+
+
+def stage_of(name: str) -> str:
+    """The stage that the width of that name belongs to: the first part of the name."""
+    return name.partition(".")[0]
+
+
+def check_tied(widths: Mapping[str, int]) -> None:
+    """Raises ValueError where the widths of a stage differ."""
+    first: dict[str, str] = {}
+    for name, width in widths.items():
+        other = first.setdefault(stage_of(name), name)
+        if widths[other] != width:
+            raise ValueError(
+                f"widths tied by stage must be equal in each stage, got {other} = {widths[other]} and {name} = {width}"
+            )
+
+
+def _by_stage(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+    """The observations of each stage as those of one width."""
+    check_tied({name: seen.width for name, seen in observations.items()})
+    stages: dict[str, Observation] = {}
+    for name, seen in observations.items():
+        other = stages.get(stage_of(name), seen)
+        stages[stage_of(name)] = replace(
+            seen, clean=seen.clean and other.clean, distinct=max(seen.distinct, other.distinct)
+        )
+    return stages

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
-from ckrm_kernels.shrinking.measured import MeasuredLayer
+from ckrm_kernels.shrinking.measured import MeasuredLayer, majority
 from ckrm_kernels.shrinking.rules import Change, Observation, WidthRule
 
 
@@ -62,18 +62,6 @@ class Round:
     def proposed(self) -> dict[str, int]:
         """The widths that the rule asks for next."""
         return {change.name: change.after for change in self.changes}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Round:
-        """The round that `dataclasses.asdict` and JSON made the value of."""
-        accuracy = tuple(value["trained"]["validation_accuracy"])
-        layers = tuple(MeasuredLayer.from_json(layer) for layer in value["trained"]["layers"])
-        return cls(
-            value["widths"],
-            Trained(accuracy, layers),
-            {name: Observation(**seen) for name, seen in value["observations"].items()},
-            tuple(Change(**change) for change in value["changes"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -147,5 +135,6 @@ def observe_widths(
         if not own:
             raise ValueError(f"width {name!r} belongs to no measured layer; measured were {[x.name for x in layers]}")
         clean = all(layer.is_clean(target) for layer in own)
-        observations[name] = Observation(width, clean, max(layer.distinct for layer in own))
+        distinct = max(majority(layer.distinct) for layer in own)
+        observations[name] = Observation(width, clean, distinct, len(own[0].distinct))
     return observations

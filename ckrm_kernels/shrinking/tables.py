@@ -8,26 +8,32 @@ from io import StringIO
 from typing import Any
 
 from ckrm_kernels.shrinking.comparison import Candidate, spread
+from ckrm_kernels.shrinking.latency import Latency
 from ckrm_kernels.shrinking.measured import MEASURES, SCALE_FREE
 from ckrm_kernels.shrinking.search import Round
 
 _FILE_WIDTH = 80
 
 
-def compared(candidates: Sequence[Candidate]) -> Any:
+def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> Any:
     """What each network costs and how well it does on held-out data."""
     table = _table("Widths, cost, and quality on held-out data (mean ± deviation)")
     table.add_column("", no_wrap=True)
     for each in candidates:
-        table.add_column(each.name, justify="right", no_wrap=True)
+        table.add_column(each.name, justify="right", overflow="fold")
     first = candidates[0]
-    for name in first.widths:
-        table.add_row(name, *(str(each.widths[name]) for each in candidates))
+    for name in dict.fromkeys(name for each in candidates for name in each.widths):
+        table.add_row(name, *(str(each.widths.get(name, "")) for each in candidates))
     table.add_section()
     table.add_row("parameters", *(_with_share(each.parameters, first.parameters) for each in candidates))
     table.add_row("multiply-adds", *(_with_share(each.multiply_adds, first.multiply_adds) for each in candidates))
+    table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
     table.add_row("accuracy", *(mean_and_spread(each.accuracies) for each in candidates))
     table.add_row("macro AUC", *(mean_and_spread(each.aucs) for each in candidates))
+    for latency in latencies:
+        images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
+        times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)
+        table.add_row(f"{images}, {latency.device}", *times)
     return table
 
 
@@ -40,7 +46,7 @@ def layers_of(candidate: Candidate, threshold: float) -> Any:
     for layer in candidate.layers:
         levels = [f"{_short(level.mean)}±{_short(spread(level.per_seed))}" for level in layer.levels.values()]
         chance = f"{layer.levels[SCALE_FREE].chance:.3f}"
-        table.add_row(layer.name, str(layer.filters), *levels, chance, f"{layer.distinct:.1f}")
+        table.add_row(layer.name, str(layer.filters), *levels, chance, f"{statistics.fmean(layer.distinct):.1f}")
     table.caption = "* of scale-free lambda. distinct: filters left when repeats at eps 1e-4 merge"
     return table
 

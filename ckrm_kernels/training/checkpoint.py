@@ -48,9 +48,15 @@ def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
     return Run(identity, tuple(Epoch(**epoch) for epoch in record["history"]), record["seconds"])
 
 
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The finished run's weights by name."""
+    tensors: dict[str, Tensor] = _safetensors().load_file(folder / _WEIGHTS)
+    return tensors
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads the run's weights into the model and leaves it in evaluation mode."""
-    model.load_state_dict(_safetensors().load_file(folder / _WEIGHTS))
+    model.load_state_dict(load_tensors(folder))
     model.eval()
 
 

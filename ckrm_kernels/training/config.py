@@ -80,9 +80,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a training runs on; nothing here decides the result on a CPU.
+    """What a training runs on; nothing here decides the result, but for its last bits.
 
     device: "auto" takes a GPU where there is one; else as torch.device names it
+    threads: of a run on a CPU; the last bits of the result depend on it
     data_workers: processes that load the data ahead, 0 for none
     checkpoint_seconds: time between two checkpoints of an unfinished run
     tensorboard: writes curves for TensorBoard beside the run
@@ -92,12 +93,15 @@ class Runtime:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     device: str = "auto"
+    threads: int = 1
     data_workers: int = 0
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     data_parallel: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise ValueError(f"threads must be a whole number >= 1, got {self.threads!r}")
         if not isinstance(self.data_workers, int) or self.data_workers < 0:
             raise ValueError(f"data_workers must be a whole number >= 0, got {self.data_workers!r}")
         if not self.checkpoint_seconds >= 0:

@@ -1,6 +1,7 @@
 """Several training runs side by side, one process each.
 
-On a CPU each has one thread, which makes its result independent of the number of cores and of what runs beside it.
+On a CPU each has a fixed number of threads, one by default, which makes its result independent of the number of cores
+and of what runs beside it.
 """
 
 from __future__ import annotations
@@ -142,6 +143,11 @@ class Workers:
             self._executor = None
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Holds Ctrl-C back, for good in the processes started meanwhile: it reaches the whole group, this one decides."""
@@ -196,7 +202,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
     """
     threads, device = torch.get_num_threads(), job.runtime.torch_device()
     if device.type == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(job.runtime.threads)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             started = time.perf_counter()

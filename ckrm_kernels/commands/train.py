@@ -1,0 +1,43 @@
+"""`ckrm train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckrm_kernels.commands import shared
+
+
+def train(
+    network: shared.NetworkName = None,
+    data: shared.DataName = None,
+    data_folder: shared.DataFolder = None,
+    skip_bad: shared.SkipBad = False,
+    epochs: shared.Epochs = None,
+    seeds: Annotated[int, typer.Option(help="How many networks, from the seeds 0, 1, ...")] = 1,
+    config: shared.Config = None,
+    settings: shared.Settings = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="The runs' folder; unfinished runs of the same settings go on.")
+    ] = Path("runs/train"),
+    device: shared.Device = "auto",
+    processes: shared.Processes = None,
+    data_workers: shared.DataWorkers = 0,
+    tensorboard: shared.Tensorboard = False,
+) -> None:
+    """Train a network from one or more seeds, and score it on the held-out part of the data.
+
+    Killed at any moment, the same command goes on where it was. Under torchrun, a single network is trained by all
+    processes together; several are shared out.
+    """
+    from ckrm_kernels.training import Runtime
+    from ckrm_kernels.training.configuration import read_config
+    from ckrm_kernels.training.runs import RunsConfig, train_runs
+
+    said = shared.settings_of(network, data, data_folder, skip_bad, epochs, settings)
+    chosen = read_config(RunsConfig(), config, [f"seeds={list(range(seeds))}", *said])
+    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    with shared.interruptible("the same command goes on where it was"):
+        train_runs(output, chosen, runtime=runtime, processes=processes)

@@ -1,0 +1,69 @@
+"""Groups of trained networks compared: `ckrm compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ckrm_kernels.shrinking import tables
+from ckrm_kernels.shrinking.comparison import Candidate, candidate, compare_scores
+from ckrm_kernels.shrinking.conclusions import in_words
+from ckrm_kernels.shrinking.latency import Latency, measure_latencies
+from ckrm_kernels.shrinking.measured import measure_networks
+from ckrm_kernels.shrinking.statistics import Comparison
+from ckrm_kernels.training.files import write_json
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import TrainedRuns
+
+
+def compare_runs(
+    folders: Sequence[Path], margin: float, json: Path | None = None, console: Any = None
+) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
+    """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
+
+    folders: two or more, the first that of the standard network; all of the same data
+    margin: the largest difference that counts as none, > 0
+    json: where the result is written, too
+    console: a rich console, by default one on standard output
+    """
+    groups = _groups(folders, margin)
+    data = groups[0].data
+    networks = [[job.trained() for job in group.jobs()] for group in groups]
+    candidates = [
+        candidate(str(group.folder), group.config.network.widths(), models, measure_networks(models, 0.6), data)
+        for group, models in zip(groups, networks, strict=True)
+    ]
+    comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
+    of_name = {each.name: models[0] for each, models in zip(candidates, networks, strict=True)}
+    latencies = measure_latencies(of_name, data.image_shape)
+    display = Display(console)
+    display.show(tables.compared(candidates, latencies))
+    for comparison in comparisons:
+        display.say(f"{comparison.metric}: {in_words(comparison)}")
+    if json:
+        write_json(
+            json,
+            {
+                "networks": [asdict(each) for each in candidates],
+                "comparisons": [asdict(each) for each in comparisons],
+                "latencies": [asdict(each) for each in latencies],
+            },
+        )
+    return candidates, comparisons, latencies
+
+
+def _groups(folders: Sequence[Path], margin: float) -> list[TrainedRuns]:
+    """The groups, checked before any work."""
+    if len(folders) < 2 or len(set(folders)) < len(folders):
+        raise ValueError(f"runs must be two or more different folders, got {', '.join(map(str, folders))}")
+    if not margin > 0:
+        raise ValueError(f"margin must be > 0, got {margin!r}")
+    groups = [TrainedRuns.of(folder) for folder in folders]
+    for group in groups:
+        if group.data.identity != groups[0].data.identity:
+            raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}")
+        for job in group.jobs():
+            job.result()
+    return groups

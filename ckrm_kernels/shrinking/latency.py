@@ -1,0 +1,78 @@
+"""How long networks take for a forward pass."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+_WARM_UP, _MOST_ROUNDS, _SECONDS = 3, 200, 2.0  # the last for all networks of a batch size, and at least ten rounds
+_FEWEST_ROUNDS = 10
+_MANY, _PIXELS = 64, 1 << 22  # the most images, and pixels, at once
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of a forward pass in evaluation mode.
+
+    device: such as "CPU, 4 threads" or a GPU's name; batch: images at once
+    seconds: for each network, by its name
+    """
+
+    device: str
+    batch: int
+    seconds: dict[str, float]
+
+
+def measure_latencies(networks: Mapping[str, nn.Module], image_shape: Sequence[int]) -> list[Latency]:
+    """Times the networks with one image and with many, up to 64, on the CPU, and on a GPU where there is one.
+
+    networks: by name
+    image_shape: (channels, height, width)
+    """
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    many = max(min(_MANY, _PIXELS // math.prod(image_shape)), 1)
+    batches = sorted({1, many})
+    return [_latency(networks, image_shape, batch, torch.device(device)) for device in devices for batch in batches]
+
+
+def _latency(
+    networks: Mapping[str, nn.Module], image_shape: Sequence[int], batch: int, device: torch.device
+) -> Latency:
+    """Times the networks in turns, so that what else the machine does falls on all alike."""
+    images = torch.zeros(batch, *image_shape, device=device)
+    networks = {name: copy.deepcopy(network).eval().to(device) for name, network in networks.items()}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for _ in range(_WARM_UP):
+            for network in networks.values():
+                network(images)
+        end = time.perf_counter() + _SECONDS
+        for turn in range(_MOST_ROUNDS):
+            for name, network in networks.items():
+                times[name].append(_seconds(network, images))
+            if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() > end:
+                break
+    return Latency(_name_of(device), batch, {name: statistics.median(values) for name, values in times.items()})
+
+
+def _seconds(network: nn.Module, images: torch.Tensor) -> float:
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    start = time.perf_counter()
+    network(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - start
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,112 @@
+"""The whole of it: search for widths, compare, and write what was found. `ckrm shrink`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ckrm_kernels
+from ckrm_kernels.distributed import joined
+from ckrm_kernels.shrinking import tables
+from ckrm_kernels.shrinking.config import ShrinkConfig
+from ckrm_kernels.shrinking.experiment import Experiment, config_of
+from ckrm_kernels.shrinking.findings import Findings
+from ckrm_kernels.shrinking.report import write_report
+from ckrm_kernels.training import Runtime
+from ckrm_kernels.training.files import write_atomically, write_json
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.workers import cores
+
+
+def shrink(
+    folder: Path,
+    config: ShrinkConfig,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008
+    processes: int | None = None,
+    console: Any = None,
+) -> Findings:
+    """Searches for widths, compares the network found, and writes report.html and what is in it into the folder.
+
+    folder: the run's; one that holds an unfinished run of the same configuration goes on from there, a finished one
+        is only reported again
+    processes: networks trained side by side, by default as many as there are cores; one on a GPU. Under torchrun each
+        of its processes trains its share of the networks. The result does not depend on it.
+    console: a rich console, by default one on standard output
+    Raises ValueError where the folder holds a run of another configuration.
+    """
+    with joined() as team:
+        display = Display(console)
+        experiment = Experiment(Path(folder), config, runtime, display)
+        on_cpu = runtime.torch_device().type == "cpu"
+        if processes is None:
+            processes = min(cores(), config.final_seeds) if on_cpu and team.size == 1 else 1
+        experiment.run(processes)
+        findings = experiment.findings()
+        if team.first:
+            _write(experiment, findings)
+    return findings
+
+
+def report(folder: Path, console: Any = None) -> Findings:
+    """Writes the files of a finished experiment again; raises ValueError where it is not finished."""
+    experiment = Experiment(folder, config_of(folder), Runtime(), Display(console))
+    if not experiment.finished:
+        raise ValueError(f"the experiment in {folder} is not finished; `ckrm shrink --resume {folder}` goes on with it")
+    findings = experiment.findings()
+    _write(experiment, findings)
+    return findings
+
+
+def _write(experiment: Experiment, findings: Findings) -> None:
+    """Shows the finished experiment and writes its files."""
+    folder, config = experiment.folder, experiment.config
+    drawn = [
+        *(tables.layers_of(each, config.threshold) for each in findings.candidates),
+        tables.path(findings.rounds),
+    ]
+    for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
+        experiment.display.show(table)
+    for sentence in findings.conclusions:
+        experiment.display.say(sentence)
+    changes = [f"round {place}, {line}" for place, done in enumerate(findings.rounds) for line in tables.told(done)]
+    write_atomically(
+        folder / "report.txt",
+        tables.as_text([*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(changes)]),
+    )
+    write_json(folder / "report.json", _as_json(experiment, findings))
+    write_report(findings, folder)
+    experiment.display.say(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
+
+
+def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
+    """Everything measured, as JSON; only `seconds` differs from one run to the next."""
+    data = experiment.data
+    return {
+        "conclusions": list(findings.conclusions),
+        "config": experiment.config.as_json(),
+        "data": {
+            "name": data.name,
+            "identity": data.identity,
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "held_out": len(data.held_out),
+        },
+        "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},
+        "networks": [asdict(each) for each in findings.candidates],
+        "comparisons": [asdict(each) for each in findings.comparisons],
+        "versions": {
+            "ckrm_kernels": ckrm_kernels.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "seconds": {
+            "training": experiment.seconds,
+            "forward": [asdict(each) for each in findings.latencies],
+        },
+    }

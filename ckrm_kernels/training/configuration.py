@@ -1,0 +1,108 @@
+"""Typed configurations from files and from `KEY=VALUE` settings, and values of dataclasses from JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ckrm_kernels.models import network_shape
+
+T = TypeVar("T")
+
+
+def read_config(default: T, path: Path | None, settings: Iterable[str]) -> T:
+    """The default, a dataclass, changed by the settings of a TOML or JSON file and then by those given as `KEY=VALUE`.
+
+    settings: such as "training.epochs=30", with values as in TOML; what is not valid there is text
+    `network` may be a name of `models.NETWORKS`; `version`, which saved configurations hold, says nothing here.
+    Raises ValueError for a file that can't be read, and where a setting is unknown or does not fit.
+    """
+    values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
+    for change in (_file_settings(path) if path else {}, *map(_setting, settings)):
+        _change(values, _with_network_spelled_out(change))
+    values.pop("version", None)
+    return typed(type(default), values, "the configuration")
+
+
+def typed(kind: type[T] | Any, value: Any, what: str) -> T:
+    """The value of that type, dataclasses and tuples within it included, that JSON or TOML values describe.
+
+    Raises ValueError, with the place of the first fault, where it does not fit.
+    """
+    pydantic = _pydantic()
+    try:
+        result: T = pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "value_error":
+            raise ValueError(f"{what}: {place + ': ' if place else ''}{fault['ctx']['error']}") from error
+        if fault["type"] == "unexpected_keyword_argument":
+            raise ValueError(f"{what} has no setting {place}") from error
+        raise ValueError(f"{what}: {place}: {fault['msg']}, got {fault['input']!r}") from error
+    return result
+
+
+def _file_settings(path: Path) -> dict[str, Any]:
+    readers: Mapping[str, Callable[[str], dict[str, Any]]] = {".toml": _toml().loads, ".json": json.loads}
+    if path.suffix not in readers:
+        raise ValueError(f"a configuration must end in .toml or .json, got {path}")
+    try:
+        values = readers[path.suffix](path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold settings by name, got a {type(values).__name__}")
+    return values
+
+
+def _setting(text: str) -> dict[str, Any]:
+    """What `a.b=1` says: {"a": {"b": 1}}."""
+    key, equals, value = text.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ValueError(f"a setting must be KEY=VALUE, such as training.epochs=30, got {text!r}")
+    nested = _toml_value(value.strip())
+    for name in reversed(names):
+        nested = {name: nested}
+    return nested
+
+
+def _with_network_spelled_out(settings: dict[str, Any]) -> dict[str, Any]:
+    network = settings.get("network")
+    return {**settings, "network": asdict(network_shape(network))} if isinstance(network, str) else settings
+
+
+def _change(values: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Puts each setting of the change in the place of the old one, of what has settings itself each of those."""
+    for name, value in change.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _change(values[name], value)
+        else:
+            values[name] = value
+
+
+def _toml_value(text: str) -> Any:
+    if text in ("none", "None", "null"):
+        return None
+    try:
+        return _toml().loads(f"value = {text}")["value"]
+    except ValueError:
+        return text
+
+
+def _toml() -> Any:
+    return import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def _pydantic() -> Any:
+    try:
+        import pydantic
+    except ImportError as error:
+        raise ImportError('configurations need pydantic: pip install "ckrm-kernels[train]"') from error
+    return pydantic

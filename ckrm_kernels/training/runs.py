@@ -1,0 +1,147 @@
+"""One network trained from several seeds, in a folder: `ckrm train`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ckrm_kernels
+from ckrm_kernels.data import DataConfig, Dataset
+from ckrm_kernels.distributed import joined, team
+from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
+from ckrm_kernels.training.config import Runtime, TrainingConfig
+from ckrm_kernels.training.configuration import typed
+from ckrm_kernels.training.evaluation import Score, evaluate
+from ckrm_kernels.training.files import read_json, write_json
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.workers import Job, Workers, cores
+
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class RunsConfig:
+    """Everything that decides the trained networks.
+
+    seeds: different whole numbers, at least one; each gives a network
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    network: ResNetShape = field(default_factory=partial(network_shape, "resnet-paper-digits"))
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
+
+    def fitted_to(self, data: Dataset) -> RunsConfig:
+        """The same for the channels and classes of the data."""
+        return replace(self, network=replace(self.network, in_channels=data.image_shape[0], classes=data.classes))
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON gives it back, with the version of the package."""
+        value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(self)}))
+        return value
+
+
+class TrainedRuns:
+    """The runs of one configuration in one folder, each in its own folder `seed-N`.
+
+    Raises ValueError where the folder holds runs of another configuration; more seeds may be added.
+    """
+
+    def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime) -> None:
+        self.folder, self.data = folder, config.data.load()
+        self.config, self.runtime = config.fitted_to(self.data), runtime
+        self._check_folder()
+
+    @classmethod
+    def of(cls, folder: Path) -> TrainedRuns:
+        """The runs that `ckrm train` left in a folder."""
+        path = folder / _CONFIG
+        if not path.exists():
+            raise ValueError(f"{folder} holds no runs of `ckrm train`: {_CONFIG} is missing")
+        value = read_json(path)
+        value.pop("version", None)
+        return cls(folder, typed(RunsConfig, value, str(path)), Runtime())
+
+    def jobs(self) -> list[Job]:
+        """The runs, a job for each seed."""
+        return [
+            Job(
+                self.config.network,
+                self.config.data.load,
+                self.data.identity,
+                self.config.training,
+                seed,
+                self.folder / f"seed-{seed}",
+                self.runtime,
+            )
+            for seed in self.config.seeds
+        ]
+
+    def train(self, processes: int, display: Display) -> None:
+        """Does what is not done yet, with so many networks trained side by side."""
+        if team().first:
+            write_json(self.folder / _CONFIG, self.config.as_json())
+        jobs = self.jobs()
+        with (
+            Workers(processes) as workers,
+            display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars,
+        ):
+            workers.run(jobs, bars.on_event)
+
+    def _check_folder(self) -> None:
+        path = self.folder / _CONFIG
+        if not path.exists():
+            return
+        ours, theirs = self.config.as_json(), read_json(path)
+        different = [
+            f"{name} is {theirs.get(name)}" for name in ours if name != "seeds" and theirs.get(name) != ours[name]
+        ]
+        if different:
+            raise ValueError(
+                f"{self.folder} holds runs of another configuration ({'; '.join(different)}): "
+                "choose another folder or delete it"
+            )
+
+
+def train_runs(
+    folder: Path,
+    config: RunsConfig,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008
+    processes: int | None = None,
+    console: Any = None,
+) -> dict[int, Score]:
+    """Trains the networks in the folder, or goes on with them, and scores them on the held-out part.
+
+    processes: networks trained side by side, by default as many as there are cores; one on a GPU
+    console: a rich console, by default one on standard output
+    out: for each seed its score, which scores.json in the folder holds too
+    Under torchrun all processes train a single network together, and share out several.
+    Raises ValueError where the folder holds runs of another configuration.
+    """
+    with joined() as team:
+        on_cpu, count = runtime.torch_device().type == "cpu", len(config.seeds)
+        if processes is None:
+            processes = min(cores(), count) if on_cpu and team.size == 1 else 1
+        if on_cpu and team.size == 1:
+            runtime = replace(runtime, threads=max(cores() // processes, 1))
+        runs = TrainedRuns(folder, config, replace(runtime, data_parallel=team.size > 1 and count == 1))
+        display = Display(console)
+        display.phase(f"Training {count_parameters(config.network.build()):,} parameters on {runs.data.name}")
+        runs.train(processes, display)
+        scores = {job.seed: evaluate(job.trained(), runs.data.held_out, runs.data.classes) for job in runs.jobs()}
+        for seed, score in scores.items():
+            display.say(f"seed {seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}")
+        if team.first:
+            write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
+        display.say(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
+    return scores
