@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import demo, doctor, measure
+from ckrm_kernels.commands import demo, doctor, measure, models
 
 app = typer.Typer(
     name="ckrm",
@@ -34,5 +34,5 @@ def _root(
     pass
 
 
-for command in (doctor.doctor, measure.measure, demo.demo):  # in the order of `ckrm --help`
+for command in (doctor.doctor, measure.measure, models.models, demo.demo):  # in the order of `ckrm --help`
     app.command()(command)
