@@ -131,9 +131,12 @@ def localization_hits(maps: Tensor, labels: Tensor, regions: Tensor, region_of_c
     Raises ValueError for a label without a region: leave those images out.
     """
     _check_maps(maps, labels)
-    expected = (maps.shape[0], regions.shape[1] if regions.dim() == 4 else "R", *maps.shape[2:])
-    if regions.dtype != torch.bool or regions.shape != expected:
-        raise ValueError(f"regions must be bool {expected} as maps are, got {regions.dtype} {tuple(regions.shape)}")
+    grid = (maps.shape[0], *maps.shape[2:])
+    if regions.dtype != torch.bool or regions.dim() != 4 or (regions.shape[0], *regions.shape[2:]) != grid:
+        raise ValueError(
+            f"regions must be bool (N, R, h, w) on the grid of maps {tuple(maps.shape)}, "
+            f"got {regions.dtype} {tuple(regions.shape)}"
+        )
     without = sorted(set(labels.tolist()) - set(region_of_class))
     if without:
         raise ValueError(f"region_of_class must name a region for each class in labels, it has none for {without}")

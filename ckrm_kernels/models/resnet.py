@@ -38,7 +38,6 @@ class ResNetFeatures(nn.Module):
             shape.in_channels, shape.stem, kernel, form.stem_stride, padding=kernel // 2, bias=form.bias
         )
         self.bn1 = nn.BatchNorm2d(shape.stem)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if form.pool else nn.Identity()
         for stage, blocks in enumerate(shape.blocks(), 1):
             self.add_module(f"layer{stage}", nn.Sequential(*(make_block(block, form) for block in blocks)))
         if form.kaiming and not self.conv1.weight.is_meta:  # there normal_ would load half of torch, for nothing
@@ -52,7 +51,9 @@ class ResNetFeatures(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """images (N, in_channels, H, W) -> what the last stage gives, (N, channels, h, w)."""
-        features = self.maxpool(functional.relu(self.bn1(self.conv1(images))))
+        features = functional.relu(self.bn1(self.conv1(images)))
+        if FORMS[self.shape.form].pool:
+            features = functional.max_pool2d(features, 3, 2, padding=1)
         for stage in self.stages():
             features = stage(features)
         return features
