@@ -20,6 +20,7 @@ from ckrm_kernels.checkpoint import checkpoint_layers
 from ckrm_kernels.cli import main
 from ckrm_kernels.doctor import findings
 from ckrm_kernels.measure import measure_layers
+from ckrm_kernels.models import NETWORKS
 from ckrm_kernels.report import RedundancyReport
 
 
@@ -58,7 +59,7 @@ def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **o
 def test_help_names_the_commands(ckrm):
     code, out, _ = ckrm("--help")
     assert code == 0
-    for command in ("doctor", "measure", "demo"):
+    for command in ("doctor", "measure", "models", "demo"):
         assert command in out
 
 
@@ -306,6 +307,43 @@ def test_output_into_a_closed_pipe_is_quiet(checkpoint):
     assert process.returncode == 1
     assert "Traceback" not in err
     assert "Exception" not in err
+
+
+# ---- ckrm models -----------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_every_network_with_its_parameters(ckrm):
+    code, out, _ = ckrm("models")
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split()[:2] == ["network", "parameters"]
+    listed = {name: int(number.replace(",", "")) for name, number, *_ in map(str.split, lines)}
+    assert listed["resnet50-standard"] == 23_534_467
+    assert listed["resnet50-optimized-ggcam"] == 128_065
+    assert listed["resnet152"] == 60_192_808
+    assert set(listed) == set(NETWORKS)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_models_shows_the_layers_of_one_network(ckrm):
+    code, out, _ = ckrm("models", "resnet50-optimized-ggcam")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert rows[0] == ["layer", "weight", "width", "parameters"]
+    assert rows[1] == ["features.conv1", "16x1x7x7", "conv1", "800"]
+    assert ["features.layer4.0.conv2", "18x18x3x3", "layer4.0.conv2", "2,934"] in rows
+    assert ["features.layer4.0.conv3", "27x18x1x1", "inferred", "513"] in rows
+    assert ["head", "3x27", "classes", "84"] in rows
+    assert rows[-1] == ["total", "128,065"]
+    assert sum(int(row[-1].replace(",", "")) for row in rows[1:-1]) == 128_065
+    assert len(rows) == 1 + 53 + 1 + 2  # 49 convolutions and 4 shortcuts, the head, the norms, the total
+
+
+def test_models_of_an_unknown_name(ckrm):
+    code, out, err = ckrm("models", "alexnet")
+    assert (code, out) == (1, "")
+    assert err.startswith("ckrm: name must be one of resnet50-standard, ")
+    assert err.endswith("got 'alexnet'\n")
 
 
 # ---- ckrm demo -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import compare, demo, doctor, measure, shrink, train
+from ckrm_kernels.commands import compare, demo, doctor, measure, models, shrink, train
 
 app = typer.Typer(
     name="ckrm",
@@ -34,6 +34,15 @@ def _root(
     pass
 
 
-# in the order of `ckrm --help`
-for command in (doctor.doctor, measure.measure, train.train, shrink.shrink, shrink.report, compare.compare, demo.demo):
+_COMMANDS = (  # in the order of `ckrm --help`
+    doctor.doctor,
+    measure.measure,
+    models.models,
+    train.train,
+    shrink.shrink,
+    shrink.report,
+    compare.compare,
+    demo.demo,
+)
+for command in _COMMANDS:
     app.command()(command)
