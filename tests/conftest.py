@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from ckrm_kernels import native
+from ckrm_kernels.cli import main
 
 settings.register_profile(
     "deterministic",
@@ -52,3 +55,20 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ckrm(monkeypatch, capsys):
+    """Runs the command in this process: exit code, output, error output."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ckrm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capsys.readouterr()
+        code = exited.value.code
+        if isinstance(code, str):  # sys.exit(message) prints it and exits with 1
+            return 1, captured.out, captured.err + code + "\n"
+        return code or 0, captured.out, captured.err
+
+    return run

@@ -25,23 +25,6 @@ from ckrm_kernels.report import RedundancyReport
 
 
 @pytest.fixture
-def ckrm(monkeypatch, capsys):
-    """Runs the command in this process: exit code, output, error output."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ckrm", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        captured = capsys.readouterr()
-        code = exited.value.code
-        if isinstance(code, str):  # sys.exit(message) prints it and exits with 1
-            return 1, captured.out, captured.err + code + "\n"
-        return code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def checkpoint(tmp_path) -> Path:
     net = nn.Sequential(nn.Conv2d(1, 10, 3), nn.BatchNorm2d(10), nn.Conv2d(10, 12, 3), nn.Conv2d(12, 4, 1))
     path = tmp_path / "weights.pt"
@@ -59,7 +42,7 @@ def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **o
 def test_help_names_the_commands(ckrm):
     code, out, _ = ckrm("--help")
     assert code == 0
-    for command in ("doctor", "measure", "models", "demo"):
+    for command in ("doctor", "measure", "models", "train", "shrink", "report", "compare", "demo"):
         assert command in out
 
 
@@ -95,7 +78,6 @@ def test_a_missing_extra_is_named(ckrm, monkeypatch):
 def test_help_imports_nothing_heavy():
     code = """
 import sys
-from ckrm_kernels.cli import main
 sys.argv = ["ckrm", "--help"]
 try:
     main()
@@ -344,35 +326,6 @@ def test_models_of_an_unknown_name(ckrm):
     assert (code, out) == (1, "")
     assert err.startswith("ckrm: name must be one of resnet50-standard, ")
     assert err.endswith("got 'alexnet'\n")
-
-
-# ---- ckrm demo -------------------------------------------------------------------------------------------------------
-
-
-def test_demo_runs_in_the_folder_that_is_asked_for(ckrm, monkeypatch, tmp_path):
-    folders = []
-    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", folders.append)
-    assert ckrm("demo", "--output", tmp_path / "run")[0] == 0
-    assert ckrm("demo")[0] == 0
-    assert folders == [tmp_path / "run", Path("runs/demo")]
-
-
-def test_an_interrupted_demo_says_how_to_go_on(ckrm, monkeypatch, tmp_path):
-    def interrupt(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", interrupt)
-    code, out, err = ckrm("demo", "--output", tmp_path)
-    assert (code, out) == (130, "")
-    assert f"ckrm: interrupted; `ckrm demo --output {tmp_path}` goes on after the last network" in err
-
-
-def test_a_demo_without_its_extra_is_one_line(ckrm, monkeypatch):
-    def lack(_: Path) -> None:
-        raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
-
-    monkeypatch.setattr("ckrm_kernels.shrinking.demo.run_demo", lack)
-    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
 
 
 # ---- ckrm doctor -----------------------------------------------------------------------------------------------------

@@ -60,7 +60,11 @@ class TestBracketRule:
         assert change.reason == "87 of 128 filters repeat another in at least 2 of 3 networks"
 
     def test_it_always_falls(self):
-        assert propose(redundant(128, distinct=128)).after == 127
+        change = propose(redundant(128, distinct=128))
+        assert change.after == 127
+        assert change.reason == (
+            "redundant, though none of 128 filters repeat another in at least 2 of 3 networks: the least step"
+        )
 
     def test_it_falls_to_the_minimum_at_most(self):
         change = propose(redundant(128, distinct=1), rule=BracketRule(minimum=6))

@@ -18,7 +18,7 @@ def demo(
     """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
     from ckrm_kernels.models import network_shape
     from ckrm_kernels.shrinking.config import ShrinkConfig
-    from ckrm_kernels.shrinking.shrink import shrink
+    from ckrm_kernels.shrinking.pipeline import shrink
 
     with interruptible(f"`ckrm demo --output {output}` goes on where it was"):
         shrink(output, ShrinkConfig(network=network_shape("resnet-digits"), final_seeds=3))

@@ -40,7 +40,7 @@ def shrink(
     """
     from ckrm_kernels.shrinking.config import ShrinkConfig
     from ckrm_kernels.shrinking.experiment import config_of
-    from ckrm_kernels.shrinking.shrink import shrink
+    from ckrm_kernels.shrinking.pipeline import shrink
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.training.configuration import read_config
 
@@ -59,7 +59,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished `ckrm shrink` or `ckrm demo`.")],
 ) -> None:
     """Write the report, figures and tables of a finished search again."""
-    from ckrm_kernels.shrinking.shrink import report
+    from ckrm_kernels.shrinking.pipeline import report
 
     with shared.interruptible("run the same command again"):
         report(run)

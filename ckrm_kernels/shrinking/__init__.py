@@ -4,7 +4,7 @@ from ckrm_kernels.shrinking.config import RuleConfig, ShrinkConfig
 from ckrm_kernels.shrinking.findings import Findings
 from ckrm_kernels.shrinking.rules import BracketRule, Change, Observation, StageRule, WidthRule
 from ckrm_kernels.shrinking.search import Round, Search
-from ckrm_kernels.shrinking.shrink import shrink
+from ckrm_kernels.shrinking.pipeline import shrink
 
 __all__ = [
     "BracketRule",

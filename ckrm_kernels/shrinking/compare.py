@@ -17,6 +17,8 @@ from ckrm_kernels.training.files import write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import TrainedRuns
 
+THRESHOLD = 0.6
+
 
 def compare_runs(
     folders: Sequence[Path], margin: float, json: Path | None = None, console: Any = None
@@ -31,9 +33,11 @@ def compare_runs(
     groups = _groups(folders, margin)
     data = groups[0].data
     networks = [[job.trained() for job in group.jobs()] for group in groups]
+    unique = len({folder.name for folder in folders}) == len(folders)
+    names = [folder.name if unique else str(folder) for folder in folders]
     candidates = [
-        candidate(str(group.folder), group.config.network.widths(), models, measure_networks(models, 0.6), data)
-        for group, models in zip(groups, networks, strict=True)
+        candidate(name, group.config.network.widths(), models, measure_networks(models, THRESHOLD), data)
+        for name, group, models in zip(names, groups, networks, strict=True)
     ]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
     of_name = {each.name: models[0] for each, models in zip(candidates, networks, strict=True)}

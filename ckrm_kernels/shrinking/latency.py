@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_WARM_UP, _MOST_ROUNDS, _SECONDS = 3, 200, 2.0  # the last for all networks of a batch size, and at least ten rounds
+_WARM_UP, _MOST_ROUNDS, _SECONDS = 3, 200, 1.0  # the last for all networks of a batch size, and at least ten rounds
 _FEWEST_ROUNDS = 10
 _MANY, _PIXELS = 64, 1 << 22  # the most images, and pixels, at once
 

@@ -120,6 +120,8 @@ class BracketRule:
         target = max(min(self._rounded_up(seen.distinct), most), lowest)
         repeats, majority = seen.width - seen.distinct, seen.networks // 2 + 1
         reason = f"{repeats} of {seen.width} filters repeat another in at least {majority} of {seen.networks} networks"
+        if repeats == 0:
+            return target, f"redundant, though {reason.replace('0 of', 'none of', 1)}: the least step"
         if target == lowest > seen.distinct:
             reason += f"; the minimum is {lowest}"
         elif target > seen.distinct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,19 +81,20 @@ def compare(
         return Comparison(
             metric, first_name, second_name, difference, float(mean == 0), margin, float(abs(mean) >= margin)
         )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that one of the groups has no spread
+        interval, anova_p, equivalence_p = _tests(a, b, margin)
+    return Comparison(metric, first_name, second_name, Interval(mean, *interval), anova_p, margin, equivalence_p)
+
+
+def _tests(a: Sequence[float], b: Sequence[float], margin: float) -> tuple[tuple[float, float], float, float]:
+    """Welch's interval of the difference of the means, and the p of both tests."""
     stats = _scipy_stats()
     interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(CONFIDENCE)
     above = stats.ttest_ind([value + margin for value in a], b, equal_var=False, alternative="greater").pvalue
     below = stats.ttest_ind([value - margin for value in a], b, equal_var=False, alternative="less").pvalue
-    return Comparison(
-        metric,
-        first_name,
-        second_name,
-        Interval(mean, float(interval.low), float(interval.high)),
-        float(stats.f_oneway(a, b).pvalue),
-        margin,
-        float(max(above, below)),
-    )
+    bounds = float(interval.low), float(interval.high)
+    return bounds, float(stats.f_oneway(a, b).pvalue), float(max(above, below))
 
 
 def _scipy_stats() -> Any:

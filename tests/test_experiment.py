@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -11,38 +13,43 @@ import pytest
 from rich.console import Console
 
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.shrinking.demo import run_demo
-from ckrm_kernels.shrinking.experiment import Experiment, ExperimentConfig
-from ckrm_kernels.training import Epoch, TrainingConfig
+from ckrm_kernels.shrinking import RuleConfig, ShrinkConfig
+from ckrm_kernels.shrinking.experiment import Experiment
+from ckrm_kernels.shrinking.pipeline import report, shrink
+from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
 
 # so much weight decay that a few steps make a layer redundant
-SMALL = ExperimentConfig(
-    shape=ResNetShape(stem=6, inner=((8,),), out=(24,)),
+SMALL = ShrinkConfig(
+    network=ResNetShape(stem=6, inner=((8,),), out=(32,)),
     training=TrainingConfig(epochs=3, batch_size=64, weight_decay=0.1),
-    seeds=(0, 1),
+    seeds=2,
+    final_seeds=3,
     most_rounds=2,
 )
+ON_CPU = Runtime(device="cpu", checkpoint_seconds=0.1)
 
 
-def small_demo(folder, config=SMALL, processes=1) -> str:
+def small(folder, config=SMALL, processes=1) -> str:
     """Runs it and returns what it printed."""
     file = StringIO()
-    run_demo(folder, config=config, processes=processes, console=Console(file=file, width=100))
+    shrink(folder, config, runtime=ON_CPU, processes=processes, console=Console(file=file, width=100))
     return file.getvalue()
 
 
-def results(folder) -> tuple[object, str, bytes]:
-    """Everything that the demo wrote, but for the time that it took."""
-    report = json.loads((folder / "report.json").read_text())
-    assert report.pop("seconds")["training"] > 0
-    return report, (folder / "table.txt").read_text(), (folder / "figure.png").read_bytes()
+def results(folder) -> tuple[object, str, dict[str, bytes]]:
+    """Everything that was found, but for the time that it took."""
+    found = json.loads((folder / "report.json").read_text())
+    assert found.pop("seconds")["training"] > 0
+    weights = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("weights.safetensors")}
+    return found, (folder / "report.txt").read_text(), weights
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A demo that ran unbroken, and what it printed."""
-    folder = tmp_path_factory.mktemp("unbroken") / "demo"
-    return folder, small_demo(folder)
+    """A search that ran unbroken, and what it printed."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return folder, small(folder)
 
 
 def test_the_report(finished):
@@ -50,12 +57,16 @@ def test_the_report(finished):
     report, table, _ = results(folder)
     networks = {network["name"]: network for network in report["networks"]}
     assert list(networks) == ["standard", "shrunk", "uniform"]
-    assert networks["standard"]["widths"] == SMALL.shape.widths()
+    assert networks["standard"]["widths"] == SMALL.network.widths()
     assert networks["shrunk"]["parameters"] < networks["standard"]["parameters"]
     rounds = report["search"]["rounds"]
     assert networks["shrunk"]["widths"] == rounds[report["search"]["chosen"]]["widths"]
     assert rounds[0]["observations"]["layer1"]["clean"] is False
-    assert all(len(network["scores"]) == 2 for network in networks.values())
+    assert all(len(network["scores"]) == 3 for network in networks.values())
+    assert all(len(each["trained"]["validation_accuracy"]) == 2 for each in rounds)
+    assert {(each["first"], each["second"], each["metric"]) for each in report["comparisons"]} == {
+        ("shrunk", other, metric) for other in ("standard", "uniform") for metric in ("accuracy", "auc")
+    }
     for sentence in report["conclusions"]:
         assert sentence in printed
         assert sentence.replace(" ", "") in table.replace("\n", "").replace(" ", "")
@@ -67,7 +78,7 @@ def test_the_scores_are_those_of_the_saved_weights(finished):
     from ckrm_kernels.data import digits
 
     folder, _ = finished
-    network = SMALL.shape.build().eval()
+    network = replace(SMALL.network, classes=10).build().eval()
     network.load_state_dict(load_file(folder / "networks" / "round-0" / "seed-1" / "weights.safetensors"))
     held_out = digits().held_out
     accuracy = (network(held_out.images).argmax(1) == held_out.labels).float().mean().item()
@@ -78,7 +89,7 @@ def test_the_scores_are_those_of_the_saved_weights(finished):
 def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
     folder, printed = finished
     before = results(folder)
-    again = small_demo(folder)
+    again = small(folder)
     assert results(folder) == before
     assert "epoch" in printed
     assert "epoch" not in again
@@ -87,18 +98,18 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
 
 def test_another_configuration_in_the_same_folder(finished):
     folder, _ = finished
-    other = ExperimentConfig(**{**vars(SMALL), "seeds": (0, 1, 2)})
-    with pytest.raises(ValueError, match=r"of another configuration \(seeds is \[0, 1\]\): choose another folder"):
-        run_demo(folder, config=other)
+    other = replace(SMALL, most_rounds=3)
+    with pytest.raises(ValueError, match=r"of another configuration \(most_rounds is 2\): choose another folder"):
+        shrink(folder, other)
 
 
 def test_a_state_file_of_something_else(tmp_path):
     (tmp_path / "state.json").write_text('{"epoch": 3}')
     with pytest.raises(ValueError, match=r"state\.json is not the state of an experiment; choose another folder"):
-        run_demo(tmp_path, config=SMALL)
+        shrink(tmp_path, SMALL)
 
 
-@pytest.mark.parametrize("epochs", [4, 9, 15])
+@pytest.mark.parametrize("epochs", [1, 4, 9, 14, 18, 20])
 def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypatch, epochs):
     from ckrm_kernels.training.progress import TrainingBars
 
@@ -114,26 +125,59 @@ def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(TrainingBars, "on_event", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            small_demo(tmp_path)
+            small(tmp_path)
     assert not (tmp_path / "report.json").exists()
-    small_demo(tmp_path)
+    small(tmp_path)
     assert results(tmp_path) == results(finished[0])
 
 
-def test_interrupted_between_state_and_report_it_ends_the_same(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["_compare", "_time"])
+def test_interrupted_between_phases_it_ends_the_same(finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
-        patched.setattr(Experiment, "_compare", lambda self, workers: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(Experiment, step, lambda self, *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            small_demo(tmp_path)
-    for weights in (tmp_path / "networks" / "round-0").rglob("weights.safetensors"):
-        weights.unlink()  # trained again where they are needed again
-    small_demo(tmp_path)
+            small(tmp_path)
+    if step == "_compare":
+        for weights in (tmp_path / "networks" / "round-0").rglob("weights.safetensors"):
+            weights.unlink()  # trained again where they are needed again
+    small(tmp_path)
     assert results(tmp_path) == results(finished[0])
+
+
+def test_a_search_that_is_not_finished_has_no_report(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no experiment of `ckrm shrink`: state\.json is missing"):
+        report(tmp_path)
+    Experiment(tmp_path, SMALL, ON_CPU, Display(Console(quiet=True)))._save_state()
+    with pytest.raises(ValueError, match=rf"is not finished; `ckrm shrink --resume {tmp_path}` goes on with it"):
+        report(tmp_path)
+
+
+def test_the_report_can_be_written_again(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "report.json").unlink()
+    report(folder, Console(quiet=True))
+    assert results(folder) == results(finished[0])
+
+
+def test_widths_tied_by_stage(tmp_path):
+    config = replace(
+        SMALL,
+        network=ResNetShape(6, ((8, 8), (16, 16)), None, block="bottleneck", form="paper-small"),
+        rule=RuleConfig(tied="stage", multiple=2),
+        final_seeds=2,
+    )
+    small(tmp_path, config)
+    found, _, _ = results(tmp_path)
+    for network in found["networks"][:2]:
+        widths = network["widths"]
+        assert widths["layer1.0.conv2"] == widths["layer1.1.conv2"]
+        assert widths["layer2.0.conv2"] == widths["layer2.1.conv2"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_it_leaves_no_process_and_goes_on_to_the_same_result(finished, tmp_path):
-    script = "from test_demo import *\nif __name__ == '__main__': small_demo(Path(sys.argv[1]), processes=2)\n"
+    script = "from test_experiment import *\nif __name__ == '__main__': small(Path(sys.argv[1]), processes=2)\n"
     main = tmp_path / "main.py"
     main.write_text(script)
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -155,7 +199,7 @@ def test_killed_it_leaves_no_process_and_goes_on_to_the_same_result(finished, tm
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not (folder / "report.json").exists()
-    small_demo(folder)
+    small(folder)
     assert results(folder) == results(finished[0])
 
 
@@ -167,13 +211,14 @@ def _alive(pid: str) -> bool:
 
 
 def test_where_every_layer_is_clean_it_says_that_there_is_nothing_to_shrink(tmp_path):
-    config = ExperimentConfig(
-        shape=ResNetShape(stem=2, inner=((4,),), out=(4,)),
+    config = ShrinkConfig(
+        network=ResNetShape(stem=2, inner=((4,),), out=(4,)),
         training=TrainingConfig(epochs=1, batch_size=256, weight_decay=0.0),
-        seeds=(0,),
+        seeds=1,
+        final_seeds=1,
         target=0.5,
     )
-    printed = small_demo(tmp_path, config)
+    printed = small(tmp_path, config)
     assert "there is nothing to shrink" in printed
     report, _, _ = results(tmp_path)
     assert [network["name"] for network in report["networks"]] == ["standard"]
@@ -183,13 +228,30 @@ def test_where_every_layer_is_clean_it_says_that_there_is_nothing_to_shrink(tmp_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"seeds": ()}, "seeds must be different whole numbers, at least one"),
-        ({"seeds": (1, 1)}, "seeds must be different whole numbers, at least one"),
+        ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
+        ({"final_seeds": 2}, "final_seeds must be a whole number >= 3, got 2"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
-        ({"minimum": 0}, "minimum must be a whole number >= 1, got 0"),
+        ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
         ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
+        (
+            {"network": ResNetShape(inner=((32,), (63,), (128,))), "rule": RuleConfig(tied="stage")},
+            "widths tied by stage must be equal in each stage, got layer2.0.conv1 = 63 and layer2 = 64",
+        ),
     ],
 )
 def test_configurations_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        ExperimentConfig(**fields)
+        ShrinkConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tied": "block"}, "tied must be layer or stage, got 'block'"),
+        ({"minimum": 0}, "minimum must be a whole number >= 1, got 0"),
+        ({"multiple": 0}, "multiple must be a whole number >= 1, got 0"),
+    ],
+)
+def test_rules_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RuleConfig(**fields)

@@ -1,0 +1,157 @@
+"""The commands that train: what they ask of the functions behind them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ckrm_kernels.models import network_shape
+from ckrm_kernels.shrinking import RuleConfig, ShrinkConfig
+from ckrm_kernels.shrinking.experiment import Experiment
+from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import RunsConfig
+
+FUNCTIONS = {
+    "train": "ckrm_kernels.training.runs.train_runs",
+    "shrink": "ckrm_kernels.shrinking.pipeline.shrink",
+    "report": "ckrm_kernels.shrinking.pipeline.report",
+    "compare": "ckrm_kernels.shrinking.compare.compare_runs",
+    "demo": "ckrm_kernels.shrinking.pipeline.shrink",
+}
+
+
+@pytest.fixture
+def asked(ckrm, monkeypatch):
+    """Runs a command that must succeed, and gives what its function was called with."""
+
+    def run(command, *arguments):
+        calls = []
+        with monkeypatch.context() as patched:
+            patched.setattr(FUNCTIONS[command], lambda *given, **options: calls.append((given, options)))
+            code, _, err = ckrm(command, *arguments)
+        assert (code, err) == (0, "")
+        return calls[0]
+
+    return run
+
+
+def test_train_with_its_defaults(asked):
+    (folder, config), options = asked("train")
+    assert (folder, config) == (Path("runs/train"), RunsConfig())
+    assert options == {"runtime": Runtime(), "processes": None}
+
+
+def test_train_with_options(asked):
+    (folder, config), options = asked(
+        *("train", "--network", "resnet-digits", "--epochs", "3", "--seeds", "2", "--output", "x"),
+        *("--set", "training.optimizer=adamw", "--set", "training.epochs=4"),
+        *("--device", "cpu", "--data-workers", "2", "--tensorboard", "--processes", "1"),
+    )
+    assert folder == Path("x")
+    assert config == RunsConfig(
+        network=network_shape("resnet-digits"),
+        training=TrainingConfig(epochs=4, optimizer="adamw"),
+        seeds=(0, 1),
+    )
+    assert options == {"runtime": Runtime(device="cpu", data_workers=2, tensorboard=True), "processes": 1}
+
+
+def test_shrink_with_its_defaults(asked):
+    (folder, config), options = asked("shrink")
+    assert (folder, config) == (Path("runs/shrink"), ShrinkConfig())
+    assert options == {"runtime": Runtime(), "processes": None}
+
+
+def test_shrink_with_options(asked, tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = 5\nmost_rounds = 2\n")
+    (_, config), _ = asked(
+        *("shrink", "--data", "digits", "--network", "resnet-digits", "--config", tmp_path / "a.toml"),
+        *("--seeds", "4", "--final-seeds", "6", "--tied", "stage", "--multiple", "8", "--set", "margin=0.02"),
+    )
+    assert config == ShrinkConfig(
+        network=network_shape("resnet-digits"),
+        rule=RuleConfig(tied="stage", multiple=8),
+        seeds=4,
+        final_seeds=6,
+        most_rounds=2,
+        margin=0.02,
+    )
+
+
+def test_a_folder_of_data_is_made_absolute(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (_, config), _ = asked("train", "--data", "mnist", "--data-folder", "images")
+    assert (config.data.name, config.data.folder) == ("mnist", str(tmp_path / "images"))
+
+
+def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
+    from rich.console import Console
+
+    config = replace(ShrinkConfig(), seeds=2, training=TrainingConfig(epochs=1))
+    experiment = Experiment(tmp_path, config, Runtime(), Display(Console(quiet=True)))
+    experiment._save_state()
+    (folder, asked_for), _ = asked("shrink", "--resume", tmp_path)
+    assert (folder, asked_for) == (tmp_path, experiment.config)
+    code, _, err = ckrm("shrink", "--resume", tmp_path, "--epochs", "3")
+    assert code == 2
+    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+
+
+def test_report_and_compare(asked):
+    assert asked("report", "runs/a") == ((Path("runs/a"),), {})
+    assert asked("compare", "a", "b", "--margin", "0.02", "--json", "c.json") == (
+        ([Path("a"), Path("b")], 0.02, Path("c.json")),
+        {},
+    )
+
+
+def test_the_demo_is_a_small_search(asked):
+    (folder, config), _ = asked("demo", "--output", "x")
+    assert (folder, config) == (Path("x"), ShrinkConfig(network=network_shape("resnet-digits"), final_seeds=3))
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("demo", "`ckrm demo --output there` goes on where it was"),
+        ("shrink", "`ckrm shrink --resume there` goes on where it was"),
+        ("train", "the same command goes on where it was"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(ckrm, monkeypatch, command, how):
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FUNCTIONS[command], interrupt)
+    code, out, err = ckrm(command, "--output", "there")
+    assert (code, out) == (130, "")
+    assert f"ckrm: interrupted; {how}" in err
+
+
+def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
+    def lack(*given, **options):
+        raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
+
+    monkeypatch.setattr(FUNCTIONS["demo"], lack)
+    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
+        (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
+        (("shrink", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),
+        (("shrink", "--resume", "nowhere"), "nowhere holds no experiment of `ckrm shrink`"),
+        (("report", "nowhere"), "nowhere holds no experiment of `ckrm shrink`"),
+        (("compare", "nowhere"), "runs must be two or more different folders, got nowhere"),
+        (("compare", "nowhere", "elsewhere"), "nowhere holds no runs of `ckrm train`"),
+    ],
+)
+def test_mistakes_are_one_line(ckrm, arguments, message):
+    code, out, err = ckrm(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("ckrm: ")
+    assert message in err
+    assert err.count("\n") == 1

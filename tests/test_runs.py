@@ -1,0 +1,100 @@
+"""`ckrm train` and `ckrm compare`, on the embedded digits."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ckrm_kernels.models import ResNetShape, count_parameters
+from ckrm_kernels.shrinking.compare import compare_runs
+from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
+
+QUIET = Console(quiet=True)
+CPU = Runtime(device="cpu")
+SMALL = RunsConfig(
+    network=ResNetShape(stem=6, inner=((8,),), out=(8,), in_channels=3, classes=7),
+    training=TrainingConfig(epochs=2, batch_size=64),
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    narrow = replace(SMALL, network=ResNetShape(stem=3, inner=((4,),), out=(5,)))
+    for name, config in (("wide", SMALL), ("narrow", narrow)):
+        train_runs(folder / name, config, runtime=CPU, processes=1, console=QUIET)
+    return folder
+
+
+def test_scores_are_those_of_the_saved_networks(folders):
+    from ckrm_kernels.data import digits
+
+    runs = TrainedRuns.of(folders / "wide")
+    assert runs.config.network == replace(SMALL.network, in_channels=1, classes=10)
+    scores = json.loads((folders / "wide" / "scores.json").read_text())
+    held_out = digits().held_out
+    for seed in ("0", "1"):
+        network = runs.config.network.build().eval()
+        network.load_state_dict(load_file(folders / "wide" / f"seed-{seed}" / "weights.safetensors"))
+        accuracy = (network(held_out.images).argmax(1) == held_out.labels).float().mean().item()
+        assert scores[seed]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_more_seeds_are_added_and_finished_ones_stay(folders):
+    before = (folders / "wide" / "seed-0" / "weights.safetensors").stat().st_mtime_ns
+    scores = train_runs(folders / "wide", replace(SMALL, seeds=(0, 1, 2)), runtime=CPU, processes=1, console=QUIET)
+    assert set(scores) == {0, 1, 2}
+    assert (folders / "wide" / "seed-0" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_folder(folders):
+    other = replace(SMALL, training=TrainingConfig(epochs=3))
+    with pytest.raises(
+        ValueError, match=r"holds runs of another configuration \(training is .*: choose another folder"
+    ):
+        train_runs(folders / "narrow", replace(other, network=ResNetShape(stem=3, inner=((4,),), out=(5,))))
+
+
+def test_seeds_refused():
+    with pytest.raises(ValueError, match=r"seeds must be different whole numbers, at least one, got \[1, 1\]"):
+        RunsConfig(seeds=(1, 1))
+
+
+def test_groups_compared(folders, tmp_path):
+    file = StringIO()
+    candidates, comparisons, latencies = compare_runs(
+        [folders / "wide", folders / "narrow"], 0.02, tmp_path / "out.json", Console(file=file, width=200)
+    )
+    wide, narrow = candidates
+    assert wide.parameters == count_parameters(TrainedRuns.of(folders / "wide").config.network.build())
+    scores = json.loads((folders / "narrow" / "scores.json").read_text())
+    assert list(narrow.aucs) == pytest.approx([scores[seed]["auc"] for seed in ("0", "1")])
+    by_metric = {each.metric: each for each in comparisons}
+    assert by_metric["accuracy"].first == narrow.name
+    difference = sum(narrow.accuracies) / len(narrow.accuracies) - sum(wide.accuracies) / len(wide.accuracies)
+    assert by_metric["accuracy"].difference.mean == pytest.approx(difference)
+    assert all(set(each.seconds) == {wide.name, narrow.name} for each in latencies)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [each["name"] for each in written["networks"]] == [wide.name, narrow.name]
+    assert f"{narrow.parameters:,}" in file.getvalue()
+
+
+def test_groups_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="runs must be two or more different folders, got "):
+        compare_runs([folders / "wide"], 0.01)
+    with pytest.raises(ValueError, match=r"margin must be > 0, got 0\.0"):
+        compare_runs([folders / "wide", folders / "narrow"], 0.0)
+    with pytest.raises(ValueError, match=r"holds no runs of `ckrm train`: config\.json is missing"):
+        compare_runs([folders / "wide", tmp_path], 0.01)
+
+
+def test_groups_of_other_data(folders, tmp_path):
+    other = replace(SMALL, data=replace(SMALL.data, split_seed=1), seeds=(0,), training=TrainingConfig(epochs=1))
+    train_runs(tmp_path, other, runtime=CPU, processes=1, console=QUIET)
+    with pytest.raises(ValueError, match=r"was trained on other data than"):
+        compare_runs([folders / "wide", tmp_path], 0.01)
