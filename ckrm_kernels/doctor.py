@@ -17,7 +17,8 @@ EXTRAS = {
     "triton": ("triton",),
     "cli": ("typer", "rich", "safetensors"),
     "report": ("pandas", "matplotlib"),
-    "train": ("sklearn", "scipy", "torchmetrics"),
+    "train": ("sklearn", "scipy", "torchmetrics", "PIL"),
+    "cxr": ("pydicom",),
     "build": ("ninja", "setuptools"),
 }
 
