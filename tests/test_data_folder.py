@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from ckrm_kernels.data import BadFile, DataConfig, Skipped, image_folder
 from ckrm_kernels.data import folder as folder_module
@@ -139,6 +142,21 @@ def test_what_is_written_into_a_part_stays_out_of_the_cache(load):
     before = contents(load())
     load().train.images.zero_()
     assert contents(load()) == before
+
+
+def test_a_part_goes_to_another_process_without_its_images(load):
+    part = load().train
+    assert len(pickle.dumps(part)) < part.images.numel() / 2
+    assert torch.equal(pickle.loads(pickle.dumps(part)).images, part.images)
+    bare = dataclasses.replace(part, images=part.images + 1, normalization=None)
+    assert torch.equal(pickle.loads(pickle.dumps(bare)).images, part.images + 1)
+    loader = DataLoader(part, 14, collate_fn=nothing, num_workers=1, multiprocessing_context="spawn")
+    (batch,) = loader
+    assert torch.equal(batch.images, part.batch(torch.arange(14)).images)
+
+
+def nothing(batch):
+    return batch
 
 
 def test_a_changed_file_is_decoded_anew(folder, load):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -75,6 +75,7 @@ class Preprocessing:
         skipped: list[Skipped] = []
         jobs = [(part, index) for part, indices in zip(_PARTS, self.indices, strict=True) for index in indices.tolist()]
 
+        _check_not_empty(self.indices, len(jobs), 0)
         decode = self.decoder()
 
         def attempt(job: tuple[str, int]) -> tuple[str, int, Arrays | BadFile]:
@@ -94,13 +95,17 @@ class Preprocessing:
                 else:
                     writers[part].append({**arrays, "labels": np.int64(self.labels[index])[...]})
         layouts = {part: writer.layout for part, writer in writers.items()}
-        for part, layout in layouts.items():
-            if not layout:
-                raise ValueError(f"the {part} part is empty: {len(jobs)} images, of which {len(skipped)} were left out")
+        _check_not_empty(layouts.values(), len(jobs), len(skipped))
         images = open_part(folder, "train", layouts["train"], None).images
         normalization = asdict(Normalization.of(images)) if self.normalize else None
         record = {"identity": self.identity, "parts": layouts, "normalization": normalization, "skipped": skipped}
         write_record(folder, record)
+
+
+def _check_not_empty(parts: Iterable[Sized], images: int, left_out: int) -> None:
+    for name, part in zip(_PARTS, parts, strict=True):
+        if not len(part):
+            raise ValueError(f"the {name} part is empty: {images} images, of which {left_out} were left out")
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:

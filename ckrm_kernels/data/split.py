@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -51,30 +49,36 @@ def _ends(count: int, validation: float, held_out: float) -> tuple[int, int]:
 
 
 def _split_groups(labels: Tensor, groups: Tensor, seed: int, validation: float, held_out: float) -> Indices:
-    """Every group goes to a random part; then one after another is moved while that brings the shares closer."""
+    """Groups go, large ones first, to the part that needs them most; then single ones move while that helps.
+
+    What is made small is the sum over classes and parts of the squared excess over the wanted number of images, over
+    that number.
+    """
     classes, label_of = labels.unique(return_inverse=True)
     names, group_of = groups.unique(return_inverse=True)
-    sizes = torch.zeros(len(names), len(classes), dtype=torch.int64)  # images of each class in each group
-    sizes.index_put_((group_of, label_of), torch.ones_like(labels), accumulate=True)
-    wanted = torch.tensor(
-        [
-            [end - start for start, end in pairwise((0, *_ends(count, validation, held_out), count))]
-            for count in sizes.sum(0).tolist()
-        ],
-        dtype=torch.int64,
-    ).reshape(-1, 3)  # (classes, 3): held-out, validation, training
-    draw = torch.rand(len(names), generator=torch.Generator().manual_seed(seed))
-    side = torch.bucketize(draw, torch.tensor([held_out, held_out + validation]))
-    excess = torch.stack([sizes[side == part].sum(0) for part in range(3)], 1) - wanted
-    every = torch.arange(len(names))
+    sizes = torch.zeros(len(names), len(classes), dtype=torch.float64)  # images of each class in each group
+    sizes.index_put_((group_of, label_of), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    wanted = torch.zeros(len(classes), 3, dtype=torch.float64)  # held-out, validation, training
+    for row, count in zip(wanted, sizes.sum(0).tolist(), strict=True):
+        first, second = _ends(int(count), validation, held_out)
+        row += torch.tensor([first, second - first, count - second])
+    excess, weight = -wanted, 1 / wanted.clamp(min=1)
+
+    def change(moved: Tensor, sign: int) -> Tensor:
+        """(G, 3): by how much the sum grows when groups of sizes (G, classes) enter (1) or leave (-1) each part."""
+        return (moved.square() @ weight + 2 * sign * moved @ (excess * weight)).round(decimals=9)
+
+    side = torch.zeros(len(names), dtype=torch.int64)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    for group in order[sizes[order].sum(1).argsort(descending=True, stable=True)]:
+        side[group] = change(sizes[group], 1).argmin()
+        excess[:, side[group]] += sizes[group]
     while len(names):
-        # by how much a group's move changes half the sum of the squared excesses
-        pull = sizes @ excess
-        change = pull - pull.gather(1, side[:, None]) + sizes.square().sum(1, keepdim=True)
-        change[every, side] = 0
-        if change.min() >= 0:
+        gain = change(sizes, 1) + change(sizes, -1).gather(1, side[:, None])
+        gain.scatter_(1, side[:, None], 0)
+        if gain.min() >= 0:
             break
-        group, target = divmod(int(change.argmin()), 3)
+        group, target = divmod(int(gain.argmin()), 3)
         excess[:, side[group]] -= sizes[group]
         excess[:, target] += sizes[group]
         side[group] = target

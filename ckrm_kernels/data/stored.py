@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
 import torch
@@ -43,13 +44,13 @@ class PartWriter:
 
     def append(self, row: Mapping[str, np.ndarray]) -> None:
         """Adds one row to every array of the part."""
-        for field, array in row.items():
-            if field not in self._files:
-                file = _path(self._folder, self._name, field).open("wb")
-                self._files[field] = self._stack.enter_context(file)
-                self.layout[field] = {"dtype": str(array.dtype), "shape": [0, *array.shape]}
-            self.layout[field]["shape"][0] += 1
-            self._files[field].write(np.ascontiguousarray(array).tobytes())
+        for name, array in row.items():
+            if name not in self._files:
+                file = _path(self._folder, self._name, name).open("wb")
+                self._files[name] = self._stack.enter_context(file)
+                self.layout[name] = {"dtype": str(array.dtype), "shape": [0, *array.shape]}
+            self.layout[name]["shape"][0] += 1
+            self._files[name].write(np.ascontiguousarray(array).tobytes())
 
     def __enter__(self) -> PartWriter:
         return self
@@ -78,14 +79,29 @@ def read_record(folder: Path) -> Any:
         raise ValueError(f"{path} is missing or damaged; delete {folder} {_CURE}") from error
 
 
-def open_part(folder: Path, name: str, layout: Layout, normalization: Normalization | None) -> Part:
+@dataclass(frozen=True, eq=False)
+class StoredPart(Part):
+    """A part that goes to another process as the place of its files, and not as a copy of them.
+
+    opened: the arguments of `open_part`; None for a part made from one, by `dataclasses.replace`
+    """
+
+    opened: tuple[Any, ...] | None = field(default=None, init=False, repr=False)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return super().__reduce_ex__(protocol) if self.opened is None else (open_part, self.opened)
+
+
+def open_part(folder: Path, name: str, layout: Layout, normalization: Normalization | None) -> StoredPart:
     """The part that a `PartWriter` wrote; raises ValueError, naming the file, where one is not as it was written."""
-    arrays = {field: _open(_path(folder, name, field), **array) for field, array in layout.items()}
-    return Part(**arrays, normalization=normalization)
+    arrays = {array: _open(_path(folder, name, array), **form) for array, form in layout.items()}
+    part = StoredPart(**arrays, normalization=normalization)
+    object.__setattr__(part, "opened", (folder, name, layout, normalization))
+    return part
 
 
-def _path(folder: Path, name: str, field: str) -> Path:
-    return folder / f"{name}.{field}"
+def _path(folder: Path, part: str, array: str) -> Path:
+    return folder / f"{part}.{array}"
 
 
 def _open(path: Path, dtype: str, shape: list[int]) -> Tensor:
