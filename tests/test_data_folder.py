@@ -169,8 +169,9 @@ def test_a_changed_file_is_decoded_anew(folder, load):
 def test_an_image_that_does_not_decode_is_named(folder, load, tmp_path):
     path = folder / "bee" / "13.bmp"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadFile, match=f"{path} does not decode .*; skip_bad leaves such images out"):
+    with pytest.raises(BadFile, match=f"{path} does not decode .*; skip_bad leaves such images out") as caught:
         load()
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as out of a worker process
     assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]
     data = load(skip_bad=True)
     assert [skipped.path for skipped in data.skipped] == [str(path)]

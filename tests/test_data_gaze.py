@@ -81,6 +81,7 @@ def test_points_are_read_by_image(tmp_path):
         ),
         (f"{HEADER}\ns,1,one,1,nan,3\n", "line 2: .* must be finite numbers"),
         (f"{HEADER}\ns,1,one,1,3,inf\n", "line 2: .* must be finite numbers"),
+        (f"{HEADER}\ns,1,one,1,1e300,3\n", "line 2: .* must be finite numbers"),
         (f"{HEADER}\ns,1,one,-1,3,4\n", "line 2: FPOGD must be a finite number >= 0, got -1"),
         (f"{HEADER}\ns,1,one,nan,3,4\n", "line 2: FPOGD must be a finite number >= 0, got nan"),
         (f"{HEADER}\ns,1,\udcff,1,3,4\n", r"line \d: not a CSV file \('utf-8' codec"),

@@ -16,7 +16,7 @@ from ckrm_kernels.data.dicom import check_pydicom, read_xray
 from ckrm_kernels.data.files import BadFile, existing_folder, key_of_files
 from ckrm_kernels.data.frame import Frame
 from ckrm_kernels.data.gaze import Points, gaze_map, read_points
-from ckrm_kernels.data.pillow import pillow, read_mask
+from ckrm_kernels.data.pillow import check_pillow, read_mask
 from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
 from ckrm_kernels.data.sheet import read_columns
 from ckrm_kernels.data.split import split_by_class
@@ -54,7 +54,7 @@ def egd_cxr(
         regions (N, 2, H / 32, W / 32), heart and lungs
     """
     check_pydicom()
-    pillow("chest X-rays")
+    check_pillow("chest X-rays")
     if image_size not in FRAMES:
         raise ValueError(f"image_size must be {' or '.join(map(str, FRAMES))} for egd-cxr, got {image_size}")
     root, images = existing_folder(folder), existing_folder(image_folder)

@@ -22,8 +22,11 @@ class BadFile(ValueError):
     """A file that can't be used, and why; with skip_bad, what was to be read from it is left out."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason}; skip_bad leaves such images out")
+        super().__init__(path, reason)  # as it is made anew in another process
         self.skipped = Skipped(str(path), reason)
+
+    def __str__(self) -> str:
+        return f"{self.skipped.path} {self.skipped.reason}; skip_bad leaves such images out"
 
 
 def key_of_files(folder: Path, paths: Iterable[Path]) -> str:

@@ -10,7 +10,7 @@ import torch
 from ckrm_kernels.data.cache import cache_folder
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.files import existing_folder, key_of_files
-from ckrm_kernels.data.pillow import pillow, read_colour
+from ckrm_kernels.data.pillow import check_pillow, read_colour
 from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
 from ckrm_kernels.data.split import split_by_class
 
@@ -34,7 +34,7 @@ def image_folder(
     skip_bad: leave images out that do not decode; the split is that of all images
     cache: see `DataConfig`; track: shows progress while images are decoded
     """
-    pillow("image folders")
+    check_pillow("image folders")
     root = existing_folder(folder)
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:

@@ -38,16 +38,15 @@ def read_points(path: Path, images: Collection[str], weight: str | None = None) 
     for line, (image, *texts) in read_columns(path, columns):
         if image not in wanted:
             continue
+        of_image = points.setdefault(image, Points(array("q"), array("q"), array("d")))
         try:
             x, y, *weights = map(float, texts)
-            row, column = math.floor(y), math.floor(x)
+            of_image.x.append(math.floor(x))
+            of_image.y.append(math.floor(y))
         except (ValueError, OverflowError):
             raise ValueError(f"{path}, line {line}: {columns[1:]} must be finite numbers, got {texts}") from None
         if not all(0 <= value < math.inf for value in weights):
             raise ValueError(f"{path}, line {line}: {weight} must be a finite number >= 0, got {texts[-1]}")
-        of_image = points.setdefault(image, Points(array("q"), array("q"), array("d")))
-        of_image.x.append(column)
-        of_image.y.append(row)
         of_image.weight.append(weights[0] if weights else 1.0)
     return points
 

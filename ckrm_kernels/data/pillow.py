@@ -10,25 +10,24 @@ import numpy as np
 from ckrm_kernels.data.files import BadFile
 
 
-def pillow(what: str) -> Any:
-    """Pillow's Image module; raises ImportError, saying what needs it and naming the extra, where it is missing."""
+def check_pillow(what: str) -> None:
+    """Raises ImportError, saying what needs Pillow and naming the extra, where it is missing."""
     try:
-        from PIL import Image
+        import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ImportError(f'{what} need Pillow: pip install "ckrm-kernels[train]"') from error
-    return Image
 
 
 def read_colour(path: Path, size: tuple[int, int]) -> np.ndarray:
     """The image as (3, H, W) uint8: scaled to cover the size (H, W), its middle cut out. Raises `BadFile`."""
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     image = _decoded(path)
     if image.mode.startswith("I;16"):  # which convert would clip at 255
-        image = pillow("images").fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise BadFile(path, f"holds numbers of an unknown range (Pillow's mode {image.mode})")
-    fitted = ImageOps.fit(image.convert("RGB"), size[::-1], method=pillow("images").Resampling.BILINEAR)
+    fitted = ImageOps.fit(image.convert("RGB"), size[::-1], method=Image.Resampling.BILINEAR)
     return np.asarray(fitted).transpose(2, 0, 1)
 
 
@@ -41,10 +40,12 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _decoded(path: Path) -> Any:
+    from PIL import Image
+
     if not path.is_file():
         raise BadFile(path, "is missing")
     try:
-        with pillow("images").open(path) as image:
+        with Image.open(path) as image:
             image.load()
             return image
     except MemoryError:

@@ -74,7 +74,6 @@ class Preprocessing:
     def _build(self, folder: Path, skip_bad: bool, track: Track) -> None:
         skipped: list[Skipped] = []
         jobs = [(part, index) for part, indices in zip(_PARTS, self.indices, strict=True) for index in indices.tolist()]
-
         _check_not_empty(self.indices, len(jobs), 0)
         decode = self.decoder()
 
@@ -93,7 +92,7 @@ class Preprocessing:
                         raise arrays
                     skipped.append(arrays.skipped)
                 else:
-                    writers[part].append({**arrays, "labels": np.int64(self.labels[index])[...]})
+                    writers[part].append({**arrays, "labels": np.asarray(self.labels[index], np.int64)})
         layouts = {part: writer.layout for part, writer in writers.items()}
         _check_not_empty(layouts.values(), len(jobs), len(skipped))
         images = open_part(folder, "train", layouts["train"], None).images
