@@ -17,7 +17,8 @@ EXTRAS = {
     "triton": ("triton",),
     "cli": ("typer", "rich", "safetensors"),
     "report": ("pandas", "matplotlib"),
-    "train": ("sklearn", "scipy", "torchmetrics", "pydantic", "tensorboard"),
+    "train": ("sklearn", "scipy", "torchmetrics", "pydantic", "PIL", "tensorboard"),
+    "cxr": ("pydicom",),
     "build": ("ninja", "setuptools"),
 }
 

@@ -78,6 +78,7 @@ def test_a_missing_extra_is_named(ckrm, monkeypatch):
 def test_help_imports_nothing_heavy():
     code = """
 import sys
+from ckrm_kernels.cli import main
 sys.argv = ["ckrm", "--help"]
 try:
     main()

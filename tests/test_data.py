@@ -1,43 +1,17 @@
+import json
+import pickle
 import sys
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.utils.data import DataLoader
 
-from ckrm_kernels.data import digits, split_by_class
-
-
-def test_the_split_is_a_partition():
-    labels = torch.tensor([0, 1, 2, 2, 1, 0] * 17)
-    parts = split_by_class(labels, seed=3)
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(labels.numel()))
-    assert all(torch.equal(part, part.sort().values) for part in parts)
-
-
-def test_every_class_is_split_by_the_same_shares():
-    labels = torch.arange(5).repeat_interleave(torch.tensor([100, 50, 200, 10, 30]))
-    train, validation, held_out = (labels[part].bincount(minlength=5) for part in split_by_class(labels, seed=0))
-    assert train.tolist() == [70, 35, 140, 7, 21]
-    assert validation.tolist() == [10, 5, 20, 1, 3]
-    assert held_out.tolist() == [20, 10, 40, 2, 6]
-
-
-def test_the_split_is_decided_by_its_seed():
-    labels = torch.arange(3).repeat(40)
-    first, again, other = (split_by_class(labels, seed)[0] for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_the_split_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    split_by_class(torch.arange(3).repeat(40), 0)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("shares", [(0, 0.2), (0.1, 0), (0.5, 0.5), (-0.1, 0.2), (float("nan"), 0.2)])
-def test_shares_refused(shares):
-    with pytest.raises(ValueError, match="validation and held_out must be positive and sum to < 1"):
-        split_by_class(torch.zeros(4, dtype=torch.int64), 0, validation=shares[0], held_out=shares[1])
+from ckrm_kernels.data import DataConfig, Normalization, Part, digits
 
 
 def test_digits_are_what_scikit_learn_has():
@@ -73,3 +47,113 @@ def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r'pip install "ckrm-kernels\[train\]"'):
         digits.__wrapped__()
+
+
+def test_the_digits_say_what_they_are():
+    assert digits(3).identity == {"name": "digits", "split_seed": 3}
+    assert digits().class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert digits().skipped == ()
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 3), st.just(3), st.just(2))))
+def test_the_normalization_is_that_of_all_pixels(images):
+    found = Normalization.of(torch.from_numpy(images))
+    deviation = images.std((0, 2, 3), dtype=np.float64)
+    assert found.mean == pytest.approx(images.mean((0, 2, 3), dtype=np.float64), abs=1e-9)
+    assert found.deviation == pytest.approx(np.where(deviation == 0, 1, deviation), abs=1e-9)
+
+
+def colourful(dtype: torch.dtype = torch.uint8) -> Part:
+    """Ten images with gaze maps, of which a batch is normalised to simple numbers."""
+    images = torch.randint(256, (10, 2, 4, 3)).to(dtype)
+    gaze = torch.rand(10, 2, 2).half()
+    return Part(images, torch.arange(10) % 3, gaze, normalization=Normalization((10.0, 20.0), (2.0, 4.0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_a_batch_is_normalised_by_channel(dtype):
+    part, indices = colourful(dtype), torch.tensor([7, 0, 7])
+    images, labels, gaze = part.batch(indices)
+    assert images.dtype == gaze.dtype == torch.float32
+    for row, index in enumerate(indices.tolist()):
+        stored = part.images[index].float()
+        assert torch.equal(images[row, 0], (stored[0] - 10) / 2)
+        assert torch.equal(images[row, 1], (stored[1] - 20) / 4)
+        assert torch.equal(gaze[row], part.gaze[index].float())
+    assert labels.tolist() == [1, 0, 1]
+
+
+def test_a_part_without_normalization_and_gaze_gives_its_images():
+    images = torch.rand(4, 1, 2, 2)
+    batch = Part(images, torch.zeros(4, dtype=torch.int64)).batch(torch.tensor([2, 1]))
+    assert torch.equal(batch.images, images[[2, 1]])
+    assert batch.gaze is None
+
+
+def same(batch):
+    return batch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_loader_reads_whole_batches(workers):
+    part = colourful()
+    loader = DataLoader(part, batch_size=4, collate_fn=same, num_workers=workers)
+    batches = list(loader)
+    assert [len(batch.labels) for batch in batches] == [4, 4, 2]
+    for name in ("images", "labels", "gaze"):
+        found = torch.cat([getattr(batch, name) for batch in batches])
+        assert torch.equal(found, getattr(part.batch(torch.arange(10)), name))
+
+
+@pytest.mark.parametrize("name", ["images", "gaze", "regions"])
+def test_rows_without_a_label_are_refused(name):
+    arrays = {"images": torch.zeros(3, 1, 2, 2), name: torch.zeros(4, 1, 2, 2)}
+    with pytest.raises(ValueError, match=f"{name} must have a row for each of 3 labels, got 4"):
+        Part(labels=torch.zeros(3, dtype=torch.int64), **arrays)
+
+
+def test_a_configuration_loads_its_data_set_once():
+    assert DataConfig(split_seed=2).load() is DataConfig(split_seed=2).load()
+    assert torch.equal(DataConfig(split_seed=2).load().train.images, digits(2).train.images)
+
+
+def test_a_configuration_goes_through_json_and_pickle():
+    config = DataConfig("folder", folder="somewhere", image_size=(4, 6), skip_bad=True)
+    assert DataConfig(**json.loads(json.dumps(asdict(config)))) == config
+    load = pickle.loads(pickle.dumps(DataConfig(split_seed=2).load))
+    assert load().identity == {"name": "digits", "split_seed": 2}
+
+
+def test_chest_xrays_have_a_size_by_default():
+    assert DataConfig("egd-cxr", folder="a", image_folder="b").image_size == (640, 512)
+    assert DataConfig("egd-cxr", folder="a", image_folder="b", image_size=[1536, 1280]).image_size == (1536, 1280)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "imagenet"}, "name must be one of digits, mnist, cifar100, folder, egd-cxr, got 'imagenet'"),
+        ({"folder": "a"}, "folder must be None for digits, got 'a'"),
+        ({"name": "mnist"}, "mnist needs folder: the folder with its files"),
+        ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
+        ({"name": "mnist", "folder": "a", "image_folder": "b"}, "image_folder must be None for mnist, got 'b'"),
+        ({"name": "egd-cxr", "folder": "a"}, "egd-cxr needs image_folder"),
+        ({"name": "folder", "folder": "a"}, "image_size must be two whole numbers >= 1, height and width,"),
+        ({"name": "folder", "folder": "a", "image_size": (0, 3)}, r"got \(0, 3\)"),
+        ({"name": "folder", "folder": "a", "image_size": [3, 2.5]}, r"got \[3, 2.5\]"),
+        ({"name": "folder", "folder": "a", "image_size": 32}, "got 32"),
+        ({"name": "cifar100", "folder": "a", "image_size": (32, 32)}, "image_size must be None for cifar100"),
+        (
+            {"name": "egd-cxr", "folder": "a", "image_folder": "b", "image_size": (512, 640)},
+            r"image_size must be \(640, 512\) or \(1536, 1280\) for egd-cxr, got \(512, 640\)",
+        ),
+        ({"gaze": "saccades"}, "gaze must be one of gaze, fixations, got 'saccades'"),
+        ({"split_seed": -1}, "split_seed must be a whole number from 0 to 2\\^63 - 1, got -1"),
+        ({"split_seed": True}, "got True"),
+        ({"skip_bad": 1}, "skip_bad must be true or false, got 1"),
+        ({"cache": 3}, "cache must be a folder or None, got 3"),
+    ],
+)
+def test_settings_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**settings)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.compare import compare_runs
 from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 
 QUIET = Console(quiet=True)
@@ -34,7 +35,7 @@ def folders(tmp_path_factory):
 def test_scores_are_those_of_the_saved_networks(folders):
     from ckrm_kernels.data import digits
 
-    runs = TrainedRuns.of(folders / "wide")
+    runs = TrainedRuns.of(folders / "wide", Display(QUIET))
     assert runs.config.network == replace(SMALL.network, in_channels=1, classes=10)
     scores = json.loads((folders / "wide" / "scores.json").read_text())
     held_out = digits().held_out
@@ -71,7 +72,7 @@ def test_groups_compared(folders, tmp_path):
         [folders / "wide", folders / "narrow"], 0.02, tmp_path / "out.json", Console(file=file, width=200)
     )
     wide, narrow = candidates
-    assert wide.parameters == count_parameters(TrainedRuns.of(folders / "wide").config.network.build())
+    assert wide.parameters == count_parameters(TrainedRuns.of(folders / "wide", Display(QUIET)).config.network.build())
     scores = json.loads((folders / "narrow" / "scores.json").read_text())
     assert list(narrow.aucs) == pytest.approx([scores[seed]["auc"] for seed in ("0", "1")])
     by_metric = {each.metric: each for each in comparisons}

@@ -1,43 +1,110 @@
-"""What a data set is, and how it is split."""
+"""What a data set is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+_CHUNK = 1024  # images read at once
+
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) float32, normalised, their labels (B,) int64 and gaze maps (B, h, w) in [0, 1], if any."""
+    """Some rows of a part.
+
+    images: (B, C, H, W) float32, normalised
+    labels: (B,) int64
+    gaze: (B, h, w) float32 in [0, 1], or None
+    """
 
     images: Tensor
     labels: Tensor
-    gaze: Tensor | None = None
+    gaze: Tensor | None
 
 
 @dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in the units of the stored images."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalization:
+        """That of all pixels of images (N, C, H, W) uint8, exactly; a constant channel has the deviation 1."""
+        counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+        for chunk in images.split(_CHUNK):
+            for channel, pixels in enumerate(chunk.unbind(1)):
+                counts[channel] += pixels.flatten().bincount(minlength=256)
+        values, shares = torch.arange(256, dtype=torch.float64), counts / counts.sum(1, keepdim=True).double()
+        mean = (shares * values).sum(1)
+        deviation = (shares * (values - mean[:, None]).square()).sum(1).sqrt()
+        deviation = torch.where(counts.amax(1) == counts.sum(1), 1.0, deviation)
+        return cls(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) float32, less the mean and over the deviation."""
+        mean, deviation = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.deviation))
+        return (images - mean) / deviation
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
-    """Images (N, C, H, W) float32 and their labels (N,) int64."""
+    """Images with their labels and, where there are any, gaze maps and regions.
+
+    images: (N, C, H, W) uint8, float16 or float32; may be memory-mapped
+    labels: (N,) int64
+    gaze: (N, h, w) in [0, 1], where people looked
+    regions: (N, R, h, w) bool, such as heart and lungs, for localisation
+    normalization: applied to the images of a batch; None leaves them as they are
+    As the data set of a `torch.utils.data.DataLoader` whose collate_fn returns its argument, it is read by batches.
+    """
 
     images: Tensor
     labels: Tensor
     gaze: Tensor | None = None
+    regions: Tensor | None = None
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images", "gaze", "regions"):
+            rows = getattr(self, name)
+            if rows is not None and rows.shape[0] != len(self):
+                raise ValueError(f"{name} must have a row for each of {len(self)} labels, got {rows.shape[0]}")
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def batch(self, indices: Tensor) -> Batch:
-        """The images of those indices."""
-        return Batch(self.images[indices], self.labels[indices])
+        """The rows at indices (B,) int64; no other is read."""
+        images = self.images[indices].float()
+        if self.normalization is not None:
+            images = self.normalization(images)
+        gaze = None if self.gaze is None else self.gaze[indices].float()
+        return Batch(images, self.labels[indices], gaze)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return self.batch(torch.tensor(indices, dtype=torch.int64))
 
 
-@dataclass(frozen=True)
+class Skipped(NamedTuple):
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in three parts that share no image.
 
     train: to fit the weights; validation: to watch and to choose; held_out: to report, once, at the end
+    class_names: one for each class, where they are known
+    identity: what decides the content, as JSON: name, settings, key of the files
+    skipped: what was left out with skip_bad
     """
 
     name: str
@@ -46,33 +113,10 @@ class Dataset:
     validation: Part
     held_out: Part
     class_names: tuple[str, ...] = ()
-    identity: dict = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(C, H, W)."""
         return tuple(self.train.images.shape[1:])
-
-
-def split_by_class(
-    labels: Tensor, seed: int, *, validation: float = 0.1, held_out: float = 0.2
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the training, validation and held-out parts: random, with the same shares of every class.
-
-    labels: (N,) int64
-    validation, held_out: their shares, the rest is for training; all three must be positive
-    out: three ascending int64 tensors that partition range(N)
-    """
-    if not (validation > 0 and held_out > 0 and validation + held_out < 1):
-        raise ValueError(f"validation and held_out must be positive and sum to < 1, got {validation} and {held_out}")
-    generator = torch.Generator().manual_seed(seed)
-    parts: tuple[list[Tensor], ...] = ([], [], [])
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        members = members[torch.randperm(members.numel(), generator=generator)]
-        first = round(members.numel() * held_out)
-        second = round(members.numel() * (held_out + validation))
-        for part, indices in zip(parts, (members[second:], members[first:second], members[:first]), strict=True):
-            part.append(indices)
-    train, middle, last = (torch.cat(part).sort().values for part in parts)
-    return train, middle, last

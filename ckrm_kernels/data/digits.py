@@ -6,7 +6,8 @@ from functools import cache
 
 import torch
 
-from ckrm_kernels.data.dataset import Dataset, Part, split_by_class
+from ckrm_kernels.data.dataset import Dataset, Part
+from ckrm_kernels.data.split import split_by_class
 
 
 @cache
@@ -26,4 +27,6 @@ def digits(split_seed: int = 0) -> Dataset:
     indices = split_by_class(labels, split_seed)
     mean, deviation = images[indices[0]].mean(), images[indices[0]].std(correction=0)
     train, validation, held_out = (Part((images[i] - mean) / deviation, labels[i]) for i in indices)
-    return Dataset("digits", 10, train, validation, held_out)
+    names = tuple(map(str, range(10)))
+    identity = {"name": "digits", "split_seed": split_seed}
+    return Dataset("digits", 10, train, validation, held_out, names, identity)

@@ -37,6 +37,8 @@ class ResNetShape:
     head: mean and linear, or "gg-cam": class activation maps, see `ggcam`
     """
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
     stem: int = 32
     inner: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,))
     out: tuple[int, ...] | None = (32, 64, 128)

@@ -2,9 +2,9 @@
 
 from ckrm_kernels.shrinking.config import RuleConfig, ShrinkConfig
 from ckrm_kernels.shrinking.findings import Findings
+from ckrm_kernels.shrinking.pipeline import shrink
 from ckrm_kernels.shrinking.rules import BracketRule, Change, Observation, StageRule, WidthRule
 from ckrm_kernels.shrinking.search import Round, Search
-from ckrm_kernels.shrinking.pipeline import shrink
 
 __all__ = [
     "BracketRule",

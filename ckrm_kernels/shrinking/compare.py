@@ -30,7 +30,8 @@ def compare_runs(
     json: where the result is written, too
     console: a rich console, by default one on standard output
     """
-    groups = _groups(folders, margin)
+    display = Display(console)
+    groups = _groups(folders, margin, display)
     data = groups[0].data
     networks = [[job.trained() for job in group.jobs()] for group in groups]
     unique = len({folder.name for folder in folders}) == len(folders)
@@ -42,7 +43,6 @@ def compare_runs(
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
     of_name = {each.name: models[0] for each, models in zip(candidates, networks, strict=True)}
     latencies = measure_latencies(of_name, data.image_shape)
-    display = Display(console)
     display.show(tables.compared(candidates, latencies))
     for comparison in comparisons:
         display.say(f"{comparison.metric}: {in_words(comparison)}")
@@ -58,13 +58,13 @@ def compare_runs(
     return candidates, comparisons, latencies
 
 
-def _groups(folders: Sequence[Path], margin: float) -> list[TrainedRuns]:
+def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[TrainedRuns]:
     """The groups, checked before any work."""
     if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ValueError(f"runs must be two or more different folders, got {', '.join(map(str, folders))}")
     if not margin > 0:
         raise ValueError(f"margin must be > 0, got {margin!r}")
-    groups = [TrainedRuns.of(folder) for folder in folders]
+    groups = [TrainedRuns.of(folder, display) for folder in folders]
     for group in groups:
         if group.data.identity != groups[0].data.identity:
             raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}")

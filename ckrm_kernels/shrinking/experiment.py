@@ -52,7 +52,8 @@ class Experiment:
 
     def __init__(self, folder: Path, config: ShrinkConfig, runtime: Runtime, display: Display) -> None:
         self.folder, self.runtime, self.display = folder, runtime, display
-        self.data = config.data.load()
+        self.data = config.data.load(display.track)
+        display.skipped(self.data)
         self.config = config.fitted_to(self.data)
         self.search = self.config.search()
         self.state = self._load_state()

@@ -95,6 +95,7 @@ def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
             "train": len(data.train),
             "validation": len(data.validation),
             "held_out": len(data.held_out),
+            "skipped": [list(each) for each in data.skipped],
         },
         "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},
         "networks": [asdict(each) for each in findings.candidates],

@@ -25,7 +25,7 @@ def load(part: Part, batches: Sequence[Tensor], workers: int, pinned: bool) -> I
     if workers == 0:
         return (part.batch(indices) for indices in batches)
     loader: DataLoader[Batch] = DataLoader(
-        _Rows(part),  # type: ignore[arg-type]
+        part,  # type: ignore[arg-type]
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         collate_fn=_as_is,
@@ -33,19 +33,6 @@ def load(part: Part, batches: Sequence[Tensor], workers: int, pinned: bool) -> I
         generator=torch.Generator(),  # the default one decides the training and is left alone
     )
     return iter(loader)
-
-
-class _Rows:
-    """A part as DataLoader wants it: a list of indices gives a batch."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def __len__(self) -> int:
-        return len(self._part)
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return self._part.batch(torch.tensor(indices))
 
 
 def _as_is(batch: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
+from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
 from ckrm_kernels.training.history import Epoch, Step
 
+Item = TypeVar("Item")
 _LINES = 2  # progress lines for each network where there is no terminal
 
 
@@ -35,6 +37,19 @@ class Display:
     def show(self, renderable: Any) -> None:
         """A table or any other thing that rich can draw."""
         self.console.print(renderable)
+
+    def track(self, items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
+        """Iterates with a bar of its own."""
+        from rich.progress import track
+
+        return track(items, f"  {description}", total, console=self.console, transient=True)
+
+    def skipped(self, data: Dataset) -> None:
+        """Lists what was left out of the data."""
+        for each in data.skipped:
+            self.say(f"left out {each.path}: {each.reason}")
+        if data.skipped:
+            self.say(f"{len(data.skipped)} images were left out")
 
     def bars(self, names: Sequence[str], epochs: int) -> TrainingBars:
         """A bar of so many epochs for each network named."""

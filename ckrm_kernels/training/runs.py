@@ -56,20 +56,21 @@ class TrainedRuns:
     Raises ValueError where the folder holds runs of another configuration; more seeds may be added.
     """
 
-    def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime) -> None:
-        self.folder, self.data = folder, config.data.load()
+    def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime, display: Display) -> None:
+        self.folder, self.display, self.data = folder, display, config.data.load(display.track)
+        display.skipped(self.data)
         self.config, self.runtime = config.fitted_to(self.data), runtime
         self._check_folder()
 
     @classmethod
-    def of(cls, folder: Path) -> TrainedRuns:
+    def of(cls, folder: Path, display: Display) -> TrainedRuns:
         """The runs that `ckrm train` left in a folder."""
         path = folder / _CONFIG
         if not path.exists():
             raise ValueError(f"{folder} holds no runs of `ckrm train`: {_CONFIG} is missing")
         value = read_json(path)
         value.pop("version", None)
-        return cls(folder, typed(RunsConfig, value, str(path)), Runtime())
+        return cls(folder, typed(RunsConfig, value, str(path)), Runtime(), display)
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""
@@ -86,14 +87,14 @@ class TrainedRuns:
             for seed in self.config.seeds
         ]
 
-    def train(self, processes: int, display: Display) -> None:
+    def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
         if team().first:
             write_json(self.folder / _CONFIG, self.config.as_json())
         jobs = self.jobs()
         with (
             Workers(processes) as workers,
-            display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars,
+            self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars,
         ):
             workers.run(jobs, bars.on_event)
 
@@ -134,10 +135,10 @@ def train_runs(
             processes = min(cores(), count) if on_cpu and team.size == 1 else 1
         if on_cpu and team.size == 1:
             runtime = replace(runtime, threads=max(cores() // processes, 1))
-        runs = TrainedRuns(folder, config, replace(runtime, data_parallel=team.size > 1 and count == 1))
         display = Display(console)
+        runs = TrainedRuns(folder, config, replace(runtime, data_parallel=team.size > 1 and count == 1), display)
         display.phase(f"Training {count_parameters(config.network.build()):,} parameters on {runs.data.name}")
-        runs.train(processes, display)
+        runs.train(processes)
         scores = {job.seed: evaluate(job.trained(), runs.data.held_out, runs.data.classes) for job in runs.jobs()}
         for seed, score in scores.items():
             display.say(f"seed {seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}")

@@ -1,0 +1,116 @@
+"""Which data set, as typed settings that a file or a command can give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ckrm_kernels.data.cifar100 import cifar100
+from ckrm_kernels.data.dataset import Dataset
+from ckrm_kernels.data.digits import digits
+from ckrm_kernels.data.egd_cxr import FRAMES, egd_cxr
+from ckrm_kernels.data.folder import image_folder
+from ckrm_kernels.data.mnist import mnist
+from ckrm_kernels.data.preprocess import Track, untracked
+
+Name = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
+Gaze = Literal["gaze", "fixations"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Settings of a data set. JSON can hold them all: a list serves as image_size.
+
+    name: which one
+    folder: where its files are; None for digits, which come with scikit-learn
+    image_folder: egd-cxr only: MIMIC-CXR's DICOM files, with files/p10 and so on
+    image_size: (H, W); for folder, any; for egd-cxr, (640, 512) by default or (1536, 1280); None for others
+    gaze: egd-cxr only: gaze maps from every "gaze" point, or from "fixations" by their duration
+    split_seed: which random split, >= 0
+    skip_bad: leave out and list images that can't be used (folder, egd-cxr); a damaged file of another data set, which
+        holds all its images, is always an error
+    cache: folder of preprocessed images (folder, egd-cxr); None: the environment's CKRM_CACHE, or ~/.cache/ckrm_kernels
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    name: Name = "digits"
+    folder: str | None = None
+    image_folder: str | None = None
+    image_size: tuple[int, int] | None = None
+    gaze: Gaze = "gaze"
+    split_seed: int = 0
+    skip_bad: bool = False
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(Name):
+            raise ValueError(f"name must be one of {', '.join(get_args(Name))}, got {self.name!r}")
+        self._check_given("folder", self.folder, self.name != "digits")
+        self._check_given("image_folder", self.image_folder, self.name == "egd-cxr")
+        self._check_image_size()
+        if self.gaze not in get_args(Gaze):
+            raise ValueError(f"gaze must be one of {', '.join(get_args(Gaze))}, got {self.gaze!r}")
+        if type(self.split_seed) is not int or not 0 <= self.split_seed < 2**63:
+            raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {self.split_seed!r}")
+        if not isinstance(self.skip_bad, bool):
+            raise ValueError(f"skip_bad must be true or false, got {self.skip_bad!r}")
+        if self.cache is not None and not isinstance(self.cache, str):
+            raise ValueError(f"cache must be a folder or None, got {self.cache!r}")
+
+    def _check_given(self, argument: str, folder: str | None, needed: bool) -> None:
+        if folder is None and needed:
+            raise ValueError(f"{self.name} needs {argument}: the folder with its files")
+        if folder is not None and not (needed and isinstance(folder, str) and folder):
+            accepted = "a folder" if needed else f"None for {self.name}"
+            raise ValueError(f"{argument} must be {accepted}, got {folder!r}")
+
+    def _check_image_size(self) -> None:
+        size: Any = tuple(self.image_size) if isinstance(self.image_size, (list, tuple)) else self.image_size
+        if self.name == "egd-cxr" and size is None:
+            size = (640, 512)
+        if self.name == "egd-cxr":
+            accepted, right = " or ".join(map(str, FRAMES)), size in [*FRAMES]
+        elif self.name == "folder":
+            accepted = "two whole numbers >= 1, height and width,"
+            right = isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n >= 1 for n in size)
+        else:
+            accepted, right = "None", size is None
+        if not right:
+            raise ValueError(f"image_size must be {accepted} for {self.name}, got {self.image_size!r}")
+        object.__setattr__(self, "image_size", size)
+
+    def load(self, track: Track = untracked) -> Dataset:
+        """The data set; read only once in a process for equal settings.
+
+        track: shows progress where images have to be decoded, called as `rich.progress.track` is
+        """
+        if self not in _loaded:
+            _loaded[self] = self._read(track)
+        return _loaded[self]
+
+    def _read(self, track: Track) -> Dataset:
+        folder, size, seed = self.folder or "", self.image_size or (0, 0), self.split_seed
+        match self.name:
+            case "digits":
+                return digits(seed)
+            case "mnist":
+                return mnist(folder, seed)
+            case "cifar100":
+                return cifar100(folder, seed)
+            case "folder":
+                return image_folder(folder, size, seed, skip_bad=self.skip_bad, cache=self.cache, track=track)
+            case "egd-cxr":
+                return egd_cxr(
+                    folder,
+                    self.image_folder or "",
+                    size,
+                    seed,
+                    gaze=self.gaze,
+                    skip_bad=self.skip_bad,
+                    cache=self.cache,
+                    track=track,
+                )
+
+
+_loaded: dict[DataConfig, Dataset] = {}

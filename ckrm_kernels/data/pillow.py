@@ -1,0 +1,54 @@
+"""Images read with Pillow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ckrm_kernels.data.files import BadFile
+
+
+def check_pillow(what: str) -> None:
+    """Raises ImportError, saying what needs Pillow and naming the extra, where it is missing."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'{what} need Pillow: pip install "ckrm-kernels[train]"') from error
+
+
+def read_colour(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The image as (3, H, W) uint8: scaled to cover the size (H, W), its middle cut out. Raises `BadFile`."""
+    from PIL import Image, ImageOps
+
+    image = _decoded(path)
+    if image.mode.startswith("I;16"):  # which convert would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadFile(path, f"holds numbers of an unknown range (Pillow's mode {image.mode})")
+    fitted = ImageOps.fit(image.convert("RGB"), size[::-1], method=Image.Resampling.BILINEAR)
+    return np.asarray(fitted).transpose(2, 0, 1)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The mask as (H, W) bool, true where it is not black. Raises `BadFile`, also when it is of another size."""
+    mask = np.asarray(_decoded(path).convert("L")) != 0
+    if mask.shape != size:
+        raise BadFile(path, f"must be of the size of its image {size}, got {mask.shape}")
+    return mask
+
+
+def _decoded(path: Path) -> Any:
+    from PIL import Image
+
+    if not path.is_file():
+        raise BadFile(path, "is missing")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow breaks with many on damaged files
+        raise BadFile(path, f"does not decode ({error})") from error
