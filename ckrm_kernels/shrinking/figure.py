@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckrm_kernels.shrinking.colours import LIGHT
@@ -38,15 +39,20 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, target:
     figure = Figure(figsize=(width, height))
     widest = max(each.parameters for each in candidates)
     for column, each in enumerate(candidates):
-        left = column * _COLUMN_WIDTH + _BESIDE
-        figure.text(left / width, 1 - 0.1 / height, _head(each, widest), **_text(_TYPE + 1, "text"), weight="bold")
-        for row, layer in enumerate(each.layers):
-            bottom = height - _ABOVE - (row + 1) * _ROW_HEIGHT + _GAP
-            size = (_COLUMN_WIDTH - 2 * _BESIDE, _ROW_HEIGHT - _GAP)
-            axes = figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
-            _draw_panel(axes, layer, threshold, target, LIGHT[each.name])
-            axes.tick_params(axis="x", labelbottom=row == rows - 1)
-        axes.set_xlabel("Ψ of a pair of filters", fontsize=_TYPE, color=LIGHT["soft"])
+        figure.text(
+            _left(column) / width, 1 - 0.1 / height, _head(each, widest), **_text(_TYPE + 1, "text"), weight="bold"
+        )
+    for row, column in product(range(rows), range(columns)):
+        bottom, size = (
+            height - _ABOVE - (row + 1) * _ROW_HEIGHT + _GAP,
+            (_COLUMN_WIDTH - 2 * _BESIDE, _ROW_HEIGHT - _GAP),
+        )
+        axes = figure.add_axes((_left(column) / width, bottom / height, size[0] / width, size[1] / height))
+        each = candidates[column]
+        _draw_panel(axes, each.layers[row], threshold, target, LIGHT[each.name])
+        axes.tick_params(axis="x", labelbottom=row == rows - 1)
+        if row == rows - 1:
+            axes.set_xlabel("Ψ of a pair of filters", fontsize=_TYPE, color=LIGHT["soft"])
     seeds = len(candidates[0].scores)
     curves = f"one curve for each of {seeds} seeds" if seeds > 1 else "one seed"
     said = f"Distribution of Ω, smoothed, {curves};\npairs in the shaded part are redundant"
@@ -62,6 +68,11 @@ def figure_png(figure: Figure, dots_per_inch: int = 130) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()
+
+
+def _left(column: int) -> float:
+    """Where a column's panels begin, in inches."""
+    return column * _COLUMN_WIDTH + _BESIDE
 
 
 def _head(candidate: Candidate, widest: int) -> str:

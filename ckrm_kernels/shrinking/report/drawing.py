@@ -57,9 +57,15 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     body = re.sub(r"(url\(|href=\")#(\w+)", rf"\g<1>#{name}-\2", body)
     for variable, colour in LIGHT.items():
         body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_shortened(m[1])}"', body)
     body = re.sub(r"\n\s*", "\n", body)
     opening = element("svg", role="img", aria_label=label).removesuffix("></svg>")
     return Markup(f"{opening} {box}>{body}</svg>")
+
+
+def _shortened(path: str) -> str:
+    """A path's numbers in hundredths of a unit, on one line."""
+    return re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", path).replace("\n", "").strip()
 
 
 def _svg(figure: Figure, name: str, **options: Any) -> bytes:

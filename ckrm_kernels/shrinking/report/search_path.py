@@ -10,7 +10,7 @@ from ckrm_kernels.shrinking.findings import Findings
 from ckrm_kernels.shrinking.report.csv_files import csv_text
 from ckrm_kernels.shrinking.report.markup import Markup, element, paragraph, section
 from ckrm_kernels.shrinking.report.widths_path import widths_path
-from ckrm_kernels.shrinking.rules import Change
+from ckrm_kernels.shrinking.rules import Change, Observation
 from ckrm_kernels.shrinking.search import Round
 
 if TYPE_CHECKING:
@@ -44,16 +44,15 @@ def search_section(findings: Findings, drawings: Markup) -> Markup:
 def widths_csv(findings: Findings) -> str:
     """A row for each width of each round."""
     rows = [
-        [place, place == findings.outcome.chosen, name, width, seen.clean, seen.distinct, after, reason]
+        [place, place == findings.outcome.chosen, *_cells(done.observations[change.name], change)]
         for place, done in enumerate(findings.rounds)
-        for name, width in done.widths.items()
-        for seen, (after, reason) in [(done.observations[name], _next(done, name))]
+        for change in done.changes
     ]
     return csv_text(["round", "chosen", "name", "width", "clean", "distinct", "after", "reason"], rows)
 
 
-def _next(done: Round, name: str) -> tuple[object, str]:
-    return next(((change.after, change.reason) for change in done.changes if change.name == name), ("", ""))
+def _cells(seen: Observation, change: Change) -> tuple[object, ...]:
+    return (change.name, change.before, seen.clean, seen.distinct, change.after, change.reason)
 
 
 def _told(place: int, done: Round, changed: Sequence[Change], unfolded: bool) -> Markup:

@@ -53,7 +53,7 @@ tfoot th { font-weight: 400; color: var(--soft); }
 tfoot td { color: var(--soft); }
 tfoot tr:last-child > * { color: var(--text); font-weight: 600; border-bottom: 0; }
 .kept { display: inline-flex; align-items: center; justify-content: flex-end; gap: .6rem; }
-.kept span:last-child { min-width: 3.3em; }
+.kept span:last-child { min-width: 3.9em; }
 .bar { width: 5rem; height: .45rem; background: linear-gradient(var(--shrunk) 0 0) left / var(--share) 100% no-repeat
   var(--line); }
 .swatch { font-weight: 600; white-space: nowrap; }
