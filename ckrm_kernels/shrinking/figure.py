@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMN_WIDTH, _ROW_HEIGHT, _GAP = 5.0, 0.98, 0.16  # inches, the gap below each row's own height
-_ABOVE, _BELOW, _BESIDE = 0.95, 0.5, 0.1  # inches
+_ABOVE, _BELOW, _BESIDE = 0.95, 0.5, 0.2  # inches
 _TYPE, _LONGEST_NAME = 10.0, 26
 _BANDWIDTH, _POINTS = 0.015, 201
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it

@@ -24,7 +24,7 @@ def box_plots(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> Figu
     groups: a candidate's name, and one value in [0, 1] for each of its networks
     """
     figure = new_figure(_HEIGHT)
-    axes = figure.add_axes((0.14, 0.11, 0.84, 0.76))
+    axes = figure.add_axes((0.165, 0.11, 0.795, 0.76))
     plain(axes)
     for place, (name, values) in enumerate(groups):
         if len(values) > 1:

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.0  # inches: 360 units of the page's drawings
-MARGIN = 0.1  # inches, left of what is written
+WIDTH, MARGIN = 5.0, 0.2  # inches, the latter on both sides, which the page cuts off
 TYPE = 10.0
 
 
@@ -48,8 +47,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """
     text = _svg(figure, name, facecolor="none").decode()
     height = 72 * figure.get_figheight()
-    left = 72 * MARGIN
-    box = f'viewBox="{left:g} 0 {72 * WIDTH - left:g} {height:g}"'
+    box = f'viewBox="{72 * MARGIN:g} 0 {72 * (WIDTH - 2 * MARGIN):g} {height:g}"'
     body = text[text.index("</metadata>") + len("</metadata>") : text.rindex("</svg>")]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     used = set(re.findall(r"#([A-Za-z]\w*)(?=[)\"])", body))

@@ -25,7 +25,7 @@ def with_interval(interval: Interval, *, sign: bool = False) -> str:
     """The mean and, where there is one, its interval in brackets."""
 
     def written(value: float) -> str:
-        return signed(value) if sign else f"{value:.4f}"
+        return signed(value) if sign else f"{value:.4f}".replace("-", "−")
 
     if interval.low is None or interval.high is None:
         return written(interval.mean)
@@ -64,8 +64,3 @@ def shape(layer: MeasuredLayer) -> tuple[int, ...]:
 def times(numbers: Sequence[int]) -> str:
     """Numbers with times signs between them."""
     return "×".join(map(str, numbers))
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words as a sentence lists them: a, b and c."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -89,8 +89,10 @@ def _look(network: str, layer: MeasuredLayer, weight: Tensor, threshold: float) 
 def _pair(weight: Tensor, pair: Pair) -> Markup:
     drawn, largest = pair_png(weight, pair)
     slices = ", ".join(map(str, largest_slices(weight, pair)))
-    names = f"{pair.first} and {pair.second}"
-    picture = image(drawn, f"filters {names} in slices {slices}", "kernels")
-    lines = (f"{names}, weights to ±{largest:.2g}", f"Ψ {pair.psi:.3f}, scale-free {pair.scale_free:.3f}")
+    picture = image(drawn, f"filters {pair.first} and {pair.second} in slices {slices}", "kernels")
+    lines = (
+        f"{pair.first}, {pair.second}; weights ±{largest:.2g}",
+        f"Ψ {pair.psi:.3f}, scale-free {pair.scale_free:.3f}",
+    )
     caption = element("figcaption", *(element("span", line) for line in lines))
     return element("figure", picture, caption, title=f"slices {slices}")

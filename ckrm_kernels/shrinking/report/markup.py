@@ -17,8 +17,10 @@ def html(text: str) -> str:
 
 
 def element(tag: str, *content: str, **attributes: str | None) -> Markup:
-    """An element with an end tag. Attributes are named with a trailing or inner underscore where Python needs one;
-    those that are None are left out."""
+    """An element with an end tag.
+
+    attributes: an underscore at the end of a name is dropped, one inside is a hyphen; those that are None are left out
+    """
     written = "".join(
         f' {name.strip("_").replace("_", "-")}="{escape(value)}"'
         for name, value in attributes.items()

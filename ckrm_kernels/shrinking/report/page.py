@@ -107,7 +107,7 @@ def _fact(number: str, name: str, detail: str) -> Markup:
 
 def _measure_section() -> Markup:
     said = (
-        f"A soft edge, noise of deviation {NOISE[0]:g} to {NOISE[-1]:g} added from left to right, all of it shifted by "
+        f"A soft edge, noise of deviation σ up to {NOISE[-1]:g} added from left to right, all of it shifted by "
         f"{SHIFT:g} below. Noise changes contrast and structure, which both measures see alike; a shift changes the "
         "mean only, to which the exponent 0.1 of the luminance is nearly blind: filters that differ by a constant look "
         "for the same shape."
@@ -141,9 +141,8 @@ def _reading(findings: Findings) -> Markup:
         "intervals and tests": (
             "Intervals of means are Student’s, of differences Welch’s, over networks trained from different seeds and "
             "scored on the same held-out images: they do not include the chance of drawing other images, and they may "
-            "reach beyond 1. A large p of "
-            "the analysis of variance is not evidence of sameness; that is what the equivalence test is for: two "
-            "one-sided tests against a margin chosen beforehand."
+            "reach beyond 1. A large p of the analysis of variance is not evidence of sameness; that is what the "
+            "equivalence test is for: two one-sided tests against a margin chosen beforehand."
             if networks > 1
             else "One network of each kind was trained: there is no spread over seeds, no interval and no test."
         ),

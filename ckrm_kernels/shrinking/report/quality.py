@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,7 @@ def quality_section(findings: Findings, drawings: Markup) -> Markup:
     if findings.comparisons:
         parts.append(_comparisons(findings.comparisons))
         parts.append(element("ul", *(element("li", in_words(each)) for each in findings.comparisons)))
-    return section("Quality", *parts, element("h3", "Cost"), _costs(findings))
+    return section("Quality", *parts, _costs(findings))
 
 
 def in_words(comparison: Comparison) -> str:
@@ -85,7 +84,7 @@ def quality_csv(findings: Findings) -> str:
             len(each.scores),
             *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
             *(getattr(each, cost) for cost in costs),
-            *(latency.seconds.get(each.name) for latency in findings.latencies),
+            *(latency.seconds[each.name] for latency in findings.latencies),
         ]
         for each in findings.candidates
     ]
@@ -138,7 +137,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Markup:
         for each in comparisons
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
-    head = ["", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
+    head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
     return table("Differences of the means", head, rows)
 
 
@@ -150,7 +149,7 @@ def _costs(findings: Findings) -> Markup:
         ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
         *(_latency_row(latency, candidates) for latency in findings.latencies),
     ]
-    return table("What a network costs", ["", *(swatch(each.name) for each in candidates)], rows)
+    return table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
 
 
 def _with_shares(values: Sequence[int]) -> list[str]:
@@ -160,10 +159,6 @@ def _with_shares(values: Sequence[int]) -> list[str]:
 
 def _latency_row(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
     images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
-    seconds = [latency.seconds.get(each.name, math.nan) for each in candidates]
-    first = seconds[0]
-    cells = [
-        duration(seconds[0]),
-        *(f"{duration(each)} ({first / each:.1f}× faster)" for each in seconds[1:]),
-    ]
+    first, *others = (latency.seconds[each.name] for each in candidates)
+    cells = [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]
     return [f"latency of {images}, {latency.device}", *cells]

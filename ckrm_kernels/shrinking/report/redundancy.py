@@ -27,10 +27,11 @@ def redundancy_figures(findings: Findings) -> dict[str, Figure]:
 def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
     """The distributions, and lambda at every eps folded away. drawings: the figures"""
     threshold, target = findings.threshold, findings.target
+    over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     said = (
-        f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴, mean ± deviation over the networks; it is "
-        f"red where the layer is not clean: above {target:g} and above chance. Chance is the scale-free λ of the same "
-        "slices with their positions shuffled."
+        f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
+        f"clean: above {target:g} and above chance. Chance is the scale-free λ of the same slices with their positions "
+        "shuffled."
     )
     numbers = [_numbers(each) for each in findings.candidates]
     folded = element("details", element("summary", "λ at every ε, and distinct filters"), *numbers)

@@ -45,8 +45,7 @@ def patches() -> list[list[Patch]]:
 
 def similarity_table() -> Markup:
     """The patches as a table, each column's two psi below its picture."""
-    levels = ("no noise", *(f"σ = {level:.2f}" for level in NOISE))
-    head = element("tr", element("td"), *(element("th", level, scope="col") for level in levels))
+    head = element("tr", *(element("th", cell, scope="col") for cell in ("σ", "0", *(f"{s:.2f}" for s in NOISE))))
     bodies = [element("tbody", *_lines(row)) for row in patches()]
     return captioned(_CAPTION, element("table", element("thead", head), *bodies), "scroll patches")
 

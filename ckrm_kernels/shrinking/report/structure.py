@@ -12,8 +12,6 @@ from ckrm_kernels.shrinking.report.csv_files import csv_text
 from ckrm_kernels.shrinking.report.formats import percent, shape, times
 from ckrm_kernels.shrinking.report.markup import Markup, element, paragraph, section, table
 
-_REST = "not measured"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -74,7 +72,7 @@ def structure_csv(findings: Findings) -> str:
 
 
 def _cells(row: Row, count: int) -> list[str]:
-    named = {"layer": row.name, "rest": _REST, "network": "whole network"}[row.part]
+    named = {"layer": row.name, "rest": "not measured", "network": "whole network"}[row.part]
     numbers = [f"{number:,}" for number in row.parameters]
     kept = [_kept(row.parameters)] if count > 1 else []
     return [named, *(map(times, row.shapes) if row.shapes else [""] * count), *numbers, *kept]

@@ -97,7 +97,7 @@ summary .swatch { font-weight: 400; }
 .patches th { font-weight: 500; text-align: center; }
 .patches tbody tr:not(:last-child) > * { border-bottom: 0; }
 .patches tbody tr:first-child > * { padding-top: .6rem; }
-.patches tbody th { min-width: 5rem; text-align: left; }
+.patches tr > :first-child { min-width: 5rem; text-align: left; }
 .patch { width: 4.6rem; height: 4.6rem; border: 1px solid var(--line); }
 .terms { display: grid; grid-template-columns: 11rem minmax(0, 46rem); gap: .7rem 1.5rem; margin: 0; }
 .terms dt { font-weight: 600; }
@@ -117,6 +117,11 @@ summary .swatch { font-weight: 400; }
   .terms { grid-template-columns: minmax(0, 1fr); gap: 0; }
   .terms dd { margin-bottom: .9rem; }
   .bar { display: none; }
+  .patches td, .patches thead th { padding: .15rem; font-size: .8rem; }
+  .patches tr > :first-child { min-width: 3rem; padding-right: .2rem; }
+  .look figcaption { font-size: .76rem; }
+  summary .network { display: block; }
+  .patch { width: 2.7rem; height: 2.7rem; }
 }
 @media print { main { max-width: none; padding: 0; } section, figure { break-inside: avoid-page; } }
 """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LONGEST_NAME = 19
-_LEFT, _RIGHT = 36.0, 128.0  # points beside the lines, for the numbers and for the labels
+_LEFT, _RIGHT = 42.0, 142.0  # points beside the lines, for the numbers and for the labels
 _ABOVE, _BELOW = 48.0, 46.0  # points
 _LINE = 13.5  # points from one label to the next
 _BESIDE = 2.6  # points between lines of one width
@@ -42,7 +42,7 @@ def widths_path(rounds: Sequence[Round], chosen: int) -> Figure:
         _line(axes, rounds, name, unit)
     _labels(axes, rounds, unit, (low, high))
     powers = range(math.ceil(low), math.floor(high) + 1)
-    axes.set_yticks(powers, [str(2**power) if power >= 0 else "" for power in powers])
+    axes.set_yticks(powers, [str(2**power) for power in powers])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.7)
     axes.set_axisbelow(True)
@@ -73,13 +73,18 @@ def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -
 
 def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float) -> None:
     heights = [_height(each, name, unit) for each in rounds]
-    moved = any(each.widths[name] != rounds[0].widths[name] for each in rounds)
+    moved = _moved(rounds, name)
     colour = LIGHT["shrunk" if moved else "soft"]
     axes.plot(range(len(rounds)), heights, color=colour, linewidth=1.3 if moved else 0.8, clip_on=False, zorder=2)
     for place, each in enumerate(rounds):
         clean = each.observations[name].clean
         fill, edge = (LIGHT["back"], colour) if clean else (LIGHT["redundant"], LIGHT["redundant"])
         axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=edge, mew=1.0, clip_on=False, zorder=3)
+
+
+def _moved(rounds: Sequence[Round], name: str) -> bool:
+    """Whether a width ever changed."""
+    return len({each.widths[name] for each in rounds}) > 1
 
 
 def _height(done: Round, name: str, unit: float) -> float:
@@ -96,7 +101,6 @@ def _labels(axes: Axes, rounds: Sequence[Round], unit: float, limits: tuple[floa
     places = spread_apart([height for height, _ in ends], _LINE * unit, limits[0], limits[1])
     point = (end + 0.4) / (72 * WIDTH - _LEFT - _RIGHT)  # on the paper, in rounds
     for (height, name), place in zip(ends, places, strict=True):
-        moved = rounds[0].widths[name] != last.widths[name]
         axes.plot(
             [end + 5 * point, end + 16 * point, end + 19 * point],
             [height, place, place],
@@ -110,7 +114,7 @@ def _labels(axes: Axes, rounds: Sequence[Round], unit: float, limits: tuple[floa
             place,
             f"{last.widths[name]} {shown}",
             fontsize=TYPE,
-            color=LIGHT["text" if moved else "soft"],
+            color=LIGHT["text" if _moved(rounds, name) else "soft"],
             va="center_baseline",
             parse_math=False,
         )
