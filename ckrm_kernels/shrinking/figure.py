@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
 
+from ckrm_kernels.shrinking.colours import LIGHT
 from ckrm_kernels.shrinking.comparison import Candidate, spread
-from ckrm_kernels.shrinking.measured import ABSOLUTE, MeasuredLayer
+from ckrm_kernels.shrinking.measured import ABSOLUTE, SCALE_FREE, MeasuredLayer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = {"standard": "#3d5a80", "shrunk": "#1b8a7a", "uniform": "#8a6d3b"}
-_REDUNDANT, _INK, _SOFT = "#c8374d", "#22262b", "#6b737c"
-_COLUMN_WIDTH, _ROW_HEIGHT, _MARGIN = 4.4, 0.92, 1.5  # inches
+_COLUMN_WIDTH, _ROW_HEIGHT, _GAP = 5.0, 0.98, 0.16  # inches, the gap below each row's own height
+_ABOVE, _BELOW, _BESIDE = 0.95, 0.5, 0.2  # inches
+_TYPE, _LONGEST_NAME = 10.0, 26
 _BANDWIDTH, _POINTS = 0.015, 201
-_HEADROOM = 1.55  # of a panel, over its highest curve, for what is written in it
+_HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
 
 def comparison_figure(candidates: Sequence[Candidate], threshold: float, target: float) -> Figure:
@@ -33,24 +35,28 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, target:
     except ImportError as error:
         raise ImportError('the figure needs matplotlib: pip install "ckrm-kernels[report]"') from error
     rows, columns = len(candidates[0].layers), len(candidates)
-    size = (_COLUMN_WIDTH * columns + 1.4, _ROW_HEIGHT * rows + _MARGIN)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    width, height = _COLUMN_WIDTH * columns, _ABOVE + _ROW_HEIGHT * rows + _BELOW
+    figure = Figure(figsize=(width, height))
     widest = max(each.parameters for each in candidates)
     for column, each in enumerate(candidates):
-        _title(grid[0, column], each, widest)
-        for row, layer in enumerate(each.layers):
-            _draw_panel(grid[row, column], layer, threshold, target, _COLOURS[each.name])
-        grid[-1, column].set_xlabel("Ψ of a pair of filters", fontsize=9.5, color=_INK)
-    for row, layer in enumerate(candidates[0].layers):
-        grid[row, 0].set_ylabel(layer.name, rotation=0, ha="right", va="center", fontsize=10, labelpad=10, color=_INK)
+        figure.text(
+            _left(column) / width, 1 - 0.1 / height, _head(each, widest), **_text(_TYPE + 1, "text"), weight="bold"
+        )
+    for row, column in product(range(rows), range(columns)):
+        bottom, size = (
+            height - _ABOVE - (row + 1) * _ROW_HEIGHT + _GAP,
+            (_COLUMN_WIDTH - 2 * _BESIDE, _ROW_HEIGHT - _GAP),
+        )
+        axes = figure.add_axes((_left(column) / width, bottom / height, size[0] / width, size[1] / height))
+        each = candidates[column]
+        _draw_panel(axes, each.layers[row], threshold, target, LIGHT[each.name])
+        axes.tick_params(axis="x", labelbottom=row == rows - 1)
+        if row == rows - 1:
+            axes.set_xlabel("Ψ of a pair of filters", fontsize=_TYPE, color=LIGHT["soft"])
     seeds = len(candidates[0].scores)
     curves = f"one curve for each of {seeds} seeds" if seeds > 1 else "one seed"
-    figure.suptitle(
-        f"Distribution of Ω in each layer, smoothed, {curves}; pairs in the shaded part are redundant",
-        fontsize=10,
-        color=_SOFT,
-    )
+    said = f"Distribution of Ω, smoothed, {curves};\npairs in the shaded part are redundant"
+    figure.text(_BESIDE / width, 1 - 0.36 / height, said, **_text(_TYPE, "soft"), linespacing=1.35)
     return figure
 
 
@@ -64,18 +70,26 @@ def figure_png(figure: Figure, dots_per_inch: int = 130) -> bytes:
     return buffer.getvalue()
 
 
-def _title(axes: Axes, candidate: Candidate, widest: int) -> None:
-    """The column's head: the network's name, and its size below."""
+def _left(column: int) -> float:
+    """Where a column's panels begin, in inches."""
+    return column * _COLUMN_WIDTH + _BESIDE
+
+
+def _head(candidate: Candidate, widest: int) -> str:
+    """The network's name and size."""
     share = f" ({candidate.parameters / widest:.1%})" if candidate.parameters < widest else ""
-    axes.set_title(f"{candidate.name.capitalize()} network\n", fontsize=12.5, fontweight="bold", color=_INK)
-    size = f"{candidate.parameters:,} parameters{share}"
-    axes.text(0.5, 1.07, size, transform=axes.transAxes, ha="center", va="bottom", fontsize=9.5, color=_SOFT)
+    return f"{candidate.name.capitalize()} network, {candidate.parameters:,} parameters{share}"
+
+
+def _text(size: float, colour: str) -> dict[str, Any]:
+    return {"fontsize": size, "color": LIGHT[colour], "va": "top", "parse_math": False}
 
 
 def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: float, colour: str) -> None:
     """One layer of one network, the highest curve scaled to the same height in every panel."""
-    axes.axvspan(threshold, 1, color=_REDUNDANT, alpha=0.07, linewidth=0)
-    axes.axvline(threshold, color=_REDUNDANT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set_facecolor("none")
+    axes.axvspan(threshold, 1, color=LIGHT["redundant"], alpha=0.08, linewidth=0)
+    axes.axvline(threshold, color=LIGHT["redundant"], linewidth=0.9, linestyle=(0, (4, 3)))
     curves = [_smoothed(histogram) for histogram in layer.histograms]
     highest = max(max(curve) for curve in curves) or 1.0
     places = [point / (_POINTS - 1) for point in range(_POINTS)]
@@ -83,20 +97,28 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
         heights = [value / highest for value in curve]
         axes.fill_between(places, heights, color=colour, alpha=0.13, linewidth=0)
         axes.plot(places, heights, color=colour, linewidth=1.2, alpha=0.9)
-    level, shape = layer.levels[ABSOLUTE], "×".join(map(str, (layer.filters, layer.slices, *layer.kernel_size)))  # noqa: RUF001
-    written = rf"$\lambda^{{{threshold:g}}}$ = {level.mean:.3f} ± {spread(level.per_seed):.3f}"
-    _write(axes, 0.985, "right", written, 10, _INK if layer.is_clean(target) else _REDUNDANT)
-    _write(axes, 0.012, "left", shape, 8.5, _SOFT)
+    shape = "×".join(map(str, (layer.filters, layer.slices, *layer.kernel_size)))  # noqa: RUF001
+    level, chance = layer.levels[ABSOLUTE], layer.levels[SCALE_FREE].chance
+    deviation = f" ± {spread(level.per_seed):.3f}" if len(level.per_seed) > 1 else ""
+    verdict = "text" if layer.is_clean(target) else "redundant"
+    _write(axes, 0.0, 0.98, "left", _shortened(layer.name), "text")
+    _write(axes, 0.0, 0.77, "left", shape, "soft")
+    _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{deviation}", verdict)
+    _write(axes, 0.99, 0.77, "right", f"chance {chance:.3f}", "soft")
     axes.set(xlim=(0, 1), ylim=(0, _HEADROOM), yticks=[])
-    axes.tick_params(axis="x", labelsize=8.5, color="#b8bec6", labelcolor=_INK)
+    axes.tick_params(axis="x", labelsize=_TYPE, color=LIGHT["line"], labelcolor=LIGHT["soft"])
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#b8bec6")
+    axes.spines["bottom"].set_color(LIGHT["line"])
 
 
-def _write(axes: Axes, x: float, side: Literal["left", "right"], text: str, size: float, colour: str) -> None:
-    """Writes into a panel, at its top."""
-    axes.text(x, 0.95, text, transform=axes.transAxes, ha=side, va="top", fontsize=size, color=colour)
+def _write(axes: Axes, x: float, y: float, side: Literal["left", "right"], text: str, colour: str) -> None:
+    """Writes into a panel."""
+    axes.text(x, y, text, transform=axes.transAxes, ha=side, **_text(_TYPE, colour))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
 
 
 def _smoothed(histogram: Sequence[int]) -> list[float]:
