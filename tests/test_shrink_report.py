@@ -79,7 +79,7 @@ def candidate(name: str, width: int, parameters: int, seeds: int) -> tuple[Candi
 
 
 def one_round(width: int, clean: bool, layers, change: Change) -> Round:
-    seen = {"conv1": Observation(6, True, 6.0), NASTY: Observation(width, clean, 5.5)}
+    seen = {"conv1": Observation(6, True, 6, 3), NASTY: Observation(width, clean, 5, 3)}
     stays = Change("conv1", 6, 6, "clean, and no larger width is known to be redundant")
     return Round({"conv1": 6, NASTY: width}, Trained((0.9, 0.95), layers), seen, (stays, change))
 

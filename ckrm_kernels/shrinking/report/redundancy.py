@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING
 
 from ckrm_kernels.shrinking.comparison import Candidate, spread
@@ -46,7 +47,7 @@ def layers_csv(findings: Findings) -> str:
         [
             candidate.name,
             *(layer.name, layer.filters, layer.slices, "x".join(map(str, layer.kernel_size)), layer.pairs),
-            *(layer.distinct, layer.allowed, layer.is_clean(findings.target)),
+            *(together(layer.distinct), layer.allowed, layer.is_clean(findings.target)),
             *(cell for name in MEASURES for cell in _level_cells(layer.levels[name])),
         ]
         for candidate in findings.candidates
@@ -67,7 +68,7 @@ def _numbers(candidate: Candidate) -> Markup:
             times(shape(layer)),
             *(_mean_and_spread(layer.levels[name]) for name in MEASURES),
             f"{layer.levels[SCALE_FREE].chance:.3f}",
-            f"{layer.distinct:.1f}",
+            f"{statistics.fmean(layer.distinct):.1f}",
         ]
         for layer in candidate.layers
     ]
