@@ -105,6 +105,7 @@ class Dataset:
     class_names: one for each class, where they are known
     identity: what decides the content, as JSON: name, settings, key of the files
     skipped: what was left out with skip_bad
+    region_of_class: for classes that show in one of the parts' regions, the index of that region
     """
 
     name: str
@@ -115,6 +116,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    region_of_class: dict[int, int] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

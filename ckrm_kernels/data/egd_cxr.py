@@ -27,6 +27,7 @@ CLASSES = ("normal", "cardiomegaly", "pneumonia")
 _FLAGS = ("Normal", "CHF", "pneumonia")  # the master sheet's columns for them
 _TABLES = {"gaze": ("eye_gaze.csv", None), "fixations": ("fixations.csv", "FPOGD")}
 # Cardiomegaly is judged on the mediastinum's mask, the only one that holds the heart. The spelling is the data set's.
+_REGION_OF_CLASS = {1: 0, 2: 1}  # CHF shows in the heart, pneumonia in the lungs
 _REGIONS = (("mediastanum.png",), ("left_lung.png", "right_lung.png"))
 
 
@@ -81,7 +82,7 @@ def egd_cxr(
     indices = split_by_class(torch.tensor(labels), split_seed, groups=groups)
     preprocessing = Preprocessing(identity, labels, indices, decoder, normalize=False)
     parts, skipped = preprocessing.parts(cache_folder(cache), skip_bad, track)
-    return Dataset("egd-cxr", len(CLASSES), *parts, CLASSES, identity, skipped)
+    return Dataset("egd-cxr", len(CLASSES), *parts, CLASSES, identity, skipped, _REGION_OF_CLASS)
 
 
 @dataclass(frozen=True)

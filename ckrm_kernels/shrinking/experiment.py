@@ -29,7 +29,7 @@ from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers
 
-_STATE = "state.json"
+_STATE, _CONFIG = "state.json", "config.json"
 
 
 @dataclass
@@ -78,6 +78,8 @@ class Experiment:
         """Does what is not done yet, with so many networks trained side by side; the result does not depend on it."""
         if self.finished:
             return
+        if team().first:
+            write_json(self.folder / _CONFIG, self.config.as_json())
         self._save_state()
         with Workers(processes) as workers:
             while (widths := self.search.next_widths(self.state.rounds)) is not None:

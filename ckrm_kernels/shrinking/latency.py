@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-_WARM_UP, _MOST_ROUNDS, _SECONDS = 3, 200, 1.0  # the last for all networks of a batch size, and at least ten rounds
-_FEWEST_ROUNDS = 10
+_WARM_UP, _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 7, 200
+_SECONDS = 1.0  # for all networks and one number of images, once the fewest rounds are done
 _MANY, _PIXELS = 64, 1 << 22  # the most images, and pixels, at once
 
 

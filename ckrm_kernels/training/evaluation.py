@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ckrm_kernels.data import Part
+from ckrm_kernels.models import localization_hits
 
 _BATCH, _PIXELS = 512, 1 << 24  # the most of each at once
 
@@ -38,6 +41,20 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
     )
 
 
+def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int]) -> float | None:
+    """Share of the images of those classes whose activation map is highest in the class's region; see `GGCAM`.
+
+    None where the model has no maps or the part no regions.
+    """
+    inside = torch.tensor([label in region_of_class for label in part.labels.tolist()], dtype=torch.bool)
+    maps_of: Any = getattr(model, "maps", None)
+    if maps_of is None or part.regions is None or not bool(inside.any()):
+        return None
+    rows = inside.nonzero().flatten()
+    maps = _outputs(model, part, rows, maps_of)
+    return localization_hits(maps, part.labels[rows], part.regions[rows], region_of_class).double().mean().item()
+
+
 def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
     """Mean cross entropy over the part's images, and the share of them classified rightly."""
     outputs = logits(model, part)
@@ -47,12 +64,17 @@ def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
     )
 
 
-@torch.no_grad()
 def logits(model: nn.Module, part: Part) -> Tensor:
     """(N, classes) on the CPU, computed on the model's device in evaluation mode; the model's mode is restored."""
+    return _outputs(model, part, torch.arange(len(part)), model)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the function, one of the model's, gives for the images of those rows, in evaluation mode."""
     training, device = model.training, next(model.parameters()).device
     size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
     model.eval()
-    outputs = [model(part.batch(indices).images.to(device)).cpu() for indices in torch.arange(len(part)).split(size)]
+    outputs = [function(part.batch(indices).images.to(device)).cpu() for indices in rows.split(size)]
     model.train(training)
     return torch.cat(outputs)

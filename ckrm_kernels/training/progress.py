@@ -79,10 +79,10 @@ class TrainingBars:
         """Moves the bar of the network at that place of the list."""
         if isinstance(event, Step):
             done = event.epoch - 1 + event.batch / event.batches
-            note = f"batch {event.batch} of {event.batches}, loss {event.loss:.3f}"
+            note = f"batch {event.batch} of {event.batches}, loss {event.loss:#.3g}"
             self._progress.update(self._tasks[place], completed=done, note=note)
             return
-        note = f"loss {event.loss:.3f}, validation accuracy {event.validation_accuracy:.3f}"
+        note = f"loss {event.loss:#.3g}, validation accuracy {event.validation_accuracy:.3f}"
         self._progress.update(self._tasks[place], completed=event.number, note=note)
         every = -(-self._epochs // _LINES)
         if not self._console.is_terminal and (event.number % every == 0 or event.number == self._epochs):

@@ -14,7 +14,7 @@ from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.configuration import typed
-from ckrm_kernels.training.evaluation import Score, evaluate
+from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, cores
@@ -139,10 +139,18 @@ def train_runs(
         runs = TrainedRuns(folder, config, replace(runtime, data_parallel=team.size > 1 and count == 1), display)
         display.phase(f"Training {count_parameters(config.network.build()):,} parameters on {runs.data.name}")
         runs.train(processes)
-        scores = {job.seed: evaluate(job.trained(), runs.data.held_out, runs.data.classes) for job in runs.jobs()}
-        for seed, score in scores.items():
-            display.say(f"seed {seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}")
+        scores = {job.seed: _scored(job, runs, display) for job in runs.jobs()}
         if team.first:
             write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
         display.say(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
     return scores
+
+
+def _scored(job: Job, runs: TrainedRuns, display: Display) -> Score:
+    """The score of a finished run, which is shown."""
+    model, data = job.trained(), runs.data
+    score = evaluate(model, data.held_out, data.classes)
+    hits = localization(model, data.held_out, data.region_of_class)
+    where = "" if hits is None else f", activation maps highest in the right region {hits:.4f}"
+    display.say(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{where}")
+    return score
