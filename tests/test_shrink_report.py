@@ -39,12 +39,12 @@ from ckrm_kernels.shrinking.report.psi_matrix import (
     most_redundant,
     pair_png,
 )
-from ckrm_kernels.shrinking.report.quality import in_words, verdict
 from ckrm_kernels.shrinking.report.similarity_table import patches, reference_patch
 from ckrm_kernels.shrinking.report.widths_path import spread_apart
 from ckrm_kernels.shrinking.rules import Change, Observation
 from ckrm_kernels.shrinking.search import Outcome, Round, Trained
 from ckrm_kernels.shrinking.statistics import Comparison, Interval, compare
+from ckrm_kernels.shrinking.verdict import in_words, verdict
 from ckrm_kernels.training import Score
 
 NASTY = '<script>alert("x")</script>&$a_1$'
@@ -421,7 +421,7 @@ def test_nothing_to_shrink_leaves_one_network(tmp_path):
 def test_one_seed_gives_no_intervals(tmp_path):
     write_report(findings(1), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert "One network a group allows no test." in page.words
+    assert "where one network of a kind allows no test." in page.words
     assert "Not tested" in page.words
     assert "95%" not in page.words
     assert not re.search(r"\b(nan|None)\b", page.words)
@@ -433,18 +433,21 @@ def test_one_seed_gives_no_intervals(tmp_path):
 @pytest.mark.parametrize(
     ("anova", "equivalence", "said"),
     [
-        (0.5, 0.01, "They are equivalent: the same within 0.01 (p = 0.010), and not told apart (p = 0.500)."),
-        (0.01, 0.0001, "They differ (p = 0.010), but by less than the margin of 0.01 (p < 0.001)."),
-        (0.01, 0.2, "They differ (p = 0.010), and are not shown to be the same within 0.01 (p = 0.200)."),
-        (0.5, 0.2, "Undecided: they are not told apart (p = 0.500), but neither are they shown to be the same within"),
-        (None, None, "One network a group allows no test."),
+        (0.5, 0.01, ": the same within 0.01 (p = 0.010), and not told apart (p = 0.500)"),
+        (0.01, 0.0001, ": standard is better (p = 0.010), but by less than the margin of 0.01 (p < 0.001)"),
+        (0.01, 0.2, ": standard is better (p = 0.010)"),
+        (0.5, 0.2, ": undecided, not told apart (p = 0.500), but not shown to be the same within 0.01 either"),
     ],
 )
 def test_a_comparison_in_words(anova, equivalence, said):
-    comparison = Comparison("auc", "shrunk", "standard", Interval(-0.002, None, None), anova, 0.01, equivalence)
+    comparison = Comparison("auc", "shrunk", "standard", Interval(-0.002, -0.003, 0.001), anova, 0.01, equivalence)
     words = in_words(comparison).replace("\N{NO-BREAK SPACE}", " ")
-    assert words.startswith("AUC, shrunk less standard: \N{MINUS SIGN}0.0020. ")
-    assert said in words
+    assert words.startswith(f"shrunk less standard -0.0020 [-0.0030, +0.0010]{said}")
+
+
+def test_a_comparison_without_tests_in_words():
+    comparison = Comparison("auc", "shrunk", "standard", Interval(-0.002, None, None), None, 0.01, None)
+    assert in_words(comparison) == "shrunk less standard -0.0020, where one network of a kind allows no test"
 
 
 def test_numbers_as_written():

@@ -9,10 +9,10 @@ from typing import Any
 
 from ckrm_kernels.shrinking import tables
 from ckrm_kernels.shrinking.comparison import Candidate, candidate, compare_scores
-from ckrm_kernels.shrinking.conclusions import in_words
 from ckrm_kernels.shrinking.latency import Latency, measure_latencies
 from ckrm_kernels.shrinking.measured import measure_networks
 from ckrm_kernels.shrinking.statistics import Comparison
+from ckrm_kernels.shrinking.verdict import in_words
 from ckrm_kernels.training.files import write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import TrainedRuns

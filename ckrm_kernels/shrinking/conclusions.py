@@ -9,6 +9,7 @@ from ckrm_kernels.shrinking.measured import SCALE_FREE, MeasuredLayer
 from ckrm_kernels.shrinking.search import Outcome, Round
 from ckrm_kernels.shrinking.statistics import Comparison
 from ckrm_kernels.shrinking.tables import mean_and_spread
+from ckrm_kernels.shrinking.verdict import in_words
 
 
 def conclusions(
@@ -46,26 +47,6 @@ def conclusions(
         f"{in_words(by_accuracy['uniform'])}.",
         *sentences[1:],
     ]
-
-
-def in_words(comparison: Comparison) -> str:
-    """What a comparison shows, and what it does not."""
-    first, second, mean = comparison.first, comparison.second, comparison.difference.mean
-    if comparison.anova_p is None or comparison.equivalence_p is None:
-        return f"{first} less {second} {mean:+.4f}, of a single network each, which shows nothing"
-    interval = f"{mean:+.4f} [{comparison.difference.low:+.4f}, {comparison.difference.high:+.4f}]"
-    difference = f"{first} less {second} {interval}"
-    anova = f"analysis of variance p = {comparison.anova_p:.2g}"
-    equivalence = f"equivalence p = {comparison.equivalence_p:.2g}"
-    better, worse = (first, second) if mean > 0 else (second, first)
-    if comparison.equivalent:
-        but = f", though {better} is better by a little ({anova})" if comparison.different else ""
-        return f"{difference}: the same within {comparison.margin:g} ({equivalence}){but}"
-    if comparison.different:
-        return f"{difference}: {better} is better than {worse} ({anova})"
-    return (
-        f"{difference}: neither different ({anova}) nor the same within {comparison.margin:g} ({equivalence}) is shown"
-    )
 
 
 def _search(rounds: Sequence[Round], outcome: Outcome) -> str:

@@ -56,7 +56,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean, None, None)
-    half = _scipy_stats().t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    quantile = float(_scipy_stats().t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half)
 
 

@@ -32,19 +32,6 @@ def with_interval(interval: Interval, *, sign: bool = False) -> str:
     return f"{written(interval.mean)} [{written(interval.low)}, {written(interval.high)}]"
 
 
-def p_value(p: float | None) -> str:
-    """Three decimals; a dash where there was no test."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def with_p(p: float) -> str:
-    """A p in running text, which no line breaks."""
-    written = p_value(p)
-    return ("p " + (written if written.startswith("<") else f"= {written}")).replace(" ", "\N{NO-BREAK SPACE}")
-
-
 def size(number: int) -> str:
     """Bytes in kB or MB."""
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"

@@ -9,16 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 import ckrm_kernels
 from ckrm_kernels.shrinking.findings import Findings
-from ckrm_kernels.shrinking.report.formats import percent, signed, with_p
+from ckrm_kernels.shrinking.report.formats import percent, signed
 from ckrm_kernels.shrinking.report.layers import layers_section
 from ckrm_kernels.shrinking.report.markup import Markup, element, paragraph, section
-from ckrm_kernels.shrinking.report.quality import quality_section, verdict
+from ckrm_kernels.shrinking.report.quality import quality_section
 from ckrm_kernels.shrinking.report.redundancy import redundancy_section
 from ckrm_kernels.shrinking.report.search_path import search_section
 from ckrm_kernels.shrinking.report.similarity_table import NOISE, SHIFT, similarity_table
 from ckrm_kernels.shrinking.report.structure import structure_section
 from ckrm_kernels.shrinking.report.style import STYLE
 from ckrm_kernels.shrinking.statistics import Comparison
+from ckrm_kernels.shrinking.verdict import verdict, with_p
 
 _LEAD = 3  # sentences
 

@@ -9,9 +9,10 @@ from ckrm_kernels.shrinking.comparison import Candidate
 from ckrm_kernels.shrinking.findings import Findings, Latency
 from ckrm_kernels.shrinking.report.boxplots import box_plots
 from ckrm_kernels.shrinking.report.csv_files import csv_text, together
-from ckrm_kernels.shrinking.report.formats import duration, p_value, percent, signed, size, with_interval, with_p
+from ckrm_kernels.shrinking.report.formats import duration, percent, size, with_interval
 from ckrm_kernels.shrinking.report.markup import Markup, element, section, swatch, table
 from ckrm_kernels.shrinking.statistics import Comparison, mean_interval
+from ckrm_kernels.shrinking.verdict import in_words, p_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,36 +42,12 @@ def quality_section(findings: Findings, drawings: Markup) -> Markup:
     ]
     if findings.comparisons:
         parts.append(_comparisons(findings.comparisons))
-        parts.append(element("ul", *(element("li", in_words(each)) for each in findings.comparisons)))
+        parts.append(
+            element(
+                "ul", *(element("li", f"{METRICS[each.metric]}: {in_words(each)}.") for each in findings.comparisons)
+            )
+        )
     return section("Quality", *parts, _costs(findings))
-
-
-def in_words(comparison: Comparison) -> str:
-    """What a comparison shows, as one or two sentences."""
-    metric = METRICS[comparison.metric]
-    first, second, margin = comparison.first, comparison.second, f"{comparison.margin:g}"
-    opening = f"{metric}, {first} less {second}: {signed(comparison.difference.mean)}."
-    if comparison.anova_p is None or comparison.equivalence_p is None:
-        return f"{opening} One network a group allows no test."
-    same = f"({with_p(comparison.equivalence_p)})"
-    apart = f"({with_p(comparison.anova_p)})"
-    if comparison.different and comparison.equivalent:
-        return f"{opening} They differ {apart}, but by less than the margin of {margin} {same}."
-    if comparison.equivalent:
-        return f"{opening} They are equivalent: the same within {margin} {same}, and not told apart {apart}."
-    if comparison.different:
-        return f"{opening} They differ {apart}, and are not shown to be the same within {margin} {same}."
-    return (
-        f"{opening} Undecided: they are not told apart {apart}, but neither are they shown to be the same within "
-        f"{margin} {same}."
-    )
-
-
-def verdict(comparison: Comparison) -> str:
-    """The outcome of the equivalence test in a word or two."""
-    if comparison.equivalence_p is None:
-        return "not tested"
-    return "equivalent" if comparison.equivalent else "not shown to be equivalent"
 
 
 def quality_csv(findings: Findings) -> str:
