@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import gradient, listed, pairs, prepare
-from ckrm_kernels.kernels.configurations import LAUNCH, TABLE, rows_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, rows_at_once
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -123,7 +123,9 @@ def jobs() -> Iterator[Job]:
         listed_pairs = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
         yield Job(f"listed pairs{suffix}", "listed", "pairs_kernel", listed_pairs, {}, double=double)
         of_pairs = {**default, "SLICES": 32, "DOUBLE": double}
-        yield Job(f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, {}, double=double)
+        yield Job(
+            f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, ALL_REGISTERS, double=double
+        )
         of_weight = {"POSITIONS": 16, "ROWS": rows_at_once(16, double), "DOUBLE": double}
         yield Job(f"weight gradient{suffix}", "prepare", "weight_gradient_kernel", of_weight, {}, double=double)
         for k, (small, largest) in {"K = 9": (16, 16), "K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():

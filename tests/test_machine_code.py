@@ -57,6 +57,13 @@ def test_a_term_costs_at_most_26_cycles(counts, name, architecture):
     assert 32 * row["per_term"]["special"] == pytest.approx(3, abs=0.05)
 
 
+@pytest.mark.parametrize("architecture", [90, 100])
+def test_forward_and_backward_cost_at_most_5_times_forward(counts, architecture):
+    """The gradient visits every pair in both orders."""
+    forward, backward = (counts[f"{kernel}, K = 9", architecture]["cycles"] for kernel in ("pairs", "gradient"))
+    assert forward + 2 * backward <= 5 * forward
+
+
 def test_the_covariance_is_on_tensor_cores(counts):
     for architecture in (80, 90, 100):
         assert counts["pairs, K = 9", architecture]["per_term"].get("tensor", 0) > 0

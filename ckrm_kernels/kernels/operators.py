@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import arithmetic, gradient, listed, pairs, prepare, work
-from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, rows_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, configuration, rows_at_once
 from ckrm_kernels.ops import result_dtype
 
 _SMALLEST_EPS = 2.0**-64  # below, float32 arithmetic would hold small weights only
@@ -246,6 +246,7 @@ def psi_of_pairs_backward(
             *_whereabouts(place),
             **bank.case.arguments(weight.device),
             SLICES=slices,
+            **ALL_REGISTERS,
         )
         _write_gradient(bank, place, of_coordinates, of_moments, out)
     return out.to(weight.dtype)
