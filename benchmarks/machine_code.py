@@ -4,9 +4,9 @@ Compiles every configuration that the package launches for NVIDIA architectures,
 the time of a term (one psi of two slices) from the instructions of the innermost loop that holds it.
 
 The cost model, in cycles of one of a multiprocessor's four schedulers, for an instruction of a warp (32 terms):
-special functions (MUFU) and conversions 8, integer and logic 2, the FMA pipe 1 (an integer multiplication there 2), and
-1 to issue any instruction. The prediction is the largest of the four sums: the pipes work side by side. It leaves out
-waiting for memory.
+special functions (MUFU) and conversions 8, integer and logic 2, the FMA pipe 1 (what is wide there 2: an integer
+multiplication, two float32 operations in one instruction), and 1 to issue any instruction. The prediction is the
+largest of the four sums: the pipes work side by side. It leaves out waiting for memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     sys.exit("unset TRITON_INTERPRET: the interpreter compiles nothing")
@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import gradient, listed, pairs, prepare
-from ckrm_kernels.kernels.configurations import LAUNCH, TABLE, rows_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, rows_at_once
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -42,7 +42,8 @@ _FLOATS = ("eps", "alpha", "beta", "gamma", "scale")
 _TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
 _DATA = ("buffer", "weight", "partial", "out", "edges", "grad", "of_coordinates", "of_moments")
 
-_FMA = {"FFMA", "FMUL", "FADD", "FFMA2", "FMUL2", "FADD2", "HFMA2", "HADD2", "HMUL2"}
+_FMA = {"FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2"}
+_WIDE = {"IMAD", "FFMA2", "FMUL2", "FADD2"}
 _SPECIAL = {"MUFU", "F2I", "I2F", "F2F", "I2FP", "F2FP"}
 _MEMORY = {"LDS", "LDG", "STS", "STG", "LDSM", "STSM", "ATOM", "ATOMG", "RED", "REDG", "LDL", "STL", "SHFL", "LD", "ST",
            "LDGSTS", "LDC", "LDCU", "LDTM", "STTM"}  # fmt: skip
@@ -67,6 +68,19 @@ class Job:
     terms: float = 0
     double: bool = False
     weight: str = ""
+
+
+class Instruction(NamedTuple):
+    """One machine instruction; guarded: by a predicate, which the text leaves out."""
+
+    address: int
+    guarded: bool
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The operation, without its modifiers."""
+        return self.text.split()[0].split(".")[0]
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,9 @@ def jobs() -> Iterator[Job]:
         listed_pairs = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
         yield Job(f"listed pairs{suffix}", "listed", "pairs_kernel", listed_pairs, {}, double=double)
         of_pairs = {**default, "SLICES": 32, "DOUBLE": double}
-        yield Job(f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, {}, double=double)
+        yield Job(
+            f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, ALL_REGISTERS, double=double
+        )
         of_weight = {"POSITIONS": 16, "ROWS": rows_at_once(16, double), "DOUBLE": double}
         yield Job(f"weight gradient{suffix}", "prepare", "weight_gradient_kernel", of_weight, {}, double=double)
         for k, (small, largest) in {"K = 9": (16, 16), "K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
@@ -155,7 +171,7 @@ def count(job: Job, architecture: int) -> Count:
         registers=int(re.search(r"REG:(\d+)", usage)[1]),
         shared=compiled.metadata.shared,
         spilled=int(re.search(r"STACK:(\d+)", usage)[1]) + int(re.search(r"LOCAL:(\d+)", usage)[1]),
-        doubles=sum(_kind(text.split()[0]) == "double" or ".F64" in text.split()[0] for _, text in code),
+        doubles=sum(_kind(one.name) == "double" or ".F64" in one.text.split()[0] for one in code),
         cycles=cycles(per_term) if per_term else 0.0,
         per_term=per_term,
     )
@@ -183,8 +199,8 @@ def _source(job: Job) -> ASTSource:
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
 
 
-def disassembled(cubin: bytes) -> tuple[list[tuple[int, str]], str]:
-    """The instructions with their addresses, and the compiler's report of resources."""
+def disassembled(cubin: bytes) -> tuple[list[Instruction], str]:
+    """The instructions, and the compiler's report of resources."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -194,19 +210,48 @@ def disassembled(cubin: bytes) -> tuple[list[tuple[int, str]], str]:
     code = []
     for line in text.splitlines():
         if match := re.match(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", line):
-            code.append((int(match[1], 16), re.sub(r"^@!?U?P\w+\s+", "", match[2].strip())))
+            guard, instruction = re.fullmatch(r"(@!?U?P\w+\s+)?(.*)", match[2].strip()).groups()
+            code.append(Instruction(int(match[1], 16), guard is not None, instruction))
     return code, text
 
 
-def hot_loop(code: list[tuple[int, str]]) -> collections.Counter[str]:
-    """The loop with the most special functions; of equal ones, the shortest."""
-    loops = []
-    for at, text in code:
-        match = re.search(r"^BRA.*?0x([0-9a-f]+)", text)
-        if match and int(match[1], 16) + 0x20 <= at:
-            low = int(match[1], 16)
-            loops.append(collections.Counter(t.split()[0] for a, t in code if low <= a <= at))
-    return max(loops, key=lambda loop: (sum(n for op, n in loop.items() if _kind(op) == "special"), -loop.total()))
+def hot_loop(code: list[Instruction]) -> collections.Counter[str]:
+    """The loop with the most special functions: what leads from a jump's target back to the jump.
+
+    Found along the jumps, not between addresses: the compiler puts waiting for memory, and a copy of the last turn,
+    behind the loop.
+    """
+    names = {instruction.address: instruction.name for instruction in code}
+    after = {instruction.address: _successors(code, place) for place, instruction in enumerate(code)}
+    jumps = [(at, target) for at, targets in after.items() for target in targets]
+    before: dict[int, list[int]] = {at: [] for at in after}
+    for at, target in jumps:
+        before[target].append(at)
+    loops = [_reached(target, after) & _reached(at, before) for at, target in jumps if target <= at]
+    counters = [collections.Counter(names[at] for at in loop) for loop in loops]
+    return max(counters, key=lambda loop: sum(n for op, n in loop.items() if _kind(op) == "special"))
+
+
+def _successors(code: list[Instruction], place: int) -> list[int]:
+    """The addresses of what may be executed next; a call returns."""
+    here = code[place]
+    jump = re.fullmatch(r"BRA\S*(.*?)\s*0x([0-9a-f]+)", here.text)
+    targets = [int(jump[2], 16)] if jump else []
+    ends = here.name in ("EXIT", "RET") or (jump and not jump[1])
+    if (here.guarded or not ends) and place + 1 < len(code):
+        targets.append(code[place + 1].address)
+    return targets
+
+
+def _reached(start: int, edges: dict[int, list[int]]) -> set[int]:
+    """All that can be reached along the edges, `start` included."""
+    found, left = {start}, [start]
+    while left:
+        for other in edges[left.pop()]:
+            if other not in found:
+                found.add(other)
+                left.append(other)
+    return found
 
 
 def kinds(loop: collections.Counter[str]) -> dict[str, int]:
@@ -217,28 +262,25 @@ def kinds(loop: collections.Counter[str]) -> dict[str, int]:
     return dict(found)
 
 
-def _kind(op: str) -> str:
-    base = op.split(".")[0]
-    if base in _FMA:
-        return "fma"
-    if base == "IMAD":
-        return "imad"
+def _kind(name: str) -> str:
     for kind, names in (
+        ("fma", _FMA),
+        ("wide", _WIDE),
         ("special", _SPECIAL),
         ("memory", _MEMORY),
         ("tensor", _TENSOR),
         ("double", _DOUBLE),
         ("control", _CONTROL),
     ):
-        if base in names:
+        if name in names:
             return kind
-    return "uniform" if base.startswith("U") or base in {"R2UR", "S2UR"} else "logic"
+    return "uniform" if name.startswith("U") or name in {"R2UR", "S2UR"} else "logic"
 
 
 def cycles(per_term: dict[str, float]) -> float:
     """Cycles of a scheduler for 32 terms, by the cost model above; per_term: instructions of a warp over terms."""
     n = collections.defaultdict(float, {kind: 32 * number for kind, number in per_term.items()})
-    return max(sum(n.values()), 8 * n["special"], 2 * n["logic"], n["fma"] + 2 * n["imad"])
+    return max(sum(n.values()), 8 * n["special"], 2 * n["logic"], n["fma"] + 2 * n["wide"])
 
 
 def counts(names: str = "", architectures: tuple[int, ...] = ARCHITECTURES, workers: int = 1) -> list[Count]:

@@ -6,7 +6,9 @@ On a GPU the order is Triton, CUDA C++, reference. What can't run is found out o
 from __future__ import annotations
 
 import functools
+import math
 import warnings
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any, Literal
 
@@ -33,7 +35,7 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
         return reference
     device = tensors[0].device
     if backend is None:
-        return ops.by_device if device.type == "meta" or has_kernels(device) else reference
+        return ops.by_device if device.type == "meta" or has_kernels(device, _are_long(tensors)) else reference
     failure = why_not(backend, device)
     if failure:
         raise RuntimeError(f'backend="{backend}" can\'t run on {device}: {failure}')
@@ -49,26 +51,39 @@ def _have_tangents(tensors: tuple[Tensor, ...]) -> bool:
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def has_kernels(device: torch.device) -> bool:
-    """Whether `torch.ops.ckrm.*` can compute on the device; warns once if a slower backend must."""
+def _are_long(tensors: Iterable[Tensor]) -> bool:
+    """Whether a weight among them has slices of more numbers than the Triton kernels take."""
+    return any(math.prod(tensor.shape[2:]) > ops.TRITON_MOST_POSITIONS for tensor in tensors)
+
+
+def has_kernels(device: torch.device, long: bool = False) -> bool:
+    """Whether `torch.ops.ckrm.*` can compute on the device; warns once if a slower backend must.
+
+    long: see `_are_long`
+    """
     if device.type == "cpu":
         return native.load_cpu()
-    return device.type == "cuda" and gpu_backend(_index(device)) != "reference"
+    return device.type == "cuda" and gpu_backend(_index(device), long) != "reference"
 
 
-def counts_many(backend: Backend | None, device: torch.device) -> bool:
-    """Whether what computes there counts the pairs of many banks in one launch: Triton does."""
+def counts_many(backend: Backend | None, banks: Sequence[Tensor]) -> bool:
+    """Whether what computes on these banks of one device counts all their pairs in one launch: Triton does."""
+    device = banks[0].device
     if backend is None:
-        return device.type == "cuda" and gpu_backend(_index(device)) == "triton"
+        return device.type == "cuda" and gpu_backend(_index(device), _are_long(banks)) == "triton"
     return backend == "triton" and not why_not("triton", device)
 
 
 @functools.cache
-def gpu_backend(index: int) -> Literal["triton", "cuda", "reference"]:
-    """The backend that computes on a GPU if none is forced; warns once where that is not Triton."""
+def gpu_backend(index: int, long: bool) -> Literal["triton", "cuda", "reference"]:
+    """The backend that computes on a GPU if none is forced; warns once where that is not Triton.
+
+    long: see `_are_long`
+    """
     device, failures = torch.device("cuda", index), []
     backend: Literal["triton", "cuda", "reference"] = "triton"
-    if failure := why_not("triton", device):
+    limit = f"it takes slices of at most {ops.TRITON_MOST_POSITIONS} numbers"
+    if failure := why_not("triton", device) or (limit if long else ""):
         failures.append(f"triton: {failure}")
         backend = "cuda"
     if failures and (failure := why_not("cuda", device)):
@@ -129,8 +144,9 @@ def _register_by_device() -> None:
     for name in ops.SCHEMAS:
 
         def run(*arguments: Any, name: str = name) -> Any:
-            device = next(argument for argument in arguments if isinstance(argument, Tensor)).device
-            backend = gpu_backend(_index(device))
+            tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+            device = tensors[0].device
+            backend = gpu_backend(_index(device), _are_long(tensors))
             if backend == "reference":
                 raise RuntimeError(f"torch.ops.ckrm.{name} has no kernels on {device}; use ckrm_kernels.reference")
             return getattr(getattr(torch.ops, f"ckrm_{backend}"), name)(*arguments)

@@ -48,7 +48,10 @@ def findings() -> Iterator[tuple[str, str]]:
             yield f"backend {backend}{where}", f"can't run: {failure}" if failure else "runs"
     yield "tensors on the CPU", "backend " + ("cpu" if status.loaded else "reference, slow")
     for device in gpus:
-        yield f"tensors on {device}", f"backend {gpu_backend(device.index)}, {torch.cuda.get_device_name(device)}"
+        yield (
+            f"tensors on {device}",
+            f"backend {gpu_backend(device.index, False)}, {torch.cuda.get_device_name(device)}",
+        )
     if not gpus:
         yield "tensors on a GPU", "no GPU that torch can use"
     for extra, modules in EXTRAS.items():

@@ -149,7 +149,7 @@ def counts_of_each(layers: Sequence[Sequence[Tensor]], edges: Tensor, **options:
     backend = options.pop("backend", None)
     psi = checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
     banks = [bank for layer in layers for bank in layer]
-    if banks and len({(bank.device, bank.dtype) for bank in banks}) == 1 and counts_many(backend, banks[0].device):
+    if banks and len({(bank.device, bank.dtype) for bank in banks}) == 1 and counts_many(backend, banks):
         from ckrm_kernels.kernels import psi_counts_of_banks
 
         counts = psi_counts_of_banks(banks, _edges_for(banks[0], edges), *psi)

@@ -192,7 +192,8 @@ def _resolved(options: PsiOptions) -> PsiOptions:
     """The options with their defaults, checked."""
     unknown = set(options) - set(PsiOptions.__annotations__)
     if unknown:
-        raise TypeError(f"unknown options {sorted(unknown)}; accepted are {sorted(PsiOptions.__annotations__)}")
+        accepted = sorted({"threshold", "pointwise", "details", *PsiOptions.__annotations__})
+        raise TypeError(f"measure got unknown options {sorted(unknown)}; accepted are {accepted}")
     values = (options.get("alpha", ALPHA), options.get("beta", BETA), options.get("gamma", GAMMA))
     alpha, beta, gamma, eps = checked_psi(*values, options.get("eps", EPS))
     scale_free, backend = bool(options.get("scale_free", False)), options.get("backend")

@@ -27,6 +27,8 @@ SCHEMAS = {
     "psi_counts": f"(Tensor weight, Tensor edges, {_PSI}) -> Tensor",
 }
 
+TRITON_MOST_POSITIONS = 2**19 - 7  # of a slice: a program holds them all in one block, and Triton limits a block's size
+
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that Psi is computed and returned in: float32 for half types, else the weight's own."""

@@ -35,7 +35,7 @@ def test_triton_is_the_first_choice_on_a_gpu(monkeypatch):
     failing(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backends.gpu_backend(0) == "triton"
+        assert backends.gpu_backend(0, False) == "triton"
 
 
 def test_cuda_takes_over_with_one_warning(monkeypatch):
@@ -43,22 +43,36 @@ def test_cuda_takes_over_with_one_warning(monkeypatch):
     with pytest.warns(
         RuntimeWarning, match=r"the CUDA C\+\+ kernels on cuda:0 \(triton: Triton is missing\)"
     ) as caught:
-        assert [backends.gpu_backend(0) for _ in range(3)] == ["cuda"] * 3
+        assert [backends.gpu_backend(0, False) for _ in range(3)] == ["cuda"] * 3
     assert len(caught) == 1
 
 
 def test_the_reference_is_last_and_both_reasons_are_told(monkeypatch):
     failing(monkeypatch, triton="too old", cuda="there is no nvcc")
     with pytest.warns(RuntimeWarning, match=r"plain PyTorch.*\(triton: too old; cuda: there is no nvcc\)"):
-        assert backends.gpu_backend(0) == "reference"
+        assert backends.gpu_backend(0, False) == "reference"
     assert not backends.has_kernels(GPU)
+
+
+def test_slices_too_long_for_triton_take_the_next_backend(monkeypatch):
+    failing(monkeypatch)
+    with FakeTensorMode():
+        short, long = (torch.empty(2, 1, positions, device="cuda:0") for positions in (2**19 - 7, 2**19 - 6))
+    assert not backends._are_long([short])
+    assert backends.gpu_backend(0, backends._are_long([short])) == "triton"
+    with pytest.warns(
+        RuntimeWarning, match=r"CUDA C\+\+.*\(triton: it takes slices of at most 524281 numbers\)"
+    ) as caught:
+        assert [backends.gpu_backend(0, backends._are_long([short, long])) for _ in range(2)] == ["cuda"] * 2
+    assert len(caught) == 1
+    assert not backends.counts_many(None, [short, long])
 
 
 def test_every_gpu_is_asked_on_its_own(monkeypatch):
     monkeypatch.setattr(backends, "why_not", lambda backend, device: "too old" if device.index == 1 else "")
-    assert backends.gpu_backend(0) == "triton"
+    assert backends.gpu_backend(0, False) == "triton"
     with pytest.warns(RuntimeWarning, match="on cuda:1"):
-        assert backends.gpu_backend(1) == "reference"
+        assert backends.gpu_backend(1, False) == "reference"
 
 
 def test_triton_that_is_not_installed(monkeypatch):

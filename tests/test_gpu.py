@@ -290,7 +290,7 @@ def test_measure_agrees_with_the_cpu(gpu_backend, details):
 
 
 def test_measure_picks_triton():
-    assert backends.gpu_backend(0) == "triton"
+    assert backends.gpu_backend(0, False) == "triton"
     counts = torch.ops.ckrm.psi_counts(weight((9, 3, 3)).to(GPU), torch.tensor([0.5], device=GPU), *DEFAULT)
     assert counts.sum() == 36
 

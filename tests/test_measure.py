@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import re
 import sys
 
 import pytest
@@ -441,6 +443,17 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
 def test_bad_arguments(arguments, options, error, message):
     with pytest.raises(error, match=message):
         measure(*arguments, **options)
+
+
+def test_an_unknown_option_is_told_all_that_are_accepted():
+    named = {
+        name
+        for name, parameter in inspect.signature(measure).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    } - {"model_or_models"}
+    accepted = sorted(named | {"alpha", "beta", "gamma", "eps", "scale_free", "backend"})
+    with pytest.raises(TypeError, match=re.escape(f"unknown options ['detail']; accepted are {accepted}")):
+        measure(small(), detail=False)
 
 
 # ---- quantiles -------------------------------------------------------------------------------------------------------

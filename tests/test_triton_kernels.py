@@ -7,6 +7,7 @@ for a device of few programs, so that tiles are split over their slices.
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from definition import Psi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckrm_kernels import reference
+from ckrm_kernels import native, reference
 from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
@@ -400,3 +401,34 @@ def test_pair_lists_of_any_layout():
 
 def test_the_interpreter_is_what_runs():
     assert not arithmetic._APPROXIMATE.value
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.ones(3, 2, 3, dtype=torch.int64), "weight must be float32, float64, float16 or bfloat16"),
+        (torch.ones(3, 0, 3), "weight has filters without slices"),
+        (torch.ones(3, 2, 0), "weight has filters without slices"),
+        (torch.ones(3), "weight must have the shape (F2, F1, *K), got 1 dimensions"),
+    ],
+)
+def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
+    pairs, edges, grad = torch.tensor([[0, 1]]), torch.tensor([0.5]), torch.ones(3)
+    for namespace in (torch.ops.ckrm_triton, torch.ops.ckrm) if native.load_cpu() else (torch.ops.ckrm_triton,):
+        for call in (
+            lambda here: here.pairwise_psi(bad, *Psi()),
+            lambda here: here.pairwise_psi_backward(grad, bad, *Psi()),
+            lambda here: here.cross_psi(bad, bad, *Psi()),
+            lambda here: here.psi_of_pairs(bad, pairs, *Psi()),
+            lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi()),
+            lambda here: here.psi_counts(bad, edges, *Psi()),
+        ):
+            with pytest.raises(RuntimeError, match=re.escape(message)):
+                call(namespace)
+
+
+def test_slices_longer_than_a_block_are_refused():
+    with pytest.raises(
+        RuntimeError, match="weight has slices of 524282 numbers, the Triton kernels take at most 524281"
+    ):
+        torch.ops.ckrm_triton.pairwise_psi(torch.zeros(2, 1, 2**19 - 6), *Psi())

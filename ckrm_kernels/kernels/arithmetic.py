@@ -27,7 +27,7 @@ ONE = tl.constexpr(1)  # 1: it is multiplied
 POWER = tl.constexpr(2)  # any other
 SHARED = tl.constexpr(3)  # of structure: POWER, with the exponent of contrast, so that one logarithm serves both
 
-# Keeps |L|^(alpha - 1) finite in float32. |L| is this small only where its numerator cancels to the last bits.
+# Counts as 0 in |L|^(alpha - 1), which stays finite in float32 so. |L| is this small only where its numerator cancels.
 _SMALLEST_BASE = tl.constexpr(2.0**-100)
 # The inverse of the largest float64: a smaller denominator counts as 0.
 _SMALLEST_DENOMINATOR = tl.constexpr(2.0**-1024)
@@ -164,10 +164,19 @@ def slope(x, exponent, KIND: tl.constexpr):
     if KIND == 1:
         return 1.0
     else:
-        base = tl.abs(x)
-        if x.dtype == tl.float32:
-            base = tl.maximum(base, _SMALLEST_BASE)
-        return tl.where(x == 0.0, 0.0, exp2((exponent - 1.0) * log2(base)))
+        size = tl.abs(x)
+        smallest: tl.constexpr = _SMALLEST_BASE if x.dtype == tl.float32 else 0.0
+        return tl.where(size <= smallest, 0.0, exp2((exponent - 1.0) * log2(size)))
+
+
+@triton.jit
+def slope_and_power(x, exponent, KIND: tl.constexpr):
+    """`slope`, 0 where the exponent is 0, and `power`, from one logarithm."""
+    if KIND == 0:
+        return 0.0, 1.0
+    else:
+        of_power = slope(x, exponent, KIND)
+        return of_power, of_power * tl.abs(x)
 
 
 @triton.jit
@@ -239,37 +248,38 @@ def gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE: tl.constex
     if LUMINANCE == 0:
         return luminance * 0.0
     else:
-        by_luminance = g * slope(luminance, alpha, LUMINANCE) * inverse
-        return by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
+        by_luminance = with_sign_of(g, luminance) * slope(luminance, alpha, LUMINANCE) * inverse
+        return by_luminance * (mu_j - luminance * mu_i)
 
 
 @triton.jit
 def _gradient_of_products(
     g, mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps, alpha, LUMINANCE: tl.constexpr
 ):
-    """`gradient` for beta = gamma = 1, in fewer operations: n, d are numerators and denominators of C and S."""
+    """`gradient` for beta = gamma = 1, in fewer operations.
+
+    g meets the covariance first: so it is converted to the layout of tensor cores, and nothing is computed in two.
+    """
     half_eps = eps * 0.5
-    d_s = sigma_i * sigma_j + eps
-    n_c = d_s - half_eps
-    d_cs = half_var * d_s
-    n_s = tl.abs(cov_plus_eps)
+    denominator_s = sigma_i * sigma_j + eps
+    denominator_cs = half_var * denominator_s
     if LUMINANCE == 0:
-        inverse_cs = reciprocal(d_cs)
-        g_l = g
-        of_mu = inverse_cs * 0.0
+        inverse_cs = reciprocal(denominator_cs)
     else:
-        n_l = mu_i * mu_j + half_eps
-        r = reciprocal(half_mu2 * d_cs)
-        inverse_cs, inverse_l = half_mu2 * r, d_cs * r
-        luminance = n_l * inverse_l
-        g_slope = g * slope(luminance, alpha, LUMINANCE)
-        g_l = g_slope * tl.abs(luminance)
-        by_luminance = g_slope * (n_c * inverse_cs * n_s) * inverse_l
-        of_mu = by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
-    c, s = n_c * inverse_cs, n_s * inverse_cs
-    rest = half_eps * (half_var * inverse_cs)  # 1 - n_c / d_s, without its cancellation
-    of_sigma = g_l * s * (rest * sigma_j - c * d_s * sigma_i)
-    return of_mu, of_sigma, with_sign_of(g_l * c, cov_plus_eps)
+        r = reciprocal(half_mu2 * denominator_cs)
+        inverse_cs, inverse_l = half_mu2 * r, denominator_cs * r
+    by_cov = (denominator_s - half_eps) * inverse_cs  # C over the denominator of S
+    if LUMINANCE == 0:
+        g_l = with_sign_of(g, cov_plus_eps)
+        of_mu = by_cov * 0.0
+    else:
+        luminance = (mu_i * mu_j + half_eps) * inverse_l
+        by_luminance = with_sign_of(g, luminance * cov_plus_eps) * slope(luminance, alpha, LUMINANCE)
+        g_l = by_luminance * luminance
+        of_mu = by_luminance * (by_cov * cov_plus_eps) * inverse_l * (mu_j - luminance * mu_i)
+    inverse_s = half_var * inverse_cs  # times eps / 2: 1 - numerator of C / denominator of S, without its cancellation
+    turn = inverse_s * (half_eps * sigma_j) - by_cov * denominator_s * sigma_i
+    return of_mu, g_l * cov_plus_eps * inverse_cs * turn, g_l * by_cov
 
 
 @triton.jit
@@ -294,27 +304,23 @@ def _gradient_of_factors(
     luminance, contrast, structure, inverse_l, inverse_c, inverse_s = factors(
         mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps
     )
-    c_power = power(contrast, beta, CONTRAST)
-    s_power = power(structure, gamma, STRUCTURE)
+    slope_l, power_l = slope_and_power(luminance, alpha, LUMINANCE)
+    slope_c, power_c = slope_and_power(contrast, beta, CONTRAST)
+    slope_s, power_s = slope_and_power(structure, gamma, STRUCTURE)
     of_mu, of_sigma, of_cov = luminance * 0.0, luminance * 0.0, luminance * 0.0
-    if LUMINANCE == 0:
-        g_l = g
-    else:
-        g_slope = g * slope(luminance, alpha, LUMINANCE)
-        by_luminance = g_slope * (c_power * s_power) * inverse_l
-        of_mu = by_luminance * (with_sign_of(mu_j, luminance) - tl.abs(luminance) * mu_i)
-        g_l = g_slope * tl.abs(luminance)
+    g_s = g * power_s
+    if LUMINANCE != 0:
+        of_mu = with_sign_of(g_s, luminance) * slope_l * power_c * inverse_l * (mu_j - luminance * mu_i)
     if CONTRAST != 0:
-        by_contrast = g_l * s_power * inverse_c
+        by_contrast = g_s * power_l * slope_c * inverse_c
         if CONTRAST != 1:
-            by_contrast *= beta * slope(contrast, beta, CONTRAST)
+            by_contrast *= beta
         of_sigma = by_contrast * (sigma_j - contrast * sigma_i)
     if STRUCTURE != 0:
-        by_structure = g_l * c_power * inverse_s
+        of_cov = with_sign_of(g, structure) * slope_s * power_l * power_c * inverse_s
         if STRUCTURE != 1:
-            by_structure *= gamma * slope(structure, gamma, STRUCTURE)
-        of_sigma -= by_structure * tl.abs(structure) * sigma_j
-        of_cov = with_sign_of(by_structure, structure)
+            of_cov *= gamma
+        of_sigma -= of_cov * structure * sigma_j
     return of_mu, of_sigma, of_cov
 
 

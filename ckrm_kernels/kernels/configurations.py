@@ -15,6 +15,8 @@ from ckrm_kernels.kernels.work import Tile
 
 # Of every launch. Said outright, because Triton's default is about to change.
 LAUNCH = {"enable_fp_fusion": True}
+# Of the gradient kernels: ptxas would rather spill than leave a register count that lets one more program in.
+ALL_REGISTERS = {"maxnreg": 255}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Configuration:
     @property
     def gradient_options(self) -> dict[str, int]:
         """Launch options of the gradient kernel."""
-        # maxnreg: ptxas would rather spill than leave a register count that lets one more program in
-        return {"num_warps": self.gradient_warps, "num_stages": 1, "maxnreg": 255}
+        return {"num_warps": self.gradient_warps, "num_stages": 1, **ALL_REGISTERS}
 
 
 # By what the pair loop does with the coordinates of a slice.

@@ -36,6 +36,39 @@ def spread_kernel(grad, out, n, m, row_stride, column_stride, columns, PACKED: t
 
 
 @triton.jit
+def load_rows(buffer, at, rows, size):
+    """(rows, 32): one step's coordinates, [high | low | low | high]; against `load_columns` their covariance."""
+    d = tl.arange(0, 32)
+    return tl.load(buffer + at + rows[:, None] * size + ((d + d // 16 * 8) % 16)[None, :])
+
+
+@triton.jit
+def load_columns(buffer, at, columns, size):
+    """(32, columns): one step's coordinates, [high | low | high | low]."""
+    d = tl.arange(0, 32)
+    return tl.load(buffer + at + columns[None, :] * size + (d % 16)[:, None])
+
+
+@triton.jit
+def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DOUBLE: tl.constexpr):
+    """of_z plus a (rows, columns) times one step's coordinates of the columns.
+
+    In float32 a is split in two tf32 numbers, and its columns are taken in the order in which no number of a has to
+    leave the thread that computed it: tensor cores leave columns 2 q and 2 q + 1 where they read columns q and q + 4.
+    """
+    if DOUBLE:
+        z = tl.load(buffer + at + tl.arange(0, COLUMNS)[:, None] * size + tl.arange(0, 8)[None, :])
+        return of_z + tl.sum(a[:, :, None] * z[None, :, :], 1)
+    else:
+        place = tl.arange(0, 2 * COLUMNS)  # of [8 columns][odd or even][high or low][4 columns]
+        column = place // 16 * 8 + place % 4 * 2 + place // 8 % 2
+        z = tl.load(buffer + at + column[:, None] * size + tl.arange(0, 16)[None, :])
+        high, low = arithmetic.tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
+        parts = tl.permute(tl.join(high, low), [0, 1, 3, 4, 2])
+        return tl.dot(tl.reshape(parts, [ROWS, 2 * COLUMNS]), z, of_z, input_precision="tf32")
+
+
+@triton.jit
 def gradient_kernel(
     buffer,
     grad,
@@ -83,16 +116,23 @@ def gradient_kernel(
     of_sigma = tl.zeros([ROWS, COLUMNS], dtype)
     of_z = tl.zeros([ROWS, width], dtype)
     grad_at = tl.multiple_of(block * padded_columns, 16)
+    mu_i, half_mu2_i, sigma_i, half_var_i = load_moments(buffer, row_moments_at, rows[:, None], padded_rows)
+    if STEPS == 1 and not DOUBLE:
+        z_i = load_rows(buffer, rows_at, rows, row_size)
     for _ in range(0, padded_columns, COLUMNS):
-        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var = load_moments(
-            buffer, row_moments_at, column_moments_at, rows, columns, padded_rows, padded_columns
+        mu_j, half_mu2_j, sigma_j, half_var_j = load_moments(
+            buffer, column_moments_at, columns[None, :], padded_columns
         )
+        half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
         g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
         if STEPS == 0:
             of_mu += arithmetic.gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
         else:
             cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
-            if STEPS > 0:
+            if STEPS == 1 and not DOUBLE:
+                z_j = load_columns(buffer, columns_at, columns, row_size)
+                cov = tl.dot(z_i, z_j, cov, input_precision="tf32")
+            elif STEPS > 0:
                 for step in tl.static_range(STEPS):
                     cov = add_covariance(
                         cov,
@@ -135,14 +175,7 @@ def gradient_kernel(
             )
             of_mu += u
             of_sigma += w
-            d = tl.arange(0, width)
-            z = tl.load(buffer + columns_at + own_step * width + columns[:, None] * row_size + d[None, :])
-            if DOUBLE:
-                of_z += tl.sum(a[:, :, None] * z[None, :, :], 1)
-            else:
-                high, low = arithmetic.tf32_parts(a)
-                of_z = tl.dot(high, z, of_z, input_precision="tf32")
-                of_z = tl.dot(low, z, of_z, input_precision="tf32")
+            of_z = add_coordinates(of_z, a, buffer, columns_at + own_step * width, row_size, ROWS, COLUMNS, DOUBLE)
         columns_at += COLUMNS * row_size
         column_moments_at += COLUMNS
         grad_at += COLUMNS

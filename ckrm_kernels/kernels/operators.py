@@ -13,8 +13,8 @@ import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import arithmetic, gradient, listed, pairs, prepare, work
-from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, rows_at_once
-from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, configuration, rows_at_once
+from ckrm_kernels.ops import TRITON_MOST_POSITIONS, result_dtype
 
 _SMALLEST_EPS = 2.0**-64  # below, float32 arithmetic would hold small weights only
 _LARGEST_BUFFER = 2**28  # elements, for many banks in one launch
@@ -118,6 +118,7 @@ class Prepared(NamedTuple):
 
 def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
     """Omega, packed: see `reference.pairwise_psi`."""
+    _check_weight(weight)
     n = weight.shape[0]
     out = weight.new_empty(n * (n - 1) // 2, dtype=result_dtype(weight.dtype))
     if n >= 2:
@@ -151,6 +152,8 @@ def psi_counts_of_banks(
     weights: (F2, F1, *K) each, of any shapes; edges: (E,) of the dtype that Psi is returned in
     out: (banks, E + 2) int64
     """
+    for weight in weights:
+        _check_weight(weight)
     first = weights[0]
     _check_edges(edges, first)
     out = first.new_zeros(len(weights), edges.numel() + 2, dtype=torch.int64)
@@ -165,6 +168,7 @@ def psi_counts_of_banks(
 
 def psi_of_pairs(weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
     """Psi of listed pairs: see `reference.psi_of_pairs`."""
+    _check_weight(weight)
     _check_pairs(pairs)
     out = weight.new_empty(pairs.shape[0], dtype=result_dtype(weight.dtype))
     if out.numel():
@@ -189,6 +193,7 @@ def psi_of_pairs(weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma
 
 def pairwise_psi_backward(grad: Tensor, weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
     """The weight's gradient, given that of Omega, packed."""
+    _check_weight(weight)
     n = weight.shape[0]
     _check_gradient(grad, (n * (n - 1) // 2,), weight)
     out = _gradient_of(weight)
@@ -220,6 +225,7 @@ def psi_of_pairs_backward(
     grad: Tensor, weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float
 ) -> Tensor:
     """The weight's gradient, given that of the listed pairs' Psi."""
+    _check_weight(weight)
     _check_pairs(pairs)
     _check_gradient(grad, (pairs.shape[0],), weight)
     out = _gradient_of(weight)
@@ -246,6 +252,7 @@ def psi_of_pairs_backward(
             *_whereabouts(place),
             **bank.case.arguments(weight.device),
             SLICES=slices,
+            **ALL_REGISTERS,
         )
         _write_gradient(bank, place, of_coordinates, of_moments, out)
     return out.to(weight.dtype)
@@ -481,10 +488,27 @@ def _device_of(weight: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
-# The public functions check their arguments before; these hold for whoever calls torch.ops directly.
+# The public functions check their arguments before; these hold for whoever calls torch.ops directly, and say what
+# csrc says.
+
+
+def _check_weight(weight: Tensor) -> None:
+    if weight.dim() < 2:
+        raise RuntimeError(f"weight must have the shape (F2, F1, *K), got {weight.dim()} dimensions")
+    if weight.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise RuntimeError("weight must be float32, float64, float16 or bfloat16")
+    shape = _shape_of(weight)
+    if shape.filters > 0 and shape.slices * shape.positions == 0:
+        raise RuntimeError("weight has filters without slices")
+    if shape.positions > TRITON_MOST_POSITIONS:
+        raise RuntimeError(
+            f"weight has slices of {shape.positions} numbers, the Triton kernels take at most {TRITON_MOST_POSITIONS}"
+        )
 
 
 def _check_alike(a: Tensor, b: Tensor) -> None:
+    _check_weight(a)
+    _check_weight(b)
     if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype or a.device != b.device:
         raise RuntimeError("a and b must have slices of one number and shape, one dtype and one device")
 

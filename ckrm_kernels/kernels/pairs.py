@@ -34,14 +34,10 @@ def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE
 
 
 @triton.jit
-def load_moments(buffer, rows_at, columns_at, rows, columns, padded_rows, padded_columns):
-    """mu and sigma of the rows and of the columns; half the denominators of L and C."""
-    i, j = buffer + rows_at + rows, buffer + columns_at + columns
-    mu_i, mu_j = tl.load(i)[:, None], tl.load(j)[None, :]
-    half_mu2 = tl.load(i + padded_rows)[:, None] + tl.load(j + padded_columns)[None, :]
-    sigma_i, sigma_j = tl.load(i + 2 * padded_rows)[:, None], tl.load(j + 2 * padded_columns)[None, :]
-    half_var = tl.load(i + 3 * padded_rows)[:, None] + tl.load(j + 3 * padded_columns)[None, :]
-    return mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var
+def load_moments(buffer, at, filters, padded):
+    """mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4 of filters; sums of the halves are half of denominators."""
+    at = buffer + at + filters
+    return tl.load(at), tl.load(at + padded), tl.load(at + 2 * padded), tl.load(at + 3 * padded)
 
 
 @triton.jit
@@ -82,9 +78,9 @@ def sum_over_slices(
             for step in range(steps):
                 at = step * width
                 cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
-        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var = load_moments(
-            buffer, row_moments, column_moments, rows, columns, padded_rows, padded_columns
-        )
+        mu_i, half_mu2_i, sigma_i, half_var_i = load_moments(buffer, row_moments, rows[:, None], padded_rows)
+        mu_j, half_mu2_j, sigma_j, half_var_j = load_moments(buffer, column_moments, columns[None, :], padded_columns)
+        half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
         if STEPS == 0:
             sums += arithmetic.psi_of_means(mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
         else:
