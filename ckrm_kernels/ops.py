@@ -27,7 +27,7 @@ SCHEMAS = {
     "psi_counts": f"(Tensor weight, Tensor edges, {_PSI}) -> Tensor",
 }
 
-TRITON_MOST_POSITIONS = 2**19 - 7  # of a slice: a program holds them all in one block, and Triton limits a block's size
+TRITON_MOST_POSITIONS = 2**13  # of a slice: a program holds them all in one block, and larger ones compile for minutes
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

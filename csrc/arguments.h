@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "element.h"
 #include "psi_math.h"
 
 namespace ckrm {
@@ -19,6 +20,21 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) {
   std::vector<int64_t> shape;
   for (int64_t d = 0; d < tensor.dim(); ++d) shape.push_back(tensor.size(d));
   return shape;
+}
+
+inline Element element_of(const Tensor& weight) {
+  switch (weight.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
+  }
 }
 
 // The dtype that Psi is returned in.

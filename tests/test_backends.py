@@ -57,11 +57,11 @@ def test_the_reference_is_last_and_both_reasons_are_told(monkeypatch):
 def test_slices_too_long_for_triton_take_the_next_backend(monkeypatch):
     failing(monkeypatch)
     with FakeTensorMode():
-        short, long = (torch.empty(2, 1, positions, device="cuda:0") for positions in (2**19 - 7, 2**19 - 6))
+        short, long = (torch.empty(2, 1, positions, device="cuda:0") for positions in (2**13, 2**13 + 1))
     assert not backends._are_long([short])
     assert backends.gpu_backend(0, backends._are_long([short])) == "triton"
     with pytest.warns(
-        RuntimeWarning, match=r"CUDA C\+\+.*\(triton: it takes slices of at most 524281 numbers\)"
+        RuntimeWarning, match=r"CUDA C\+\+.*\(triton: it takes slices of at most 8192 numbers\)"
     ) as caught:
         assert [backends.gpu_backend(0, backends._are_long([short, long])) for _ in range(2)] == ["cuda"] * 2
     assert len(caught) == 1

@@ -10,11 +10,11 @@
 
 #include <cstdint>
 
+#include "../element.h"
 #include "../psi_math.h"
 
 namespace ckrm {
 
-enum class Element { kFloat32, kFloat64, kFloat16, kBFloat16 };
 enum class Layout { kFiltersInLanes, kSlicesInLanes };
 
 // A weight (filters, slices, *K) of any strides, in elements.

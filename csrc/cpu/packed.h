@@ -25,21 +25,6 @@ class Buffer {
   std::unique_ptr<T, Free> data_;
 };
 
-inline Element element_of(const Tensor& weight) {
-  switch (weight.scalar_type()) {
-    case ScalarType::Float:
-      return Element::kFloat32;
-    case ScalarType::Double:
-      return Element::kFloat64;
-    case ScalarType::Half:
-      return Element::kFloat16;
-    case ScalarType::BFloat16:
-      return Element::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
-  }
-}
-
 // A weight (filters, slices, *K) as the kernels read it.
 class Weight {
  public:

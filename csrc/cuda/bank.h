@@ -8,6 +8,7 @@
 // Filters past the last, up to a multiple of kFilterPadding, are zero slices.
 #pragma once
 
+#include "../element.h"
 #include "../psi_math.h"
 #include "runtime.h"
 
@@ -18,7 +19,6 @@ constexpr int kThreads = 256;  // of every block
 constexpr int kFilterPadding = 64;
 constexpr int kMomentRows = 4;
 
-enum class Element { kFloat32, kFloat64, kFloat16, kBFloat16 };
 enum class Layout { kFiltersInRow, kSlicesInRow };
 
 // A weight (filters, slices, *K) of any strides, in elements. The K positions are at most three dimensions.

@@ -63,7 +63,7 @@ Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {
 Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamma, double eps) {
   const Weight w(weight);
   const int64_t n = w.view().filters;
-  const Tensor out = torch::stable::new_empty(weight, {n * (n - 1) / 2}, result_type(weight));
+  const Tensor out = new_tensor(weight, {n * (n - 1) / 2}, result_type(weight));
   if (n < 2) return out;
   const CurrentStream stream(weight);
   with_arithmetic(weight, eps, [&](auto arithmetic) {
@@ -78,7 +78,7 @@ Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamm
 Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, double gamma, double eps) {
   const Weight wa(a), wb(b);
   check_alike(wa, wb);
-  const Tensor out = torch::stable::new_empty(a, {wa.view().filters, wb.view().filters}, result_type(a));
+  const Tensor out = new_tensor(a, {wa.view().filters, wb.view().filters}, result_type(a));
   if (out.numel() == 0) return out;
   const CurrentStream stream(a);
   with_arithmetic(a, eps, [&](auto arithmetic) {

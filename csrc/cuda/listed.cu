@@ -44,7 +44,7 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
   const Tensor list = contiguous_pairs(pairs, weight);
   const CurrentStream stream(weight);
   const PairList listed{list.const_data_ptr<int64_t>(), list.size(0)};
-  const Tensor out = torch::stable::new_empty(weight, {listed.count}, result_type(weight));
+  const Tensor out = new_tensor(weight, {listed.count}, result_type(weight));
   if (listed.count == 0) return out;
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);

@@ -14,21 +14,6 @@
 namespace ckrm {
 namespace cuda {
 
-inline Element element_of(const Tensor& weight) {
-  switch (weight.scalar_type()) {
-    case ScalarType::Float:
-      return Element::kFloat32;
-    case ScalarType::Double:
-      return Element::kFloat64;
-    case ScalarType::Half:
-      return Element::kFloat16;
-    case ScalarType::BFloat16:
-      return Element::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "weight must be float32, float64, float16 or bfloat16");
-  }
-}
-
 inline void check_same_device(const Tensor& tensor, const Tensor& weight, const char* name) {
   STD_TORCH_CHECK(tensor.device() == weight.device(), name, " must be on the weight's device");
 }
@@ -95,15 +80,22 @@ constexpr ScalarType scalar_type() {
   return sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
 }
 
+// An uninitialised tensor on the device of `like`, or an error that says how much memory is missing.
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  try {
+    return torch::stable::new_empty(like, shape, type);
+  } catch (const std::exception&) {  // the stable ABI hands on no message
+    double bytes = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+    for (const int64_t size : shape) bytes *= static_cast<double>(size);
+    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", bytes / 0x1p30,
+                    " GiB of memory on the weight's device");
+  }
+}
+
 template <class T>
 Tensor new_numbers(const Tensor& like, int64_t count) {
   const std::vector<int64_t> shape(1, count);  // nvcc misreads {count} in a template
-  try {
-    return torch::stable::new_empty(like, shape, scalar_type<T>());
-  } catch (const std::exception&) {  // the stable ABI hands on no message
-    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", static_cast<double>(count) * sizeof(T) / 0x1p30,
-                    " GiB of memory on the weight's device");
-  }
+  return new_tensor(like, shape, scalar_type<T>());
 }
 
 // A packed filter bank and its memory.
