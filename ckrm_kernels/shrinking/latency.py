@@ -21,7 +21,7 @@ _MANY, _PIXELS = 64, 1 << 22  # the most images, and pixels, at once
 class Latency:
     """Median time of a forward pass in evaluation mode.
 
-    device: such as "CPU, 4 threads" or a GPU's name; batch: images at once
+    device: "CPU, 1 thread" or a GPU's name; batch: images at once
     seconds: for each network, by its name
     """
 
@@ -31,7 +31,9 @@ class Latency:
 
 
 def measure_latencies(networks: Mapping[str, nn.Module], image_shape: Sequence[int]) -> list[Latency]:
-    """Times the networks with one image and with many, up to 64, on the CPU, and on a GPU where there is one.
+    """Times the networks with one image and with many, up to 64, on a CPU's core, and on a GPU where there is one.
+
+    One thread, because what else the machine does disturbs several far more.
 
     networks: by name
     image_shape: (channels, height, width)
@@ -39,7 +41,12 @@ def measure_latencies(networks: Mapping[str, nn.Module], image_shape: Sequence[i
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     many = max(min(_MANY, _PIXELS // math.prod(image_shape)), 1)
     batches = sorted({1, many})
-    return [_latency(networks, image_shape, batch, torch.device(device)) for device in devices for batch in batches]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_latency(networks, image_shape, batch, torch.device(device)) for device in devices for batch in batches]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _latency(
@@ -73,6 +80,4 @@ def _seconds(network: nn.Module, images: torch.Tensor) -> float:
 
 
 def _name_of(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, 1 thread"

@@ -7,7 +7,9 @@
 namespace ckrm {
 namespace cuda {
 
-inline Tensor empty_gradient(const Tensor& weight) { return new_tensor(weight, shape_of(weight), weight.scalar_type()); }
+inline Tensor empty_gradient(const Tensor& weight) {
+  return new_tensor(weight, shape_of(weight), weight.scalar_type());
+}
 
 inline Tensor zero_gradient(const Tensor& weight) { return torch::stable::new_zeros(weight, shape_of(weight)); }
 

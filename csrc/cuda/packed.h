@@ -87,8 +87,7 @@ inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, 
   } catch (const std::exception&) {  // the stable ABI hands on no message
     double bytes = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
     for (const int64_t size : shape) bytes *= static_cast<double>(size);
-    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", bytes / 0x1p30,
-                    " GiB of memory on the weight's device");
+    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", bytes / 0x1p30, " GiB of memory on the weight's device");
   }
 }
 
