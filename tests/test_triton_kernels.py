@@ -428,7 +428,5 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
 
 
 def test_slices_longer_than_a_block_are_refused():
-    with pytest.raises(
-        RuntimeError, match="weight has slices of 8193 numbers, the Triton kernels take at most 8192"
-    ):
+    with pytest.raises(RuntimeError, match="weight has slices of 8193 numbers, the Triton kernels take at most 8192"):
         torch.ops.ckrm_triton.pairwise_psi(torch.zeros(2, 1, 2**13 + 1), *Psi())
