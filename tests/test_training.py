@@ -25,6 +25,7 @@ from ckrm_kernels.training import (
 )
 from ckrm_kernels.training.batches import shuffled
 from ckrm_kernels.training.checkpoint import load_weights
+from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.files import read_json, write_atomically, write_json
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
@@ -389,3 +390,28 @@ def test_compiled_it_learns_the_same(threads):
 def test_runtimes_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Runtime(**fields)
+
+
+class Maps(nn.Module):
+    """Activation maps that are the image itself, for every class."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def maps(self, images):
+        return images.repeat(1, 3, 1, 1)
+
+
+def test_localization_counts_the_highest_cells_within_the_class_s_region():
+    images = torch.zeros(4, 1, 8, 8)
+    images[:, 0, 1, 1] = 1.0  # the highest cell
+    regions = torch.zeros(4, 2, 4, 4, dtype=torch.bool)  # on a coarser grid
+    regions[0, 0, 0, 0] = True  # image 0, of class 1: within its region
+    regions[1, 0, 3, 3] = True  # image 1, of class 2: only another class's region is marked
+    regions[2, 1, 3, 3] = True  # image 2, of class 2: far from its region
+    part = Part(images, torch.tensor([1, 2, 2, 0]), regions=regions)
+    assert localization(Maps(), part, {1: 0, 2: 1}) == pytest.approx(1 / 3)
+    assert localization(Maps(), part, {}) is None
+    assert localization(network(), part, {1: 0, 2: 1}) is None
+    assert localization(Maps(), Part(images, part.labels), {1: 0, 2: 1}) is None

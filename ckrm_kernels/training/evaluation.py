@@ -52,7 +52,8 @@ def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int
         return None
     rows = inside.nonzero().flatten()
     maps = _outputs(model, part, rows, maps_of)
-    return localization_hits(maps, part.labels[rows], part.regions[rows], region_of_class).double().mean().item()
+    regions = functional.interpolate(part.regions[rows].float(), maps.shape[2:], mode="nearest-exact") > 0.5
+    return localization_hits(maps, part.labels[rows], regions, region_of_class).double().mean().item()
 
 
 def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
