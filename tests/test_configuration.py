@@ -1,5 +1,6 @@
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,12 @@ def test_files_refused(tmp_path, name, text, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.toml"):
         read_config(RunsConfig(), tmp_path / "a.toml", [])
+
+
+def test_the_documented_file_holds_every_setting_with_its_default():
+    file = Path(__file__).parent.parent / "docs" / "search.toml"
+    assert read_config(ShrinkConfig(), file, []) == ShrinkConfig()
+    text = file.read_text()
+    for part in (ShrinkConfig(), ShrinkConfig().data, ShrinkConfig().training, ShrinkConfig().rule):
+        for each in fields(part):
+            assert f"\n{each.name} = " in text or f"\n# {each.name} = " in text or f"\n[{each.name}]" in text
