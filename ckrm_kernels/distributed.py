@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # with processes that still train
 
 
@@ -36,6 +38,15 @@ class Team:
         if self.size > 1:
             value = value.clone()
             distributed.all_reduce(value)
+        return value
+
+    def of_first(self, compute: Callable[[], T]) -> T:
+        """What the function gives in the first process, the only one that calls it."""
+        if self.size == 1:
+            return compute()
+        result: list[Any] = [compute() if self.first else None]
+        distributed.broadcast_object_list(result, device=torch.device("cpu"))
+        value: T = result[0]
         return value
 
 

@@ -88,7 +88,7 @@ def test_groups_compared(folders, tmp_path):
 def test_groups_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="runs must be two or more different folders, got "):
         compare_runs([folders / "wide"], 0.01)
-    with pytest.raises(ValueError, match=r"margin must be > 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"margin must be a finite number > 0, got 0\.0"):
         compare_runs([folders / "wide", folders / "narrow"], 0.0)
     with pytest.raises(ValueError, match=r"holds no runs of `ckrm train`: config\.json is missing"):
         compare_runs([folders / "wide", tmp_path], 0.01)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ckrm_kernels import pairwise_psi
-from ckrm_kernels.models import ResNetShape, count_parameters
+from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
 from ckrm_kernels.shrinking import tables
 from ckrm_kernels.shrinking.comparison import Candidate, candidate, compare_candidates
 from ckrm_kernels.shrinking.conclusions import conclusions
@@ -208,6 +208,15 @@ class TestNarrowing:
             distance = abs(parameters_of(narrowed_alike(shape, wanted)) - wanted)
             assert distance < 0.04 * wanted
             assert distance <= min(abs(count - wanted) for count in counts)
+
+    def test_the_nearest_number_where_inferred_widths_let_it_fall_between(self):
+        shape = network_shape("resnet-paper-digits")
+        steps = sorted({(2 * count + 1 + 1e-9) / (2 * width) for width in (24, 32, 48, 96) for count in range(width)})
+        scaled = [{name: max(round(width * step), 1) for name, width in shape.widths().items()} for step in steps]
+        counts = [parameters_of(shape.with_widths(widths)) for widths in scaled]
+        assert counts != sorted(counts)
+        for wanted in counts[5::16]:
+            assert parameters_of(narrowed_alike(shape, wanted)) == wanted
 
     def test_widths_keep_their_proportions(self):
         narrowed, shape = narrowed_alike(ResNetShape(), 28_000).widths(), ResNetShape().widths()

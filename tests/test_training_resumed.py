@@ -38,6 +38,13 @@ def one_thread(threads):
     threads(1)
 
 
+def kept(unfinished: UnfinishedRun) -> list[dict]:
+    """The state that is taken up, if any."""
+    states: list[dict] = []
+    unfinished.take_up(states.append)
+    return states
+
+
 def with_dropout() -> nn.Module:
     return nn.Sequential(network(), nn.Dropout(0.2))
 
@@ -87,15 +94,15 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
 
 def test_the_state_of_another_run_is_not_taken_up(tmp_path, monkeypatch):
     killed_after(3, monkeypatch, network(), stripes(), CONFIG, 0, unfinished=UnfinishedRun(tmp_path, {"seed": 0}))
-    assert UnfinishedRun(tmp_path, {"seed": 0}).load() is not None
-    assert UnfinishedRun(tmp_path, {"seed": 1}).load() is None
+    assert kept(UnfinishedRun(tmp_path, {"seed": 0}))
+    assert not kept(UnfinishedRun(tmp_path, {"seed": 1}))
 
 
 def test_states_come_back_as_they_were_saved(tmp_path):
     unfinished = UnfinishedRun(tmp_path, {})
     state = {"a": [1, None, {2: torch.arange(3), "x": 0.1}], "b": torch.ones((), dtype=torch.bfloat16), "c": {}}
     unfinished.save(state)
-    loaded = unfinished.load()
+    (loaded,) = kept(unfinished)
     assert torch.equal(loaded["a"][2].pop(2), state["a"][2].pop(2))
     assert torch.equal(loaded.pop("b"), state.pop("b"))
     assert loaded == state

@@ -23,8 +23,12 @@ def shrink(
     config: shared.Config = None,
     settings: shared.Settings = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="The run's folder; an unfinished run of the same settings goes on.")
-    ] = Path("runs/shrink"),
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run's folder, by default runs/shrink; an unfinished run of the same settings goes on.",
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, whatever its settings.")
     ] = None,
@@ -49,7 +53,10 @@ def shrink(
     others = shared.settings_of(network, data, data_folder, skip_bad, epochs, [*own, *(settings or ())])
     if resume and (others or config):
         raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
-    chosen, folder = (config_of(resume), resume) if resume else (read_config(ShrinkConfig(), config, others), output)
+    if resume and output:
+        raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
+    folder = resume or output or Path("runs/shrink")
+    chosen = config_of(resume) if resume else read_config(ShrinkConfig(), config, others)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm shrink --resume {folder}` goes on where it was"):
         shrink(folder, chosen, runtime=runtime, processes=processes)

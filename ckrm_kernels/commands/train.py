@@ -16,7 +16,9 @@ def train(
     data_folder: shared.DataFolder = None,
     skip_bad: shared.SkipBad = False,
     epochs: shared.Epochs = None,
-    seeds: Annotated[int, typer.Option(help="How many networks, from the seeds 0, 1, ...")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many networks, from the seeds 0, 1, ...; by default 1.")
+    ] = None,
     config: shared.Config = None,
     settings: shared.Settings = None,
     output: Annotated[
@@ -36,8 +38,9 @@ def train(
     from ckrm_kernels.training.configuration import read_config
     from ckrm_kernels.training.runs import RunsConfig, train_runs
 
+    own = [] if seeds is None else [f"seeds={list(range(seeds))}"]
     said = shared.settings_of(network, data, data_folder, skip_bad, epochs, settings)
-    chosen = read_config(RunsConfig(), config, [f"seeds={list(range(seeds))}", *said])
+    chosen = read_config(RunsConfig(), config, [*own, *said])
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on where it was"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,15 +34,15 @@ def compare_runs(
     display = Display(console)
     groups = _groups(folders, margin, display)
     data = groups[0].data
-    networks = [[job.trained() for job in group.jobs()] for group in groups]
     unique = len({folder.name for folder in folders}) == len(folders)
     names = [folder.name if unique else str(folder) for folder in folders]
-    candidates = [
-        candidate(name, group.config.network.widths(), models, measure_networks(models, THRESHOLD), data)
-        for name, group, models in zip(names, groups, networks, strict=True)
-    ]
+    candidates, of_name = [], {}
+    for name, group in zip(names, groups, strict=True):
+        models = [job.trained() for job in group.jobs()]
+        layers = measure_networks(models, THRESHOLD)
+        candidates.append(candidate(name, group.config.network.widths(), models, layers, data))
+        of_name[name] = models[0]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
-    of_name = {each.name: models[0] for each, models in zip(candidates, networks, strict=True)}
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
     for comparison in comparisons:
@@ -62,8 +63,8 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
     """The groups, checked before any work."""
     if len(folders) < 2 or len(set(folders)) < len(folders):
         raise ValueError(f"runs must be two or more different folders, got {', '.join(map(str, folders))}")
-    if not margin > 0:
-        raise ValueError(f"margin must be > 0, got {margin!r}")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin must be a finite number > 0, got {margin!r}")
     groups = [TrainedRuns.of(folder, display) for folder in folders]
     for group in groups:
         if group.data.identity != groups[0].data.identity:

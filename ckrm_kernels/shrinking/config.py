@@ -14,6 +14,7 @@ from ckrm_kernels.models import ResNetShape, network_shape
 from ckrm_kernels.shrinking.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.shrinking.search import Search
 from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.training.runs import fitted_network
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class ShrinkConfig:
             raise ValueError(f"margin must be a finite number > 0, got {self.margin!r}")
         if self.rule.tied == "stage":
             check_tied(self.network.widths())
+        if self.network.block == "bottleneck" and self.network.out is not None:
+            raise ValueError(
+                "network.out must be None, inferred, to search the widths of bottlenecks: it is that of 1x1 convolutions "
+                f"alone, which are not measured; got {list(self.network.out)}"
+            )
         self.search()
 
     def search(self) -> Search:
@@ -88,7 +94,7 @@ class ShrinkConfig:
 
     def fitted_to(self, data: Dataset) -> ShrinkConfig:
         """The same for the channels and classes of the data."""
-        return replace(self, network=replace(self.network, in_channels=data.image_shape[0], classes=data.classes))
+        return replace(self, network=fitted_network(self.network, self.training, data))
 
     def as_json(self) -> dict[str, Any]:
         """As JSON gives it back, with the version of the package."""

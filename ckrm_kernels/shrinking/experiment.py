@@ -6,9 +6,11 @@ there and ends with the same result.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -19,15 +21,15 @@ from ckrm_kernels.shrinking.conclusions import conclusions
 from ckrm_kernels.shrinking.config import ShrinkConfig
 from ckrm_kernels.shrinking.findings import Findings
 from ckrm_kernels.shrinking.latency import Latency, measure_latencies
-from ckrm_kernels.shrinking.measured import measure_networks
+from ckrm_kernels.shrinking.measured import MeasuredLayer, measure_networks
 from ckrm_kernels.shrinking.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.shrinking.search import Outcome, Round, SearchableShape, Trained
-from ckrm_kernels.training import Run, Runtime
+from ckrm_kernels.training import Epoch, Run, Runtime
 from ckrm_kernels.training.checkpoint import load_tensors
 from ckrm_kernels.training.configuration import typed
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.workers import Job, Workers
+from ckrm_kernels.training.workers import Job, Workers, finished_places
 
 _STATE, _CONFIG = "state.json", "config.json"
 
@@ -47,7 +49,7 @@ class State:
 class Experiment:
     """The experiment of one configuration in one folder.
 
-    Raises ValueError where the folder holds an experiment of another configuration.
+    Raises ValueError where the folder holds an experiment of another configuration, or of other data.
     """
 
     def __init__(self, folder: Path, config: ShrinkConfig, runtime: Runtime, display: Display) -> None:
@@ -78,9 +80,9 @@ class Experiment:
         """Does what is not done yet, with so many networks trained side by side; the result does not depend on it."""
         if self.finished:
             return
+        self._save_state()
         if team().first:
             write_json(self.folder / _CONFIG, self.config.as_json())
-        self._save_state()
         with Workers(processes) as workers:
             while (widths := self.search.next_widths(self.state.rounds)) is not None:
                 self._round(workers, widths)
@@ -118,9 +120,9 @@ class Experiment:
         title = f"the standard network, {size}" if place == 0 else f"widths {tables.listed(widths)}, {size}"
         self.display.phase(f"Round {place}: training {title}")
         jobs = self._jobs(f"round-{place}", shape)[: self.config.seeds]
-        models, runs = self._train(workers, jobs)
-        layers = measure_networks(models, self.config.threshold)
-        trained = Trained(tuple(run.history[-1].validation_accuracy for run in runs), layers)
+        runs = self._train(workers, jobs)
+        layers = team().of_first(lambda: self._measured(jobs)[1])
+        trained = Trained(tuple(self._kept(run).validation_accuracy for run in runs), layers)
         done = self.search.observe(self.state.rounds, widths, trained)
         self.state.rounds.append(done)
         self._save_state()
@@ -147,23 +149,36 @@ class Experiment:
     def _compare(self, workers: Workers, name: str, folder: str, shape: SearchableShape) -> None:
         widths, size = tables.listed(shape.widths()), f"{parameters_of(shape):,} parameters"
         self.display.phase(f"Comparison: the {name} network from {self.config.final_seeds} seeds, {widths}, {size}")
-        models, _ = self._train(workers, self._jobs(folder, shape))
-        layers = measure_networks(models, self.config.threshold)
-        self.state.candidates.append(candidate(name, shape.widths(), models, layers, self.data))
+        jobs = self._jobs(folder, shape)
+        self._train(workers, jobs)
+        self.state.candidates.append(
+            team().of_first(lambda: candidate(name, shape.widths(), *self._measured(jobs), self.data))
+        )
         self._save_state()
 
     def _time(self) -> None:
         """Times the networks, one of each."""
         self.display.phase("Comparison: timing the networks")
         networks = {name: self._jobs(folder, shape)[0].trained() for name, (folder, shape) in self._compared().items()}
-        self.state.latencies = measure_latencies(networks, self.data.image_shape)
+        self.state.latencies = team().of_first(lambda: measure_latencies(networks, self.data.image_shape))
         self._save_state()
 
-    def _train(self, workers: Workers, jobs: Sequence[Job]) -> tuple[list[nn.Module], list[Run]]:
-        """The networks of the jobs, trained here or in an earlier start."""
-        with self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars:
-            runs = workers.run(jobs, bars.on_event)
-        return [job.trained() for job in jobs], runs
+    def _train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
+        """The runs of the jobs, trained here or in an earlier start."""
+        names, epochs = [f"seed {job.seed}" for job in jobs], self.config.training.epochs
+        with self.display.bars(names, epochs, finished_places(jobs)) as bars:
+            return workers.run(jobs, bars.on_event)
+
+    def _measured(self, jobs: Sequence[Job]) -> tuple[list[nn.Module], tuple[MeasuredLayer, ...]]:
+        """The trained networks of the jobs and their layers."""
+        models = [job.trained() for job in jobs]
+        return models, measure_networks(models, self.config.threshold)
+
+    def _kept(self, run: Run) -> Epoch:
+        """The epoch whose weights the run ended with."""
+        if self.config.training.keeps_best:
+            return min(run.history, key=lambda epoch: epoch.validation_loss)
+        return run.history[-1]
 
     def _jobs(self, folder: str, shape: SearchableShape) -> list[Job]:
         """The runs of a shape from all seeds of the comparison, of which a round takes the first."""
@@ -182,19 +197,26 @@ class Experiment:
 
     def _save_state(self) -> None:
         if team().first:
-            write_json(self.folder / _STATE, {"config": self.config.as_json(), **asdict(self.state)})
+            write_json(
+                self.folder / _STATE,
+                {"config": self.config.as_json(), "data": self.data.identity, **asdict(self.state)},
+            )
 
     def _load_state(self) -> State:
         path, ours = self.folder / _STATE, self.config.as_json()
         if not path.exists():
+            if (self.folder / _CONFIG).exists():
+                raise ValueError(f"{self.folder} holds something else, not an experiment: choose another folder")
             return State()
-        theirs, state = _split(path)
+        theirs, data, state = _split(path)
         different = [f"{name} is {theirs.get(name)}" for name in ours if theirs.get(name) != ours[name]]
         if different:
             raise ValueError(
                 f"{self.folder} holds an experiment of another configuration ({'; '.join(different)}): "
                 "choose another folder or delete it"
             )
+        if data != json.loads(json.dumps(self.data.identity)):
+            raise ValueError(f"{self.folder} holds an experiment of other data, files or settings of {self.data.name}")
         return state
 
 
@@ -203,14 +225,14 @@ def config_of(folder: Path) -> ShrinkConfig:
     path = folder / _STATE
     if not path.exists():
         raise ValueError(f"{folder} holds no experiment of `ckrm shrink`: {_STATE} is missing")
-    theirs, _ = _split(path)
+    theirs, _, _ = _split(path)
     theirs.pop("version", None)
     return typed(ShrinkConfig, theirs, str(path))
 
 
-def _split(path: Path) -> tuple[dict, State]:
-    """The configuration, as JSON, and the state that the file holds."""
+def _split(path: Path) -> tuple[dict, Any, State]:
+    """The configuration and the data's identity, as JSON, and the state that the file holds."""
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
         raise ValueError(f"{path} is not the state of an experiment; choose another folder")
-    return value.pop("config"), typed(State, value, str(path))
+    return value.pop("config"), value.pop("data", None), typed(State, value, str(path))

@@ -18,8 +18,9 @@ from ckrm_kernels.shrinking.findings import Findings
 from ckrm_kernels.shrinking.report import write_report
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.files import write_atomically, write_json
+from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.workers import cores
+from ckrm_kernels.training.workers import processes_for
 
 
 def shrink(
@@ -37,14 +38,11 @@ def shrink(
     processes: networks trained side by side, by default as many as there are cores; one on a GPU. Under torchrun each
         of its processes trains its share of the networks. The result does not depend on it.
     console: a rich console, by default one on standard output
-    Raises ValueError where the folder holds a run of another configuration.
+    Raises ValueError where the folder holds a run of another configuration, or another process works in it.
     """
-    with joined() as team:
-        display = Display(console)
-        experiment = Experiment(Path(folder), config, runtime, display)
-        on_cpu = runtime.torch_device().type == "cpu"
-        if processes is None:
-            processes = min(cores(), config.final_seeds) if on_cpu and team.size == 1 else 1
+    with joined() as team, locked(Path(folder)):
+        processes = processes_for(config.final_seeds, processes, runtime)
+        experiment = Experiment(Path(folder), config, runtime, Display(console))
         experiment.run(processes)
         findings = experiment.findings()
         if team.first:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,11 @@ class Run:
 
 def save_run(folder: Path, model: nn.Module, run: Run) -> None:
     """Writes the weights, then the record, whose presence says that the run is finished."""
+    (folder / _RECORD).unlink(missing_ok=True)  # that of another run would vouch for these weights
     write_atomically(folder / _WEIGHTS, as_safetensors(model.state_dict()))
     write_json(folder / _RECORD, asdict(run))
-    (folder / _UNFINISHED).unlink(missing_ok=True)
+    for unfinished in (folder / _UNFINISHED, *folder.glob(f".{_UNFINISHED}.*")):  # and what a kill left half written
+        unfinished.unlink(missing_ok=True)
 
 
 def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
@@ -43,20 +47,24 @@ def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
     if not (folder / _RECORD).exists() or not (folder / _WEIGHTS).exists():
         return None
     record = read_json(folder / _RECORD)
-    if record["identity"] != identity:
-        return None
-    return Run(identity, tuple(Epoch(**epoch) for epoch in record["history"]), record["seconds"])
+    with _damage_named(folder / _RECORD):
+        run = Run(record["identity"], tuple(Epoch(**epoch) for epoch in record["history"]), float(record["seconds"]))
+    return run if run.identity == identity else None
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """The finished run's weights by name."""
-    tensors: dict[str, Tensor] = _safetensors().load_file(folder / _WEIGHTS)
+    """The finished run's weights by name; raises ValueError, naming the file, where they are damaged."""
+    safetensors = _safetensors()
+    with _damage_named(folder / _WEIGHTS):
+        tensors: dict[str, Tensor] = safetensors.load_file(folder / _WEIGHTS)
     return tensors
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads the run's weights into the model and leaves it in evaluation mode."""
-    model.load_state_dict(load_tensors(folder))
+    tensors = load_tensors(folder)
+    with _damage_named(folder / _WEIGHTS):
+        model.load_state_dict(tensors)
     model.eval()
 
 
@@ -77,18 +85,31 @@ class UnfinishedRun:
         content = as_safetensors(tensors, {"record": json.dumps(record)})
         write_atomically(self.folder / _UNFINISHED, content)
 
-    def load(self) -> dict[str, Any] | None:
-        """The state, or None where there is none of this identity."""
-        path = self.folder / _UNFINISHED
+    def take_up(self, load_state_dict: Callable[[dict[str, Any]], None]) -> None:
+        """Calls the function with the state, if there is one of this identity.
+
+        Raises ValueError, naming the file, where it is damaged.
+        """
+        path, safetensors = self.folder / _UNFINISHED, _safetensors()
         if not path.exists():
-            return None
-        content = path.read_bytes()
-        length = struct.unpack("<Q", content[:8])[0]
-        record = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["record"])
-        if record["identity"] != self.identity:
-            return None
-        state: dict[str, Any] = _with_tensors(record["state"], _safetensors().load(content))
-        return state
+            return
+        with _damage_named(path):
+            content = path.read_bytes()
+            length = struct.unpack("<Q", content[:8])[0]
+            record = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["record"])
+            if record["identity"] == self.identity:
+                load_state_dict(_with_tensors(record["state"], safetensors.load(content)))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file leads to, where it is read and used, into a ValueError that names it."""
+    try:
+        yield
+    except OSError:  # which names it
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to train anew") from error
 
 
 def as_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

@@ -118,6 +118,8 @@ class Runtime:
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device!r}, but torch finds no GPU here; accepted are auto and cpu")
         return device

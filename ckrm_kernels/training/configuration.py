@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ckrm_kernels.models import network_shape
 
 T = TypeVar("T")
+_LONGEST = 100  # characters of a wrong value in a message
 
 
 def read_config(default: T, path: Path | None, settings: Iterable[str]) -> T:
@@ -44,8 +45,12 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
             raise ValueError(f"{what}: {place + ': ' if place else ''}{fault['ctx']['error']}") from error
         if fault["type"] == "unexpected_keyword_argument":
             raise ValueError(f"{what} has no setting {place}") from error
-        raise ValueError(f"{what}: {place}: {fault['msg']}, got {fault['input']!r}") from error
+        raise ValueError(f"{what}: {place}: {fault['msg']}, got {_shortened(repr(fault['input']))}") from error
     return result
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _file_settings(path: Path) -> dict[str, Any]:
@@ -75,7 +80,12 @@ def _setting(text: str) -> dict[str, Any]:
 
 def _with_network_spelled_out(settings: dict[str, Any]) -> dict[str, Any]:
     network = settings.get("network")
-    return {**settings, "network": asdict(network_shape(network))} if isinstance(network, str) else settings
+    if not isinstance(network, str):
+        return settings
+    try:
+        return {**settings, "network": asdict(network_shape(network))}
+    except ValueError as error:
+        raise ValueError(f"the configuration: network: {error}") from error
 
 
 def _change(values: dict[str, Any], change: Mapping[str, Any]) -> None:

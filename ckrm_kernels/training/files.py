@@ -13,9 +13,15 @@ _BREAK = r"\n\s*"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes under a temporary name beside the path, then renames."""
+    """Writes under a temporary name beside the path, then renames; raises OSError, naming the path, where it can't."""
+    try:
+        _write_and_rename(path, content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -40,5 +46,5 @@ def read_json(path: Path) -> Any:
     """The file's value; raises ValueError, naming the path, if it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it to start anew") from error

@@ -41,7 +41,7 @@ def train(
     on_epoch: called after each epoch, on_step: from time to time between; what they raise ends the training
     unfinished: where the state is kept from time to time; one that is there is taken up, and the training then ends
         as an unbroken one would: on a CPU, with the same number of threads, bit by bit
-    Raises RuntimeError when the loss is no longer finite.
+    Raises RuntimeError when the loss of either part is no longer finite.
     """
     state = TrainingState(model, data, config, seed, team() if runtime.data_parallel else ALONE)
     with _deterministic(config.deterministic and state.device.type == "cuda"):
@@ -51,9 +51,8 @@ def train(
 class _Training:
     def __init__(self, state: TrainingState, data: Dataset, runtime: Runtime, unfinished: UnfinishedRun | None):
         self._state, self._data, self._runtime, self._unfinished = state, data, runtime, unfinished
-        kept = unfinished.load() if unfinished else None
-        if kept is not None:
-            state.load_state_dict(kept)
+        if unfinished:
+            unfinished.take_up(state.load_state_dict)
         self._saved = self._told = time.monotonic()
 
     def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[Step], None]) -> tuple[Epoch, ...]:
@@ -100,7 +99,12 @@ class _Training:
         mean_loss = state.team.sum(state.total).item() / state.team.size / len(self._data.train)
         if not math.isfinite(mean_loss):
             raise RuntimeError(f"training diverged: the loss became {mean_loss} in epoch {number}; lower learning_rate")
-        loss, accuracy = loss_and_accuracy(state.model, self._data.validation)
+        # of one process: the others' running statistics, and then their schedules, may differ in the team
+        loss, accuracy = state.team.of_first(lambda: loss_and_accuracy(state.model, self._data.validation))
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"training diverged: the validation loss became {loss} in epoch {number}; lower learning_rate"
+            )
         return Epoch(number, mean_loss, loss, accuracy, state.learning_rate)
 
     def _tell(self, on_step: Callable[[Step], None], batches: int) -> None:

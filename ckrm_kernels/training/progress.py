@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ckrm_kernels.data import Dataset
@@ -51,15 +51,15 @@ class Display:
         if data.skipped:
             self.say(f"{len(data.skipped)} images were left out")
 
-    def bars(self, names: Sequence[str], epochs: int) -> TrainingBars:
-        """A bar of so many epochs for each network named."""
-        return TrainingBars(self.console, names, epochs)
+    def bars(self, names: Sequence[str], epochs: int, finished: Collection[int] = ()) -> TrainingBars:
+        """A bar of so many epochs for each network named, full for those at the places that are finished already."""
+        return TrainingBars(self.console, names, epochs, finished)
 
 
 class TrainingBars:
     """Bars, or a few lines for each network where the console is not a terminal."""
 
-    def __init__(self, console: Any, names: Sequence[str], epochs: int) -> None:
+    def __init__(self, console: Any, names: Sequence[str], epochs: int, finished: Collection[int] = ()) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console, self._names, self._epochs = console, list(names), epochs
@@ -73,7 +73,10 @@ class TrainingBars:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._tasks = [self._progress.add_task(name, total=epochs, note="starting") for name in names]
+        self._tasks = [
+            self._progress.add_task(name, total=epochs, completed=epochs * done, note="finished" if done else "waiting")
+            for name, done in ((name, place in finished) for place, name in enumerate(names))
+        ]
 
     def on_event(self, place: int, event: Epoch | Step) -> None:
         """Moves the bar of the network at that place of the list."""

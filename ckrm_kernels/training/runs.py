@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ckrm_kernels
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
@@ -16,8 +18,9 @@ from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.configuration import typed
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.files import read_json, write_json
+from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.workers import Job, Workers, cores
+from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
 
@@ -39,15 +42,27 @@ class RunsConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
+        for seed in self.seeds:
+            if not isinstance(seed, int) or not 0 <= seed < 2**63:
+                raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
 
     def fitted_to(self, data: Dataset) -> RunsConfig:
         """The same for the channels and classes of the data."""
-        return replace(self, network=replace(self.network, in_channels=data.image_shape[0], classes=data.classes))
+        return replace(self, network=fitted_network(self.network, self.training, data))
 
     def as_json(self) -> dict[str, Any]:
         """As JSON gives it back, with the version of the package."""
         value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(self)}))
         return value
+
+
+def fitted_network(network: ResNetShape, training: TrainingConfig, data: Dataset) -> ResNetShape:
+    """The network for the channels and classes of the data; raises ValueError where it can't be trained on it so."""
+    if network.head == "gg-cam" and data.train.gaze is None:
+        raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
+    if network.head == "gg-cam" and training.balance_classes:
+        raise ValueError("training.balance_classes must be false for network.head gg-cam, which has its own loss")
+    return replace(network, in_channels=data.image_shape[0], classes=data.classes)
 
 
 class TrainedRuns:
@@ -68,7 +83,7 @@ class TrainedRuns:
         path = folder / _CONFIG
         if not path.exists():
             raise ValueError(f"{folder} holds no runs of `ckrm train`: {_CONFIG} is missing")
-        value = read_json(path)
+        value = _read(path)
         value.pop("version", None)
         return cls(folder, typed(RunsConfig, value, str(path)), Runtime(), display)
 
@@ -94,7 +109,9 @@ class TrainedRuns:
         jobs = self.jobs()
         with (
             Workers(processes) as workers,
-            self.display.bars([f"seed {job.seed}" for job in jobs], self.config.training.epochs) as bars,
+            self.display.bars(
+                [f"seed {job.seed}" for job in jobs], self.config.training.epochs, finished_places(jobs)
+            ) as bars,
         ):
             workers.run(jobs, bars.on_event)
 
@@ -102,15 +119,21 @@ class TrainedRuns:
         path = self.folder / _CONFIG
         if not path.exists():
             return
-        ours, theirs = self.config.as_json(), read_json(path)
-        different = [
-            f"{name} is {theirs.get(name)}" for name in ours if name != "seeds" and theirs.get(name) != ours[name]
-        ]
+        ours, theirs = self.config.as_json(), _read(path)
+        names = (name for name in {**ours, **theirs} if name != "seeds")  # a search has more than ours
+        different = [f"{name} is {theirs.get(name)}" for name in names if theirs.get(name) != ours.get(name)]
         if different:
             raise ValueError(
                 f"{self.folder} holds runs of another configuration ({'; '.join(different)}): "
                 "choose another folder or delete it"
             )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not the configuration of a run; choose another folder")
+    return value
 
 
 def train_runs(
@@ -127,19 +150,22 @@ def train_runs(
     console: a rich console, by default one on standard output
     out: for each seed its score, which scores.json in the folder holds too
     Under torchrun all processes train a single network together, and share out several.
-    Raises ValueError where the folder holds runs of another configuration.
+    Raises ValueError where the folder holds runs of another configuration, or another process works in it.
     """
-    with joined() as team:
-        on_cpu, count = runtime.torch_device().type == "cpu", len(config.seeds)
-        if processes is None:
-            processes = min(cores(), count) if on_cpu and team.size == 1 else 1
-        if on_cpu and team.size == 1:
+    with joined() as team, locked(folder):
+        count, data_parallel = len(config.seeds), team.size > 1 and len(config.seeds) == 1
+        processes = processes_for(count, processes, runtime)
+        if data_parallel:
+            processes = 1
+        if runtime.torch_device().type == "cpu" and team.size == 1:
             runtime = replace(runtime, threads=max(cores() // processes, 1))
         display = Display(console)
-        runs = TrainedRuns(folder, config, replace(runtime, data_parallel=team.size > 1 and count == 1), display)
-        display.phase(f"Training {count_parameters(config.network.build()):,} parameters on {runs.data.name}")
+        runs = TrainedRuns(folder, config, replace(runtime, data_parallel=data_parallel), display)
+        with torch.device("meta"):
+            parameters = count_parameters(runs.config.network.build())
+        display.phase(f"Training {parameters:,} parameters on {runs.data.name}")
         runs.train(processes)
-        scores = {job.seed: _scored(job, runs, display) for job in runs.jobs()}
+        scores = team.of_first(lambda: {job.seed: _scored(job, runs, display) for job in runs.jobs()})
         if team.first:
             write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
         display.say(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")

@@ -30,6 +30,12 @@ class TrainingState:
     def __init__(self, model: nn.Module, data: Dataset, config: TrainingConfig, seed: int, team: Team = ALONE) -> None:
         self.model, self.config, self.device = model, config, next(model.parameters()).device
         self.team, self._size = team, len(data.train)
+        least = _SMALLEST * team.size
+        if team.size > 1 and min(config.batch_size, self._size) < least:
+            raise ValueError(
+                f"batch_size and the training images must be at least {least} for {team.size} processes that share "
+                f"each batch, got {config.batch_size} and {self._size}"
+            )
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = self._objective(data)

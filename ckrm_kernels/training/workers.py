@@ -86,6 +86,23 @@ class Job:
         return model
 
 
+def finished_places(jobs: Sequence[Job]) -> set[int]:
+    """Where in the list the jobs stand that are finished."""
+    return {place for place, job in enumerate(jobs) if job.finished() is not None}
+
+
+def processes_for(jobs: int, processes: int | None, runtime: Runtime) -> int:
+    """How many jobs run side by side: what was asked for, else as many as there are cores; one on a GPU.
+
+    Raises ValueError for less than one.
+    """
+    if processes is not None and (not isinstance(processes, int) or processes < 1):
+        raise ValueError(f"processes must be a whole number >= 1, got {processes!r}")
+    if processes is not None:
+        return processes
+    return min(cores(), jobs) if runtime.torch_device().type == "cpu" and team().size == 1 else 1
+
+
 class Workers:
     """Runs jobs, at most `count` side by side; use it in a `with` statement.
 
