@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import network_shape
 from ckrm_kernels.shrinking import RuleConfig, ShrinkConfig
 from ckrm_kernels.shrinking.experiment import Experiment
@@ -85,6 +86,31 @@ def test_a_folder_of_data_is_made_absolute(asked, tmp_path, monkeypatch):
     assert (config.data.name, config.data.folder) == ("mnist", str(tmp_path / "images"))
 
 
+def test_options_of_image_folders_and_of_chest_x_rays(asked, tmp_path):
+    (_, config), _ = asked(
+        "train", "--data", "folder", "--data-folder", tmp_path, "--image-size", "24x32", "--skip-bad"
+    )
+    assert config.data == DataConfig("folder", str(tmp_path), image_size=(24, 32), skip_bad=True)
+    (_, config), _ = asked(
+        "shrink",
+        "--data",
+        "egd-cxr",
+        "--data-folder",
+        tmp_path,
+        "--image-folder",
+        tmp_path,
+        "--image-size",
+        "1536x1280",
+    )
+    assert config.data == DataConfig("egd-cxr", str(tmp_path), image_folder=str(tmp_path), image_size=(1536, 1280))
+
+
+def test_an_image_size_of_another_form(ckrm):
+    code, _, err = ckrm("train", "--data", "folder", "--data-folder", "x", "--image-size", "64")
+    assert code == 2
+    assert "must be HxW, such as 64x64, got 64" in " ".join(err.replace("│", " ").split())
+
+
 def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     from rich.console import Console
 
@@ -142,6 +168,7 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
     [
         (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
         (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
+        (("train", "--data", "folder", "--data-folder", "x"), "image_size must be two whole numbers >= 1"),
         (("shrink", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),
         (("shrink", "--resume", "nowhere"), "nowhere holds no experiment of `ckrm shrink`"),
         (("report", "nowhere"), "nowhere holds no experiment of `ckrm shrink`"),

@@ -252,7 +252,7 @@ class TestComparison:
 
     def test_nothing_to_shrink(self):
         rounds = [one_round(clean(8), clean(16))]
-        sentences = conclusions(rounds, Outcome(0, "every layer is clean"), [compared("standard", 0.9)], (), 0.01)
+        sentences = conclusions(rounds, Outcome(0, "every layer is clean"), [compared("standard", 0.9)], (), 0.01, 0.1)
         assert "there is nothing to shrink" in sentences[0]
         assert sentences[1] == "Its held-out accuracy is 0.9000 ± 0.0100."
 
@@ -273,7 +273,7 @@ class TestComparison:
         rounds = [one_round(redundant(8), clean(16)), one_round(clean(4), clean(16))]
         networks = [standard, shrunk, uniform]
         comparisons = compare_candidates(networks, 0.01)
-        sentences = conclusions(rounds, Outcome(1, "every layer is clean"), networks, comparisons, 0.01)
+        sentences = conclusions(rounds, Outcome(1, "every layer is clean"), networks, comparisons, 0.01, 0.1)
         assert sentences[0] == "After 2 rounds of training every layer is clean at eps 1e-4."
         assert sentences[1] == "The shrunk network keeps 25.0% of the parameters and 20.0% of the multiply-adds."
         assert said in sentences[2].replace("\N{NO-BREAK SPACE}", " ")
@@ -282,11 +282,25 @@ class TestComparison:
         assert "shrunk less uniform +0.0000 [-0.0227, +0.0227]: undecided" in sentences[3]
         assert sentences[4].startswith("Of the 2 redundant layers of the standard network, 1 are clean when measured")
 
+    @pytest.mark.parametrize(("most_frequent", "warned"), [(0.87, False), (0.88, True), (0.95, True)])
+    def test_a_network_that_learnt_nothing(self, most_frequent, warned):
+        # 0.89, 0.90 and 0.91: Student's interval of the mean begins at 0.9 - 4.303 * 0.01 / sqrt(3) = 0.8752
+        rounds = [one_round(clean(8), clean(16))]
+        found = [compared("standard", 0.9)]
+        sentences = conclusions(rounds, Outcome(0, "every layer is clean"), found, (), 0.01, most_frequent)
+        assert sentences[0].startswith("The standard network has learnt next to nothing") == warned
+        assert "there is nothing to shrink" in sentences[warned]
+
     def test_a_search_that_did_not_end_clean_says_what_is_left(self):
         rounds = [one_round(redundant(8), redundant(16)), one_round(redundant(4), clean(8))]
         networks = [compared(name, 0.9) for name in ("standard", "shrunk", "uniform")]
         sentences = conclusions(
-            rounds, Outcome(1, "the limit of 2 rounds is reached"), networks, compare_candidates(networks, 0.01), 0.01
+            rounds,
+            Outcome(1, "the limit of 2 rounds is reached"),
+            networks,
+            compare_candidates(networks, 0.01),
+            0.01,
+            0.1,
         )
         assert "the limit of 2 rounds is reached. Round 1 has the fewest redundant widths: a." in sentences[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ DataName = Annotated[
     str | None, typer.Option(metavar="NAME", help="digits, mnist, cifar100, folder or egd-cxr; the default is digits.")
 ]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="HxW", help="folder: size of the images, such as 64x64; egd-cxr: 1536x1280.")
+]
+ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N; auto takes a GPU where there is one.")]
@@ -40,15 +45,21 @@ def settings_of(
     network: str | None,
     data: str | None,
     data_folder: Path | None,
+    image_size: str | None,
+    image_folder: Path | None,
     skip_bad: bool,
     epochs: int | None,
     others: Sequence[str] | None,
 ) -> list[str]:
     """The settings that the options say, before those that `--set` does."""
+    if image_size and not re.fullmatch(r"\d+x\d+", image_size):
+        raise typer.BadParameter(f"must be HxW, such as 64x64, got {image_size}", param_hint="--image-size")
     said = {
         "network": network,
         "data.name": data,
         "data.folder": data_folder and str(data_folder.absolute()),
+        "data.image_size": image_size and f"[{image_size.replace('x', ',')}]",
+        "data.image_folder": image_folder and str(image_folder.absolute()),
         "data.skip_bad": "true" if skip_bad else None,
         "training.epochs": epochs,
     }

@@ -14,6 +14,8 @@ def shrink(
     network: shared.NetworkName = None,
     data: shared.DataName = None,
     data_folder: shared.DataFolder = None,
+    image_size: shared.ImageSize = None,
+    image_folder: shared.ImageFolder = None,
     skip_bad: shared.SkipBad = False,
     epochs: shared.Epochs = None,
     seeds: Annotated[int | None, typer.Option(help="Networks of each round; by default 3.")] = None,
@@ -50,7 +52,9 @@ def shrink(
 
     said = {"seeds": seeds, "final_seeds": final_seeds, "rule.tied": tied, "rule.multiple": multiple}
     own = [f"{key}={value}" for key, value in said.items() if value is not None]
-    others = shared.settings_of(network, data, data_folder, skip_bad, epochs, [*own, *(settings or ())])
+    others = shared.settings_of(
+        network, data, data_folder, image_size, image_folder, skip_bad, epochs, [*own, *(settings or ())]
+    )
     if resume and (others or config):
         raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
     if resume and output:

@@ -14,6 +14,8 @@ def train(
     network: shared.NetworkName = None,
     data: shared.DataName = None,
     data_folder: shared.DataFolder = None,
+    image_size: shared.ImageSize = None,
+    image_folder: shared.ImageFolder = None,
     skip_bad: shared.SkipBad = False,
     epochs: shared.Epochs = None,
     seeds: Annotated[
@@ -39,7 +41,7 @@ def train(
     from ckrm_kernels.training.runs import RunsConfig, train_runs
 
     own = [] if seeds is None else [f"seeds={list(range(seeds))}"]
-    said = shared.settings_of(network, data, data_folder, skip_bad, epochs, settings)
+    said = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs, settings)
     chosen = read_config(RunsConfig(), config, [*own, *said])
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on where it was"):

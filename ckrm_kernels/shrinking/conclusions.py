@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ckrm_kernels.shrinking.comparison import Candidate
 from ckrm_kernels.shrinking.measured import SCALE_FREE, MeasuredLayer
 from ckrm_kernels.shrinking.search import Outcome, Round
-from ckrm_kernels.shrinking.statistics import Comparison
+from ckrm_kernels.shrinking.statistics import Comparison, mean_interval
 from ckrm_kernels.shrinking.tables import mean_and_spread
 from ckrm_kernels.shrinking.verdict import in_words
 
@@ -18,12 +18,35 @@ def conclusions(
     candidates: Sequence[Candidate],
     comparisons: Sequence[Comparison],
     target: float,
+    most_frequent: float,
 ) -> list[str]:
     """The sentences of a finished experiment.
 
     candidates: standard, and, where the search changed anything, shrunk and uniform
     comparisons: as `compare_candidates` gives them; target: of the search
+    most_frequent: share of the held-out images that are of the most frequent class
     """
+    return [*_learnt(candidates[0], most_frequent), *_found(rounds, outcome, candidates, comparisons, target)]
+
+
+def _learnt(standard: Candidate, most_frequent: float) -> list[str]:
+    """A warning where the standard network is no better than naming the most frequent class."""
+    interval = mean_interval(standard.accuracies)
+    if (interval.mean if interval.low is None else interval.low) > most_frequent:
+        return []
+    return [
+        f"The standard network has learnt next to nothing: its accuracy is {interval.mean:.4f}, that of naming the "
+        f"most frequent class {most_frequent:.4f}. What follows says nothing of the search."
+    ]
+
+
+def _found(
+    rounds: Sequence[Round],
+    outcome: Outcome,
+    candidates: Sequence[Candidate],
+    comparisons: Sequence[Comparison],
+    target: float,
+) -> list[str]:
     standard = candidates[0]
     if rounds[0].clean:
         return [

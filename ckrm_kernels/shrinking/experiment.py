@@ -96,6 +96,7 @@ class Experiment:
         weights = {name: load_tensors(folder) for name, folder in first_seed.items()}
         candidates, config = tuple(self.state.candidates), self.config
         compared = compare_candidates(candidates, config.margin)
+        most_frequent = self.data.held_out.labels.bincount().max().item() / len(self.data.held_out)
         return Findings(
             data=self.data.name,
             images=len(self.data.held_out),
@@ -110,7 +111,9 @@ class Experiment:
                 each.name: {layer.name: weights[each.name][f"{layer.name}.weight"] for layer in each.layers}
                 for each in candidates
             },
-            conclusions=tuple(conclusions(self.state.rounds, self.outcome, candidates, compared, config.target)),
+            conclusions=tuple(
+                conclusions(self.state.rounds, self.outcome, candidates, compared, config.target, most_frequent)
+            ),
         )
 
     def _round(self, workers: Workers, widths: dict[str, int]) -> None:
