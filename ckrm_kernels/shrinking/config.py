@@ -83,8 +83,8 @@ class ShrinkConfig:
             check_tied(self.network.widths())
         if self.network.block == "bottleneck" and self.network.out is not None:
             raise ValueError(
-                "network.out must be None, inferred, to search the widths of bottlenecks: it is that of 1x1 convolutions "
-                f"alone, which are not measured; got {list(self.network.out)}"
+                "network.out must be None, inferred, to search the widths of bottlenecks: it is that of 1x1 "
+                f"convolutions alone, which are not measured; got {list(self.network.out)}"
             )
         self.search()
 
