@@ -71,5 +71,6 @@ def joined() -> Iterator[Team]:
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield team()
+        team().wait()  # so that none leaves while another still talks to it
     finally:
         distributed.destroy_process_group()

@@ -58,6 +58,14 @@ def test_train_with_options(asked):
     assert options == {"runtime": Runtime(device="cpu", data_workers=2, tensorboard=True), "processes": 1}
 
 
+def test_the_seeds_of_a_file_hold_where_the_option_says_nothing(asked, tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = [3, 4]\n")
+    (_, config), _ = asked("train", "--config", tmp_path / "a.toml")
+    assert config.seeds == (3, 4)
+    (_, config), _ = asked("train", "--config", tmp_path / "a.toml", "--seeds", "1")
+    assert config.seeds == (0,)
+
+
 def test_shrink_with_its_defaults(asked):
     (folder, config), options = asked("shrink")
     assert (folder, config) == (Path("runs/shrink"), ShrinkConfig())
@@ -122,6 +130,9 @@ def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     code, _, err = ckrm("shrink", "--resume", tmp_path, "--epochs", "3")
     assert code == 2
     assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+    code, _, err = ckrm("shrink", "--resume", tmp_path, "--output", tmp_path / "b")
+    assert code == 2
+    assert "leave out --output" in " ".join(err.replace("│", " ").split())
 
 
 def test_report_and_compare(asked):

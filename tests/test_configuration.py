@@ -29,6 +29,16 @@ def test_dataclasses_survive_json():
     assert typed(Outer, json.loads(json.dumps(asdict(value))), "value") == value
 
 
+def test_a_wrong_value_is_cut_short_in_its_message():
+    with pytest.raises(ValueError, match=r"value: inner: .*, got \(0, 1, 2, .* \.\.\.$"):
+        typed(Outer, {"inner": tuple(range(1000))}, "value")
+
+
+def test_a_network_without_that_name_is_a_fault_of_the_setting():
+    with pytest.raises(ValueError, match=r"the configuration: network: name must be one of .*, got 'alexnet'"):
+        read_config(RunsConfig(), None, ["network=alexnet"])
+
+
 def test_a_configuration_survives_its_file(tmp_path):
     config = ShrinkConfig(network=network_shape("resnet50-optimized"), training=TrainingConfig(epochs=3), seeds=2)
     file = tmp_path / "config.json"

@@ -69,7 +69,7 @@ def test_the_report(finished):
     }
     for sentence in report["conclusions"]:
         assert sentence in printed
-        assert sentence.replace(" ", "") in table.replace("\n", "").replace(" ", "")
+        assert "".join(sentence.split()) in "".join(table.split())  # lines break at no-break spaces, too
 
 
 def test_the_scores_are_those_of_the_saved_weights(finished):
@@ -101,6 +101,38 @@ def test_another_configuration_in_the_same_folder(finished):
     other = replace(SMALL, most_rounds=3)
     with pytest.raises(ValueError, match=r"of another configuration \(most_rounds is 2\): choose another folder"):
         shrink(folder, other)
+
+
+def test_other_data_of_the_same_configuration(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["data"]["key"] = "of other files"
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="holds an experiment of other data"):
+        shrink(folder, SMALL)
+
+
+def test_the_folder_of_trained_runs(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds something else, not an experiment: choose another folder"):
+        shrink(tmp_path, SMALL)
+
+
+def test_the_accuracy_of_a_round_is_that_of_the_weights_kept(tmp_path):
+    config = replace(
+        SMALL,
+        training=TrainingConfig(epochs=8, early_stop=1, optimizer="adamw", learning_rate=0.1),
+        seeds=1,
+        final_seeds=1,
+        most_rounds=1,
+    )
+    small(tmp_path, config)
+    history = json.loads((tmp_path / "networks" / "round-0" / "seed-0" / "run.json").read_text())["history"]
+    best = min(history, key=lambda epoch: epoch["validation_loss"])
+    assert best["number"] < history[-1]["number"]
+    found, _, _ = results(tmp_path)
+    assert found["search"]["rounds"][0]["trained"]["validation_accuracy"] == [best["validation_accuracy"]]
 
 
 def test_a_state_file_of_something_else(tmp_path):
@@ -232,6 +264,10 @@ def test_where_every_layer_is_clean_it_says_that_there_is_nothing_to_shrink(tmp_
         ({"final_seeds": 2}, "final_seeds must be a whole number >= 3, got 2"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
         ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
+        (
+            {"network": ResNetShape(8, ((8,),), (8,), block="bottleneck")},
+            r"network.out must be None, inferred, to search the widths of bottlenecks: .*; got \[8\]",
+        ),
         ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
         (
             {"network": ResNetShape(inner=((32,), (63,), (128,))), "rule": RuleConfig(tied="stage")},

@@ -66,6 +66,45 @@ def test_seeds_refused():
         RunsConfig(seeds=(1, 1))
 
 
+@pytest.mark.parametrize("seeds", [(-1,), (2**63,), (0.5,)])
+def test_seeds_that_torch_does_not_take(seeds):
+    with pytest.raises(ValueError, match=r"seeds must be whole numbers from 0 to 2\^63 - 1, got "):
+        RunsConfig(seeds=seeds)
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1.5])
+def test_processes_refused(tmp_path, processes):
+    with pytest.raises(ValueError, match=f"processes must be a whole number >= 1, got {processes}"):
+        train_runs(tmp_path, SMALL, runtime=CPU, processes=processes, console=QUIET)
+
+
+def test_a_network_that_the_data_can_not_train_is_refused_before_anything_is_written(tmp_path):
+    config = replace(SMALL, network=replace(SMALL.network, head="gg-cam"))
+    with pytest.raises(
+        ValueError, match=r"network\.head must be linear for digits, which has no gaze maps, got gg-cam"
+    ):
+        train_runs(tmp_path, config, runtime=CPU, console=QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_the_folder_of_a_search_is_refused(tmp_path):
+    from ckrm_kernels.shrinking import ShrinkConfig
+
+    search = ShrinkConfig(network=SMALL.network, training=SMALL.training).as_json()
+    search["network"] |= {"in_channels": 1, "classes": 10}
+    (tmp_path / "config.json").write_text(json.dumps(search))
+    with pytest.raises(ValueError, match="holds runs of another configuration \\(rule is "):
+        train_runs(tmp_path, SMALL, runtime=CPU, console=QUIET)
+
+
+def test_the_parameters_shown_are_those_of_the_network_trained(tmp_path):
+    file = StringIO()
+    config = replace(SMALL, seeds=(0,), training=TrainingConfig(epochs=1))
+    train_runs(tmp_path, config, runtime=CPU, processes=1, console=Console(file=file, width=100))
+    fitted = replace(SMALL.network, in_channels=1, classes=10)
+    assert f"Training {count_parameters(fitted.build()):,} parameters" in file.getvalue()
+
+
 def test_groups_compared(folders, tmp_path):
     file = StringIO()
     candidates, comparisons, latencies = compare_runs(

@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from functools import partial
 from io import StringIO
 
@@ -27,6 +29,7 @@ from ckrm_kernels.training.batches import shuffled
 from ckrm_kernels.training.checkpoint import load_weights
 from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.files import read_json, write_atomically, write_json
+from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers
@@ -86,6 +89,7 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
         ("plateau_factor", 1.0),
         ("plateau_patience", 0),
         ("lowest_rate", 0.0),
+        ("batch_size", 2**63),
         ("early_stop", 0),
     ],
 )
@@ -133,6 +137,13 @@ def test_a_loss_that_is_not_finite_ends_it():
     data = stripes()
     data.train.images[3] = torch.nan
     with pytest.raises(RuntimeError, match="training diverged: the loss became nan in epoch 1; lower learning_rate"):
+        train(network(), data, CONFIG, seed=0)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_it():
+    data = stripes()
+    data.validation.images[3] = torch.inf
+    with pytest.raises(RuntimeError, match="training diverged: the validation loss became nan in epoch 1; lower"):
         train(network(), data, CONFIG, seed=0)
 
 
@@ -223,6 +234,86 @@ def test_finished_jobs_are_not_repeated(tmp_path):
         assert seen == {1}
         workers.run([job(tmp_path, 0, TrainingConfig(epochs=1))], lambda place, epoch: seen.add("new"))
         assert "new" in seen
+
+
+@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"12345", b"\x04\0\0\0\0\0\0\0{}  ", b"{}", b'{"identity": 3}', b"\xff" * 64])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    damaged = job(tmp_path)
+    with Workers(1) as workers:
+        workers.run([damaged], lambda place, epoch: None)
+        if name.startswith("unfinished"):
+            (damaged.folder / "run.json").unlink()
+        (damaged.folder / name).write_bytes(content)
+        message = rf"{name} is (damaged|not valid JSON) \(.*\); delete it to"
+        with pytest.raises(ValueError, match=message):  # noqa: PT012
+            workers.run([damaged], lambda place, epoch: None)
+            damaged.trained()
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    first, other = job(tmp_path / "a"), dataclasses.replace(job(tmp_path / "b"), shape=ResNetShape(2, ((2,),), (2,)))
+    with Workers(1) as workers:
+        workers.run([first, other], lambda place, epoch: None)
+    (other.folder / "weights.safetensors").replace(first.folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is damaged"):
+        first.trained()
+
+
+def test_a_kill_between_weights_and_record_leaves_no_record_of_another_run(tmp_path, monkeypatch):
+    save_run(tmp_path, network(0), Run({"a": 1}, (epoch(1),), 1.0))
+    monkeypatch.setattr("ckrm_kernels.training.checkpoint.write_json", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_run(tmp_path, network(1), Run({"a": 2}, (epoch(1),), 1.0))
+    assert load_run(tmp_path, {"a": 1}) is None
+
+
+def test_what_kills_left_half_written_is_cleared(tmp_path):
+    (tmp_path / ".unfinished.safetensors.abc").write_text("half")
+    save_run(tmp_path, network(0), Run({}, (epoch(1),), 1.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "weights.safetensors"]
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"state\.json can't be written: No space left on device"):
+        write_atomically(tmp_path / "state.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
+    script = (
+        "import sys, pathlib, time\nfrom ckrm_kernels.training.lock import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(ValueError, match=r"is in use by another process; wait for it"), locked(tmp_path):
+            pass
+        process.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "under"):
+        with pytest.raises(ValueError, match=r"can't be a folder: it, or what it lies in, is a file"), locked(folder):
+            pass
+
+
+def test_networks_finished_earlier_have_full_bars():
+    file = StringIO()
+    display = Display(Console(file=file, force_terminal=True, width=100))
+    with display.bars(["seed 7", "seed 8"], epochs=4, finished={0}):
+        pass
+    lines = [line for line in file.getvalue().splitlines() if "seed" in line]
+    assert any("epoch 4.0 of 4 finished" in line for line in lines)
+    assert any("epoch 0.0 of 4 waiting" in line for line in lines)
 
 
 def test_a_job_that_is_interrupted_leaves_no_finished_run(tmp_path):

@@ -77,7 +77,7 @@ def as_text(renderables: Sequence[Any]) -> str:
     for each in renderables:
         console.print(each, highlight=False, markup=False)
         console.print()
-    return "\n".join(line.rstrip(" ") for line in file.getvalue().split("\n"))
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -58,6 +58,8 @@ class TrainingConfig:
             count = getattr(self, name)
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
+            if count is not None and count >= 2**63:
+                raise ValueError(f"{name} must be below 2^63, got {count!r}")
         for name, accepted in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")

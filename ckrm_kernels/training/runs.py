@@ -62,6 +62,11 @@ def fitted_network(network: ResNetShape, training: TrainingConfig, data: Dataset
         raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
     if network.head == "gg-cam" and training.balance_classes:
         raise ValueError("training.balance_classes must be false for network.head gg-cam, which has its own loss")
+    if network.head == "gg-cam" and training.precision == "float16":
+        raise ValueError(
+            "training.precision must be float32 or bfloat16 for network.head gg-cam, whose gradients at "
+            "first exceed float16, got float16"
+        )
     return replace(network, in_channels=data.image_shape[0], classes=data.classes)
 
 
