@@ -7,7 +7,7 @@ import pytest
 from ckrm_kernels.models import network_shape
 from ckrm_kernels.shrinking import ShrinkConfig
 from ckrm_kernels.training import TrainingConfig
-from ckrm_kernels.training.configuration import read_config, typed
+from ckrm_kernels.training.configuration import as_json, read_config, typed
 from ckrm_kernels.training.runs import RunsConfig
 
 
@@ -42,7 +42,7 @@ def test_a_network_without_that_name_is_a_fault_of_the_setting():
 def test_a_configuration_survives_its_file(tmp_path):
     config = ShrinkConfig(network=network_shape("resnet50-optimized"), training=TrainingConfig(epochs=3), seeds=2)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(config.as_json()))
+    file.write_text(json.dumps(as_json(config)))
     assert read_config(ShrinkConfig(), file, []) == config
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.compare import compare_runs
 from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.configuration import as_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 
@@ -90,7 +91,7 @@ def test_a_network_that_the_data_can_not_train_is_refused_before_anything_is_wri
 def test_the_folder_of_a_search_is_refused(tmp_path):
     from ckrm_kernels.shrinking import ShrinkConfig
 
-    search = ShrinkConfig(network=SMALL.network, training=SMALL.training).as_json()
+    search = as_json(ShrinkConfig(network=SMALL.network, training=SMALL.training))
     search["network"] |= {"in_channels": 1, "classes": 10}
     (tmp_path / "config.json").write_text(json.dumps(search))
     with pytest.raises(ValueError, match="holds runs of another configuration \\(rule is "):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import ckrm_kernels
-from ckrm_kernels.data import DataConfig, Dataset
+from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import ResNetShape, network_shape
 from ckrm_kernels.shrinking.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.shrinking.search import Search
 from ckrm_kernels.training import TrainingConfig
-from ckrm_kernels.training.runs import fitted_network
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,3 @@ class ShrinkConfig:
     def search(self) -> Search:
         """The search that this describes; raises ValueError for a field that it does not accept."""
         return Search(self.network, self.rule.rule(), self.target, self.most_rounds)
-
-    def fitted_to(self, data: Dataset) -> ShrinkConfig:
-        """The same for the channels and classes of the data."""
-        return replace(self, network=fitted_network(self.network, self.training, data))
-
-    def as_json(self) -> dict[str, Any]:
-        """As JSON gives it back, with the version of the package."""
-        value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(self)}))
-        return value

@@ -26,9 +26,10 @@ from ckrm_kernels.shrinking.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.shrinking.search import Outcome, Round, SearchableShape, Trained
 from ckrm_kernels.training import Epoch, Run, Runtime
 from ckrm_kernels.training.checkpoint import load_tensors
-from ckrm_kernels.training.configuration import typed
+from ckrm_kernels.training.configuration import as_json, check_same, typed
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import fitted
 from ckrm_kernels.training.workers import Job, Workers, finished_places
 
 _STATE, _CONFIG = "state.json", "config.json"
@@ -56,7 +57,7 @@ class Experiment:
         self.folder, self.runtime, self.display = folder, runtime, display
         self.data = config.data.load(display.track)
         display.skipped(self.data)
-        self.config = config.fitted_to(self.data)
+        self.config = fitted(config, self.data)
         self.search = self.config.search()
         self.state = self._load_state()
 
@@ -82,7 +83,7 @@ class Experiment:
             return
         self._save_state()
         if team().first:
-            write_json(self.folder / _CONFIG, self.config.as_json())
+            write_json(self.folder / _CONFIG, as_json(self.config))
         with Workers(processes) as workers:
             while (widths := self.search.next_widths(self.state.rounds)) is not None:
                 self._round(workers, widths)
@@ -202,22 +203,17 @@ class Experiment:
         if team().first:
             write_json(
                 self.folder / _STATE,
-                {"config": self.config.as_json(), "data": self.data.identity, **asdict(self.state)},
+                {"config": as_json(self.config), "data": self.data.identity, **asdict(self.state)},
             )
 
     def _load_state(self) -> State:
-        path, ours = self.folder / _STATE, self.config.as_json()
+        path, ours = self.folder / _STATE, as_json(self.config)
         if not path.exists():
             if (self.folder / _CONFIG).exists():
                 raise ValueError(f"{self.folder} holds something else, not an experiment: choose another folder")
             return State()
         theirs, data, state = _split(path)
-        different = [f"{name} is {theirs.get(name)}" for name in ours if theirs.get(name) != ours[name]]
-        if different:
-            raise ValueError(
-                f"{self.folder} holds an experiment of another configuration ({'; '.join(different)}): "
-                "choose another folder or delete it"
-            )
+        check_same(ours, theirs, self.folder)
         if data != json.loads(json.dumps(self.data.identity)):
             raise ValueError(f"{self.folder} holds an experiment of other data, files or settings of {self.data.name}")
         return state

@@ -17,6 +17,7 @@ from ckrm_kernels.shrinking.experiment import Experiment, config_of
 from ckrm_kernels.shrinking.findings import Findings
 from ckrm_kernels.shrinking.report import write_report
 from ckrm_kernels.training import Runtime
+from ckrm_kernels.training.configuration import as_json
 from ckrm_kernels.training.files import write_atomically, write_json
 from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.progress import Display
@@ -86,7 +87,7 @@ def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
     data = experiment.data
     return {
         "conclusions": list(findings.conclusions),
-        "config": experiment.config.as_json(),
+        "config": as_json(experiment.config),
         "data": {
             "name": data.name,
             "identity": data.identity,

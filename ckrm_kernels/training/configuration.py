@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ckrm_kernels
 from ckrm_kernels.models import network_shape
 
 T = TypeVar("T")
@@ -47,6 +48,21 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
             raise ValueError(f"{what} has no setting {place}") from error
         raise ValueError(f"{what}: {place}: {fault['msg']}, got {_shortened(repr(fault['input']))}") from error
     return result
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The configuration, a dataclass, as JSON gives it back, with the version of the package."""
+    value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(config)}))
+    return value
+
+
+def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
+    """Raises ValueError where the folder holds what was made by another configuration than ours, both as JSON."""
+    different = [f"{name} is {theirs.get(name)}" for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+    if different:
+        raise ValueError(
+            f"{folder} holds runs of another configuration ({'; '.join(different)}): choose another folder or delete it"
+        )
 
 
 def _shortened(text: str) -> str:

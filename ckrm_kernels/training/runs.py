@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import Field, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
-import ckrm_kernels
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
 from ckrm_kernels.training.config import Runtime, TrainingConfig
-from ckrm_kernels.training.configuration import typed
+from ckrm_kernels.training.configuration import as_json, check_same, typed
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.lock import locked
@@ -23,6 +21,23 @@ from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
+
+
+class TrainingNetworks(Protocol):
+    """A configuration, a dataclass, that says which network is trained and how."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def network(self) -> ResNetShape:
+        """Its channels and classes are those of the data."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Of every network."""
+
+
+Config = TypeVar("Config", bound=TrainingNetworks)
 
 
 @dataclass(frozen=True)
@@ -46,18 +61,10 @@ class RunsConfig:
             if not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
 
-    def fitted_to(self, data: Dataset) -> RunsConfig:
-        """The same for the channels and classes of the data."""
-        return replace(self, network=fitted_network(self.network, self.training, data))
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON gives it back, with the version of the package."""
-        value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(self)}))
-        return value
-
-
-def fitted_network(network: ResNetShape, training: TrainingConfig, data: Dataset) -> ResNetShape:
-    """The network for the channels and classes of the data; raises ValueError where it can't be trained on it so."""
+def fitted(config: Config, data: Dataset) -> Config:
+    """The configuration for the data's channels and classes; raises ValueError where it can't be trained on so."""
+    network, training = config.network, config.training
     if network.head == "gg-cam" and data.train.gaze is None:
         raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
     if network.head == "gg-cam" and training.balance_classes:
@@ -67,7 +74,7 @@ def fitted_network(network: ResNetShape, training: TrainingConfig, data: Dataset
             "training.precision must be float32 or bfloat16 for network.head gg-cam, whose gradients at "
             "first exceed float16, got float16"
         )
-    return replace(network, in_channels=data.image_shape[0], classes=data.classes)
+    return replace(config, network=replace(network, in_channels=data.image_shape[0], classes=data.classes))
 
 
 class TrainedRuns:
@@ -79,7 +86,7 @@ class TrainedRuns:
     def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime, display: Display) -> None:
         self.folder, self.display, self.data = folder, display, config.data.load(display.track)
         display.skipped(self.data)
-        self.config, self.runtime = config.fitted_to(self.data), runtime
+        self.config, self.runtime = fitted(config, self.data), runtime
         self._check_folder()
 
     @classmethod
@@ -110,7 +117,7 @@ class TrainedRuns:
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
         if team().first:
-            write_json(self.folder / _CONFIG, self.config.as_json())
+            write_json(self.folder / _CONFIG, as_json(self.config))
         jobs = self.jobs()
         with (
             Workers(processes) as workers,
@@ -124,14 +131,8 @@ class TrainedRuns:
         path = self.folder / _CONFIG
         if not path.exists():
             return
-        ours, theirs = self.config.as_json(), _read(path)
-        names = (name for name in {**ours, **theirs} if name != "seeds")  # a search has more than ours
-        different = [f"{name} is {theirs.get(name)}" for name in names if theirs.get(name) != ours.get(name)]
-        if different:
-            raise ValueError(
-                f"{self.folder} holds runs of another configuration ({'; '.join(different)}): "
-                "choose another folder or delete it"
-            )
+        ours, theirs = as_json(self.config), _read(path)
+        check_same({**ours, "seeds": theirs.get("seeds")}, theirs, self.folder)
 
 
 def _read(path: Path) -> dict[str, Any]:
