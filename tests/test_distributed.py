@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import job
+from test_training import job, network, stripes
 
-from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.distributed import Team
+from ckrm_kernels.training import Runtime, TrainingConfig, train
+from ckrm_kernels.training.state import TrainingState
 from ckrm_kernels.training.workers import Workers, run_job
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_distributed import batch_of_all, jobs_of
+from test_distributed import batch_of_all, history_of_a_team, jobs_of
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.training.workers import Workers, run_job
 
@@ -28,6 +30,8 @@ if __name__ == "__main__":
         seen = set()
         workers.run(jobs_of(folder / "shared runs"), lambda place, event: seen.add(place))
         (folder / f"process-{team().rank}").write_text(str(sorted(seen)))
+        (folder / f"history-{team().rank}").write_text(repr(history_of_a_team()))
+        (folder / f"first-{team().rank}").write_text(str(team().of_first(lambda: team().rank + 7)))
 """
 
 
@@ -50,6 +54,12 @@ def batch_of_all(folder, data_parallel):
             job(folder, config=config), shape=Small(), runtime=Runtime(device="cpu", data_parallel=data_parallel)
         )
     ]
+
+
+def history_of_a_team():
+    """Of a network with batch normalisation, whose running statistics differ between the processes."""
+    config = TrainingConfig(epochs=12, batch_size=16, schedule="plateau", plateau_patience=1, early_stop=3)
+    return train(network(), stripes(), config, 0, runtime=Runtime(device="cpu", data_parallel=True))
 
 
 def jobs_of(folder):
@@ -76,6 +86,17 @@ def test_a_batch_shared_by_two_processes_gives_the_gradient_of_the_whole(folder,
         torch.testing.assert_close(load_file(shared.folder / "weights.safetensors")[name], value, rtol=1e-4, atol=1e-5)
     ours, theirs = alone.result().history, shared.result().history
     assert [each.loss for each in ours] == pytest.approx([each.loss for each in theirs], rel=1e-4)
+
+
+def test_one_process_decides_for_all(folder):
+    assert (folder / "history-0").read_text() == (folder / "history-1").read_text()
+    assert [(folder / f"first-{rank}").read_text() for rank in (0, 1)] == ["7", "7"]
+
+
+def test_batches_too_small_to_share():
+    config = TrainingConfig(batch_size=3)
+    with pytest.raises(ValueError, match="batch_size and the training images must be at least 4 for 2 processes that"):
+        TrainingState(network(), stripes(), config, 0, Team(0, 2))
 
 
 def test_runs_shared_by_two_processes_are_those_of_one(folder, tmp_path):

@@ -92,3 +92,10 @@ def test_exchanged_groups_give_the_same_tests(a, b):
     assert ours.anova_p == pytest.approx(theirs.anova_p, abs=1e-9)
     assert ours.equivalence_p == pytest.approx(theirs.equivalence_p, abs=1e-9)
     assert 0 <= ours.equivalence_p <= 1
+
+
+def test_groups_of_one_value_and_of_different_sizes_are_the_same():
+    few, many = [0.9777] * 3, [0.9777] * 10
+    assert statistics.fmean(few) != statistics.fmean(many)
+    found = compare("accuracy", ("few", few), ("many", many), 0.01)
+    assert (found.difference.mean, found.anova_p, found.equivalence_p) == (0.0, 1.0, 0.0)
