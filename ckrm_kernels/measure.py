@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
@@ -53,6 +53,8 @@ def measure(
     Raises ValueError for NaN or Inf in a layer or models of different structure, naming the layer, before anything
     is measured.
     """
+    if isinstance(model_or_models, Mapping):
+        raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
     models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(model_or_models)
     for model in models:
         if not isinstance(model, nn.Module):

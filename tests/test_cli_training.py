@@ -151,9 +151,9 @@ def test_the_demo_is_a_small_search(asked):
 @pytest.mark.parametrize(
     ("command", "how"),
     [
-        ("demo", "`ckrm demo --output there` goes on where it was"),
-        ("shrink", "`ckrm shrink --resume there` goes on where it was"),
-        ("train", "the same command goes on where it was"),
+        ("demo", "`ckrm demo --output there` goes on from its last checkpoint"),
+        ("shrink", "`ckrm shrink --resume there` goes on from its last checkpoint"),
+        ("train", "the same command goes on from its last checkpoint"),
     ],
 )
 def test_an_interrupted_command_says_how_to_go_on(ckrm, monkeypatch, command, how):

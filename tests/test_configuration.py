@@ -78,8 +78,9 @@ def test_values_of_every_kind(setting, value):
     [
         (["epochs"], "a setting must be KEY=VALUE, such as training.epochs=30, got 'epochs'"),
         (["training..epochs=3"], "a setting must be KEY=VALUE"),
-        (["training.epoch=3"], "the configuration has no setting training.epoch"),
-        (["epochs=3"], "the configuration has no setting epochs"),
+        (["training.epoch=3"], r"the configuration has no setting training.epoch; is it training.epochs"),
+        (["epochs=3"], r"the configuration has no setting epochs; is it training.epochs\?"),
+        (["xyz=3"], "the configuration has no setting xyz$"),
         (["training.epochs=0"], "the configuration: training: epochs must be a whole number >= 1, got 0"),
         (["training.epochs=many"], "the configuration: training.epochs: .* got 'many'"),
         (["training=3"], "the configuration: training: .* got 3"),

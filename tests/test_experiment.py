@@ -99,7 +99,9 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
 def test_another_configuration_in_the_same_folder(finished):
     folder, _ = finished
     other = replace(SMALL, most_rounds=3)
-    with pytest.raises(ValueError, match=r"of another configuration \(most_rounds is 2\): choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"of another configuration \(most_rounds is 2, not 3\): choose another folder"
+    ):
         shrink(folder, other)
 
 
@@ -261,7 +263,7 @@ def test_where_every_layer_is_clean_it_says_that_there_is_nothing_to_shrink(tmp_
     ("fields", "message"),
     [
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
-        ({"final_seeds": 2}, "final_seeds must be a whole number >= 3, got 2"),
+        ({"final_seeds": 2}, "final_seeds must be a whole number >= seeds, 3, got 2"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
         ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
         (

@@ -433,6 +433,7 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
         ((3,), {}, TypeError, "not iterable"),
         (([nn.ReLU(), 3],), {}, TypeError, "must be a module or a sequence of modules, got int"),
         (([],), {}, ValueError, "at least one model"),
+        ((nn.Linear(2, 2).state_dict(),), {}, TypeError, "got a state dict: load it into one"),
         ((nn.ReLU(), 2.0), {}, ValueError, "threshold must lie in"),
         ((nn.ReLU(),), {"pointwise": "all"}, ValueError, 'pointwise must be "skip", "slices" or "vector", got \'all\''),
         ((nn.ReLU(),), {"eps": -1}, ValueError, "eps must be"),

@@ -57,7 +57,7 @@ def test_more_seeds_are_added_and_finished_ones_stay(folders):
 def test_another_configuration_in_the_same_folder(folders):
     other = replace(SMALL, training=TrainingConfig(epochs=3))
     with pytest.raises(
-        ValueError, match=r"holds runs of another configuration \(training is .*: choose another folder"
+        ValueError, match=r"holds runs of another configuration \(training.epochs is 2, not 3\): choose another folder"
     ):
         train_runs(folders / "narrow", replace(other, network=ResNetShape(stem=3, inner=((4,),), out=(5,))))
 
@@ -94,7 +94,7 @@ def test_the_folder_of_a_search_is_refused(tmp_path):
     search = as_json(ShrinkConfig(network=SMALL.network, training=SMALL.training))
     search["network"] |= {"in_channels": 1, "classes": 10}
     (tmp_path / "config.json").write_text(json.dumps(search))
-    with pytest.raises(ValueError, match="holds runs of another configuration \\(rule is "):
+    with pytest.raises(ValueError, match="holds a search of `ckrm shrink`, not runs of `ckrm train`"):
         train_runs(tmp_path, SMALL, runtime=CPU, console=QUIET)
 
 

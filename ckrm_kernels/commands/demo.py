@@ -20,5 +20,5 @@ def demo(
     from ckrm_kernels.shrinking.config import ShrinkConfig
     from ckrm_kernels.shrinking.pipeline import shrink
 
-    with interruptible(f"`ckrm demo --output {output}` goes on where it was"):
+    with interruptible(f"`ckrm demo --output {output}` goes on from its last checkpoint"):
         shrink(output, ShrinkConfig(network=network_shape("resnet-digits"), final_seeds=3))

@@ -42,7 +42,8 @@ def shrink(
     """Find the widths at which no layer of a network is redundant, and compare the network found.
 
     Trains, measures and changes widths in rounds; then trains the standard network, the one found and one of as many
-    parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on where it was.
+    parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on from its last
+    checkpoint.
     """
     from ckrm_kernels.shrinking.config import ShrinkConfig
     from ckrm_kernels.shrinking.experiment import config_of
@@ -62,7 +63,7 @@ def shrink(
     folder = resume or output or Path("runs/shrink")
     chosen = config_of(resume) if resume else read_config(ShrinkConfig(), config, others)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
-    with shared.interruptible(f"`ckrm shrink --resume {folder}` goes on where it was"):
+    with shared.interruptible(f"`ckrm shrink --resume {folder}` goes on from its last checkpoint"):
         shrink(folder, chosen, runtime=runtime, processes=processes)
 
 

@@ -33,8 +33,8 @@ def train(
 ) -> None:
     """Train a network from one or more seeds, and score it on the held-out part of the data.
 
-    Killed at any moment, the same command goes on where it was. Under torchrun, a single network is trained by all
-    processes together; several are shared out.
+    Killed at any moment, the same command goes on from the last checkpoint. Under torchrun, a single network is
+    trained by all processes together; several are shared out.
     """
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.training.configuration import read_config
@@ -44,5 +44,5 @@ def train(
     said = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs, settings)
     chosen = read_config(RunsConfig(), config, [*own, *said])
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
-    with shared.interruptible("the same command goes on where it was"):
+    with shared.interruptible("the same command goes on from its last checkpoint"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

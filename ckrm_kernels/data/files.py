@@ -26,7 +26,7 @@ class BadFile(ValueError):
         self.skipped = Skipped(str(path), reason)
 
     def __str__(self) -> str:
-        return f"{self.skipped.path} {self.skipped.reason}; skip_bad leaves such images out"
+        return f"{self.skipped.path} {self.skipped.reason}; skip_bad leaves such images out (--skip-bad)"
 
 
 def key_of_files(folder: Path, paths: Iterable[Path]) -> str:

@@ -68,10 +68,10 @@ class ShrinkConfig:
     margin: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("final_seeds", self.seeds)):
-            count = getattr(self, name)
-            if not isinstance(count, int) or count < least:
-                raise ValueError(f"{name} must be a whole number >= {least}, got {count!r}")
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ValueError(f"seeds must be a whole number >= 1, got {self.seeds!r}")
+        if not isinstance(self.final_seeds, int) or self.final_seeds < self.seeds:
+            raise ValueError(f"final_seeds must be a whole number >= seeds, {self.seeds}, got {self.final_seeds!r}")
         if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
         if not 0 < self.margin < math.inf:

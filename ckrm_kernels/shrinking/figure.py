@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckrm_kernels.shrinking.colours import LIGHT
 from ckrm_kernels.shrinking.comparison import Candidate, spread
-from ckrm_kernels.shrinking.measured import ABSOLUTE, SCALE_FREE, MeasuredLayer
+from ckrm_kernels.shrinking.measured import ABSOLUTE, MeasuredLayer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,13 +98,13 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
         axes.fill_between(places, heights, color=colour, alpha=0.13, linewidth=0)
         axes.plot(places, heights, color=colour, linewidth=1.2, alpha=0.9)
     shape = "×".join(map(str, (layer.filters, layer.slices, *layer.kernel_size)))  # noqa: RUF001
-    level, chance = layer.levels[ABSOLUTE], layer.levels[SCALE_FREE].chance
+    level = layer.levels[ABSOLUTE]
     deviation = f" ± {spread(level.per_seed):.3f}" if len(level.per_seed) > 1 else ""
     verdict = "text" if layer.is_clean(target) else "redundant"
     _write(axes, 0.0, 0.98, "left", _shortened(layer.name), "text")
     _write(axes, 0.0, 0.77, "left", shape, "soft")
     _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{deviation}", verdict)
-    _write(axes, 0.99, 0.77, "right", f"chance {chance:.3f}", "soft")
+    _write(axes, 0.99, 0.77, "right", f"chance {level.chance:.3f}", "soft")
     axes.set(xlim=(0, 1), ylim=(0, _HEADROOM), yticks=[])
     axes.tick_params(axis="x", labelsize=_TYPE, color=LIGHT["line"], labelcolor=LIGHT["soft"])
     for side in ("top", "right", "left"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ckrm_kernels.shrinking.comparison import Candidate, spread
 from ckrm_kernels.shrinking.latency import Latency
-from ckrm_kernels.shrinking.measured import MEASURES, SCALE_FREE
+from ckrm_kernels.shrinking.measured import ABSOLUTE, SCALE_FREE
 from ckrm_kernels.shrinking.search import Round
 
 _FILE_WIDTH = 80
@@ -38,16 +38,21 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
 
 
 def layers_of(candidate: Candidate, threshold: float) -> Any:
-    """lambda of each layer at several eps, beside the chance level."""
+    """lambda of each layer, absolute and scale-free, each beside its chance level."""
     table = _table(f"lambda^{threshold:g} of the {candidate.name} network, mean ± deviation over the seeds")
     table.add_column("layer", overflow="fold")
-    for heading in ("filters", *MEASURES, "chance*", "distinct"):
+    for heading in ("filters", ABSOLUTE, "chance", SCALE_FREE, "chance", "distinct"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in candidate.layers:
-        levels = [f"{_short(level.mean)}±{_short(spread(level.per_seed))}" for level in layer.levels.values()]
-        chance = f"{layer.levels[SCALE_FREE].chance:.3f}"
-        table.add_row(layer.name, str(layer.filters), *levels, chance, f"{statistics.fmean(layer.distinct):.1f}")
-    table.caption = "* of scale-free lambda. distinct: filters left when repeats at eps 1e-4 merge"
+        levels = [
+            text
+            for level in (layer.levels[ABSOLUTE], layer.levels[SCALE_FREE])
+            for text in (f"{_short(level.mean)}±{_short(spread(level.per_seed))}", f"{level.chance:.3f}")
+        ]
+        table.add_row(layer.name, str(layer.filters), *levels, f"{statistics.fmean(layer.distinct):.1f}")
+    table.caption = (
+        "chance: the same, positions in every slice permuted. distinct: filters left when repeats at eps 1e-4 merge"
+    )
     return table
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ def read_config(default: T, path: Path | None, settings: Iterable[str]) -> T:
     for change in (_file_settings(path) if path else {}, *map(_setting, settings)):
         _change(values, _with_network_spelled_out(change))
     values.pop("version", None)
+    _check_known(values, asdict(default))  # type: ignore[call-overload]
     return typed(type(default), values, "the configuration")
 
 
@@ -58,15 +60,37 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
     """Raises ValueError where the folder holds what was made by another configuration than ours, both as JSON."""
-    different = [f"{name} is {theirs.get(name)}" for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+    mine, other = _flat(ours), _flat(theirs)
+    different = [
+        f"{name} is {other.get(name, 'absent')}, not {mine.get(name, 'absent')}"
+        for name in {**mine, **other}
+        if mine.get(name, ...) != other.get(name, ...)
+    ]
     if different:
         raise ValueError(
             f"{folder} holds runs of another configuration ({'; '.join(different)}): choose another folder or delete it"
         )
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _check_known(values: dict[str, Any], accepted: dict[str, Any]) -> None:
+    """Raises ValueError for the first setting that there is not, with the most similar ones that there are."""
+    known = list(_flat(accepted))
+    for name in _flat(values):
+        if name not in known and not any(each.startswith(f"{name}.") for each in known):
+            similar = " or ".join(get_close_matches(name, known, cutoff=0.5))
+            raise ValueError(f"the configuration has no setting {name}" + (f"; is it {similar}?" if similar else ""))
 
 
 def _file_settings(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Display:
         for each in data.skipped:
             self.say(f"left out {each.path}: {each.reason}")
         if data.skipped:
-            self.say(f"{len(data.skipped)} images were left out")
+            self.say(f"left out: {len(data.skipped)} of the images")
 
     def bars(self, names: Sequence[str], epochs: int, finished: Collection[int] = ()) -> TrainingBars:
         """A bar of so many epochs for each network named, full for those at the places that are finished already."""

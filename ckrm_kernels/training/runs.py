@@ -139,6 +139,8 @@ def _read(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not the configuration of a run; choose another folder")
+    if "rule" in value:
+        raise ValueError(f"{path.parent} holds a search of `ckrm shrink`, not runs of `ckrm train`")
     return value
 
 

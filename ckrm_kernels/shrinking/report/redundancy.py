@@ -31,8 +31,9 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     said = (
         f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
-        f"clean: above {target:g} and above chance. Chance is the scale-free λ of the same slices with their positions "
-        "shuffled."
+        f"clean: above {target:g} and above the chance level of its scale-free λ. Chance is λ of the same slices with "
+        "their positions shuffled: where it is as high as λ, small weights make the layer redundant, not a shape that "
+        "its filters share."
     )
     numbers = [_numbers(each) for each in findings.candidates]
     folded = element("details", element("summary", "λ at every ε, and distinct filters"), *numbers)
@@ -61,7 +62,7 @@ def _level_cells(level: Level) -> list[object]:
 
 
 def _numbers(candidate: Candidate) -> Markup:
-    head = ["layer", "shape", *(name.replace("eps", "ε") for name in MEASURES), "chance", "distinct"]
+    head = ["layer", "shape", *(name.replace("eps", "ε") for name in MEASURES), "scale-free chance", "distinct"]
     rows = [
         [
             layer.name,
