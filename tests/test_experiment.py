@@ -26,6 +26,7 @@ SMALL = ShrinkConfig(
     seeds=2,
     final_seeds=3,
     most_rounds=2,
+    margin=0.5,
 )
 ON_CPU = Runtime(device="cpu", checkpoint_seconds=0.1)
 

@@ -135,6 +135,23 @@ class TestSearch:
         assert len(rounds) < 10
         assert rounds[outcome.chosen].redundant == ["a"]
 
+    @pytest.mark.parametrize(
+        ("accuracies", "redundant_widths", "chosen"),
+        [
+            ((0.99, 0.83, 0.985), (2, 1, 2), 2),  # the round in the middle has lost its accuracy
+            ((0.99, 0.985, 0.985), (2, 1, 2), 1),
+            ((0.99, 0.83, 0.97), (2, 1, 1), 0),
+            ((0.99, 0.5, 0.5), (2, 1, 0), 2),  # clean, as the search asks for: the comparison tells what it costs
+        ],
+    )
+    def test_an_inaccurate_round_is_chosen_only_if_it_is_clean(self, accuracies, redundant_widths, chosen):
+        rounds = []
+        for place, (accuracy, count) in enumerate(zip(accuracies, redundant_widths, strict=True)):
+            seen = {name: (redundant if at < count else clean)(30 - place) for at, name in enumerate("abc")}
+            widths = {name: each.width for name, each in seen.items()}
+            rounds.append(Round(widths, Trained((accuracy - 0.01, accuracy + 0.01), ()), seen, ()))
+        assert Search(Limited({}, {}), BracketRule(), margin=0.01).outcome(rounds).chosen == chosen
+
     def test_rounds_survive_json(self):
         rounds, _ = searched(Limited({"a": 90, "b": 90}, {"a": 9, "b": 40}))
         assert typed(list[Round], json.loads(json.dumps([asdict(each) for each in rounds])), "rounds") == rounds
@@ -302,7 +319,11 @@ class TestComparison:
             0.01,
             0.1,
         )
-        assert "the limit of 2 rounds is reached. Round 1 has the fewest redundant widths: a." in sentences[0]
+        expected = (
+            "the limit of 2 rounds is reached. Of the rounds whose validation accuracy is near the best, round 1 has "
+            "the fewest redundant widths: a."
+        )
+        assert expected in sentences[0]
 
 
 class TestViews:

@@ -79,7 +79,10 @@ def _search(rounds: Sequence[Round], outcome: Outcome) -> str:
     ended = f"The search ended after {len(rounds)} rounds of training: {outcome.reason}"
     if chosen.clean:
         return f"{ended}. Every layer of round {outcome.chosen} is clean at eps 1e-4."
-    return f"{ended}. Round {outcome.chosen} has the fewest redundant widths: {', '.join(chosen.redundant)}."
+    return (
+        f"{ended}. Of the rounds whose validation accuracy is near the best, round {outcome.chosen} has the fewest "
+        f"redundant widths: {', '.join(chosen.redundant)}."
+    )
 
 
 def _scale(layers: Sequence[MeasuredLayer], target: float) -> list[str]:

@@ -51,7 +51,7 @@ class ShrinkConfig:
     threshold: t of lambda^t, in [0, 1]
     target: a layer is clean when its lambda is at most this, or no more than chance
     most_rounds: see `Search`
-    margin: the largest difference in accuracy and in AUC that counts as none, > 0
+    margin: the largest difference in accuracy and in AUC that counts as none, > 0; see `Search` too
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -87,4 +87,4 @@ class ShrinkConfig:
 
     def search(self) -> Search:
         """The search that this describes; raises ValueError for a field that it does not accept."""
-        return Search(self.network, self.rule.rule(), self.target, self.most_rounds)
+        return Search(self.network, self.rule.rule(), self.target, self.most_rounds, self.margin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +38,11 @@ class Trained:
 
     validation_accuracy: tuple[float, ...]
     layers: tuple[MeasuredLayer, ...]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Of the networks, on the validation part."""
+        return statistics.fmean(self.validation_accuracy)
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,14 @@ class Search:
 
     rule: chooses the widths; target: a layer is clean when lambda is at most this, or no more than chance
     most_rounds: how often it trains at most, >= 1
+    margin: a round whose mean validation accuracy is below that of the best round by more is chosen only if clean
     """
 
     shape: SearchableShape
     rule: WidthRule
     target: float = 0.01
     most_rounds: int = 6
+    margin: float = 0.01
 
     def __post_init__(self) -> None:
         if not 0 <= self.target <= 1:
@@ -109,8 +117,10 @@ class Search:
         return Round(widths, trained, observations, tuple(changes))
 
     def outcome(self, rounds: Sequence[Round]) -> Outcome:
-        """What the finished search found: the latest of the rounds with the fewest redundant widths."""
-        chosen = min(range(len(rounds)), key=lambda place: (len(rounds[place].redundant), -place))
+        """What the finished search found: the fewest redundant widths of a clean or accurate round, the latest one."""
+        accurate = max(each.trained.mean_accuracy for each in rounds) - self.margin
+        eligible = [place for place, each in enumerate(rounds) if each.clean or each.trained.mean_accuracy >= accurate]
+        chosen = min(eligible, key=lambda place: (len(rounds[place].redundant), -place))
         same = [place for place, each in enumerate(rounds) if each.widths == rounds[-1].proposed]
         if rounds[-1].clean:
             return Outcome(chosen, "every layer is clean")
