@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Now, since it looks once for the system, the compiler and CUDA, and no test's stand-in for one of them may be found.
+import torch.utils.cpp_extension
 from hypothesis import HealthCheck, settings
 
 # Before Triton is imported: without a GPU its kernels run in the interpreter, on CPU tensors.

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_building_forbidden(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_windows(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native.sys, "platform", "win32")
+    monkeypatch.setattr(native, "sys", SimpleNamespace(platform="win32"))
     assert "Windows" in failure_of_load()
 
 
