@@ -24,13 +24,13 @@ from ckrm_kernels.shrinking.latency import Latency, measure_latencies
 from ckrm_kernels.shrinking.measured import MeasuredLayer, measure_networks
 from ckrm_kernels.shrinking.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.shrinking.search import Outcome, Round, SearchableShape, Trained
-from ckrm_kernels.training import Epoch, Run, Runtime
+from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.checkpoint import load_tensors
 from ckrm_kernels.training.configuration import as_json, check_same, typed
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.runs import fitted
-from ckrm_kernels.training.workers import Job, Workers, finished_places
+from ckrm_kernels.training.runs import fitted, jobs_of, run_shown
+from ckrm_kernels.training.workers import Job, Workers
 
 _STATE, _CONFIG = "state.json", "config.json"
 
@@ -93,8 +93,10 @@ class Experiment:
 
     def findings(self) -> Findings:
         """What the finished experiment found."""
-        first_seed = {name: self._jobs(folder, shape)[0].folder for name, (folder, shape) in self._compared().items()}
-        weights = {name: load_tensors(folder) for name, folder in first_seed.items()}
+        weights = {
+            name: load_tensors(self._jobs(folder, shape)[0].folder)
+            for name, (folder, shape) in self._compared().items()
+        }
         candidates, config = tuple(self.state.candidates), self.config
         compared = compare_candidates(candidates, config.margin)
         most_frequent = self.data.held_out.labels.bincount().max().item() / len(self.data.held_out)
@@ -124,9 +126,9 @@ class Experiment:
         title = f"the standard network, {size}" if place == 0 else f"widths {tables.listed(widths)}, {size}"
         self.display.phase(f"Round {place}: training {title}")
         jobs = self._jobs(f"round-{place}", shape)[: self.config.seeds]
-        runs = self._train(workers, jobs)
+        runs = run_shown(workers, jobs, self.display)
         layers = team().of_first(lambda: self._measured(jobs)[1])
-        trained = Trained(tuple(self._kept(run).validation_accuracy for run in runs), layers)
+        trained = Trained(tuple(self.config.training.kept(run.history).validation_accuracy for run in runs), layers)
         done = self.search.observe(self.state.rounds, widths, trained)
         self.state.rounds.append(done)
         self._save_state()
@@ -154,7 +156,7 @@ class Experiment:
         widths, size = tables.listed(shape.widths()), f"{parameters_of(shape):,} parameters"
         self.display.phase(f"Comparison: the {name} network from {self.config.final_seeds} seeds, {widths}, {size}")
         jobs = self._jobs(folder, shape)
-        self._train(workers, jobs)
+        run_shown(workers, jobs, self.display)
         self.state.candidates.append(
             team().of_first(lambda: candidate(name, shape.widths(), *self._measured(jobs), self.data))
         )
@@ -163,41 +165,22 @@ class Experiment:
     def _time(self) -> None:
         """Times the networks, one of each."""
         self.display.phase("Comparison: timing the networks")
-        networks = {name: self._jobs(folder, shape)[0].trained() for name, (folder, shape) in self._compared().items()}
-        self.state.latencies = team().of_first(lambda: measure_latencies(networks, self.data.image_shape))
+        self.state.latencies = team().of_first(self._latencies)
         self._save_state()
 
-    def _train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
-        """The runs of the jobs, trained here or in an earlier start."""
-        names, epochs = [f"seed {job.seed}" for job in jobs], self.config.training.epochs
-        with self.display.bars(names, epochs, finished_places(jobs)) as bars:
-            return workers.run(jobs, bars.on_event)
+    def _latencies(self) -> list[Latency]:
+        networks = {name: self._jobs(folder, shape)[0].trained() for name, (folder, shape) in self._compared().items()}
+        return measure_latencies(networks, self.data.image_shape)
 
     def _measured(self, jobs: Sequence[Job]) -> tuple[list[nn.Module], tuple[MeasuredLayer, ...]]:
         """The trained networks of the jobs and their layers."""
         models = [job.trained() for job in jobs]
         return models, measure_networks(models, self.config.threshold)
 
-    def _kept(self, run: Run) -> Epoch:
-        """The epoch whose weights the run ended with."""
-        if self.config.training.keeps_best:
-            return min(run.history, key=lambda epoch: epoch.validation_loss)
-        return run.history[-1]
-
     def _jobs(self, folder: str, shape: SearchableShape) -> list[Job]:
         """The runs of a shape from all seeds of the comparison, of which a round takes the first."""
-        return [
-            Job(
-                shape,
-                self.config.data.load,
-                self.data.identity,
-                self.config.training,
-                seed,
-                self.folder / "networks" / folder / f"seed-{seed}",
-                self.runtime,
-            )
-            for seed in range(self.config.final_seeds)
-        ]
+        seeds, place = range(self.config.final_seeds), self.folder / "networks" / folder
+        return jobs_of(self.config, self.data, shape, seeds, place, self.runtime)
 
     def _save_state(self) -> None:
         if team().first:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from ckrm_kernels.training.history import Epoch
 
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SCHEDULES = ("one-cycle", "cosine", "plateau")
@@ -78,6 +81,10 @@ class TrainingConfig:
     def keeps_best(self) -> bool:
         """Whether the weights of the lowest validation loss are the result."""
         return self.schedule == "plateau" or self.early_stop is not None
+
+    def kept(self, history: Sequence[Epoch]) -> Epoch:
+        """The epoch of a finished training whose weights are the result."""
+        return min(history, key=lambda epoch: epoch.validation_loss) if self.keeps_best else history[-1]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
+from ckrm_kernels.training.checkpoint import Run
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.configuration import as_json, check_same, typed
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.files import read_json, write_json
 from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
+from ckrm_kernels.training.workers import Job, Shape, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
 
@@ -31,6 +33,10 @@ class TrainingNetworks(Protocol):
     @property
     def network(self) -> ResNetShape:
         """Its channels and classes are those of the data."""
+
+    @property
+    def data(self) -> DataConfig:
+        """What they are trained on."""
 
     @property
     def training(self) -> TrainingConfig:
@@ -77,6 +83,26 @@ def fitted(config: Config, data: Dataset) -> Config:
     return replace(config, network=replace(network, in_channels=data.image_shape[0], classes=data.classes))
 
 
+def jobs_of(
+    config: TrainingNetworks, data: Dataset, shape: Shape, seeds: Iterable[int], folder: Path, runtime: Runtime
+) -> list[Job]:
+    """A job for each seed, in the folder's `seed-N`: the shape trained as the configuration says.
+
+    data: the data set that the configuration loads
+    """
+    return [
+        Job(shape, config.data.load, data.identity, config.training, seed, folder / f"seed-{seed}", runtime)
+        for seed in seeds
+    ]
+
+
+def run_shown(workers: Workers, jobs: Sequence[Job], display: Display) -> list[Run]:
+    """The finished runs of the jobs, all of as many epochs, with a bar for each."""
+    names, epochs = [f"seed {job.seed}" for job in jobs], jobs[0].config.epochs
+    with display.bars(names, epochs, finished_places(jobs)) as bars:
+        return workers.run(jobs, bars.on_event)
+
+
 class TrainedRuns:
     """The runs of one configuration in one folder, each in its own folder `seed-N`.
 
@@ -101,31 +127,14 @@ class TrainedRuns:
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""
-        return [
-            Job(
-                self.config.network,
-                self.config.data.load,
-                self.data.identity,
-                self.config.training,
-                seed,
-                self.folder / f"seed-{seed}",
-                self.runtime,
-            )
-            for seed in self.config.seeds
-        ]
+        return jobs_of(self.config, self.data, self.config.network, self.config.seeds, self.folder, self.runtime)
 
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
         if team().first:
             write_json(self.folder / _CONFIG, as_json(self.config))
-        jobs = self.jobs()
-        with (
-            Workers(processes) as workers,
-            self.display.bars(
-                [f"seed {job.seed}" for job in jobs], self.config.training.epochs, finished_places(jobs)
-            ) as bars,
-        ):
-            workers.run(jobs, bars.on_event)
+        with Workers(processes) as workers:
+            run_shown(workers, self.jobs(), self.display)
 
     def _check_folder(self) -> None:
         path = self.folder / _CONFIG
