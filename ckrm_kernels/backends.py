@@ -112,6 +112,7 @@ def why_not(backend: Backend, device: torch.device) -> str:
 
 @functools.cache
 def _triton_failure(kind: str, index: int) -> str:
+    _refuse_capture()
     try:
         from ckrm_kernels import kernels
     except ImportError as error:
@@ -122,6 +123,7 @@ def _triton_failure(kind: str, index: int) -> str:
 @functools.cache
 def _cuda_failure(index: int) -> str:
     """Runs the smallest problem: a library may hold no machine code for this GPU."""
+    _refuse_capture()
     failure = native.cuda_failure()
     if not failure:
         device = torch.device("cuda", index)
@@ -131,6 +133,12 @@ def _cuda_failure(index: int) -> str:
             name = torch.cuda.get_device_name(device)
             return f"its library does not run on {name} ({error}); set TORCH_CUDA_ARCH_LIST and build it again"
     return failure
+
+
+def _refuse_capture() -> None:
+    """Raises RuntimeError while a CUDA graph is captured: what fails there would be remembered of the backend."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("the first call on a GPU can't be captured in a CUDA graph: make one before")
 
 
 def _index(device: torch.device) -> int:

@@ -110,6 +110,43 @@ def test_a_gpu_before_ampere_is_a_reason(monkeypatch):
     assert kernels.failure(GPU) == "Tesla T4 is older than the Ampere generation"
 
 
+@pytest.mark.parametrize(
+    ("capability", "version", "runs"),
+    [
+        ((9, 0), "3.6.0", True),
+        ((10, 0), "3.6.0", False),
+        ((10, 3), "3.7.1", False),
+        ((10, 0), "3.8.0", True),
+        ((11, 0), "3.7.0", False),
+        ((12, 0), "3.6.0", True),
+    ],
+)
+def test_a_triton_that_compiles_races_for_a_gpu_is_a_reason(monkeypatch, capability, version, runs):
+    kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr(kernels.triton, "__version__", version)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(kernels.operators, "pairwise_psi", lambda *arguments: torch.tensor([0.5]))
+    real = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *arguments, device=None, **more: real(*arguments, **more))
+    expected = "" if runs else f"Triton {version} compiles races for a GPU: 3.8 or newer is needed there"
+    assert kernels.failure(GPU) == expected
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_a_first_call_in_a_captured_graph_decides_nothing(monkeypatch, backend):
+    captured = [True]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured[0])
+    monkeypatch.setattr(native, "cuda_failure", lambda: "no library")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="can't be captured in a CUDA graph: make one before"):
+            backends.why_not(backend, GPU)
+    captured[0] = False
+    assert "captured" not in backends.why_not(backend, GPU)
+
+
 def test_why_backends_can_not_run_here():
     assert backends.why_not("reference", GPU) == ""
     assert backends.why_not("cpu", GPU) == "it needs a tensor on the CPU"

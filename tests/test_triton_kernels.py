@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from compare import all_pairs, check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
@@ -320,6 +321,35 @@ def test_covariances_by_split_tf32_have_the_accuracy_of_float32(steps):
     assert ((product - exact).abs() / (scale[:, None] * scale)).max() < 2.0**-20
     alone = as_tf32(z).double() @ as_tf32(z).double().T
     assert ((alone - exact).abs() / (scale[:, None] * scale)).max() > 2.0**-14
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch):
+    """Products in the interpreter as a tensor core makes them: of tf32 numbers, added up 8 at a time, cut off below."""
+    from triton.runtime import interpreter
+
+    def of_core(self, a, b, sum_, *options):
+        assert a.data.dtype == np.float32
+        x, y = (as_tf32(torch.from_numpy(np.ascontiguousarray(each.data))).double() for each in (a, b))
+        total = torch.from_numpy(sum_.data)
+        for k in range(0, x.shape[1], 8):
+            exact = total.double() + x[:, k : k + 8] @ y[k : k + 8]
+            total = exact.float()
+            total = torch.where(total.abs() > exact.abs(), total.nextafter(torch.zeros(())), total)
+        return interpreter.TensorHandle(total.numpy(), sum_.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", of_core)
+
+
+@pytest.mark.parametrize("shape", [(67, 3, 3, 3), (6, 2, 7, 7)], ids=str)
+def test_tensor_cores_that_cut_off_their_sums_have_the_accuracy_of_float32(tensor_cores, shape):
+    check_pairwise(weight(shape), DEFAULT, ops=ops)
+
+
+def test_long_slices_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
+    w = weight((5, 1, 4096))
+    expected = reference.pairwise_psi(w.double(), *DEFAULT)
+    assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
 
 
 def split(x):

@@ -15,6 +15,10 @@ from ckrm_kernels.kernels.operators import psi_counts_of_banks
 __all__ = ["INTERPRETED", "failure", "psi_counts_of_banks"]
 
 _OLDEST_TRITON = (3, 4)
+# Before, it left out barriers around what the fifth generation of tensor cores computes: wrong values now and then
+# (triton-lang/triton issue 9871, pull requests 9610 and 9615).
+_OLDEST_TRITON_WITH_TENSOR_MEMORY = (3, 8)
+_WITH_TENSOR_MEMORY = (10, 11)  # major capabilities
 _OLDEST_CAPABILITY = (8, 0)  # tensor cores that read tf32
 
 for _name in ops.SCHEMAS:
@@ -33,8 +37,12 @@ def failure(device: torch.device) -> str:
         return "it needs a tensor on a GPU"
     if torch.version.hip:
         return "the kernels are written for NVIDIA's GPUs"
-    if torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_CAPABILITY:
         return f"{torch.cuda.get_device_name(device)} is older than the Ampere generation"
+    if capability[0] in _WITH_TENSOR_MEMORY and version < _OLDEST_TRITON_WITH_TENSOR_MEMORY:
+        name = torch.cuda.get_device_name(device)
+        return f"Triton {triton.__version__} compiles races for {name}: 3.8 or newer is needed there"
     try:
         probe = torch.tensor([1.0, 2.0, 3.0, 5.0, 4.0, 1.0], device=device).view(2, 1, 3)
         psi = operators.pairwise_psi(probe, 0.1, 1.0, 1.0, 1e-4).item()

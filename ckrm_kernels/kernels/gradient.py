@@ -146,8 +146,8 @@ def gradient_kernel(
                     )
             else:
                 for step in range(steps):
-                    cov = add_covariance(
-                        cov,
+                    cov += add_covariance(
+                        tl.zeros([ROWS, COLUMNS], dtype),  # see pairs.sum_over_slices
                         buffer,
                         rows_at + step * width,
                         columns_at + step * width,

@@ -77,7 +77,9 @@ def sum_over_slices(
         elif STEPS < 0:
             for step in range(steps):
                 at = step * width
-                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
+                # not onto cov: tensor cores cut off the sums that they add to, and a long one would shrink
+                none = tl.zeros([ROWS, COLUMNS], dtype)
+                cov += add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
         mu_i, half_mu2_i, sigma_i, half_var_i = load_moments(buffer, row_moments, rows[:, None], padded_rows)
         mu_j, half_mu2_j, sigma_j, half_var_j = load_moments(buffer, column_moments, columns[None, :], padded_columns)
         half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
