@@ -99,20 +99,15 @@ class Count:
 
 def jobs() -> Iterator[Job]:
     """Every configuration that the package launches."""
-    default = {"LUMINANCE": 2, "CONTRAST": 1, "STRUCTURE": 1}
-    cases = {
-        "alpha 0": {"LUMINANCE": 0, "CONTRAST": 1, "STRUCTURE": 1},
-        "alpha 1": {"LUMINANCE": 1, "CONTRAST": 1, "STRUCTURE": 1},
-        "beta = gamma": {"LUMINANCE": 2, "CONTRAST": 2, "STRUCTURE": 3},
-        "any exponents": {"LUMINANCE": 2, "CONTRAST": 2, "STRUCTURE": 2},
-    }
+    default = {"KINDS": (2, 1, 1)}
+    cases = {"alpha 0": (0, 1, 1), "alpha 1": (1, 1, 1), "beta = gamma": (2, 2, 3), "any exponents": (2, 2, 2)}
     loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
     for k, (row, steps) in loops.items():
         yield _pair_job(f"pairs, {k}", row, {**default, "STEPS": steps})
         yield _gradient_job(f"gradient, {k}", row, {**default, "STEPS": steps})
     for name, case in cases.items():
-        yield _pair_job(f"pairs, K = 9, {name}", "tensor cores", {**case, "STEPS": 1})
-        yield _gradient_job(f"gradient, K = 9, {name}", "tensor cores", {**case, "STEPS": 1})
+        yield _pair_job(f"pairs, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
+        yield _gradient_job(f"gradient, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
     yield _pair_job("pairs, float64", "float64", {**default, "STEPS": 1})
     yield _gradient_job("gradient, float64", "float64", {**default, "STEPS": 1})
     tile = TABLE["tensor cores"].tile

@@ -352,6 +352,16 @@ def test_long_slices_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
     assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
 
 
+def test_gradients_of_many_filters_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
+    """Filters that repeat each other: what a filter gets from all the others adds up."""
+    w = 0.1 * weight((1, 1, 3, 3)) + 0.003 * weight((600, 1, 3, 3))
+    exact = w.double().requires_grad_()
+    omega = reference.pairwise_psi(exact, *DEFAULT)
+    omega.sum().backward()
+    found = ops.pairwise_psi_backward(torch.ones(omega.shape), w, *DEFAULT)
+    assert (found.double() - exact.grad).abs().max() < 2e-5 * exact.grad.abs().max()
+
+
 def split(x):
     high = (x.view(torch.int32) & -8192).view(torch.float32)
     return high, x - high

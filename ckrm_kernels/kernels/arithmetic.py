@@ -3,6 +3,12 @@
 Approximate instructions (lg2, ex2, rcp .approx.ftz, within 2 units in the last place) make a term's cost the three
 special-function instructions that it needs. Triton reaches them through inline assembly only, which its interpreter
 can't run: there, and for float64, every function has a plain form.
+
+What several functions take:
+    row, column: the moments of slices i and j, (mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4). The sums of the
+        halves are half of the denominators of L and C: halved, exactly, so that no factor of 2 is left
+    constants: (eps, alpha, beta, gamma)
+    KINDS: how luminance, contrast and structure enter the product, each ZERO, ONE, POWER or SHARED
 """
 
 from __future__ import annotations
@@ -107,8 +113,17 @@ def inverse_or_zero(x):
 
 
 @triton.jit
+def constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE: tl.constexpr):
+    """eps, alpha, beta and gamma, as they are, in float32; where DOUBLE, `parameters` begins with them."""
+    if DOUBLE:
+        return tl.load(parameters), tl.load(parameters + 1), tl.load(parameters + 2), tl.load(parameters + 3)
+    else:
+        return eps, alpha, beta, gamma
+
+
+@triton.jit
 def luminance_of_means(mu_i, mu_j, half_mu2, eps):
-    """L with its sign, and the inverse of half its denominator. half_mu2: (mu_i^2 + mu_j^2 + eps) / 2."""
+    """L with its sign, and the inverse of half its denominator, half_mu2."""
     numerator = mu_i * mu_j + eps * 0.5
     if numerator.dtype == tl.float64:
         return ratio_or_one(numerator, half_mu2), inverse_or_zero(half_mu2)
@@ -118,12 +133,14 @@ def luminance_of_means(mu_i, mu_j, half_mu2, eps):
 
 
 @triton.jit
-def factors(mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps):
+def factors(row, column, cov_plus_eps, eps):
     """L with its sign, C, S with its sign, and the inverses of half the denominators of L and C and of that of S.
 
-    half_mu2, half_var: (mu_i^2 + mu_j^2 + eps) / 2, likewise of sigma: halved, exactly, no factor of 2 is left.
     In float32 one reciprocal serves all three.
     """
+    mu_i, half_mu2_i, sigma_i, half_var_i = row
+    mu_j, half_mu2_j, sigma_j, half_var_j = column
+    half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
     numerator_l = mu_i * mu_j + eps * 0.5
     denominator_s = sigma_i * sigma_j + eps
     numerator_c = denominator_s - eps * 0.5
@@ -190,50 +207,43 @@ def with_sign_of(x, sign):
 
 
 @triton.jit
-def psi_of_means(mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE: tl.constexpr):
+def psi_of_means(row, column, constants, KINDS: tl.constexpr):
     """psi of two slices of one number, K = 1, where C = S = 1."""
-    if LUMINANCE == 0:
+    mu_i, half_mu2_i, _, _ = row
+    mu_j, half_mu2_j, _, _ = column
+    eps, alpha, _, _ = constants
+    if KINDS[0] == 0:
         return mu_i * mu_j * 0.0 + 1.0
     else:
-        luminance, _ = luminance_of_means(mu_i, mu_j, half_mu2, eps)
-        return power(luminance, alpha, LUMINANCE)
+        luminance, _ = luminance_of_means(mu_i, mu_j, half_mu2_i + half_mu2_j, eps)
+        return power(luminance, alpha, KINDS[0])
 
 
 @triton.jit
-def psi(
-    mu_i,
-    mu_j,
-    sigma_i,
-    sigma_j,
-    half_mu2,
-    half_var,
-    cov_plus_eps,
-    eps,
-    alpha,
-    beta,
-    gamma,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
-):
+def psi(row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
     """|L|^alpha C^beta |S|^gamma of two slices; NaN where a slice's moments are."""
+    LUMINANCE: tl.constexpr = KINDS[0]
+    CONTRAST: tl.constexpr = KINDS[1]
+    STRUCTURE: tl.constexpr = KINDS[2]
+    mu_i, half_mu2_i, sigma_i, half_var_i = row
+    mu_j, half_mu2_j, sigma_j, half_var_j = column
+    eps, alpha, beta, gamma = constants
     if LUMINANCE == 0 and CONTRAST == 0 and STRUCTURE == 0:
         return mu_i * mu_j * 0.0 + 1.0
     elif cov_plus_eps.dtype == tl.float32 and CONTRAST == 1 and STRUCTURE == 1:
         # C and S in one product: fewer multiplications than by the factors apart
         denominator_s = sigma_i * sigma_j + eps
-        denominator_cs = half_var * denominator_s
+        denominator_cs = (half_var_i + half_var_j) * denominator_s
         numerator_c = denominator_s - eps * 0.5
         if LUMINANCE == 0:
             return times_abs(numerator_c * reciprocal(denominator_cs), cov_plus_eps)
         else:
+            half_mu2 = half_mu2_i + half_mu2_j
             r = reciprocal(half_mu2 * denominator_cs)
             luminance = (mu_i * mu_j + eps * 0.5) * (denominator_cs * r)
             return power(luminance, alpha, LUMINANCE) * times_abs(numerator_c * (half_mu2 * r), cov_plus_eps)
     else:
-        luminance, contrast, structure, _, _, _ = factors(
-            mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps
-        )
+        luminance, contrast, structure, _, _, _ = factors(row, column, cov_plus_eps, eps)
         of_luminance = power(luminance, alpha, LUMINANCE)
         if STRUCTURE == 3:
             return of_luminance * power(contrast * structure, beta, CONTRAST)
@@ -242,24 +252,29 @@ def psi(
 
 
 @triton.jit
-def gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE: tl.constexpr):
+def gradient_of_means(g, row, column, constants, KINDS: tl.constexpr):
     """d(g psi) / d mu_i over alpha, for K = 1."""
-    luminance, inverse = luminance_of_means(mu_i, mu_j, half_mu2, eps)
-    if LUMINANCE == 0:
+    mu_i, half_mu2_i, _, _ = row
+    mu_j, half_mu2_j, _, _ = column
+    eps, alpha, _, _ = constants
+    luminance, inverse = luminance_of_means(mu_i, mu_j, half_mu2_i + half_mu2_j, eps)
+    if KINDS[0] == 0:
         return luminance * 0.0
     else:
-        by_luminance = with_sign_of(g, luminance) * slope(luminance, alpha, LUMINANCE) * inverse
+        by_luminance = with_sign_of(g, luminance) * slope(luminance, alpha, KINDS[0]) * inverse
         return by_luminance * (mu_j - luminance * mu_i)
 
 
 @triton.jit
-def _gradient_of_products(
-    g, mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps, alpha, LUMINANCE: tl.constexpr
-):
+def _gradient_of_products(g, row, column, cov_plus_eps, constants, LUMINANCE: tl.constexpr):
     """`gradient` for beta = gamma = 1, in fewer operations.
 
     g meets the covariance first: so it is converted to the layout of tensor cores, and nothing is computed in two.
     """
+    mu_i, half_mu2_i, sigma_i, half_var_i = row
+    mu_j, half_mu2_j, sigma_j, half_var_j = column
+    eps, alpha, _, _ = constants
+    half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
     half_eps = eps * 0.5
     denominator_s = sigma_i * sigma_j + eps
     denominator_cs = half_var * denominator_s
@@ -283,27 +298,15 @@ def _gradient_of_products(
 
 
 @triton.jit
-def _gradient_of_factors(
-    g,
-    mu_i,
-    mu_j,
-    sigma_i,
-    sigma_j,
-    half_mu2,
-    half_var,
-    cov_plus_eps,
-    eps,
-    alpha,
-    beta,
-    gamma,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
-):
+def _gradient_of_factors(g, row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
     """`gradient` for any exponents."""
-    luminance, contrast, structure, inverse_l, inverse_c, inverse_s = factors(
-        mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps
-    )
+    LUMINANCE: tl.constexpr = KINDS[0]
+    CONTRAST: tl.constexpr = KINDS[1]
+    STRUCTURE: tl.constexpr = KINDS[2]
+    mu_i, _, sigma_i, _ = row
+    mu_j, _, sigma_j, _ = column
+    eps, alpha, beta, gamma = constants
+    luminance, contrast, structure, inverse_l, inverse_c, inverse_s = factors(row, column, cov_plus_eps, eps)
     slope_l, power_l = slope_and_power(luminance, alpha, LUMINANCE)
     slope_c, power_c = slope_and_power(contrast, beta, CONTRAST)
     slope_s, power_s = slope_and_power(structure, gamma, STRUCTURE)
@@ -325,46 +328,12 @@ def _gradient_of_factors(
 
 
 @triton.jit
-def gradient(
-    g,
-    mu_i,
-    mu_j,
-    sigma_i,
-    sigma_j,
-    half_mu2,
-    half_var,
-    cov_plus_eps,
-    eps,
-    alpha,
-    beta,
-    gamma,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
-):
+def gradient(g, row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
     """d(g psi) / d mu_i over alpha, d(g psi) / d sigma_i at fixed covariance, and d(g psi) / d cov."""
-    if cov_plus_eps.dtype == tl.float32 and CONTRAST == 1 and STRUCTURE == 1:
-        return _gradient_of_products(
-            g, mu_i, mu_j, sigma_i, sigma_j, half_mu2, half_var, cov_plus_eps, eps, alpha, LUMINANCE
-        )
+    if cov_plus_eps.dtype == tl.float32 and KINDS[1] == 1 and KINDS[2] == 1:
+        return _gradient_of_products(g, row, column, cov_plus_eps, constants, KINDS[0])
     else:
-        return _gradient_of_factors(
-            g,
-            mu_i,
-            mu_j,
-            sigma_i,
-            sigma_j,
-            half_mu2,
-            half_var,
-            cov_plus_eps,
-            eps,
-            alpha,
-            beta,
-            gamma,
-            LUMINANCE,
-            CONTRAST,
-            STRUCTURE,
-        )
+        return _gradient_of_factors(g, row, column, cov_plus_eps, constants, KINDS)
 
 
 @triton.jit
@@ -385,3 +354,15 @@ def tf32_parts(x):
     else:
         high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
         return high, x - high
+
+
+@triton.jit
+def summand(product):
+    """The result of a dot product, to be added outside of the tensor cores, which cut off the sums that they add to.
+
+    Otherwise the compiler would make the sum the dot product's own: a long one would shrink.
+    """
+    if _APPROXIMATE and product.dtype == tl.float32:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [product], tl.float32, is_pure=True, pack=1)
+    else:
+        return product

@@ -14,7 +14,7 @@ import triton.language as tl
 from ckrm_kernels.kernels import arithmetic
 from ckrm_kernels.kernels.listed import covariance_of_slices, load_coordinates
 from ckrm_kernels.kernels.listed import load_moments as load_moments_of_slices
-from ckrm_kernels.kernels.pairs import add_covariance, load_moments
+from ckrm_kernels.kernels.pairs import covariance_of_tile, load_moments
 
 
 @triton.jit
@@ -65,7 +65,8 @@ def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.c
         z = tl.load(buffer + at + column[:, None] * size + tl.arange(0, 16)[None, :])
         high, low = arithmetic.tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
         parts = tl.permute(tl.join(high, low), [0, 1, 3, 4, 2])
-        return tl.dot(tl.reshape(parts, [ROWS, 2 * COLUMNS]), z, of_z, input_precision="tf32")
+        product = tl.dot(tl.reshape(parts, [ROWS, 2 * COLUMNS]), z, input_precision="tf32")
+        return of_z + arithmetic.summand(product)
 
 
 @triton.jit
@@ -87,9 +88,7 @@ def gradient_kernel(
     beta,
     gamma,
     STEPS: tl.constexpr,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
+    KINDS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -101,9 +100,8 @@ def gradient_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    if DOUBLE:
-        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
-        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    eps, alpha, _, _ = constants
     block = tl.program_id(1).to(tl.int64) * ROWS
     k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     row_size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
@@ -116,63 +114,23 @@ def gradient_kernel(
     of_sigma = tl.zeros([ROWS, COLUMNS], dtype)
     of_z = tl.zeros([ROWS, width], dtype)
     grad_at = tl.multiple_of(block * padded_columns, 16)
-    mu_i, half_mu2_i, sigma_i, half_var_i = load_moments(buffer, row_moments_at, rows[:, None], padded_rows)
+    row = load_moments(buffer, row_moments_at, rows[:, None], padded_rows)
     if STEPS == 1 and not DOUBLE:
         z_i = load_rows(buffer, rows_at, rows, row_size)
     for _ in range(0, padded_columns, COLUMNS):
-        mu_j, half_mu2_j, sigma_j, half_var_j = load_moments(
-            buffer, column_moments_at, columns[None, :], padded_columns
-        )
-        half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
+        column = load_moments(buffer, column_moments_at, columns[None, :], padded_columns)
         g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
         if STEPS == 0:
-            of_mu += arithmetic.gradient_of_means(g, mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
+            of_mu += arithmetic.gradient_of_means(g, row, column, constants, KINDS)
         else:
-            cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
             if STEPS == 1 and not DOUBLE:
                 z_j = load_columns(buffer, columns_at, columns, row_size)
-                cov = tl.dot(z_i, z_j, cov, input_precision="tf32")
-            elif STEPS > 0:
-                for step in tl.static_range(STEPS):
-                    cov = add_covariance(
-                        cov,
-                        buffer,
-                        rows_at + step * width,
-                        columns_at + step * width,
-                        rows,
-                        columns,
-                        row_size,
-                        DOUBLE,
-                    )
+                cov = tl.dot(z_i, z_j, tl.zeros([ROWS, COLUMNS], dtype) + eps, input_precision="tf32")
             else:
-                for step in range(steps):
-                    cov += add_covariance(
-                        tl.zeros([ROWS, COLUMNS], dtype),  # see pairs.sum_over_slices
-                        buffer,
-                        rows_at + step * width,
-                        columns_at + step * width,
-                        rows,
-                        columns,
-                        row_size,
-                        DOUBLE,
-                    )
-            u, w, a = arithmetic.gradient(
-                g,
-                mu_i,
-                mu_j,
-                sigma_i,
-                sigma_j,
-                half_mu2,
-                half_var,
-                cov,
-                eps,
-                alpha,
-                beta,
-                gamma,
-                LUMINANCE,
-                CONTRAST,
-                STRUCTURE,
-            )
+                cov = covariance_of_tile(
+                    buffer, rows_at, columns_at, rows, columns, row_size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
+                )
+            u, w, a = arithmetic.gradient(g, row, column, cov, constants, KINDS)
             of_mu += u
             of_sigma += w
             of_z = add_coordinates(of_z, a, buffer, columns_at + own_step * width, row_size, ROWS, COLUMNS, DOUBLE)
@@ -209,9 +167,7 @@ def listed_gradient_kernel(
     alpha,
     beta,
     gamma,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
+    KINDS: tl.constexpr,
     SLICES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
@@ -221,13 +177,12 @@ def listed_gradient_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    if DOUBLE:
-        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
-        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    eps, alpha, _, _ = constants
     i, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     k = tl.program_id(1).to(tl.int64) * SLICES + tl.arange(0, SLICES)
     present = k < slices
-    mu_i, mu2_i, sigma_i, var_i = load_moments_of_slices(buffer, moments + 4 * k * padded + i, padded, present)
+    row = load_moments_of_slices(buffer, moments + 4 * k * padded + i, padded, present)
     i_at = coordinates + (k * padded + i) * steps * width
     of_mu, of_sigma = tl.zeros([SLICES], dtype), tl.zeros([SLICES], dtype)
     of_z = tl.zeros([SLICES, 8], dtype)
@@ -235,26 +190,10 @@ def listed_gradient_kernel(
         j, g = tl.load(others + entry), tl.load(grad + entry).to(dtype)
         valid = (j >= 0) & (j < filters)  # else the pair's Psi is NaN
         g, j = tl.where(valid, g, float("nan")), tl.where(valid, j, 0)
-        mu_j, mu2_j, sigma_j, var_j = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
+        column = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
         j_at = coordinates + (k * padded + j) * steps * width
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)
-        u, w, a = arithmetic.gradient(
-            g,
-            mu_i,
-            mu_j,
-            sigma_i,
-            sigma_j,
-            mu2_i + mu2_j,
-            var_i + var_j,
-            cov,
-            eps,
-            alpha,
-            beta,
-            gamma,
-            LUMINANCE,
-            CONTRAST,
-            STRUCTURE,
-        )
+        u, w, a = arithmetic.gradient(g, row, column, cov, constants, KINDS)
         of_mu += u
         of_sigma += w
         if steps > 0:

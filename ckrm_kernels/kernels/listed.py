@@ -32,7 +32,7 @@ def covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE: tl.con
 
 @triton.jit
 def load_moments(buffer, at, padded, present):
-    """mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4 of slices; 1 where there is none."""
+    """The moments of slices, as arithmetic.py takes them; 1 where there is none."""
     at = buffer + at
     mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
     return mu, half_mu2, tl.load(at + 2 * padded, present, other=1.0), tl.load(at + 3 * padded, present, other=1.0)
@@ -55,9 +55,7 @@ def pairs_kernel(
     alpha,
     beta,
     gamma,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
+    KINDS: tl.constexpr,
     PAIRS: tl.constexpr,
     SLICES: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -68,9 +66,8 @@ def pairs_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    if DOUBLE:
-        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
-        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
+    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    eps, _, _, _ = constants
     index = tl.arange(0, PAIRS * SLICES)
     pair = tl.program_id(0).to(tl.int64) * PAIRS + index // SLICES
     i = tl.load(pairs + 2 * pair, pair < count, other=0)
@@ -80,27 +77,12 @@ def pairs_kernel(
     for start in range(0, slices, SLICES):
         k = start + (index % SLICES).to(tl.int64)
         present = (k < slices) & valid
-        mu_i, mu2_i, sigma_i, var_i = load_moments(buffer, moments + 4 * k * padded + i, padded, present)
-        mu_j, mu2_j, sigma_j, var_j = load_moments(buffer, moments + 4 * k * padded + j, padded, present)
+        row = load_moments(buffer, moments + 4 * k * padded + i, padded, present)
+        column = load_moments(buffer, moments + 4 * k * padded + j, padded, present)
         i_at = coordinates + (k * padded + i) * steps * width
         j_at = coordinates + (k * padded + j) * steps * width
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, PAIRS * SLICES)
-        term = arithmetic.psi(
-            mu_i,
-            mu_j,
-            sigma_i,
-            sigma_j,
-            mu2_i + mu2_j,
-            var_i + var_j,
-            cov,
-            eps,
-            alpha,
-            beta,
-            gamma,
-            LUMINANCE,
-            CONTRAST,
-            STRUCTURE,
-        )
+        term = arithmetic.psi(row, column, cov, constants, KINDS)
         sums += tl.where(present, term, 0.0)
     sums = tl.where(valid, sums, float("nan"))
     total = tl.sum(tl.reshape(sums, [PAIRS, SLICES]), 1) / tl.cast(slices, dtype)

@@ -57,14 +57,14 @@ class Case(NamedTuple):
     def arguments(self, device: torch.device) -> dict[str, Any]:
         """The kernels' arguments that say what psi is."""
         _, alpha, beta, gamma = self.scalars
-        kinds = {"LUMINANCE": _kind(alpha), "CONTRAST": _kind(beta), "STRUCTURE": _kind(gamma)}
-        if kinds["CONTRAST"] == kinds["STRUCTURE"] == arithmetic.POWER.value and beta == gamma:
-            kinds["STRUCTURE"] = arithmetic.SHARED.value
+        kinds = [_kind(alpha), _kind(beta), _kind(gamma)]
+        if kinds[1] == kinds[2] == arithmetic.POWER.value and beta == gamma:
+            kinds[2] = arithmetic.SHARED.value
         names = ("eps", "alpha", "beta", "gamma")
         return {
             **self.parameters(device),
             **dict(zip(names, self.scalars, strict=True)),
-            **kinds,
+            "KINDS": tuple(kinds),
             "DOUBLE": self.double,
         }
 

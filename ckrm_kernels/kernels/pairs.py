@@ -34,8 +34,39 @@ def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE
 
 
 @triton.jit
+def covariance_of_tile(
+    buffer,
+    rows_at,
+    columns_at,
+    rows,
+    columns,
+    size,
+    steps,
+    eps,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """(ROWS, COLUMNS): covariance plus eps of slices. STEPS: groups of 8 coordinates, 0 or 1; -1: `steps` of them."""
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
+    if STEPS == 1:
+        cov = add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE)
+    elif STEPS < 0:
+        for step in range(steps):
+            at = step * width
+            none = tl.zeros([ROWS, COLUMNS], dtype)
+            cov += arithmetic.summand(
+                add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
+            )
+    return cov
+
+
+@triton.jit
 def load_moments(buffer, at, filters, padded):
-    """mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4 of filters; sums of the halves are half of denominators."""
+    """The moments of filters, as arithmetic.py takes them."""
     at = buffer + at + filters
     return tl.load(at), tl.load(at + padded), tl.load(at + 2 * padded), tl.load(at + 3 * padded)
 
@@ -44,21 +75,17 @@ def load_moments(buffer, at, filters, padded):
 def sum_over_slices(
     buffer,
     item,
-    eps,
-    alpha,
-    beta,
-    gamma,
+    constants,
     STEPS: tl.constexpr,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
+    KINDS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The sum of psi over the slices of an item (work.ITEM_FIELDS). STEPS: groups of 8 coordinates, -1: any number."""
+    """The sum of psi over the slices of an item (work.ITEM_FIELDS). STEPS: see `covariance_of_tile`."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
+    eps, _, _, _ = constants
     rows_at, columns_at = tl.multiple_of(tl.load(item), 16), tl.multiple_of(tl.load(item + 1), 16)
     row_moments, column_moments = tl.multiple_of(tl.load(item + 2), 16), tl.multiple_of(tl.load(item + 3), 16)
     row_stride, column_stride = tl.multiple_of(tl.load(item + 4), 16), tl.multiple_of(tl.load(item + 5), 16)
@@ -69,39 +96,15 @@ def sum_over_slices(
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], dtype)
     for _ in range(slices):
-        cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
-        if STEPS > 0:
-            for step in tl.static_range(STEPS):
-                at = step * width
-                cov = add_covariance(cov, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
-        elif STEPS < 0:
-            for step in range(steps):
-                at = step * width
-                # not onto cov: tensor cores cut off the sums that they add to, and a long one would shrink
-                none = tl.zeros([ROWS, COLUMNS], dtype)
-                cov += add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
-        mu_i, half_mu2_i, sigma_i, half_var_i = load_moments(buffer, row_moments, rows[:, None], padded_rows)
-        mu_j, half_mu2_j, sigma_j, half_var_j = load_moments(buffer, column_moments, columns[None, :], padded_columns)
-        half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
+        cov = covariance_of_tile(
+            buffer, rows_at, columns_at, rows, columns, size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
+        )
+        row = load_moments(buffer, row_moments, rows[:, None], padded_rows)
+        column = load_moments(buffer, column_moments, columns[None, :], padded_columns)
         if STEPS == 0:
-            sums += arithmetic.psi_of_means(mu_i, mu_j, half_mu2, eps, alpha, LUMINANCE)
+            sums += arithmetic.psi_of_means(row, column, constants, KINDS)
         else:
-            sums += arithmetic.psi(
-                mu_i,
-                mu_j,
-                sigma_i,
-                sigma_j,
-                half_mu2,
-                half_var,
-                cov,
-                eps,
-                alpha,
-                beta,
-                gamma,
-                LUMINANCE,
-                CONTRAST,
-                STRUCTURE,
-            )
+            sums += arithmetic.psi(row, column, cov, constants, KINDS)
         rows_at += row_stride
         columns_at += column_stride
         row_moments += 4 * padded_rows
@@ -120,9 +123,7 @@ def pair_kernel(
     beta,
     gamma,
     STEPS: tl.constexpr,
-    LUMINANCE: tl.constexpr,
-    CONTRAST: tl.constexpr,
-    STRUCTURE: tl.constexpr,
+    KINDS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -132,12 +133,8 @@ def pair_kernel(
     parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
     """
     item = items + tl.program_id(0).to(tl.int64) * 11
-    if DOUBLE:
-        eps, alpha = tl.load(parameters), tl.load(parameters + 1)
-        beta, gamma = tl.load(parameters + 2), tl.load(parameters + 3)
-    sums = sum_over_slices(
-        buffer, item, eps, alpha, beta, gamma, STEPS, LUMINANCE, CONTRAST, STRUCTURE, ROWS, COLUMNS, DOUBLE
-    )
+    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    sums = sum_over_slices(buffer, item, constants, STEPS, KINDS, ROWS, COLUMNS, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(partial + tl.load(item + 10) * (ROWS * COLUMNS) + at, sums)
 
