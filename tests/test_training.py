@@ -159,6 +159,24 @@ def test_scores_are_those_of_scikit_learn():
     assert score.auc == pytest.approx(roc_auc_score(part.labels, probabilities, multi_class="ovr"), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_classes_without_images_have_no_part_in_the_auc():
+    from sklearn.metrics import roc_auc_score
+
+    model, part = network(), stripes().held_out
+    few = Part(part.images[part.labels < 2], part.labels[part.labels < 2])
+    with torch.no_grad():
+        probabilities = model.eval()(few.images).softmax(1)
+    areas = [roc_auc_score(few.labels == label, probabilities[:, label]) for label in (0, 1)]
+    assert evaluate(model, few, 3).auc == pytest.approx(sum(areas) / 2, abs=1e-6)
+
+
+def test_a_part_of_one_class_has_no_score():
+    part = stripes().held_out
+    with pytest.raises(ValueError, match="part must hold images of at least 2 classes, got 1"):
+        evaluate(network(), Part(part.images[part.labels == 1], part.labels[part.labels == 1]), 3)
+
+
 def test_evaluation_changes_nothing():
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -65,6 +65,8 @@ class RunsConfig:
 def fitted(config: Config, data: Dataset) -> Config:
     """The configuration for the data's channels and classes; raises ValueError where it can't be trained on so."""
     network, training = config.network, config.training
+    if len(data.held_out.labels.unique()) < 2:
+        raise ValueError(f"the held-out part of {data.name} must hold images of at least 2 classes, for an AUC")
     if network.head == "gg-cam" and data.train.gaze is None:
         raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
     if network.head == "gg-cam" and training.balance_classes:
