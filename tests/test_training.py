@@ -218,6 +218,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    for mask, expected in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_json(tmp_path / "state.json", {})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "state.json").stat().st_mode & 0o777 == expected
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "{}")
+    assert os.read(reader, 10) == b"{}"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_json_that_is_cut_off_is_named(tmp_path):
     write_atomically(tmp_path / "state.json", '{"a": [1,')
     with pytest.raises(ValueError, match=r"state\.json is not valid JSON .* delete it to start anew"):
