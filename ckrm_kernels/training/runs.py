@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def train_runs(
-    folder: Path,
+    folder: str | Path,
     config: RunsConfig,
     *,
     runtime: Runtime = Runtime(),  # noqa: B008
@@ -162,6 +162,7 @@ def train_runs(
     Under torchrun all processes train a single network together, and share out several.
     Raises ValueError where the folder holds runs of another configuration, or another process works in it.
     """
+    folder = Path(folder)
     with joined() as team, locked(folder):
         count, data_parallel = len(config.seeds), team.size > 1 and len(config.seeds) == 1
         processes = processes_for(count, processes, runtime)
