@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 from ckrm_kernels import cross_psi, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
 
@@ -496,6 +497,20 @@ def test_training_on_psi_separates_filters(backend):
         pairwise_psi(w, backend=backend).relu().square().mean().backward()
         optimiser.step()
     assert redundancy(w, backend=backend) == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_inside_a_checkpoint(reentrant, backend):
+    a, b, pairs = double(5, 2, 3), double(3, 2, 3), torch.tensor([[0, 1], [3, 2]])
+    for function in (
+        lambda w: pairwise_psi(w, backend=backend).square().sum(),
+        lambda w: cross_psi(w, b, backend=backend).square().sum(),
+        lambda w: psi_of_pairs(w, pairs, backend=backend).square().sum(),
+    ):
+        expected, within = (a.clone().requires_grad_() for _ in range(2))
+        function(expected).backward()
+        checkpoint(function, within, use_reentrant=reentrant).backward()
+        assert_same(within.grad, expected.grad)
 
 
 # ---- torch.func ------------------------------------------------------------------------------------------------------
