@@ -55,7 +55,8 @@ def measure(
     """
     if isinstance(model_or_models, Mapping):
         raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
-    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(model_or_models)
+    given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
+    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
     for model in models:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")

@@ -477,7 +477,8 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((3,), {}, TypeError, "not iterable"),
+        ((3,), {}, TypeError, "must be a module or a sequence of modules, got int"),
+        ((nn.Linear,), {}, TypeError, "must be a module or a sequence of modules, got type"),
         (([nn.ReLU(), 3],), {}, TypeError, "must be a module or a sequence of modules, got int"),
         (([],), {}, ValueError, "at least one model"),
         ((nn.Linear(2, 2).state_dict(),), {}, TypeError, "got a state dict: load it into one"),
