@@ -27,12 +27,18 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
     """What computes on these tensors of one device: the operators of a namespace, or the reference.
 
     Raises ValueError for an unknown backend, RuntimeError, which says why, for one that can't run, and
-    NotImplementedError for kernels that are asked for a forward-mode derivative: only the reference has one.
+    NotImplementedError for kernels that are asked for a derivative that only the reference has: in forward mode, or
+    by the transforms of torch.func.
     """
     if backend not in (None, "reference", "cpu", *GPU_BACKENDS):
         raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
     if backend == "reference" or (backend is None and _have_tangents(tensors)):
         return reference
+    if _are_transformed(tensors):
+        raise NotImplementedError(
+            'the kernels have no derivative for torch.func\'s grad, vjp, jacrev and hessian; backend="reference" has '
+            "(at more memory), and torch.autograd.grad works with both"
+        )
     device = tensors[0].device
     if backend is None:
         return ops.by_device if device.type == "meta" or has_kernels(device, _are_long(tensors)) else reference
@@ -49,6 +55,22 @@ def _have_tangents(tensors: tuple[Tensor, ...]) -> bool:
     if forward_ad._current_level < 0:
         return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def _are_transformed(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether a reverse-mode transform of torch.func asks for the gradient of any."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    grad = torch._C._functorch.TransformType.Grad
+    reverse = any(each.key() == grad for each in torch._C._functorch.get_interpreter_stack() or ())
+    return reverse and torch.is_grad_enabled() and any(map(_needs_gradient, tensors))
+
+
+def _needs_gradient(tensor: Tensor) -> bool:
+    """Whether the tensor, or what torch.func has wrapped in it, asks for a gradient."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor) and not tensor.requires_grad:
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
 
 
 def _are_long(tensors: Iterable[Tensor]) -> bool:

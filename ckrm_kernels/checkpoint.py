@@ -20,6 +20,7 @@ from ckrm_kernels.layers import WRAPPED, Layer, share_marked
 _KINDS = {2: "linear", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
 _MODEL_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 _NO_WEIGHTS = ("bias", "embed", "token", "mask", "running_", "position", "pos_")
+_PARAMETRIZED = "parametrised, which a checkpoint does not say how: load it into its model and measure that"
 _DEEPEST = 8
 _SCALAR = np.float64(0).__reduce__()[0]
 # Plain records and numbers that training scripts store beside the weights; building them runs no code.
@@ -40,14 +41,16 @@ def checkpoint_layers(path: str | Path) -> list[Layer]:
 
     A state dict does not name modules, so weights are found by shape: 3 to 5 dimensions are a convolution's, 2 a
     linear layer's (or an embedding's), and all filters of a weight form one bank, as groups and transposition can't
-    be told. Weights that weight_norm keeps as two tensors are put together again.
+    be told. Weights that weight_norm or pruning keep as two tensors are put together again; what another
+    parametrisation would make into a weight is listed, not measured.
     Raises CheckpointError.
     """
     tensors = _unwrapped_names(_read(Path(path)))
-    layers = [
-        _layer(name, tensor) for name, tensor in _without_weight_norm(tensors).items() if _is_listed(name, tensor)
-    ]
+    whole = _without_masks(_without_weight_norm(tensors))
+    layers = [_layer(name, tensor) for name, tensor in whole.items() if _is_listed(name, tensor)]
     if not any(layer.banks for layer in layers):
+        if any(layer.note == _PARAMETRIZED for layer in layers):
+            raise CheckpointError(f"{path}: its weights are {_PARAMETRIZED}")
         shapes = sorted({tuple(tensor.shape) for tensor in tensors.values()}, key=len)[-3:]
         raise CheckpointError(
             f"{path}: no weights of convolutions or linear layers among its {len(tensors)} tensors"
@@ -152,11 +155,25 @@ def _without_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name in [name for name in result if name.endswith(g_end)]:
             stem = name.removesuffix(g_end)
             g, v = result[name], result.get(stem + v_end)
-            if v is None or g.dim() != v.dim() or any(a not in (1, b) for a, b in zip(g.shape, v.shape, strict=True)):
+            if v is None:
+                continue
+            g = g if g.dim() else g.view([1] * v.dim())  # one magnitude for all filters
+            if g.dim() != v.dim() or any(a not in (1, b) for a, b in zip(g.shape, v.shape, strict=True)):
                 continue
             over = [dim for dim in range(g.dim()) if g.shape[dim] == 1]
             del result[name], result[stem + v_end]
             result[stem + "weight"] = g * v / torch.linalg.vector_norm(v, dim=over, keepdim=True)
+    return result
+
+
+def _without_masks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with each weight that was pruned and its mask replaced by their product."""
+    result = dict(tensors)
+    for name in [name for name in result if name.endswith("weight_mask")]:
+        stem = name.removesuffix("weight_mask")
+        original = result.get(f"{stem}weight_orig")
+        if original is not None and original.shape == result[name].shape:
+            result[stem + "weight"] = result.pop(f"{stem}weight_orig") * result.pop(name)
     return result
 
 
@@ -168,6 +185,8 @@ def _layer(name: str, tensor: Tensor) -> Layer:
     short, kind = name.removesuffix(".weight"), _KINDS.get(tensor.dim(), "vector")
     if tensor.dim() == 1:
         return Layer(short, kind, (), "one dimension, no filters")
+    if "parametrizations" in name.split(".") or name.endswith("weight_orig"):
+        return Layer(short, kind, (), _PARAMETRIZED)
     if any(word in name.rpartition(".")[2] for word in _NO_WEIGHTS):
         return Layer(short, kind, (), "not a weight by its name")
     try:

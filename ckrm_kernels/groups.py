@@ -42,7 +42,8 @@ def redundant_groups(
     threshold: a number in [0, 1]
     options: see `PsiOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
-    Raises ValueError where a filter holds NaN or Inf. Uses F2 squared bytes, and no more that grows so.
+    Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
+    bytes, and no more that grows so.
     """
     scale_free, psi = split_scale(options)
     return groups_of_banks(valued_banks(weight, scale_free), checked_threshold(threshold), psi)
@@ -80,9 +81,13 @@ def _similar(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
     """(F2, F1, *K) -> (F2, F2) bool, symmetric: which pairs exceed the threshold; False on the diagonal."""
     filters = bank.shape[0]
     above = torch.zeros(filters, filters, dtype=torch.bool, device=bank.device)
+    overflowed = torch.zeros((), dtype=torch.bool, device=bank.device)
     for start in range(0, filters, _BLOCK):
-        rows = bank[start : start + _BLOCK]
-        above[start : start + _BLOCK, start:] = cross_psi(rows, bank[start:], **options) > threshold
+        psi = cross_psi(bank[start : start + _BLOCK], bank[start:], **options)
+        above[start : start + _BLOCK, start:] = psi > threshold
+        overflowed |= psi.triu(1).isnan().any()
+    if bool(overflowed):
+        raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     above.triu_(1)
     return above | above.T
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,13 @@ def model_layers(model: nn.Module) -> list[Layer]:
     Names are without the prefixes of torch.compile, (Distributed)DataParallel, FSDP and checkpoint wrappers.
     Reads only: the model, its buffers, mode and gradients and the random number generators stay as they are.
     """
+    layers: dict[nn.Module, Layer] = {}  # a computed weight is computed once, and so found to be shared
     with torch.no_grad():
-        return share_marked([_layer(name, module) for name, module in _named(model) if _has_weight(module)])
+        named = [(name, module) for name, module in _named(model) if _has_weight(module)]
+        for name, module in named:
+            if module not in layers:
+                layers[module] = _layer(name, module)
+        return share_marked([replace(layers[module], name=name) for name, module in named])
 
 
 def share_marked(layers: list[Layer]) -> list[Layer]:
@@ -83,6 +88,8 @@ def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _has_weight(module: nn.Module) -> bool:
     own = {**module._parameters, **module._buffers, **getattr(module, "parametrizations", {})}
+    if isinstance(plain := vars(module).get("weight"), Tensor):  # such as a hypernetwork puts in
+        own["weight"] = plain
     return any("weight" in name and value is not None for name, value in own.items()) or _is_packed(module)
 
 

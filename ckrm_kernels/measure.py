@@ -16,7 +16,7 @@ from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_each, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
-from ckrm_kernels.redundancy import checked_threshold, split_scale
+from ckrm_kernels.redundancy import checked_threshold, checked_thresholds, split_scale
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.sampling import chance_of_banks
 
@@ -55,7 +55,8 @@ def measure(
     """
     if isinstance(model_or_models, Mapping):
         raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
-    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(model_or_models)
+    given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
+    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
     for model in models:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
@@ -140,7 +141,7 @@ def _measured(
         return _Measured(redundancy, None, None, histogram)
     generator = torch.Generator(banks[0].device).manual_seed(0)
     rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
-    chance = chance_of_banks(banks, torch.tensor(threshold, dtype=torch.float64), rounds, generator, psi).item()
+    chance = chance_of_banks(banks, checked_thresholds(threshold), rounds, generator, psi).item()
     filters = sum(bank.shape[0] for bank in banks)
     distinct = groups_of_banks(banks, threshold, psi).kept.numel() if above else filters
     return _Measured(redundancy, chance, distinct, histogram)

@@ -69,9 +69,10 @@ def _backward_through(operator: Any) -> Callable[..., tuple[Tensor | None, ...]]
     """The gradients of a forward operator's tensors by its backward operator; None for what can't have one."""
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = operator(grad, *ctx.saved_tensors, ctx.alpha, ctx.beta, ctx.gamma, ctx.eps)
+        saved = ctx.saved_tensors  # asked for once: a checkpoint gives them only once
+        gradients = operator(grad, *saved, ctx.alpha, ctx.beta, ctx.gamma, ctx.eps)
         found = (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
-        return *found, *(None,) * (len(ctx.saved_tensors) - len(found)), None, None, None, None
+        return *found, *(None,) * (len(saved) - len(found)), None, None, None, None
 
     return backward
 

@@ -35,7 +35,7 @@ def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[
     """
     if not isinstance(bins, int) or isinstance(bins, bool) or bins < 1:
         raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
-    inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device="cpu")[1:-1]
     return psi_counts(weight, inner, **options)[:-1]
 
 
@@ -68,7 +68,9 @@ def split_scale(options: PsiOptions) -> tuple[bool, PsiOptions]:
 def checked_thresholds(threshold: float | Tensor) -> Tensor:
     """The thresholds as a float64 tensor; raises ValueError unless all lie in [0, 1]."""
     try:
-        thresholds = torch.as_tensor(threshold, dtype=torch.float64)
+        # a number does not go to the default device, which may be one without values
+        device = threshold.device if isinstance(threshold, Tensor) else "cpu"
+        thresholds = torch.as_tensor(threshold, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"threshold must be a number or a tensor of numbers, got {threshold!r}") from error
     thresholds = thresholds.detach()

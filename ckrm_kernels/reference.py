@@ -85,13 +85,17 @@ def _slices(weight: Tensor) -> Tensor:
 
 
 def _row(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
-    """Psi of broadcast filters (n, F1, K) -> (n,). Under autograd the row is recomputed in the backward pass."""
+    """Psi of broadcast filters (n, F1, K) -> (n,). Under autograd the row is recomputed in the backward pass.
+
+    Not under torch.func's transforms, which take no checkpoints: there the rows are kept.
+    """
 
     def mean_psi(a: Tensor, b: Tensor) -> Tensor:
         per_slice = psi(a, b, alpha, beta, gamma, eps)
         return per_slice.mean(-1) + _poison(a) + _poison(b)
 
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and not torch.compiler.is_compiling():
+    recompute = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if recompute and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         run: Callable[..., Tensor] = checkpoint
         return run(mean_psi, a, b, use_reentrant=False, preserve_rng_state=False)
     return mean_psi(a, b)

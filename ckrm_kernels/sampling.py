@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +57,13 @@ def estimate_redundancy(
     confidence: of the Wilson score interval, in (0, 1)
     generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
     options: see `PsiOptions`
-    out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf. Memory grows with `num_pairs` alone.
+    out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf or a sampled pair is NaN. Memory grows with
+        `num_pairs` alone.
     """
     limit = checked_threshold(threshold)
     if not isinstance(num_pairs, int) or isinstance(num_pairs, bool) or num_pairs < 1:
         raise ValueError(f"num_pairs must be a whole number >= 1, got {num_pairs!r}")
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
     scale_free, psi = split_scale(options)
     banks = valued_banks(weight, scale_free)
@@ -71,13 +73,15 @@ def estimate_redundancy(
     if num_pairs >= pairs:
         exact = redundancy_of_banks(banks, checked_thresholds(limit), psi).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
-    above = 0
+    above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
     for packed in _sample(pairs, num_pairs, generator).split(_CHUNK):
         which = packed // pairs_per_bank
         for b in which.unique().tolist():
             listed = packed_to_pairs(packed[which == b] % pairs_per_bank, filters)
-            above += int((psi_of_pairs(banks[b], listed.to(banks[b].device), **psi) > limit).sum())
-    value = above / num_pairs if all(bool(bank.isfinite().all()) for bank in banks) else math.nan
+            found = psi_of_pairs(banks[b], listed.to(banks[b].device), **psi)
+            above += int((found > limit).sum())
+            known = known and not bool(found.isnan().any())
+    value = above / num_pairs if known else math.nan
     low, high = wilson_interval(value, num_pairs, confidence)
     return RedundancyEstimate(value, low, high, confidence, num_pairs, pairs)
 
@@ -139,7 +143,7 @@ def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:
 def wilson_interval(share: float, count: int, confidence: float) -> tuple[float, float]:
     """Wilson's score interval of a share observed in `count` draws; NaN for a NaN share."""
     # the quantile of (1 - confidence) / 2, whose tail ndtri resolves where that of (1 + confidence) / 2 rounds to 1
-    z = -torch.special.ndtri(torch.tensor((1 - confidence) / 2, dtype=torch.float64)).item()
+    z = -torch.special.ndtri(torch.tensor((1 - confidence) / 2, dtype=torch.float64, device="cpu")).item()
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     centre, scale = share + z * z / (2 * count), 1 + z * z / count
     low, high = (centre - spread) / scale, (centre + spread) / scale

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from ckrm_kernels import measure
 from ckrm_kernels.checkpoint import CheckpointError, checkpoint_layers
@@ -102,9 +102,10 @@ def test_several_networks_in_one_file_are_all_read(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dim", [0, None])
 @pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm])
-def test_weight_norm_is_put_together(wrap, tmp_path):
-    conv = wrap(nn.Conv2d(3, 4, 3))
+def test_weight_norm_is_put_together(wrap, dim, tmp_path):
+    conv = wrap(nn.Conv2d(3, 4, 3), dim=dim)
     with torch.no_grad():
         for parameter in conv.parameters():
             parameter.mul_(1.7)
@@ -113,6 +114,30 @@ def test_weight_norm_is_put_together(wrap, tmp_path):
     assert layer.name == "0"
     conv(torch.randn(1, 3, 3, 3))
     torch.testing.assert_close(layer.banks[0], conv.weight.detach())
+
+
+def test_a_pruned_weight_is_that_under_its_mask(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    prune.random_unstructured(net[0], "weight", 0.5)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    (layer,) = checkpoint_layers(tmp_path / "weights.pt")
+    net(torch.randn(1, 3, 3, 3))
+    assert layer.name == "0"
+    assert layer.banks[0].count_nonzero() == 54
+    assert torch.equal(layer.banks[0], net[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", [spectral_norm, parametrizations.spectral_norm, parametrizations.orthogonal])
+def test_what_another_parametrisation_computes_is_not_measured(wrap, tmp_path):
+    path, net = tmp_path / "weights.pt", nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
+    torch.save(net.state_dict(), path)
+    layers = checkpoint_layers(path)
+    assert [layer.name for layer in layers if layer.banks] == ["1"]
+    assert any("load it into its model" in layer.note and layer.kind == "conv2d" for layer in layers)
+    torch.save(net[:1].state_dict(), path)
+    with pytest.raises(CheckpointError, match="its weights are parametrised"):
+        checkpoint_layers(path)
 
 
 def test_what_is_no_weight_by_name_is_listed_with_the_reason(tmp_path):

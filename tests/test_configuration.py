@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -44,6 +47,19 @@ def test_a_configuration_survives_its_file(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps(as_json(config)))
     assert read_config(ShrinkConfig(), file, []) == config
+
+
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
+    file = tmp_path / "runs.toml"
+    file.write_text('[data]\nname = "mnist"\nfolder = "/data/zürich"\n', encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from ckrm_kernels.training.configuration import read_config; "
+        "from ckrm_kernels.training.runs import RunsConfig; "
+        "print(ascii(read_config(RunsConfig(), Path(sys.argv[1]), []).data.folder))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    out = subprocess.run([sys.executable, "-c", script, str(file)], env=plain, capture_output=True, text=True)
+    assert out.stdout == ascii("/data/zürich") + "\n", out.stderr
 
 
 def test_settings_come_after_the_file_and_leave_the_rest(tmp_path):

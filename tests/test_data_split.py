@@ -43,6 +43,11 @@ def test_shares_refused(shares):
         split_by_class(torch.zeros(4, dtype=torch.int64), 0, validation=shares[0], held_out=shares[1])
 
 
+def test_training_files_too_small_for_a_validation_part():
+    with pytest.raises(ValueError, match="the validation part is empty: 6 images for training are too few"):
+        split_training(torch.tensor([0, 0, 0, 1, 1, 1]), 0)
+
+
 @st.composite
 def grouped(draw):
     """Labels and groups of up to 60 images, and a seed."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -191,8 +191,24 @@ def test_the_report_can_be_written_again(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
     (folder / "report.json").unlink()
-    report(folder, Console(quiet=True))
+    report(str(folder), Console(quiet=True))
     assert results(folder) == results(finished[0])
+
+
+def test_the_report_where_the_output_takes_ascii_alone(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    for name in ("report.html", "report.json"):
+        (folder / name).unlink()
+    with pytest.raises(UnicodeEncodeError):
+        report(folder, Console(file=TextIOWrapper(BytesIO(), "ascii")))
+    assert results(folder) == results(finished[0])
+    assert (folder / "report.html").exists()
+    command = "import sys; from ckrm_kernels.cli import main; sys.argv = ['ckrm', 'report', sys.argv[1]]; main()"
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", command, str(folder)], env=ascii_alone, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"written to" in done.stdout
 
 
 def test_widths_tied_by_stage(tmp_path):

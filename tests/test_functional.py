@@ -9,9 +9,10 @@ import torch
 from definition import Psi, cross, omega
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 from ckrm_kernels import cross_psi, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
 
@@ -498,6 +499,20 @@ def test_training_on_psi_separates_filters(backend):
     assert redundancy(w, backend=backend) == 0
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_inside_a_checkpoint(reentrant, backend):
+    a, b, pairs = double(5, 2, 3), double(3, 2, 3), torch.tensor([[0, 1], [3, 2]])
+    for function in (
+        lambda w: pairwise_psi(w, backend=backend).square().sum(),
+        lambda w: cross_psi(w, b, backend=backend).square().sum(),
+        lambda w: psi_of_pairs(w, pairs, backend=backend).square().sum(),
+    ):
+        expected, within = (a.clone().requires_grad_() for _ in range(2))
+        function(expected).backward()
+        checkpoint(function, within, use_reentrant=reentrant).backward()
+        assert_same(within.grad, expected.grad)
+
+
 # ---- torch.func ------------------------------------------------------------------------------------------------------
 
 
@@ -511,6 +526,38 @@ def test_vmap_is_a_loop(backend):
         lambda w: psi_of_pairs(w, pairs, backend=backend),
     ):
         assert_same(torch.func.vmap(function)(stack), torch.stack([function(w) for w in stack]))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_reverse_mode_transforms_are_right_or_refused(backend):
+    w, other, pairs = double(4, 2, 3), double(3, 2, 3), torch.tensor([[0, 1], [3, 2]])
+    for function in (
+        lambda w: pairwise_psi(w, scale_free=True, backend=backend).sum(),
+        lambda w: cross_psi(other, w, backend=backend).sum(),
+        lambda w: psi_of_pairs(w, pairs, backend=backend).sum(),
+    ):
+        leaf = w.clone().requires_grad_()
+        function(leaf).backward()
+        try:
+            assert_same(torch.func.grad(function)(w), leaf.grad)
+            assert_same(torch.func.vmap(torch.func.grad(function))(w[None]), leaf.grad[None])
+        except NotImplementedError as error:
+            assert 'backend="reference" has' in str(error)  # noqa: PT017
+            assert backend != "reference"
+            with pytest.raises(NotImplementedError, match=r"torch\.func"):
+                torch.func.grad(lambda stack, f=function: torch.func.vmap(f)(stack).sum())(w[None])
+        # what is not differentiated needs no derivative
+        assert torch.func.grad(lambda t, f=function: t * f(w))(torch.tensor(2.0)) == pytest.approx(function(w).item())
+
+
+def test_the_hessian_of_the_reference():
+    w = double(3, 2, 3)
+
+    def function(flat: Tensor) -> Tensor:
+        return pairwise_psi(flat.view_as(w), backend="reference").sum()
+
+    expected = torch.autograd.functional.hessian(function, w.flatten())
+    torch.testing.assert_close(torch.func.hessian(function)(w.flatten()), expected)
 
 
 @pytest.mark.parametrize("make_dual", ["torch.func.jvp", "torch.autograd.forward_ad"])

@@ -142,6 +142,14 @@ def test_no_choice_with_nan(bad):
         redundant_groups(weight)
 
 
+def test_no_choice_where_psi_overflows():
+    weight = torch.randn(3, 2, 3).repeat(30, 1, 1) * 1e30  # squares of it are beyond float32
+    with pytest.raises(ValueError, match="weight overflows its precision; scale_free=True"):
+        redundant_groups(weight, backend="reference")
+    assert redundant_groups(weight, scale_free=True, backend="reference").kept.tolist() == [0, 1, 2]
+    assert redundant_groups(weight[:1], backend="reference").kept.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("weight", "threshold", "error", "message"),
     [

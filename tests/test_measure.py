@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from ckrm_kernels import chance_redundancy, measure, pairwise_psi, redundancy, redundant_groups
+from ckrm_kernels import (
+    chance_redundancy,
+    estimate_redundancy,
+    measure,
+    pairwise_psi,
+    psi_histogram,
+    redundancy,
+    redundant_groups,
+)
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 
 
@@ -33,6 +41,10 @@ def by_name(report: RedundancyReport) -> dict[str, LayerRedundancy]:
 
 def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 3))
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    return prune.random_unstructured(module, "weight", 0.5)
 
 
 def assert_same_rows(report: RedundancyReport, other: RedundancyReport) -> None:
@@ -266,6 +278,24 @@ def test_shared_weights_are_measured_once():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm, spectral_norm, pruned])
+def test_a_shared_module_that_computes_its_weight_is_measured_once(wrap):
+    conv = wrap(nn.Conv2d(4, 4, 3))
+    rows = by_name(measure(nn.ModuleDict({"a": conv, "b": nn.Sequential(conv), "c": wrap(nn.Conv2d(4, 4, 3))})))
+    assert [rows[name].status for name in ("a", "b.0", "c")] == ["measured", "skipped", "measured"]
+    assert rows["b.0"].reason == "shares its weight with a"
+
+
+def test_a_weight_that_is_no_parameter_has_its_row():
+    conv = nn.Conv2d(4, 6, 3)
+    weight = conv.weight.detach().clone()
+    del conv.weight
+    conv.weight = weight
+    (row,) = measure(conv, 0.2).layers
+    assert row.redundancy == redundancy(weight, 0.2).item()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_computed_weights_are_measured_under_their_module():
     def conv() -> nn.Conv2d:
         return nn.Conv2d(4, 6, 3)
@@ -276,7 +306,7 @@ def test_computed_weights_are_measured_under_their_module():
             "parametrised": parametrizations.weight_norm(conv()),
             "spectral": spectral_norm(conv()),
             "spectral_parametrised": parametrizations.spectral_norm(conv()),
-            "pruned": prune.random_unstructured(conv(), "weight", 0.5),
+            "pruned": pruned(conv()),
         }
     )
     report = measure(model, 0.2)
@@ -334,6 +364,23 @@ def test_measuring_inside_training_and_inference():
         assert_same_rows(measure(model), first)
         frozen = small()
     assert measure(frozen).layers[0].status == "measured"
+
+
+def test_a_default_device_without_values_changes_nothing():
+    model, weight = nn.Sequential(nn.Conv2d(3, 20, 3), nn.Linear(4, 8)), torch.randn(20, 2, 3)
+
+    def measured():
+        generator = torch.Generator("cpu").manual_seed(0)
+        return (
+            str(measure(model, 0.3, pointwise="vector")),
+            redundancy(weight, 0.3).item(),
+            psi_histogram(weight, 5).tolist(),
+            estimate_redundancy(weight, 0.3, num_pairs=20, generator=generator),
+        )
+
+    expected = measured()
+    with torch.device("meta"):
+        assert measured() == expected
 
 
 def test_a_report_does_not_depend_on_what_was_measured_before():
@@ -430,7 +477,8 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((3,), {}, TypeError, "not iterable"),
+        ((3,), {}, TypeError, "must be a module or a sequence of modules, got int"),
+        ((nn.Linear,), {}, TypeError, "must be a module or a sequence of modules, got type"),
         (([nn.ReLU(), 3],), {}, TypeError, "must be a module or a sequence of modules, got int"),
         (([],), {}, ValueError, "at least one model"),
         ((nn.Linear(2, 2).state_dict(),), {}, TypeError, "got a state dict: load it into one"),

@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
+from ckrm_kernels.data import Part
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.compare import compare_runs
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.configuration import as_json
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
+from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, fitted, train_runs
 
 QUIET = Console(quiet=True)
 CPU = Runtime(device="cpu")
@@ -86,6 +87,14 @@ def test_a_network_that_the_data_can_not_train_is_refused_before_anything_is_wri
     ):
         train_runs(tmp_path, config, runtime=CPU, console=QUIET)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_data_that_can_not_score_is_refused_before_anything_is_trained():
+    data = SMALL.data.load()
+    ones = data.held_out.labels == 1
+    held_out = Part(data.held_out.images[ones], data.held_out.labels[ones])
+    with pytest.raises(ValueError, match="the held-out part of digits must hold images of at least 2 classes"):
+        fitted(SMALL, replace(data, held_out=held_out))
 
 
 def test_the_folder_of_a_search_is_refused(tmp_path):

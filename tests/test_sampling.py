@@ -159,6 +159,13 @@ def test_estimate_of_nan_is_nan(num_pairs):
     assert all(map(math.isnan, (estimate.value, estimate.low, estimate.high)))
 
 
+def test_estimate_where_psi_overflows_is_nan():
+    weight = torch.randn(3, 2, 3).repeat(30, 1, 1) * 1e30  # squares of it are beyond float32
+    estimate = estimate_redundancy(weight, num_pairs=100, backend="reference")
+    assert math.isnan(estimate.value)
+    assert math.isnan(redundancy(weight, backend="reference").item())
+
+
 def test_estimate_takes_the_scale_of_the_whole_layer():
     weight = torch.randn(20, 2, 3) * 1e-3
     options = {"num_pairs": 100, "scale_free": True}
@@ -176,6 +183,7 @@ def test_estimate_takes_the_scale_of_the_whole_layer():
         ({"num_pairs": 5, "confidence": 1.0}, ValueError, "confidence must lie between 0 and 1, got 1.0"),
         ({"num_pairs": 5, "confidence": 0}, ValueError, "confidence"),
         ({"num_pairs": 5, "confidence": math.nan}, ValueError, "confidence"),
+        ({"num_pairs": 5, "confidence": "0.9"}, ValueError, "confidence must lie between 0 and 1, got '0.9'"),
         ({"num_pairs": 5, "threshold": -0.1}, ValueError, "threshold"),
         ({"num_pairs": 5, "eps": -1.0}, ValueError, "eps"),
     ],

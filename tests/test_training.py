@@ -159,6 +159,24 @@ def test_scores_are_those_of_scikit_learn():
     assert score.auc == pytest.approx(roc_auc_score(part.labels, probabilities, multi_class="ovr"), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_classes_without_images_have_no_part_in_the_auc():
+    from sklearn.metrics import roc_auc_score
+
+    model, part = network(), stripes().held_out
+    few = Part(part.images[part.labels < 2], part.labels[part.labels < 2])
+    with torch.no_grad():
+        probabilities = model.eval()(few.images).softmax(1)
+    areas = [roc_auc_score(few.labels == label, probabilities[:, label]) for label in (0, 1)]
+    assert evaluate(model, few, 3).auc == pytest.approx(sum(areas) / 2, abs=1e-6)
+
+
+def test_a_part_of_one_class_has_no_score():
+    part = stripes().held_out
+    with pytest.raises(ValueError, match="part must hold images of at least 2 classes, got 1"):
+        evaluate(network(), Part(part.images[part.labels == 1], part.labels[part.labels == 1]), 3)
+
+
 def test_evaluation_changes_nothing():
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -198,6 +216,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         write_json(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    for mask, expected in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_json(tmp_path / "state.json", {})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "state.json").stat().st_mode & 0o777 == expected
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "{}")
+    assert os.read(reader, 10) == b"{}"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_json_that_is_cut_off_is_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +33,10 @@ def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=_prefix(folder), dir=folder.parent))
+    temporary = folder.with_name(f"{_prefix(folder)}{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
     try:
         build(temporary)
-        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
         try:
             os.rename(temporary, folder)
         except OSError:

@@ -38,8 +38,13 @@ def split_by_class(
 
 
 def split_training(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a training and a validation part, 90 / 10 % by class, of data whose held-out part is another file."""
+    """Indices of a training and a validation part, 90 / 10 % by class, of data whose held-out part is another file.
+
+    Raises ValueError where the classes are too small for a validation part.
+    """
     train, validation, rest = split_by_class(labels, seed)
+    if not len(validation):
+        raise ValueError(f"the validation part is empty: {len(labels)} images for training are too few")
     return torch.cat([train, rest]).sort().values, validation
 
 

@@ -25,7 +25,7 @@ from ckrm_kernels.training.workers import processes_for
 
 
 def shrink(
-    folder: Path,
+    folder: str | Path,
     config: ShrinkConfig,
     *,
     runtime: Runtime = Runtime(),  # noqa: B008
@@ -41,9 +41,10 @@ def shrink(
     console: a rich console, by default one on standard output
     Raises ValueError where the folder holds a run of another configuration, or another process works in it.
     """
-    with joined() as team, locked(Path(folder)):
+    folder = Path(folder)
+    with joined() as team, locked(folder):
         processes = processes_for(config.final_seeds, processes, runtime)
-        experiment = Experiment(Path(folder), config, runtime, Display(console))
+        experiment = Experiment(folder, config, runtime, Display(console))
         experiment.run(processes)
         findings = experiment.findings()
         if team.first:
@@ -51,8 +52,9 @@ def shrink(
     return findings
 
 
-def report(folder: Path, console: Any = None) -> Findings:
+def report(folder: str | Path, console: Any = None) -> Findings:
     """Writes the files of a finished experiment again; raises ValueError where it is not finished."""
+    folder = Path(folder)
     experiment = Experiment(folder, config_of(folder), Runtime(), Display(console))
     if not experiment.finished:
         raise ValueError(f"the experiment in {folder} is not finished; `ckrm shrink --resume {folder}` goes on with it")
@@ -62,16 +64,12 @@ def report(folder: Path, console: Any = None) -> Findings:
 
 
 def _write(experiment: Experiment, findings: Findings) -> None:
-    """Shows the finished experiment and writes its files."""
+    """Writes the finished experiment's files, then shows it: the reader of the output may be gone."""
     folder, config = experiment.folder, experiment.config
     drawn = [
         *(tables.layers_of(each, config.threshold) for each in findings.candidates),
         tables.path(findings.rounds),
     ]
-    for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
-        experiment.display.show(table)
-    for sentence in findings.conclusions:
-        experiment.display.say(sentence)
     changes = [f"round {place}, {line}" for place, done in enumerate(findings.rounds) for line in tables.told(done)]
     write_atomically(
         folder / "report.txt",
@@ -79,6 +77,10 @@ def _write(experiment: Experiment, findings: Findings) -> None:
     )
     write_json(folder / "report.json", _as_json(experiment, findings))
     write_report(findings, folder)
+    for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
+        experiment.display.show(table)
+    for sentence in findings.conclusions:
+        experiment.display.say(sentence)
     experiment.display.say(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
 
 

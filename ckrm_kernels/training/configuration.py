@@ -98,7 +98,7 @@ def _file_settings(path: Path) -> dict[str, Any]:
     if path.suffix not in readers:
         raise ValueError(f"a configuration must end in .toml or .json, got {path}")
     try:
-        values = readers[path.suffix](path.read_text())
+        values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(values, dict):

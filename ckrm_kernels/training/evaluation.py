@@ -21,7 +21,7 @@ class Score:
     """A classification's quality.
 
     accuracy: share of the images classified rightly
-    auc: area under the ROC curve of each class against the rest, mean of the classes
+    auc: area under the ROC curve of each class against the rest, mean of the classes that there are images of
     """
 
     accuracy: float
@@ -29,15 +29,22 @@ class Score:
 
 
 def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
-    """Accuracy and macro AUC of the model in evaluation mode; its mode is restored."""
+    """Accuracy and macro AUC of the model in evaluation mode; its mode is restored.
+
+    Raises ValueError for a part with images of less than two classes, where no AUC is defined.
+    """
     try:
-        from torchmetrics.functional.classification import multiclass_accuracy, multiclass_auroc
+        from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy
     except ImportError as error:
         raise ImportError('evaluation needs torchmetrics: pip install "ckrm-kernels[train]"') from error
+    present = part.labels.unique().tolist()  # torchmetrics would count the area of an absent class as 0
+    if len(present) < 2:
+        raise ValueError(f"part must hold images of at least 2 classes, got {len(present)}")
     probabilities = logits(model, part).softmax(1)
+    areas = [binary_auroc(probabilities[:, label], (part.labels == label).long()) for label in present]
     return Score(
         multiclass_accuracy(probabilities, part.labels, classes, average="micro").item(),
-        multiclass_auroc(probabilities, part.labels, classes, average="macro").item(),
+        torch.stack(areas).mean().item(),
     )
 
 

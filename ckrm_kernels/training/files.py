@@ -5,33 +5,41 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 _BREAK = r"\n\s*"
+_DEVICES = (Path("/dev"), Path("/dev/fd"))  # where /dev/stdout is a link, to a file where the shell redirects it
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes under a temporary name beside the path, then renames; raises OSError, naming the path, where it can't."""
+    """Writes under a temporary name beside the path, then renames; raises OSError, naming the path, where it can't.
+
+    What is no file, such as /dev/stdout or a pipe, is written to as it is: a renamed file would take its place.
+    """
+    data = content.encode() if isinstance(content, str) else content
     try:
-        _write_and_rename(path, content.encode() if isinstance(content, str) else content)
+        if path.parent in _DEVICES or (path.exists() and not path.is_file()):
+            with path.open("ab") as file:
+                file.write(data)
+        else:
+            _write_and_rename(path, data)
     except OSError as error:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -71,6 +71,8 @@ class RunsConfig:
 def fitted(config: Config, data: Dataset) -> Config:
     """The configuration for the data's channels and classes; raises ValueError where it can't be trained on so."""
     network, training = config.network, config.training
+    if len(data.held_out.labels.unique()) < 2:
+        raise ValueError(f"the held-out part of {data.name} must hold images of at least 2 classes, for an AUC")
     if network.head == "gg-cam" and data.train.gaze is None:
         raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
     if network.head == "gg-cam" and training.balance_classes:
@@ -154,7 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def train_runs(
-    folder: Path,
+    folder: str | Path,
     config: RunsConfig,
     *,
     runtime: Runtime = Runtime(),  # noqa: B008
@@ -169,6 +171,7 @@ def train_runs(
     Under torchrun all processes train a single network together, and share out several.
     Raises ValueError where the folder holds runs of another configuration, or another process works in it.
     """
+    folder = Path(folder)
     with joined() as team, locked(folder):
         count, data_parallel = len(config.seeds), team.size > 1 and len(config.seeds) == 1
         processes = processes_for(count, processes, runtime)
