@@ -221,11 +221,10 @@ def _described(layer: Layer | None) -> str:
 
 
 def _check_finite(layers: Sequence[Layer], where: str) -> None:
-    banks = [bank for layer in layers for bank in layer.banks if bank.numel()]
-    found = [
-        torch.stack([bank.isfinite().all() for bank in banks if bank.device == d]) for d in {b.device for b in banks}
-    ]
-    if all(bool(each.all()) for each in found):  # one answer from a device, not one for every layer
+    sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
+    for bank in (bank for layer in layers for bank in layer.banks):
+        sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
+    if all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
         return
     for layer in layers:
         finite = [bank.flatten(1).isfinite().all(1) for bank in layer.banks]

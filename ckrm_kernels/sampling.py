@@ -65,6 +65,7 @@ def estimate_redundancy(
         raise ValueError(f"num_pairs must be a whole number >= 1, got {num_pairs!r}")
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    _check_generator(generator)
     scale_free, psi = split_scale(options)
     banks = valued_banks(weight, scale_free)
     filters = banks[0].shape[0]
@@ -109,6 +110,7 @@ def chance_redundancy(
     thresholds = checked_thresholds(threshold)
     if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         raise ValueError(f"rounds must be a whole number >= 1, got {rounds!r}")
+    _check_generator(generator)
     scale_free, psi = split_scale(options)
     return chance_of_banks(valued_banks(weight, scale_free), thresholds, rounds, generator, psi)
 
@@ -148,6 +150,11 @@ def wilson_interval(share: float, count: int, confidence: float) -> tuple[float,
     centre, scale = share + z * z / (2 * count), 1 + z * z / count
     low, high = (centre - spread) / scale, (centre + spread) / scale
     return (min(max(low, 0.0), share), max(min(high, 1.0), share))
+
+
+def _check_generator(generator: torch.Generator | None) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
 
 
 def _row_start(i: Tensor, filters: int) -> Tensor:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,26 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def in_use():
+    """A context in which another process works in a folder; it is killed at the end."""
+
+    @contextmanager
+    def held(folder: Path):
+        script = (
+            "import sys, pathlib, time\nfrom ckrm_kernels.training.lock import locked\n"
+            "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", script, folder]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"locked\n"
+            yield
+            process.kill()
+
+    return held
 
 
 @pytest.fixture

@@ -33,8 +33,15 @@ def test_dataclasses_survive_json():
 
 
 def test_a_wrong_value_is_cut_short_in_its_message():
-    with pytest.raises(ValueError, match=r"value: inner: .*, got \(0, 1, 2, .* \.\.\.$"):
+    with pytest.raises(ValueError, match=r"value: inner: .*, got \[0, 1, 2, .* \.\.\.$"):
         typed(Outer, {"inner": tuple(range(1000))}, "value")
+
+
+@pytest.mark.parametrize("setting", ["training.epochs=true", "network.stem=true", "training.epochs=1.0"])
+def test_what_is_not_written_as_a_whole_number_is_none(setting):
+    name = setting.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"the configuration: {name}: .* integer, got (True|1\.0)$"):
+        read_config(RunsConfig(), None, [setting])
 
 
 def test_a_network_without_that_name_is_a_fault_of_the_setting():

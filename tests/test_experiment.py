@@ -179,6 +179,12 @@ def test_interrupted_between_phases_it_ends_the_same(finished, tmp_path, monkeyp
     assert results(tmp_path) == results(finished[0])
 
 
+def test_no_report_of_a_folder_that_another_process_works_in(finished, in_use):
+    folder, _ = finished
+    with in_use(folder), pytest.raises(ValueError, match="is in use by another process"):
+        report(folder)
+
+
 def test_a_search_that_is_not_finished_has_no_report(tmp_path):
     with pytest.raises(ValueError, match=r"holds no experiment of `ckrm shrink`: state\.json is missing"):
         report(tmp_path)

@@ -455,6 +455,13 @@ def test_nan_stops_and_names_the_layer_before_anything_is_measured(bad, monkeypa
         measure(model)
 
 
+def test_finite_numbers_whose_sum_overflows_are_measured():
+    model = nn.Conv2d(8, 16, 3, bias=False).half()
+    nn.init.constant_(model.weight, 100.0)
+    assert model.weight.sum().isinf()
+    assert measure(model).layers[0].redundancy == 1
+
+
 def test_nan_names_the_model_too():
     models = [small(), small()]
     with torch.no_grad():

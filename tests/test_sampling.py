@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -120,6 +121,12 @@ def test_estimate_is_reproducible_by_generator_and_leaves_the_global_one():
     default = estimate_redundancy(weight, 0.3, num_pairs=100)
     torch.manual_seed(7)
     assert estimate_redundancy(weight, 0.3, num_pairs=100) == default
+
+
+@pytest.mark.parametrize("function", [partial(estimate_redundancy, num_pairs=3), chance_redundancy])
+def test_a_generator_is_one_of_torch(function):
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator or None, got 5"):
+        function(torch.randn(5, 1, 3, 3), 0.3, generator=5)
 
 
 def test_estimate_of_a_million_filters(backend):

@@ -305,7 +305,7 @@ class TestComparison:
         rounds = [one_round(clean(8), clean(16))]
         found = [compared("standard", 0.9)]
         sentences = conclusions(rounds, Outcome(0, "every layer is clean"), found, (), 0.01, most_frequent)
-        assert sentences[0].startswith("The standard network has learnt next to nothing") == warned
+        assert sentences[0].startswith("The standard network is not shown to have learnt anything") == warned
         assert "there is nothing to shrink" in sentences[warned]
 
     def test_a_search_that_did_not_end_clean_says_what_is_left(self):

@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from io import StringIO
 
@@ -323,17 +321,10 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
-    script = (
-        "import sys, pathlib, time\nfrom ckrm_kernels.training.lock import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", script, tmp_path], env=environment, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"locked\n"
-        with pytest.raises(ValueError, match=r"is in use by another process; wait for it"), locked(tmp_path):
-            pass
-        process.kill()
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, in_use):
+    message = r"is in use by another process; wait for it"
+    with in_use(tmp_path), pytest.raises(ValueError, match=message), locked(tmp_path):
+        pass
     with locked(tmp_path):
         pass
 

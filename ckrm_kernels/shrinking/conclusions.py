@@ -30,13 +30,14 @@ def conclusions(
 
 
 def _learnt(standard: Candidate, most_frequent: float) -> list[str]:
-    """A warning where the standard network is no better than naming the most frequent class."""
+    """A warning where the standard network is not shown to be better than naming the most frequent class."""
     interval = mean_interval(standard.accuracies)
     if (interval.mean if interval.low is None else interval.low) > most_frequent:
         return []
+    bounds = "" if interval.low is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
     return [
-        f"The standard network has learnt next to nothing: its accuracy is {interval.mean:.4f}, that of naming the "
-        f"most frequent class {most_frequent:.4f}. What follows says nothing of the search."
+        f"The standard network is not shown to have learnt anything: its accuracy is {interval.mean:.4f}{bounds}, "
+        f"that of naming the most frequent class {most_frequent:.4f}. What follows says nothing of the search."
     ]
 
 

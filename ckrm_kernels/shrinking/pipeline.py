@@ -53,13 +53,20 @@ def shrink(
 
 
 def report(folder: str | Path, console: Any = None) -> Findings:
-    """Writes the files of a finished experiment again; raises ValueError where it is not finished."""
+    """Writes the files of a finished experiment again.
+
+    Raises ValueError where it is not finished, or another process works in the folder.
+    """
     folder = Path(folder)
-    experiment = Experiment(folder, config_of(folder), Runtime(), Display(console))
-    if not experiment.finished:
-        raise ValueError(f"the experiment in {folder} is not finished; `ckrm shrink --resume {folder}` goes on with it")
-    findings = experiment.findings()
-    _write(experiment, findings)
+    config = config_of(folder)
+    with locked(folder):
+        experiment = Experiment(folder, config, Runtime(), Display(console))
+        if not experiment.finished:
+            raise ValueError(
+                f"the experiment in {folder} is not finished; `ckrm shrink --resume {folder}` goes on with it"
+            )
+        findings = experiment.findings()
+        _write(experiment, findings)
     return findings
 
 

@@ -40,7 +40,8 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
     """
     pydantic = _pydantic()
     try:
-        result: T = pydantic.TypeAdapter(kind).validate_python(value)
+        # as JSON, where a list is strictly a tuple's value, and no truth value a number
+        result: T = pydantic.TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])
