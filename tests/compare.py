@@ -136,6 +136,24 @@ def check_counts(w: Tensor, edges: Tensor, psi: Psi, ops: Any = ops) -> None:
         assert int((expected + tolerance <= edge).sum()) <= at_most <= int((expected - tolerance <= edge).sum())
 
 
+def degenerate_slices(dtype: torch.dtype) -> Tensor:
+    """(11, 1, 4): zero, constant, repeated, flipped and uncorrelated slices, and means of exactly zero."""
+    rows = [
+        [0, 0, 0, 0],
+        [1, 1, 1, 1],
+        [-1, -1, -1, -1],
+        [0.5, 0.5, 0.5, 0.5],
+        [1, -1, 1, -1],
+        [1, 1, -1, -1],
+        [1, 2, 3, 4],
+        [4, 3, 2, 1],
+        [-1, -2, -3, -4],
+        [1, 2, 3, 4],
+        [1, 0, 0, 0],
+    ]
+    return torch.tensor(rows, dtype=dtype)[:, None]
+
+
 def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 0.1, seed: int = 0) -> Tensor:
     """Random filters; where there are enough, some repeat, some are flipped, constant or zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -19,6 +19,7 @@ from compare import (
     check_cross,
     check_pairs,
     check_pairwise,
+    degenerate_slices,
     poisoned,
     some_pairs,
     strided,
@@ -208,21 +209,7 @@ def test_extreme_exponents(ops, exponent):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
 def test_degenerate_slices(ops, eps, dtype):
-    """Zero, constant, repeated, flipped and uncorrelated slices, and means of exactly zero, all against all."""
-    rows = [
-        [0, 0, 0, 0],
-        [1, 1, 1, 1],
-        [-1, -1, -1, -1],
-        [0.5, 0.5, 0.5, 0.5],
-        [1, -1, 1, -1],
-        [1, 1, -1, -1],
-        [1, 2, 3, 4],
-        [4, 3, 2, 1],
-        [-1, -2, -3, -4],
-        [1, 2, 3, 4],
-        [1, 0, 0, 0],
-    ]
-    w = torch.tensor(rows, dtype=dtype)[:, None]
+    w = degenerate_slices(dtype)
     for exponents in EXPONENTS:
         check_all(w, Psi(*(float(p) for p in exponents), eps), ops=ops)
 
