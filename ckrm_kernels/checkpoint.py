@@ -86,9 +86,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ImportError(f'reading {path} needs safetensors: pip install "ckrm-kernels[cli]"') from error
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = sorted(file.keys(), key=_natural)  # the file keeps no order of its own
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is a truncated or damaged safetensors file ({error})") from None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts block 2 before block 11."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _read_torch(path: Path, mmap: bool) -> Any:

@@ -288,6 +288,14 @@ def test_a_checkpoint_that_contains_itself(tmp_path):
         checkpoint_layers(tmp_path / "loop.pt")
 
 
+def test_safetensors_layers_come_in_the_order_of_their_numbers(tmp_path):
+    names = ["stem", "blocks.0.conv", "blocks.2.conv", "blocks.10.conv", "head"]
+    weights = {f"{name}.weight": torch.randn(4, 3, 3, 3) for name in names}
+    save_safetensors(weights, tmp_path / "model.safetensors")
+    found = [layer.name for layer in checkpoint_layers(tmp_path / "model.safetensors")]
+    assert found == ["blocks.0.conv", "blocks.2.conv", "blocks.10.conv", "head", "stem"]
+
+
 @given(data=st.data())
 @settings(max_examples=150)
 @pytest.mark.parametrize("kind", [save_safetensors, save_torch, save_legacy])

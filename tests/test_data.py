@@ -134,7 +134,7 @@ def test_chest_xrays_have_a_size_by_default():
     [
         ({"name": "imagenet"}, "name must be one of digits, mnist, cifar100, folder, egd-cxr, got 'imagenet'"),
         ({"folder": "a"}, "folder must be None for digits, got 'a'"),
-        ({"name": "mnist"}, "mnist needs folder: the folder with its files"),
+        ({"name": "mnist"}, r"mnist needs folder \(--data-folder\): the folder with its files"),
         ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
         ({"name": "mnist", "folder": "a", "image_folder": "b"}, "image_folder must be None for mnist, got 'b'"),
         ({"name": "egd-cxr", "folder": "a"}, "egd-cxr needs image_folder"),

@@ -152,6 +152,13 @@ class TestSearch:
             rounds.append(Round(widths, Trained((accuracy - 0.01, accuracy + 0.01), ()), seen, ()))
         assert Search(Limited({}, {}), BracketRule(), margin=0.01).outcome(rounds).chosen == chosen
 
+    def test_of_rounds_with_as_many_redundant_widths_the_smallest_is_chosen(self):
+        rounds = []
+        for width in (30, 8, 14):
+            seen = {"a": redundant(width), "b": clean(10)}
+            rounds.append(Round({"a": width, "b": 10}, Trained((0.99, 0.99), ()), seen, ()))
+        assert Search(Limited({}, {}), BracketRule()).outcome(rounds).chosen == 1
+
     def test_rounds_survive_json(self):
         rounds, _ = searched(Limited({"a": 90, "b": 90}, {"a": 9, "b": 40}))
         assert typed(list[Round], json.loads(json.dumps([asdict(each) for each in rounds])), "rounds") == rounds
@@ -320,8 +327,8 @@ class TestComparison:
             0.1,
         )
         expected = (
-            "the limit of 2 rounds is reached. Of the rounds whose validation accuracy is near the best, round 1 has "
-            "the fewest redundant widths: a."
+            "the limit of 2 rounds is reached. Of the rounds whose validation accuracy is near the best, round 1 is "
+            "the smallest of those with the fewest redundant widths: a."
         )
         assert expected in sentences[0]
 

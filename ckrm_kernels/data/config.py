@@ -60,7 +60,8 @@ class DataConfig:
 
     def _check_given(self, argument: str, folder: str | None, needed: bool) -> None:
         if folder is None and needed:
-            raise ValueError(f"{self.name} needs {argument}: the folder with its files")
+            option = {"folder": "--data-folder", "image_folder": "--image-folder"}[argument]
+            raise ValueError(f"{self.name} needs {argument} ({option}): the folder with its files")
         if folder is not None and not (needed and isinstance(folder, str) and folder):
             accepted = "a folder" if needed else f"None for {self.name}"
             raise ValueError(f"{argument} must be {accepted}, got {folder!r}")

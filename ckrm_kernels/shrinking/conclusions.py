@@ -51,8 +51,8 @@ def _found(
     standard = candidates[0]
     if rounds[0].clean:
         return [
-            f"Every layer of the standard network is clean at eps 1e-4 (lambda at most {target:g}, or no more than "
-            "its scale-free chance level): there is nothing to shrink.",
+            f"Every layer of the standard network is clean at eps 1e-4 (lambda at most {target:g}, or within three "
+            "standard errors of its scale-free chance level): there is nothing to shrink.",
             f"Its held-out accuracy is {mean_and_spread(standard.accuracies)}.",
         ]
     sentences = [_search(rounds, outcome), *_scale(standard.layers, target)]
@@ -81,8 +81,8 @@ def _search(rounds: Sequence[Round], outcome: Outcome) -> str:
     if chosen.clean:
         return f"{ended}. Every layer of round {outcome.chosen} is clean at eps 1e-4."
     return (
-        f"{ended}. Of the rounds whose validation accuracy is near the best, round {outcome.chosen} has the fewest "
-        f"redundant widths: {', '.join(chosen.redundant)}."
+        f"{ended}. Of the rounds whose validation accuracy is near the best, round {outcome.chosen} is the smallest of "
+        f"those with the fewest redundant widths: {', '.join(chosen.redundant)}."
     )
 
 

@@ -117,10 +117,15 @@ class Search:
         return Round(widths, trained, observations, tuple(changes))
 
     def outcome(self, rounds: Sequence[Round]) -> Outcome:
-        """What the finished search found: the fewest redundant widths of a clean or accurate round, the latest one."""
+        """What the finished search found: the clean or accurate round of the fewest redundant widths.
+
+        Of several, that of the fewest filters.
+        """
         accurate = max(each.trained.mean_accuracy for each in rounds) - self.margin
         eligible = [place for place, each in enumerate(rounds) if each.clean or each.trained.mean_accuracy >= accurate]
-        chosen = min(eligible, key=lambda place: (len(rounds[place].redundant), -place))
+        chosen = min(
+            eligible, key=lambda place: (len(rounds[place].redundant), sum(rounds[place].widths.values()), -place)
+        )
         same = [place for place, each in enumerate(rounds) if each.widths == rounds[-1].proposed]
         if rounds[-1].clean:
             return Outcome(chosen, "every layer is clean")

@@ -98,6 +98,8 @@ def _file_settings(path: Path) -> dict[str, Any]:
     readers: Mapping[str, Callable[[str], dict[str, Any]]] = {".toml": _toml().loads, ".json": json.loads}
     if path.suffix not in readers:
         raise ValueError(f"a configuration must end in .toml or .json, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except ValueError as error:

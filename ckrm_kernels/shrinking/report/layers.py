@@ -53,11 +53,12 @@ def _legends(threshold: float) -> Markup:
 def _fold(findings: Findings, place: int, unfolded: bool) -> Markup:
     candidates = findings.candidates[:2]
     layers = [each.layers[place] for each in candidates]
+    mean = "mean " if len(candidates[0].scores) > 1 else ""
     words = [
         element(
             "span",
             swatch(each.name),
-            f" {times(shape(layer))}, λ {layer.levels[ABSOLUTE].mean:.3f}",
+            f" {times(shape(layer))}, {mean}λ {layer.levels[ABSOLUTE].mean:.3f}",
             class_="network",
         )
         for each, layer in zip(candidates, layers, strict=True)

@@ -31,7 +31,8 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     said = (
         f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
-        f"clean: above {target:g} and above the chance level of its scale-free λ. Chance is λ of the same slices with "
+        f"clean: above {target:g} and more than three standard errors above the chance level of its scale-free λ "
+        "(folded below). Chance is λ of the same slices with "
         "their positions shuffled: where it is as high as λ, small weights make the layer redundant, not a shape that "
         "its filters share."
     )

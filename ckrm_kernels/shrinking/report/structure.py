@@ -47,7 +47,7 @@ def structure_section(findings: Findings) -> Markup:
     rows = structure_rows(candidates)
     cells = [_cells(row, len(candidates)) for row in rows]
     if len(candidates) > 1:
-        head = ["layer", "standard", "shrunk", "parameters", "shrunk", "kept"]
+        head = ["layer", "standard", "shrunk", "parameters", "parameters, shrunk", "kept"]
         caption = "Filters × slices × kernel of each measured layer, and the parameters of its weight"
     else:
         head = ["layer", "standard", "parameters"]
