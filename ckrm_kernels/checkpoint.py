@@ -94,7 +94,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key that puts block 2 before block 11."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
 
 
 def _read_torch(path: Path, mmap: bool) -> Any:

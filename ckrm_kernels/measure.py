@@ -222,8 +222,9 @@ def _described(layer: Layer | None) -> str:
 
 def _check_finite(layers: Sequence[Layer], where: str) -> None:
     sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
-    for bank in (bank for layer in layers for bank in layer.banks):
-        sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
+    for layer in layers:
+        for bank in layer.banks:
+            sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
     if all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
         return
     for layer in layers:

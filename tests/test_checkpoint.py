@@ -296,6 +296,14 @@ def test_safetensors_layers_come_in_the_order_of_their_numbers(tmp_path):
     assert found == ["blocks.0.conv", "blocks.2.conv", "blocks.10.conv", "head", "stem"]
 
 
+@given(st.lists(st.integers(0, 10**30), min_size=2, max_size=5, unique=True))
+def test_safetensors_names_may_hold_any_number_and_any_character(tmp_path, numbers):
+    weights = {f"²{number}³.{'0' * (number % 3)}{number}.weight": torch.ones(2, 2, 3) for number in numbers}
+    save_safetensors(weights, tmp_path / "model.safetensors")
+    found = [layer.name for layer in checkpoint_layers(tmp_path / "model.safetensors")]
+    assert [int(name.split("³")[0].lstrip("²")) for name in found] == sorted(numbers)
+
+
 @given(data=st.data())
 @settings(max_examples=150)
 @pytest.mark.parametrize("kind", [save_safetensors, save_torch, save_legacy])

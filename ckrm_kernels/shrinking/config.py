@@ -49,7 +49,7 @@ class ShrinkConfig:
     seeds: each round trains its widths from the seeds 0, 1, ... of this number
     final_seeds: the networks compared are trained from so many, >= seeds
     threshold: t of lambda^t, in [0, 1]
-    target: a layer is clean when its lambda is at most this, or no more than chance
+    target: a layer is clean when its lambda is at most this or what `MeasuredLayer` allows
     most_rounds: see `Search`
     margin: the largest difference in accuracy and in AUC that counts as none, > 0; see `Search` too
     """

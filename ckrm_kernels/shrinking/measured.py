@@ -64,7 +64,7 @@ class MeasuredLayer:
         return chance + 3 * math.sqrt(chance * (1 - chance) / pairs)
 
     def is_clean(self, target: float) -> bool:
-        """Whether lambda at eps 1e-4 is at most the target, or no more than chance."""
+        """Whether lambda at eps 1e-4 is at most the target, or at most what is allowed."""
         return self.levels[ABSOLUTE].mean <= max(target, self.allowed)
 
 

@@ -82,7 +82,7 @@ class Outcome:
 class Search:
     """The search, from the shape's own widths.
 
-    rule: chooses the widths; target: a layer is clean when lambda is at most this, or no more than chance
+    rule: chooses the widths; target: a layer is clean when lambda is at most this or what `MeasuredLayer` allows
     most_rounds: how often it trains at most, >= 1
     margin: a round whose mean validation accuracy is below that of the best round by more is chosen only if clean
     """

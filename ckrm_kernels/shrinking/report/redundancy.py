@@ -32,9 +32,8 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
     said = (
         f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
         f"clean: above {target:g} and more than three standard errors above the chance level of its scale-free λ "
-        "(folded below). Chance is λ of the same slices with "
-        "their positions shuffled: where it is as high as λ, small weights make the layer redundant, not a shape that "
-        "its filters share."
+        "(folded below). Chance is λ of the same slices with their positions shuffled: where it is as high as λ, small "
+        "weights make the layer redundant, not a shape that its filters share."
     )
     numbers = [_numbers(each) for each in findings.candidates]
     folded = element("details", element("summary", "λ at every ε, and distinct filters"), *numbers)
