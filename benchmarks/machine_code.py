@@ -32,7 +32,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ckrm_kernels.kernels import gradient, listed, pairs, prepare
+from ckrm_kernels.kernels import gradient, listed, prepare, tiles
 from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, rows_at_once
 
 ARCHITECTURES = (80, 90, 100)
@@ -113,7 +113,7 @@ def jobs() -> Iterator[Job]:
     tile = TABLE["tensor cores"].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
         constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
-        yield Job(f"reduce, {output}", "pairs", "reduce_kernel", constants, {})
+        yield Job(f"reduce, {output}", "tiles", "reduce_kernel", constants, {})
     for suffix, double in (("", False), (", float64", True)):
         listed_pairs = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
         yield Job(f"listed pairs{suffix}", "listed", "pairs_kernel", listed_pairs, {}, double=double)
@@ -141,7 +141,7 @@ def _pair_job(name: str, row: str, constants: dict[str, Any]) -> Job:
     config, double = TABLE[row], row == "float64"
     constants = {**constants, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "DOUBLE": double}
     terms = config.tile.rows * config.tile.columns / (32 * config.warps)
-    return Job(name, "pairs", "pair_kernel", constants, config.options, terms, double)
+    return Job(name, "tiles", "pair_kernel", constants, config.options, terms, double)
 
 
 def _gradient_job(name: str, row: str, constants: dict[str, Any]) -> Job:
@@ -174,7 +174,7 @@ def count(job: Job, architecture: int) -> Count:
 
 def _source(job: Job) -> ASTSource:
     kernel = getattr(
-        {"pairs": pairs, "gradient": gradient, "listed": listed, "prepare": prepare}[job.module], job.kernel
+        {"tiles": tiles, "gradient": gradient, "listed": listed, "prepare": prepare}[job.module], job.kernel
     )
     number = "fp64" if job.double else "fp32"
     signature, aligned, constants = {}, {}, dict(job.constants)

@@ -24,7 +24,7 @@ class Team:
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this process is the one that writes what is common, and speaks."""
         return self.rank == 0
 
@@ -44,7 +44,7 @@ class Team:
         """What the function gives in the first process, the only one that calls it."""
         if self.size == 1:
             return compute()
-        result: list[Any] = [compute() if self.first else None]
+        result: list[Any] = [compute() if self.is_first else None]
         distributed.broadcast_object_list(result, device=torch.device("cpu"))
         value: T = result[0]
         return value

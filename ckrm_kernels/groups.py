@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ckrm_kernels.distribution import checked_threshold, split_scale, valued_banks
 from ckrm_kernels.functional import PsiOptions, cross_psi
-from ckrm_kernels.redundancy import checked_threshold, split_scale, valued_banks
 
 _BLOCK = 64
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.functional import PsiOptions, psi_of_pairs
-from ckrm_kernels.redundancy import (
+from ckrm_kernels.distribution import (
     checked_threshold,
     checked_thresholds,
     redundancy_of_banks,
     split_scale,
     valued_banks,
 )
+from ckrm_kernels.functional import PsiOptions, psi_of_pairs
 
 _CHUNK = 1 << 20
 

@@ -69,7 +69,7 @@ def in_use():
     @contextmanager
     def held(folder: Path):
         script = (
-            "import sys, pathlib, time\nfrom ckrm_kernels.training.lock import locked\n"
+            "import sys, pathlib, time\nfrom ckrm_kernels.storage.lock import locked\n"
             "with locked(pathlib.Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

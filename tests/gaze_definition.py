@@ -9,8 +9,8 @@ import torch
 from scipy.ndimage import correlate1d
 from torch.nn import functional
 
-from ckrm_kernels.data.frame import Frame
-from ckrm_kernels.data.gaze import Points
+from ckrm_kernels.data.chest_xrays.frame import Frame
+from ckrm_kernels.data.chest_xrays.gaze import Points
 
 
 def in_frame(image: np.ndarray, frame: Frame) -> np.ndarray:

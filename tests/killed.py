@@ -1,4 +1,4 @@
-"""`ckrm train` and `ckrm shrink` killed at random instants: what they end with must be what an unbroken run ends with.
+"""`ckrm train` and `ckrm search` killed at random instants: what they end with must be what an unbroken run ends with.
 
 Run by hand, `python tests/killed.py [KILLS]`; it takes some minutes. Each kill has a folder of its own: the command is
 started there, ended by SIGKILL at a random instant (shrink also while it writes its report), and started again until
@@ -31,9 +31,9 @@ def run(command: str, folder: Path, processes: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-processes:])
     from ckrm_kernels.models import network_shape
-    from ckrm_kernels.shrinking import ShrinkConfig, shrink
     from ckrm_kernels.training import Runtime, TrainingConfig
     from ckrm_kernels.training.runs import RunsConfig, train_runs
+    from ckrm_kernels.width_search import WidthSearchConfig, search_widths
 
     runtime = Runtime(device="cpu", checkpoint_seconds=0.05)
     network = replace(network_shape("resnet-digits"), **NETWORK)
@@ -44,8 +44,8 @@ def run(command: str, folder: Path, processes: int) -> None:
         train_runs(folder, config, runtime=runtime, processes=processes)
     else:
         training = TrainingConfig(epochs=3, weight_decay=0.1)
-        config = ShrinkConfig(network=network, training=training, seeds=2, final_seeds=3)
-        shrink(folder, config, runtime=runtime, processes=processes)
+        config = WidthSearchConfig(network=network, training=training, seeds=2, final_seeds=3)
+        search_widths(folder, config, runtime=runtime, processes=processes)
 
 
 def start(command: str, folder: Path, processes: int) -> subprocess.Popen[bytes]:
@@ -97,7 +97,7 @@ def check(command: str, kills: int, root: Path) -> bool:
         processes, folder = 1 + kill % 2, root / f"{command}-kill-{kill}"
         instant = instants.uniform(1.5, seconds[processes])  # before, it only imports
         due, how = (lambda passed, instant=instant: passed > instant), ""
-        if command == "shrink" and kill % 5 == 4:
+        if command == "search" and kill % 5 == 4:
             wanted = ("report.txt", "figures", "report.html")[kill // 5 % 3]
             due, how = (lambda _, path=folder / wanted: path.exists()), f" as it wrote {wanted}"
         when = killed(command, folder, processes, due)
@@ -122,7 +122,7 @@ def main() -> None:
         return
     kills = int(sys.argv[1]) if sys.argv[1:] else 10
     root = Path(tempfile.mkdtemp(prefix="killed-"))
-    right = [check(command, kills, root) for command in ("train", "shrink")]
+    right = [check(command, kills, root) for command in ("train", "search")]
     sys.exit(0 if all(right) else 1)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import compare, demo, doctor, measure, models, shrink, train
+from ckrm_kernels.commands import compare, demo, doctor, measure, models, search, train
 
 app = typer.Typer(
     name="ckrm",
@@ -39,8 +39,8 @@ _COMMANDS = (  # in the order of `ckrm --help`
     measure.measure,
     models.models,
     train.train,
-    shrink.shrink,
-    shrink.report,
+    search.search,
+    search.report,
     compare.compare,
     demo.demo,
 )

@@ -18,7 +18,7 @@ def compare(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the comparison as JSON.")] = None,
 ) -> None:
     """Compare networks trained on the same data: quality with tests, parameters, multiply-adds, size and time."""
-    from ckrm_kernels.shrinking.compare import compare_runs
+    from ckrm_kernels.comparison.trained_runs import compare_runs
 
     with interruptible("nothing was written; run the same command again"):
         compare_runs(runs, margin, json)

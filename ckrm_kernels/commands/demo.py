@@ -17,8 +17,8 @@ def demo(
 ) -> None:
     """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
     from ckrm_kernels.models import network_shape
-    from ckrm_kernels.shrinking.config import ShrinkConfig
-    from ckrm_kernels.shrinking.pipeline import shrink
+    from ckrm_kernels.width_search.config import WidthSearchConfig
+    from ckrm_kernels.width_search.pipeline import search_widths
 
     with interruptible(f"`ckrm demo --output {output}` goes on from its last checkpoint"):
-        shrink(output, ShrinkConfig(network=network_shape("resnet-digits"), final_seeds=3))
+        search_widths(output, WidthSearchConfig(network=network_shape("resnet-digits"), final_seeds=3))

@@ -44,12 +44,12 @@ def measure(
 ) -> None:
     """Measure the convolution weights of a checkpoint, layer by layer.
 
-    Several checkpoints of one structure, trained independently, give their mean and spread. A state dict does not
-    say which convolutions are grouped or transposed, so all filters of a weight are compared.
+    Several checkpoints of one structure, trained independently, give their mean and standard deviation. A state
+    dict does not say which convolutions are grouped or transposed, so all filters of a weight are compared.
     """
-    from ckrm_kernels.checkpoint import checkpoint_layers
     from ckrm_kernels.functional import PsiOptions
-    from ckrm_kernels.measure import measure_layers
+    from ckrm_kernels.measurement import measure_layers
+    from ckrm_kernels.state_dicts import checkpoint_layers
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     _check_outputs(files)
@@ -128,7 +128,7 @@ def _measured_rows(report: RedundancyReport) -> Table:
 def _write(report: RedundancyReport, files: dict[str, Path | None]) -> None:
     from io import BytesIO
 
-    from ckrm_kernels.training.files import write_atomically
+    from ckrm_kernels.storage.files import write_atomically
 
     for option, path in files.items():
         if path is None:

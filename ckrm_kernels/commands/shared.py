@@ -54,7 +54,7 @@ def settings_of(
     """The settings that the options say, before those that `--set` does."""
     if image_size and not re.fullmatch(r"\d+x\d+", image_size):
         raise typer.BadParameter(f"must be HxW, such as 64x64, got {image_size}", param_hint="--image-size")
-    said = {
+    given = {
         "network": network,
         "data.name": data,
         "data.folder": data_folder and str(data_folder.absolute()),
@@ -63,7 +63,7 @@ def settings_of(
         "data.skip_bad": "true" if skip_bad else None,
         "training.epochs": epochs,
     }
-    return [*(f"{key}={value}" for key, value in said.items() if value is not None), *(others or ())]
+    return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(others or ())]
 
 
 def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int]) -> str:

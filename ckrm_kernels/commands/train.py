@@ -36,13 +36,13 @@ def train(
     Killed at any moment, the same command goes on from the last checkpoint. Under torchrun, a single network is
     trained by all processes together; several are shared out.
     """
+    from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
-    from ckrm_kernels.training.configuration import read_config
     from ckrm_kernels.training.runs import RunsConfig, train_runs
 
     own = [] if seeds is None else [f"seeds={list(range(seeds))}"]
-    said = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs, settings)
-    chosen = read_config(RunsConfig(), config, [*own, *said])
+    given = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs, settings)
+    chosen = read_config(RunsConfig(), config, [*own, *given])
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on from its last checkpoint"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
 from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.digits import digits
-from ckrm_kernels.data.egd_cxr import FRAMES, egd_cxr
 from ckrm_kernels.data.folder import image_folder
 from ckrm_kernels.data.mnist import mnist
 from ckrm_kernels.data.preprocess import Track, untracked

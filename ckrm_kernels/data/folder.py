@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from ckrm_kernels.data.cache import cache_folder
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.files import existing_folder, key_of_files
 from ckrm_kernels.data.pillow import check_pillow, read_colour
 from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
 from ckrm_kernels.data.split import split_by_class
+from ckrm_kernels.storage.built_once import cache_folder
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ckrm_kernels.data.cache import built_once
 from ckrm_kernels.data.dataset import Normalization, Part, Skipped
 from ckrm_kernels.data.files import BadFile
 from ckrm_kernels.data.split import Indices
 from ckrm_kernels.data.stored import PartWriter, open_part, read_record, write_record
+from ckrm_kernels.storage.built_once import built_once
 
 T = TypeVar("T")
 R = TypeVar("R")

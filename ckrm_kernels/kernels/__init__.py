@@ -9,8 +9,8 @@ import triton
 
 from ckrm_kernels import ops
 from ckrm_kernels.kernels import operators
-from ckrm_kernels.kernels.arithmetic import INTERPRETED
 from ckrm_kernels.kernels.operators import psi_counts_of_banks
+from ckrm_kernels.kernels.term import INTERPRETED
 
 __all__ = ["INTERPRETED", "failure", "psi_counts_of_banks"]
 

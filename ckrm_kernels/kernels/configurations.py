@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ckrm_kernels.kernels.work import Tile
+from ckrm_kernels.kernels.plan import Tile
 
 # Of every launch. Said outright, because Triton's default is about to change.
 LAUNCH = {"enable_fp_fusion": True}

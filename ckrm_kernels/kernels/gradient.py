@@ -11,10 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import arithmetic
+from ckrm_kernels.kernels import term
 from ckrm_kernels.kernels.listed import covariance_of_slices, load_coordinates
 from ckrm_kernels.kernels.listed import load_moments as load_moments_of_slices
-from ckrm_kernels.kernels.pairs import covariance_of_tile, load_moments
+from ckrm_kernels.kernels.tiles import covariance_of_tile, load_moments
 
 
 @triton.jit
@@ -63,10 +63,10 @@ def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.c
         place = tl.arange(0, 2 * COLUMNS)  # of [8 columns][odd or even][high or low][4 columns]
         column = place // 16 * 8 + place % 4 * 2 + place // 8 % 2
         z = tl.load(buffer + at + column[:, None] * size + tl.arange(0, 16)[None, :])
-        high, low = arithmetic.tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
+        high, low = term.tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
         parts = tl.permute(tl.join(high, low), [0, 1, 3, 4, 2])
         product = tl.dot(tl.reshape(parts, [ROWS, 2 * COLUMNS]), z, input_precision="tf32")
-        return of_z + arithmetic.summand(product)
+        return of_z + term.summand(product)
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def gradient_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
     eps, alpha, _, _ = constants
     block = tl.program_id(1).to(tl.int64) * ROWS
     k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
@@ -121,7 +121,7 @@ def gradient_kernel(
         column = load_moments(buffer, column_moments_at, columns[None, :], padded_columns)
         g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
         if STEPS == 0:
-            of_mu += arithmetic.gradient_of_means(g, row, column, constants, KINDS)
+            of_mu += term.gradient_of_means(g, row, column, constants, KINDS)
         else:
             if STEPS == 1 and not DOUBLE:
                 z_j = load_columns(buffer, columns_at, columns, row_size)
@@ -130,7 +130,7 @@ def gradient_kernel(
                 cov = covariance_of_tile(
                     buffer, rows_at, columns_at, rows, columns, row_size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
                 )
-            u, w, a = arithmetic.gradient(g, row, column, cov, constants, KINDS)
+            u, w, a = term.gradient(g, row, column, cov, constants, KINDS)
             of_mu += u
             of_sigma += w
             of_z = add_coordinates(of_z, a, buffer, columns_at + own_step * width, row_size, ROWS, COLUMNS, DOUBLE)
@@ -177,7 +177,7 @@ def listed_gradient_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
     eps, alpha, _, _ = constants
     i, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     k = tl.program_id(1).to(tl.int64) * SLICES + tl.arange(0, SLICES)
@@ -193,7 +193,7 @@ def listed_gradient_kernel(
         column = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
         j_at = coordinates + (k * padded + j) * steps * width
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)
-        u, w, a = arithmetic.gradient(g, row, column, cov, constants, KINDS)
+        u, w, a = term.gradient(g, row, column, cov, constants, KINDS)
         of_mu += u
         of_sigma += w
         if steps > 0:

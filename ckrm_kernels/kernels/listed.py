@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import arithmetic
+from ckrm_kernels.kernels import term
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE: tl.con
 
 @triton.jit
 def load_moments(buffer, at, padded, present):
-    """The moments of slices, as arithmetic.py takes them; 1 where there is none."""
+    """The moments of slices, as term.py takes them; 1 where there is none."""
     at = buffer + at
     mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
     return mu, half_mu2, tl.load(at + 2 * padded, present, other=1.0), tl.load(at + 3 * padded, present, other=1.0)
@@ -66,7 +66,7 @@ def pairs_kernel(
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = arithmetic.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
     eps, _, _, _ = constants
     index = tl.arange(0, PAIRS * SLICES)
     pair = tl.program_id(0).to(tl.int64) * PAIRS + index // SLICES
@@ -82,8 +82,8 @@ def pairs_kernel(
         i_at = coordinates + (k * padded + i) * steps * width
         j_at = coordinates + (k * padded + j) * steps * width
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, PAIRS * SLICES)
-        term = arithmetic.psi(row, column, cov, constants, KINDS)
-        sums += tl.where(present, term, 0.0)
+        of_pair = term.psi(row, column, cov, constants, KINDS)
+        sums += tl.where(present, of_pair, 0.0)
     sums = tl.where(valid, sums, float("nan"))
     total = tl.sum(tl.reshape(sums, [PAIRS, SLICES]), 1) / tl.cast(slices, dtype)
     pair = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)

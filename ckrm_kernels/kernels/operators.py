@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ckrm_kernels.kernels import arithmetic, gradient, listed, pairs, prepare, work
+from ckrm_kernels.kernels import gradient, listed, plan, prepare, term, tiles
 from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, configuration, rows_at_once
 from ckrm_kernels.ops import TRITON_MOST_POSITIONS, result_dtype
 
@@ -52,14 +52,14 @@ class Case(NamedTuple):
     @property
     def width(self) -> int:
         """Elements that a step of coordinates takes: in float32 each is split in two tf32 numbers."""
-        return work.COORDINATES_PER_STEP * (1 if self.double else 2)
+        return plan.COORDINATES_PER_STEP * (1 if self.double else 2)
 
     def arguments(self, device: torch.device) -> dict[str, Any]:
         """The kernels' arguments that say what psi is."""
         _, alpha, beta, gamma = self.scalars
         kinds = [_kind(alpha), _kind(beta), _kind(gamma)]
-        if kinds[1] == kinds[2] == arithmetic.POWER.value and beta == gamma:
-            kinds[2] = arithmetic.SHARED.value
+        if kinds[1] == kinds[2] == term.POWER.value and beta == gamma:
+            kinds[2] = term.SHARED.value
         names = ("eps", "alpha", "beta", "gamma")
         return {
             **self.parameters(device),
@@ -73,25 +73,25 @@ class Case(NamedTuple):
         if not self.double:
             return {"parameters": None}
         parameters = _parameters((*self.scalars, self.scale), device)
-        work.keep_if_captured(parameters)
+        plan.keep_if_captured(parameters)
         return {"parameters": parameters}
 
 
 def _kind(exponent: float) -> int:
-    kinds = {0.0: arithmetic.ZERO, 1.0: arithmetic.ONE}
-    return int(kinds.get(exponent, arithmetic.POWER).value)
+    kinds = {0.0: term.ZERO, 1.0: term.ONE}
+    return int(kinds.get(exponent, term.POWER).value)
 
 
 @functools.lru_cache(maxsize=64)
 def _parameters(scalars: tuple[float, ...], device: torch.device) -> Tensor:
-    return work.on_device(torch.tensor(scalars, dtype=torch.float64, device="cpu"), device)
+    return plan.on_device(torch.tensor(scalars, dtype=torch.float64, device="cpu"), device)
 
 
 class Prepared(NamedTuple):
     """Several banks in one buffer, ready for the pair loops."""
 
     data: Tensor
-    places: tuple[work.Place, ...]
+    places: tuple[plan.Place, ...]
     case: Case
     configuration: Configuration
 
@@ -124,7 +124,7 @@ def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: f
     if n >= 2:
         with _device_of(weight):
             bank = _prepared([weight], Case.of(weight.dtype, alpha, beta, gamma, eps))
-            _run_pairs(bank, bank.places, None, out, pairs.PACKED)
+            _run_pairs(bank, bank.places, None, out, tiles.PACKED)
     return out
 
 
@@ -135,7 +135,7 @@ def cross_psi(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps
     if out.numel():
         with _device_of(a):
             banks = _prepared([a, b], Case.of(a.dtype, alpha, beta, gamma, eps))
-            _run_pairs(banks, banks.places[:1], banks.places[1:], out, pairs.RECTANGLE)
+            _run_pairs(banks, banks.places[:1], banks.places[1:], out, tiles.RECTANGLE)
     return out
 
 
@@ -162,7 +162,7 @@ def psi_counts_of_banks(
     for some in _that_fit(present, weights, case):
         with _device_of(first):
             banks = _prepared([weights[index] for index in some], case, together=True)
-            _run_pairs(banks, banks.places, None, out, pairs.COUNTS, tuple(some), edges.contiguous())
+            _run_pairs(banks, banks.places, None, out, tiles.COUNTS, tuple(some), edges.contiguous())
     return out
 
 
@@ -267,11 +267,11 @@ def _prepared(weights: Sequence[Tensor], case: Case, together: bool = False) -> 
     together: by one launch, whose tables hold where the weights stand in memory; else by one each, whose tables are
         known from the shapes, so that weights that are new at every call find them
     """
-    weights = [weight if work.tail_of(weight) else weight.contiguous() for weight in weights]
+    weights = [weight if plan.tail_of(weight) else weight.contiguous() for weight in weights]
     device = weights[0].device
     shapes = tuple(_shape_of(weight) for weight in weights)
     config = configuration(max(shape.steps for shape in shapes), case.double, device)
-    buffer = work.buffer_of(shapes, config.tile, case.width)
+    buffer = plan.buffer_of(shapes, config.tile, case.width)
     data = _buffer(buffer.size, case.dtype, device)
     placed = list(zip(weights, buffer.places, strict=True))
     for some in [placed] if together else [[one] for one in placed]:
@@ -279,14 +279,14 @@ def _prepared(weights: Sequence[Tensor], case: Case, together: bool = False) -> 
     return Prepared(data, buffer.places, case, config)
 
 
-def _launch_prepare(placed: list[tuple[Tensor, work.Place]], case: Case, data: Tensor) -> None:
+def _launch_prepare(placed: list[tuple[Tensor, plan.Place]], case: Case, data: Tensor) -> None:
     first, shapes = placed[0][0], [place.shape for _, place in placed]
-    rows = tuple(work.bank_row(weight, first, place) for weight, place in placed)
+    rows = tuple(plan.bank_row(weight, first, place) for weight, place in placed)
     most, fewest = (_positions_block(shape) for shape in (max(shapes, key=_steps_of), min(shapes, key=_steps_of)))
     small = fewest if most <= fewest * rows_at_once(fewest, case.double) else most
     block = rows_at_once(small, case.double)
-    banks, programs = work.prepare_tables(rows, block, first.device)
-    work.keep_if_captured(banks, programs)
+    banks, programs = plan.prepare_tables(rows, block, first.device)
+    plan.keep_if_captured(banks, programs)
     _launch(
         prepare.prepare_kernel,
         (programs.shape[0],),
@@ -311,7 +311,7 @@ def _that_fit(indices: list[int], weights: Sequence[Tensor], case: Case) -> Iter
     for index in indices:
         shape = _shape_of(weights[index])
         tile = configuration(shape.steps, case.double, weights[index].device).tile
-        more = work.buffer_of((shape,), tile, case.width).size
+        more = plan.buffer_of((shape,), tile, case.width).size
         if some and size + more > _LARGEST_BUFFER:
             yield some
             some, size = [], 0
@@ -321,8 +321,8 @@ def _that_fit(indices: list[int], weights: Sequence[Tensor], case: Case) -> Iter
         yield some
 
 
-def _shape_of(weight: Tensor) -> work.Shape:
-    return work.Shape(weight.shape[0], weight.shape[1], math.prod(weight.shape[2:]))
+def _shape_of(weight: Tensor) -> plan.Shape:
+    return plan.Shape(weight.shape[0], weight.shape[1], math.prod(weight.shape[2:]))
 
 
 def _buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -335,19 +335,19 @@ def _buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         ) from error
 
 
-def _steps_of(shape: work.Shape) -> int:
+def _steps_of(shape: plan.Shape) -> int:
     return shape.steps
 
 
-def _positions_block(shape: work.Shape) -> int:
+def _positions_block(shape: plan.Shape) -> int:
     """A power of two that holds K positions and the places of all coordinates, those that only pad too."""
-    return int(triton.next_power_of_2(work.COORDINATES_PER_STEP * shape.steps + 1))
+    return int(triton.next_power_of_2(plan.COORDINATES_PER_STEP * shape.steps + 1))
 
 
 def _run_pairs(
     banks: Prepared,
-    rows: tuple[work.Place, ...],
-    columns: tuple[work.Place, ...] | None,
+    rows: tuple[plan.Place, ...],
+    columns: tuple[plan.Place, ...] | None,
     out: Tensor,
     output: int,
     outputs: tuple[int, ...] = (0,),
@@ -355,13 +355,13 @@ def _run_pairs(
 ) -> None:
     """Launches the pair kernel and the one that adds the parts of its tiles and writes Psi, or counts."""
     config = banks.configuration
-    plan = work.pair_work(rows, columns, outputs, config.tile, _programs(banks.device, config), banks.device)
-    partial = torch.empty(plan.slots, *config.tile, dtype=banks.case.dtype, device=banks.device)
+    work_items = plan.pair_work(rows, columns, outputs, config.tile, _programs(banks.device, config), banks.device)
+    partial = torch.empty(work_items.slots, *config.tile, dtype=banks.case.dtype, device=banks.device)
     edges = out if edges is None else edges
-    for batch in plan.batches:
-        work.keep_if_captured(*batch)
+    for batch in work_items.batches:
+        plan.keep_if_captured(*batch)
         _launch(
-            pairs.pair_kernel,
+            tiles.pair_kernel,
             (batch.items.shape[0],),
             banks.data,
             batch.items,
@@ -373,20 +373,20 @@ def _run_pairs(
         )
         strip = min(8, config.tile.rows)
         _launch(
-            pairs.reduce_kernel,
+            tiles.reduce_kernel,
             (batch.tiles.shape[0], config.tile.rows // strip),
             partial,
             batch.tiles,
             out,
             edges,
-            edges.numel() if output == pairs.COUNTS else 0,
+            edges.numel() if output == tiles.COUNTS else 0,
             OUTPUT=output,
             **banks.tile,
             STRIP=strip,
         )
 
 
-def _run_gradient(banks: Prepared, rows: work.Place, columns: work.Place, grad: Tensor, out: Tensor) -> None:
+def _run_gradient(banks: Prepared, rows: plan.Place, columns: plan.Place, grad: Tensor, out: Tensor) -> None:
     """The gradient of the bank `rows` into out, given that of Psi: (rows, columns), or packed where they are one."""
     packed = grad.dim() == 1
     spread = grad.new_empty(rows.padded, columns.padded)
@@ -434,7 +434,7 @@ def _gradient_of(weight: Tensor) -> Tensor:
     return torch.empty_like(weight, dtype=result_dtype(weight.dtype), memory_format=torch.contiguous_format)
 
 
-def _empty_gradients(banks: Prepared, place: work.Place) -> tuple[Tensor, Tensor]:
+def _empty_gradients(banks: Prepared, place: plan.Place) -> tuple[Tensor, Tensor]:
     of_coordinates = torch.empty(
         place.shape.slices * place.coordinate_stride, dtype=banks.case.dtype, device=banks.device
     )
@@ -442,7 +442,7 @@ def _empty_gradients(banks: Prepared, place: work.Place) -> tuple[Tensor, Tensor
 
 
 def _write_gradient(
-    banks: Prepared, place: work.Place, of_coordinates: Tensor, of_moments: Tensor, out: Tensor
+    banks: Prepared, place: plan.Place, of_coordinates: Tensor, of_moments: Tensor, out: Tensor
 ) -> None:
     positions = _positions_block(place.shape)
     block = rows_at_once(positions, banks.case.double)
@@ -470,7 +470,7 @@ def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: An
     kernel[grid](*arguments, **constants, **LAUNCH)
 
 
-def _whereabouts(place: work.Place) -> tuple[int, int, int, int, int, int]:
+def _whereabouts(place: plan.Place) -> tuple[int, int, int, int, int, int]:
     """Filters, slices, padded filters, steps, and where the coordinates and moments stand."""
     shape = place.shape
     return shape.filters, shape.slices, place.padded, shape.steps, place.coordinates, place.moments

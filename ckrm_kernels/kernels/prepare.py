@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels.arithmetic import tf32_parts
+from ckrm_kernels.kernels.term import tf32_parts
 
 # Beyond, the product of three denominators could overflow float32: such a slice counts as not finite.
 _LARGEST_SQUARE = tl.constexpr(2.0**40)
@@ -45,7 +45,7 @@ def sum_of_rows(x):
 def prepare_rows(
     weight, bank, first, out, scale, quarter_eps, POSITIONS: tl.constexpr, ROWS: tl.constexpr, DOUBLE: tl.constexpr
 ):
-    """ROWS pairs (filter, slice) of one bank; its fields are work.PREPARE_FIELDS."""
+    """ROWS pairs (filter, slice) of one bank; its fields are plan.PREPARE_FIELDS."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     filters, slices, positions = tl.load(bank + 1), tl.load(bank + 2), tl.load(bank + 3)
@@ -105,7 +105,7 @@ def prepare_kernel(
     BLOCK: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """Slices of all banks -> coordinates and moments (work.Place). A slice that is not finite has mu = sigma = NaN.
+    """Slices of all banks -> coordinates and moments (plan.Place). A slice that is not finite has mu = sigma = NaN.
 
     weight: the first bank's; scale: a power of two that multiplies every number; eps: times scale squared
     parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32

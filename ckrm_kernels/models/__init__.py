@@ -2,8 +2,7 @@
 
 from ckrm_kernels.models.counts import count_multiply_adds, count_parameters
 from ckrm_kernels.models.ggcam import GGCAM, CAMHead, GazeLoss, localization_hits
-from ckrm_kernels.models.resnet import ResNet
-from ckrm_kernels.models.shape import ResNetShape, resnet_shape
+from ckrm_kernels.models.resnet import ResNet, ResNetShape, resnet_shape
 from ckrm_kernels.models.zoo import NETWORKS, Network, network_shape
 
 __all__ = [

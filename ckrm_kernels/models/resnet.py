@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ckrm_kernels.models.forms import FORMS, Form
+from ckrm_kernels.models.forms import FORMS, Form, FormName
+from ckrm_kernels.models.ggcam import GGCAM
 
-if TYPE_CHECKING:
-    from ckrm_kernels.models.shape import ResNetShape
+BlockName = Literal["basic", "bottleneck"]
+HeadName = Literal["linear", "gg-cam"]
+_BLOCKS_OF_DEPTH: dict[int, tuple[BlockName, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,155 @@ class BlockShape:
     out: int
     stride: int
     project: bool
+
+
+@dataclass(frozen=True)
+class ResNetShape:
+    """A residual network, by its widths. Layers that are added to each other share one width.
+
+    stem: filters of the first convolution
+    inner: for each stage, the inner width of each of its blocks: the filters of a basic block's first convolution, or
+        of a bottleneck's 1x1 and 3x3, which share them
+    out: for each stage, the filters of every block's last convolution, and of the projection beside it; None, for
+        bottlenecks alone, infers them from the inner widths, see `outs`
+    in_channels, classes: what goes in and comes out
+    block: basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1)
+    form: stem, strides, biases and projections, see `forms`. "small" is for small images; "paper" that of the CKRM
+        paper, "paper-small" the same for small images; "torchvision" the usual one, whose state dicts load
+    head: mean and linear, or "gg-cam": class activation maps, see `ggcam`
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    stem: int = 32
+    inner: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,))
+    out: tuple[int, ...] | None = (32, 64, 128)
+    in_channels: int = 1
+    classes: int = 10
+    block: BlockName = "basic"
+    form: FormName = "small"
+    head: HeadName = "linear"
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("block", BlockName), ("form", FormName), ("head", HeadName)):
+            if getattr(self, name) not in get_args(accepted):
+                raise ValueError(f"{name} must be one of {get_args(accepted)}, got {getattr(self, name)!r}")
+        if self.out is None and self.block == "basic":
+            raise ValueError("out must hold a width for each stage of basic blocks, got None, which is for bottlenecks")
+        stages = len(self.inner) if self.out is None else len(self.out)
+        if not stages or len(self.inner) != stages or not all(self.inner):
+            raise ValueError(
+                f"inner must hold one width for each block of each stage of out, got {self.inner} and {self.out}"
+            )
+        named = {**self.widths(), "in_channels": self.in_channels, "classes": self.classes}
+        for name, value in named.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+
+    def widths(self) -> dict[str, int]:
+        """Every width that can be chosen, by name, in the order of the layers.
+
+        "conv1" is the stem; "layer1.0.conv1" a basic block's inner width, "layer1.0.conv2" a bottleneck's; "layer1"
+        what the blocks of stage 1 add up, where it is not inferred.
+        """
+        widths = {"conv1": self.stem}
+        for stage, blocks in enumerate(self.inner, 1):
+            widths |= {self._inner_name(stage, block): width for block, width in enumerate(blocks)}
+            if self.out is not None:
+                widths[f"layer{stage}"] = self.out[stage - 1]
+        return widths
+
+    def with_widths(self, widths: Mapping[str, int]) -> ResNetShape:
+        """The same network with the widths named changed; raises ValueError for an unknown name."""
+        unknown = sorted(set(widths) - set(self.widths()))
+        if unknown:
+            raise ValueError(f"widths has unknown names {unknown}; accepted are {sorted(self.widths())}")
+        every = {**self.widths(), **widths}
+        inner = tuple(
+            tuple(every[self._inner_name(stage, block)] for block in range(len(blocks)))
+            for stage, blocks in enumerate(self.inner, 1)
+        )
+        out = None if self.out is None else tuple(every[f"layer{stage}"] for stage in range(1, len(inner) + 1))
+        return replace(self, stem=every["conv1"], inner=inner, out=out)
+
+    def width_of_layer(self) -> dict[str, str]:
+        """For each convolution of the network, by its module's name, the name of its width: equal names are tied.
+
+        Convolutions whose width is inferred are left out.
+        """
+        names = {"conv1": "conv1"}
+        for stage, blocks in enumerate(self.blocks(), 1):
+            for place, block in enumerate(blocks):
+                path, inner = f"layer{stage}.{place}", self._inner_name(stage, place)
+                *first, last = ("conv1", "conv2") if self.block == "basic" else ("conv1", "conv2", "conv3")
+                names |= {f"{path}.{convolution}": inner for convolution in first}
+                if self.out is not None:
+                    names[f"{path}.{last}"] = f"layer{stage}"
+                if self.out is not None and block.project:
+                    names[f"{path}.downsample.0"] = f"layer{stage}"
+        prefix = "features." if self.head == "gg-cam" else ""
+        return {prefix + layer: name for layer, name in names.items()}
+
+    def outs(self) -> tuple[int, ...]:
+        """For each stage, the width of what its blocks add up: `out`, or what is inferred from `inner`.
+
+        That is the rule of the CKRM paper's Table 2: a stage's inner width is half of what comes in, so that a stage
+        gives twice the widest inner width of the next, and the last one widens in the proportion of the one before.
+        One stage alone gives four times its inner width.
+        """
+        if self.out is not None:
+            return self.out
+        widest = [max(blocks) for blocks in self.inner]
+        if len(widest) == 1:
+            return (4 * widest[0],)
+        outs = [2 * following for following in widest[1:]]
+        return (*outs, max(round(widest[-1] * outs[-1] / widest[-2]), 1))
+
+    def blocks(self) -> list[list[BlockShape]]:
+        """The blocks of each stage."""
+        form = FORMS[self.form]
+        incoming, stages = self.stem, []
+        for stage, (inner, out) in enumerate(zip(self.inner, self.outs(), strict=True)):
+            stride = form.first_stage_stride if stage == 0 else 2
+            project = form.always_project or stride != 1 or incoming != out
+            first = BlockShape(incoming, inner[0], out, stride, project)
+            stages.append([first, *(BlockShape(out, width, out, 1, False) for width in inner[1:])])
+            incoming = out
+        return stages
+
+    def build(self) -> ResNet | GGCAM:
+        """The network, newly initialised by torch's default generator."""
+        if self.head == "linear":
+            return ResNet(self)
+        return GGCAM(ResNetFeatures(self), self.outs()[-1], self.classes)
+
+    def _inner_name(self, stage: int, block: int) -> str:
+        return f"layer{stage}.{block}." + ("conv1" if self.block == "basic" else "conv2")
+
+
+def resnet_shape(
+    depth: int,
+    *,
+    form: FormName,
+    in_channels: int,
+    classes: int,
+    widths: tuple[int, ...] = (64, 64, 128, 256, 512),
+    head: HeadName = "linear",
+) -> ResNetShape:
+    """A residual network of one of the usual depths.
+
+    depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks)
+    widths: of the stem and of the blocks of the four stages; bottlenecks' outputs are inferred
+    """
+    if depth not in _BLOCKS_OF_DEPTH:
+        raise ValueError(f"depth must be one of {list(_BLOCKS_OF_DEPTH)}, got {depth!r}")
+    block, blocks = _BLOCKS_OF_DEPTH[depth]
+    if len(widths) != 1 + len(blocks):
+        raise ValueError(f"widths must hold five numbers, for the stem and each of four stages, got {widths!r}")
+    stem, *stages = widths
+    inner = tuple((width,) * count for width, count in zip(stages, blocks, strict=True))
+    out = tuple(stages) if block == "basic" else None
+    return ResNetShape(stem, inner, out, in_channels, classes, block, form, head)
 
 
 class ResNetFeatures(nn.Module):

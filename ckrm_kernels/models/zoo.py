@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ckrm_kernels.models.shape import HeadName, ResNetShape, resnet_shape
+from ckrm_kernels.models.resnet import HeadName, ResNetShape, resnet_shape
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def _draw_row(axes: Axes, base: int, layer: LayerRedundancy, threshold: float, c
     axes.axhline(base, color="#cccccc", linewidth=0.6, zorder=0)
     redundancy, chance = layer.redundancy, layer.chance
     text = "" if redundancy is None else f"{redundancy:.3f}"
-    if layer.spread is not None:
-        text += f" ± {layer.spread:.3f}"
+    if layer.deviation is not None:
+        text += f" ± {layer.deviation:.3f}"
     axes.text(_LAMBDA_AT, base + 0.3, text, va="center", fontsize=8, weight="bold")
     if chance is not None:
         axes.text(chance_at, base + 0.3, f"{chance:.3f}", color=CHANCE, va="center", fontsize=8)

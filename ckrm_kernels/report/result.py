@@ -21,7 +21,7 @@ class LayerRedundancy:
     filters, slices, kernel_size: F2, F1 and the kernel's shape; None where the weight is not a convolution's
     pairs: of filters that were compared, in one model
     redundancy: lambda^t; None where skipped
-    spread: standard deviation (n - 1) of lambda^t over the models; None for a single one
+    deviation: standard deviation (n - 1) of lambda^t over the models; None for a single one
     per_model: lambda^t of each model
     chance: lambda^t of the same slices with permuted positions; None where skipped, K = 1 or without details
     distinct: filters left when repeats are merged (`redundant_groups`); None where skipped or without details
@@ -36,7 +36,7 @@ class LayerRedundancy:
     kernel_size: tuple[int, ...] | None
     pairs: int
     redundancy: float | None
-    spread: float | None
+    deviation: float | None
     per_model: tuple[float, ...]
     chance: float | None
     distinct: float | None

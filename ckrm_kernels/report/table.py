@@ -39,15 +39,15 @@ def heading(report: RedundancyReport) -> str:
 
 def columns(report: RedundancyReport) -> tuple[str, ...]:
     """The headings of `cells`."""
-    spread = ("spread",) if report.models > 1 else ()
-    measured = ("redundancy", *spread, "chance", "median Psi", "distinct")
+    deviation = ("deviation",) if report.models > 1 else ()
+    measured = ("redundancy", *deviation, "chance", "median Psi", "distinct")
     return ("layer", "kind", "filters", "slices", "kernel", *measured, "note")
 
 
 def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
     """One layer's row as text."""
     kernel = "x".join(map(str, layer.kernel_size or ()))
-    spread = (_number(layer.spread, ".4f"),) if report.models > 1 else ()
+    deviation = (_number(layer.deviation, ".4f"),) if report.models > 1 else ()
     reason = f"skipped: {layer.reason}" if layer.status == "skipped" else layer.reason
     return (
         layer.name or "(whole)",
@@ -56,7 +56,7 @@ def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
         _number(layer.slices, "d"),
         kernel,
         _number(layer.redundancy, ".4f"),
-        *spread,
+        *deviation,
         _number(layer.chance, ".4f"),
         _number(layer.quantile(0.5), ".2f"),
         _number(layer.distinct, ".4g"),

@@ -1,10 +1,10 @@
 """One training run: the loop, its metrics, its checkpoint, and several runs side by side."""
 
-from ckrm_kernels.training.checkpoint import Run, UnfinishedRun, load_run, save_run
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate
 from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.loop import train
+from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, save_run
 
 __all__ = [
     "Epoch",

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ckrm_kernels.data import Batch, Dataset
 from ckrm_kernels.distributed import ALONE, team
 from ckrm_kernels.training.batches import load
-from ckrm_kernels.training.checkpoint import UnfinishedRun
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.curves import Curves
 from ckrm_kernels.training.evaluation import loss_and_accuracy
 from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.run_files import UnfinishedRun
 from ckrm_kernels.training.state import TrainingState
 
 _SECONDS_BETWEEN_STEPS = 0.2  # that are reported
@@ -65,7 +65,7 @@ class _Training:
                 if curves:
                     curves.add(epoch)
                 on_epoch(epoch)
-                self._save_in_time()
+                self._save_if_due()
         state.finish()
         return tuple(state.history)
 
@@ -82,7 +82,7 @@ class _Training:
             # the team averages its gradients: each process counts as much as it has images
             state.step(loss * (len(part.labels) * team.size / len(whole)), len(whole))
             self._tell(on_step, len(batches))
-            self._save_in_time()
+            self._save_if_due()
 
     def _loss(self, batch: Batch) -> Tensor:
         state, config = self._state, self._state.config
@@ -114,15 +114,15 @@ class _Training:
             done = min(state.batch * state.config.batch_size, len(self._data.train))
             on_step(Step(len(state.history) + 1, state.batch, batches, state.total.item() / done))
 
-    def _save_in_time(self) -> None:
+    def _save_if_due(self) -> None:
         if self._unfinished is None or time.monotonic() - self._saved < self._runtime.checkpoint_seconds:
             return
-        if self._state.team.first:
+        if self._state.team.is_first:
             self._unfinished.save(self._state.state_dict())
         self._saved = time.monotonic()
 
     def _curves(self) -> Curves | nullcontext[None]:
-        if self._unfinished is None or not self._runtime.tensorboard or not self._state.team.first:
+        if self._unfinished is None or not self._runtime.tensorboard or not self._state.team.is_first:
             return nullcontext()
         return Curves(self._unfinished.folder / "tensorboard", len(self._state.history) + 1)
 

@@ -24,7 +24,7 @@ class Display:
             from rich.console import Console
         except ImportError as error:
             raise ImportError('progress needs rich: pip install "ckrm-kernels[train]"') from error
-        self.console = console or Console(quiet=not team().first)
+        self.console = console or Console(quiet=not team().is_first)
 
     def phase(self, text: str) -> None:
         """Announces what happens next."""

@@ -13,13 +13,13 @@ import torch
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
-from ckrm_kernels.training.checkpoint import Run
+from ckrm_kernels.storage.files import read_json, write_json
+from ckrm_kernels.storage.lock import locked
+from ckrm_kernels.storage.settings import as_json, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
-from ckrm_kernels.training.configuration import as_json, check_same, typed
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
-from ckrm_kernels.training.files import read_json, write_json
-from ckrm_kernels.training.lock import locked
 from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.workers import Job, Shape, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
@@ -68,7 +68,7 @@ class RunsConfig:
                 raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
 
 
-def fitted(config: Config, data: Dataset) -> Config:
+def adapted_to(config: Config, data: Dataset) -> Config:
     """The configuration for the data's channels and classes; raises ValueError where it can't be trained on so."""
     network, training = config.network, config.training
     if len(data.held_out.labels.unique()) < 2:
@@ -114,7 +114,7 @@ class TrainedRuns:
     def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime, display: Display) -> None:
         self.folder, self.display, self.data = folder, display, config.data.load(display.track)
         display.skipped(self.data)
-        self.config, self.runtime = fitted(config, self.data), runtime
+        self.config, self.runtime = adapted_to(config, self.data), runtime
         self._check_folder()
 
     @classmethod
@@ -133,7 +133,7 @@ class TrainedRuns:
 
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
-        if team().first:
+        if team().is_first:
             write_json(self.folder / _CONFIG, as_json(self.config))
         with Workers(processes) as workers:
             run_shown(workers, self.jobs(), self.display)
@@ -151,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not the configuration of a run; choose another folder")
     if "rule" in value:
-        raise ValueError(f"{path.parent} holds a search of `ckrm shrink`, not runs of `ckrm train`")
+        raise ValueError(f"{path.parent} holds a search of `ckrm search`, not runs of `ckrm train`")
     return value
 
 
@@ -186,7 +186,7 @@ def train_runs(
         display.phase(f"Training {parameters:,} parameters on {runs.data.name}")
         runs.train(processes)
         scores = team.of_first(lambda: {job.seed: _scored(job, runs, display) for job in runs.jobs()})
-        if team.first:
+        if team.is_first:
             write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
         display.say(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
     return scores

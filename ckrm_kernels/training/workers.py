@@ -27,10 +27,10 @@ from torch import nn
 
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
-from ckrm_kernels.training.checkpoint import Run, UnfinishedRun, load_run, load_weights, save_run
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.loop import train
+from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, load_weights, save_run
 
 OnEvent = Callable[[int, Epoch | Step], None]
 
@@ -236,7 +236,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
                 runtime=job.runtime,
                 unfinished=unfinished,
             )
-            if not job.runtime.data_parallel or team().first:
+            if not job.runtime.data_parallel or team().is_first:
                 save_run(job.folder, model, Run(job.identity(), history, time.perf_counter() - started))
     finally:
         torch.set_num_threads(threads)

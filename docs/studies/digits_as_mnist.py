@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from ckrm_kernels.training.files import write_atomically
+from ckrm_kernels.storage.files import write_atomically
 
 
 def main(folder: Path) -> None:

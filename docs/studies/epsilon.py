@@ -23,8 +23,8 @@ from torch import Tensor
 from ckrm_kernels import chance_redundancy, redundancy
 from ckrm_kernels.data import digits
 from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.training import TrainingConfig
-from ckrm_kernels.training.files import write_atomically
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, cores
 

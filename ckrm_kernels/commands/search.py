@@ -1,0 +1,77 @@
+"""`ckrm search`, and `ckrm report` of what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckrm_kernels.commands import shared
+
+
+def search(
+    network: shared.NetworkName = None,
+    data: shared.DataName = None,
+    data_folder: shared.DataFolder = None,
+    image_size: shared.ImageSize = None,
+    image_folder: shared.ImageFolder = None,
+    skip_bad: shared.SkipBad = False,
+    epochs: shared.Epochs = None,
+    seeds: Annotated[int | None, typer.Option(help="Networks of each round; by default 3.")] = None,
+    final_seeds: Annotated[int | None, typer.Option(help="Networks of each kind compared; by default 10.")] = None,
+    tied: Annotated[str | None, typer.Option(help="layer: each has its own width; stage: one to each.")] = None,
+    multiple: Annotated[int | None, typer.Option(help="Widths are multiples of this.")] = None,
+    config: shared.Config = None,
+    settings: shared.Settings = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run's folder, by default runs/search; an unfinished run of the same settings goes on.",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, whatever its settings.")
+    ] = None,
+    device: shared.Device = "auto",
+    processes: shared.Processes = None,
+    data_workers: shared.DataWorkers = 0,
+    tensorboard: shared.Tensorboard = False,
+) -> None:
+    """Find the widths at which no layer of a network is redundant, and compare the network found.
+
+    Trains, measures and changes widths in rounds; then trains the standard network, the one found and one of as many
+    parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on from its last
+    checkpoint.
+    """
+    from ckrm_kernels.storage.settings import read_config
+    from ckrm_kernels.training import Runtime
+    from ckrm_kernels.width_search.config import WidthSearchConfig
+    from ckrm_kernels.width_search.experiment import config_of
+    from ckrm_kernels.width_search.pipeline import search_widths
+
+    given = {"seeds": seeds, "final_seeds": final_seeds, "rule.tied": tied, "rule.multiple": multiple}
+    own = [f"{key}={value}" for key, value in given.items() if value is not None]
+    others = shared.settings_of(
+        network, data, data_folder, image_size, image_folder, skip_bad, epochs, [*own, *(settings or ())]
+    )
+    if resume and (others or config):
+        raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
+    if resume and output:
+        raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
+    folder = resume or output or Path("runs/search")
+    chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, others)
+    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
+        search_widths(folder, chosen, runtime=runtime, processes=processes)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished `ckrm search` or `ckrm demo`.")],
+) -> None:
+    """Write the report, figures and tables of a finished search again."""
+    from ckrm_kernels.width_search.pipeline import report
+
+    with shared.interruptible("run the same command again"):
+        report(run)

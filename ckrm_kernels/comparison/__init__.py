@@ -1,0 +1,1 @@
+"""Trained networks compared: quality with tests, cost, time and redundancy."""

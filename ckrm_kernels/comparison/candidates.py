@@ -1,0 +1,83 @@
+"""Networks compared on held-out data, over the seeds that they were trained from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ckrm_kernels.comparison.measured_layers import MeasuredLayer
+from ckrm_kernels.comparison.statistics import Comparison, compare
+from ckrm_kernels.data import Dataset
+from ckrm_kernels.models import count_multiply_adds, count_parameters
+from ckrm_kernels.training import Score, evaluate
+from ckrm_kernels.training.run_files import as_safetensors
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the networks compared.
+
+    name: "standard", "searched" or "uniform"
+    parameters, multiply_adds: of the network, the latter for one image; checkpoint_bytes: its weights as a file
+    scores: on the held-out part, of each seed; layers: as measured over the seeds
+    """
+
+    name: str
+    widths: dict[str, int]
+    parameters: int
+    multiply_adds: int
+    checkpoint_bytes: int
+    scores: tuple[Score, ...]
+    layers: tuple[MeasuredLayer, ...]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of each seed."""
+        return tuple(score.accuracy for score in self.scores)
+
+    @property
+    def aucs(self) -> tuple[float, ...]:
+        """Of each seed."""
+        return tuple(score.auc for score in self.scores)
+
+
+def evaluate_candidate(
+    name: str,
+    widths: dict[str, int],
+    models: Sequence[nn.Module],
+    layers: Sequence[MeasuredLayer],
+    data: Dataset,
+) -> Candidate:
+    """Evaluates the trained networks of one shape on the held-out part."""
+    scores = tuple(evaluate(model, data.held_out, data.classes) for model in models)
+    parameters, multiply_adds = count_parameters(models[0]), count_multiply_adds(models[0], data.image_shape)
+    size = len(as_safetensors(models[0].state_dict()))
+    return Candidate(name, widths, parameters, multiply_adds, size, scores, tuple(layers))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation over the seeds, 0 of a single one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
+    """The searched network with the standard and with the uniform one, by accuracy and by AUC; none of a single one."""
+    of_name = {each.name: each for each in candidates}
+    if "searched" not in of_name:
+        return ()
+    return tuple(
+        comparison
+        for other in ("standard", "uniform")
+        for comparison in compare_scores(of_name["searched"], of_name[other], margin)
+    )
+
+
+def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:
+    """The first with the second, by accuracy and by AUC."""
+    return (
+        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin),
+        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin),
+    )

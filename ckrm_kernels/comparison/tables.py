@@ -1,0 +1,103 @@
+"""The tables of a comparison, as rich draws them on a terminal and into a text file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.latency import Latency
+from ckrm_kernels.comparison.measured_layers import ABSOLUTE, SCALE_FREE
+
+_FILE_WIDTH = 80
+
+
+def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> Any:
+    """What each network costs and how well it does on held-out data."""
+    table = new_table("Widths, cost, and quality on held-out data (mean ± deviation)")
+    table.add_column("", no_wrap=True)
+    for each in candidates:
+        table.add_column(each.name, justify="right", overflow="fold")
+    first = candidates[0]
+    for name in dict.fromkeys(name for each in candidates for name in each.widths):
+        table.add_row(name, *(str(each.widths.get(name, "")) for each in candidates))
+    table.add_section()
+    table.add_row("parameters", *(_with_share(each.parameters, first.parameters) for each in candidates))
+    table.add_row("multiply-adds", *(_with_share(each.multiply_adds, first.multiply_adds) for each in candidates))
+    table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
+    table.add_row("accuracy", *(mean_and_spread(each.accuracies) for each in candidates))
+    table.add_row("macro AUC", *(mean_and_spread(each.aucs) for each in candidates))
+    for latency in latencies:
+        images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
+        times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)
+        table.add_row(f"{images}, {latency.device}", *times)
+    return table
+
+
+def layers_of(candidate: Candidate, threshold: float) -> Any:
+    """lambda of each layer, absolute and scale-free, each beside its chance level."""
+    table = new_table(f"lambda^{threshold:g} of the {candidate.name} network, mean ± deviation over the seeds")
+    table.add_column("layer", overflow="fold")
+    for heading in ("filters", ABSOLUTE, "chance", SCALE_FREE, "chance", "distinct"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in candidate.layers:
+        levels = [
+            text
+            for level in (layer.levels[ABSOLUTE], layer.levels[SCALE_FREE])
+            for text in (f"{_short(level.mean)}±{_short(deviation(level.per_model))}", f"{level.chance:.3f}")
+        ]
+        table.add_row(layer.name, str(layer.filters), *levels, f"{statistics.fmean(layer.distinct):.1f}")
+    table.caption = (
+        "chance: the same, positions in every slice permuted. distinct: filters left when repeats at eps 1e-4 merge"
+    )
+    return table
+
+
+def as_text(renderables: Sequence[Any]) -> str:
+    """What rich would draw, as plain text."""
+    from rich.console import Console
+
+    file = StringIO()
+    console = Console(file=file, width=_FILE_WIDTH, color_system=None, force_terminal=False)
+    for each in renderables:
+        console.print(each, highlight=False, markup=False)
+        console.print()
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Of the seeds, in four decimals."""
+    return f"{statistics.fmean(values):.4f} ± {deviation(values):.4f}"
+
+
+def listed(widths: dict[str, int]) -> str:
+    """The widths alone, in order."""
+    return "/".join(map(str, widths.values()))
+
+
+def _short(share: float) -> str:
+    """Three decimals, without the zero before the point."""
+    return f"{share:.3f}".removeprefix("0")
+
+
+def _with_share(value: int, whole: int) -> str:
+    return f"{value:,}" if value == whole else f"{value:,} ({value / whole:.1%})"
+
+
+def new_table(title: str) -> Any:
+    """An empty table in the manner of all of them."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        caption_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )

@@ -1,0 +1,74 @@
+"""Groups of trained networks compared: `ckrm compare`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ckrm_kernels.comparison import tables
+from ckrm_kernels.comparison.candidates import Candidate, compare_scores, evaluate_candidate
+from ckrm_kernels.comparison.latency import Latency, measure_latencies
+from ckrm_kernels.comparison.measured_layers import measure_networks
+from ckrm_kernels.comparison.statistics import Comparison
+from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.storage.files import write_json
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import TrainedRuns
+
+THRESHOLD = 0.6
+
+
+def compare_runs(
+    folders: Sequence[Path], margin: float, json: Path | None = None, console: Any = None
+) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
+    """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
+
+    folders: two or more, the first that of the standard network; all of the same data
+    margin: the largest difference that counts as none, > 0
+    json: where the result is written, too
+    console: a rich console, by default one on standard output
+    """
+    display = Display(console)
+    groups = _groups(folders, margin, display)
+    data = groups[0].data
+    unique = len({folder.name for folder in folders}) == len(folders)
+    names = [folder.name if unique else str(folder) for folder in folders]
+    candidates, of_name = [], {}
+    for name, group in zip(names, groups, strict=True):
+        models = [job.trained() for job in group.jobs()]
+        layers = measure_networks(models, THRESHOLD)
+        candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
+        of_name[name] = models[0]
+    comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
+    latencies = measure_latencies(of_name, data.image_shape)
+    display.show(tables.compared(candidates, latencies))
+    for comparison in comparisons:
+        display.say(f"{comparison.metric}: {in_words(comparison)}")
+    if json:
+        write_json(
+            json,
+            {
+                "networks": [asdict(each) for each in candidates],
+                "comparisons": [asdict(each) for each in comparisons],
+                "latencies": [asdict(each) for each in latencies],
+            },
+        )
+    return candidates, comparisons, latencies
+
+
+def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[TrainedRuns]:
+    """The groups, checked before any work."""
+    if len(folders) < 2 or len(set(folders)) < len(folders):
+        raise ValueError(f"runs must be two or more different folders, got {', '.join(map(str, folders))}")
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin must be a finite number > 0, got {margin!r}")
+    groups = [TrainedRuns.of(folder, display) for folder in folders]
+    for group in groups:
+        if group.data.identity != groups[0].data.identity:
+            raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}")
+        for job in group.jobs():
+            job.result()
+    return groups

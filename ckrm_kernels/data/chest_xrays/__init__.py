@@ -1,0 +1,1 @@
+"""EGD-CXR: chest X-rays with the gaze of the radiologist who read them."""

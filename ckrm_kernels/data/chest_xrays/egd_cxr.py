@@ -1,0 +1,135 @@
+"""EGD-CXR: chest X-rays of MIMIC-CXR with the gaze of the radiologist who read them (Karargyris et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ckrm_kernels.data.chest_xrays.dicom import check_pydicom, read_xray
+from ckrm_kernels.data.chest_xrays.frame import Frame
+from ckrm_kernels.data.chest_xrays.gaze import Points, gaze_map, read_points
+from ckrm_kernels.data.chest_xrays.sheet import read_columns
+from ckrm_kernels.data.dataset import Dataset
+from ckrm_kernels.data.files import BadFile, existing_folder, key_of_files
+from ckrm_kernels.data.pillow import check_pillow, read_mask
+from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
+from ckrm_kernels.data.split import split_by_class
+from ckrm_kernels.storage.built_once import cache_folder
+
+FRAMES = {frame.image_size: frame for frame in (Frame(3200, 2560, 5), Frame(3072, 2560, 2))}
+STEP = 32  # pixels of the image for one cell of gaze map and regions, each way: the total stride of a ResNet
+CLASSES = ("normal", "cardiomegaly", "pneumonia")
+_FLAGS = ("Normal", "CHF", "pneumonia")  # the master sheet's columns for them
+_TABLES = {"gaze": ("eye_gaze.csv", None), "fixations": ("fixations.csv", "FPOGD")}
+# Cardiomegaly is judged on the mediastinum's mask, the only one that holds the heart. The spelling is the data set's.
+_REGION_OF_CLASS = {1: 0, 2: 1}  # CHF shows in the heart, pneumonia in the lungs
+_REGIONS = (("mediastanum.png",), ("left_lung.png", "right_lung.png"))
+
+
+def egd_cxr(
+    folder: str | Path,
+    image_folder: str | Path,
+    image_size: tuple[int, int] = (640, 512),
+    split_seed: int = 0,
+    *,
+    gaze: Literal["gaze", "fixations"] = "gaze",
+    skip_bad: bool = False,
+    cache: str | None = None,
+    track: Track = untracked,
+) -> Dataset:
+    """Normal, cardiomegaly or pneumonia, split 70 / 10 / 20 % by class, no patient on two sides.
+
+    folder: EGD-CXR 1.0.0, with master_sheet.csv; image_folder: MIMIC-CXR's DICOM files, with files/p10 and so on
+    image_size: (640, 512), MT-UNet's, or (1536, 1280), GG-CAM's
+    gaze: maps from every point of eye_gaze.csv, or from fixations.csv, each fixation by its duration
+    skip_bad: leave records out that lack an image, a gaze or a mask, or whose files do not decode; the split is that of
+        all records
+    cache: see `DataConfig`; track: shows progress while images are decoded
+    out: images (N, 1, H, W) float16, over the largest value of each. Half precision keeps 11 bits of the 12 that the
+        files have, where bytes would keep 8. Gaze maps (N, H / 32, W / 32) float32, over the largest value of each;
+        regions (N, 2, H / 32, W / 32), heart and lungs
+    """
+    check_pydicom()
+    check_pillow("chest X-rays")
+    if image_size not in FRAMES:
+        raise ValueError(f"image_size must be {' or '.join(map(str, FRAMES))} for egd-cxr, got {image_size}")
+    root, images = existing_folder(folder), existing_folder(image_folder)
+    records = _read_records(root, images)
+    table = root / _TABLES[gaze][0]
+    identity = {
+        "name": "egd-cxr",
+        "image_size": list(image_size),
+        "gaze": gaze,
+        "split_seed": split_seed,
+        "files": key_of_files(
+            root, [root / "master_sheet.csv", table, *(path for record in records for path in record.all_masks)]
+        ),
+        "image_files": key_of_files(images, [record.image for record in records]),
+    }
+
+    def decoder() -> Callable[[int], Arrays]:
+        points = read_points(table, {record.name for record in records}, weight=_TABLES[gaze][1])
+        return lambda index: _read(records[index], FRAMES[image_size], points.get(records[index].name), table)
+
+    labels = [record.label for record in records]
+    patients = {patient: number for number, patient in enumerate(sorted({record.patient for record in records}))}
+    groups = torch.tensor([patients[record.patient] for record in records])
+    indices = split_by_class(torch.tensor(labels), split_seed, groups=groups)
+    preprocessing = Preprocessing(identity, labels, indices, decoder, normalize=False)
+    parts, skipped = preprocessing.parts(cache_folder(cache), skip_bad, track)
+    return Dataset("egd-cxr", len(CLASSES), *parts, CLASSES, identity, skipped, _REGION_OF_CLASS)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A row of the master sheet: its DICOM's name, the patient, the class, and where image and masks are."""
+
+    name: str
+    patient: str
+    label: int
+    image: Path
+    masks: tuple[tuple[Path, ...], ...]
+
+    @property
+    def all_masks(self) -> list[Path]:
+        return [path for region in self.masks for path in region]
+
+
+def _read_records(root: Path, images: Path) -> list[_Record]:
+    sheet = root / "master_sheet.csv"
+    columns = ("dicom_id", "path", "study_id", "patient_id", *_FLAGS)
+    records = []
+    for line, (name, path, study, patient, *texts) in read_columns(sheet, columns):
+        flags = [text.strip() in ("1", "1.0") for text in texts]
+        if sum(flags) != 1:
+            raise ValueError(f"{sheet}, line {line}: exactly one of {', '.join(_FLAGS)} must be 1, got {texts}")
+        image = images / path
+        if not path or not image.is_file():
+            image = images / f"files/p{patient[:2]}/p{patient}/s{study}/{name}.dcm"
+        masks = root / "audio_segmentation_transcripts" / name
+        regions = tuple(tuple(masks / file for file in files) for files in _REGIONS)
+        records.append(_Record(name, patient, flags.index(True), image, regions))
+    if not records:
+        raise ValueError(f"{sheet} holds no record")
+    return records
+
+
+def _read(record: _Record, frame: Frame, points: Points | None, table: Path) -> Arrays:
+    """Image, gaze map and regions of a record."""
+    pixels = read_xray(record.image)
+    image = frame.sample(pixels)
+    if not image.max() > 0:
+        raise BadFile(record.image, "is black all over")
+    gaze = None if points is None else gaze_map(points, pixels.shape, frame, STEP)
+    if gaze is None:
+        raise BadFile(table, f"has no gaze on the image of {record.name}")
+    regions = []
+    for paths in record.masks:
+        masks = [frame.sample(read_mask(path, pixels.shape), STEP) for path in paths]
+        regions.append(np.logical_or.reduce(masks))
+    return {"images": (image / image.max()).astype(np.float16)[None], "gaze": gaze, "regions": np.stack(regions)}

@@ -1,0 +1,194 @@
+"""Psi of tiles of pairs: of all pairs of a bank or of two banks, stored or counted, for many banks in one launch."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ckrm_kernels.kernels import term
+
+# What becomes of a tile's Psi: packed as torch.pdist does (0), stored as (rows, columns) (1), or counted (2).
+PACKED, RECTANGLE, COUNTS = 0, 1, 2
+
+
+@triton.jit
+def add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE: tl.constexpr):
+    """cov plus the products of 8 coordinates; size: elements of a filter.
+
+    In float32 each coordinate stands as two tf32 numbers, [high | low]: against it, [high | low] and [low | high] give
+    all four products, and tensor cores float32's accuracy.
+    """
+    if DOUBLE:
+        for c in tl.static_range(8):
+            x = tl.load(buffer + rows_at + rows * size + c)
+            y = tl.load(buffer + columns_at + columns * size + c)
+            cov += x[:, None] * y[None, :]
+    else:
+        d = tl.arange(0, 16)
+        a = tl.load(buffer + rows_at + rows[:, None] * size + d[None, :])
+        turned = tl.load(buffer + rows_at + rows[:, None] * size + ((d + 8) % 16)[None, :])
+        b = tl.load(buffer + columns_at + columns[None, :] * size + d[:, None])
+        cov = tl.dot(a, b, cov, input_precision="tf32")
+        cov = tl.dot(turned, b, cov, input_precision="tf32")
+    return cov
+
+
+@triton.jit
+def covariance_of_tile(
+    buffer,
+    rows_at,
+    columns_at,
+    rows,
+    columns,
+    size,
+    steps,
+    eps,
+    STEPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """(ROWS, COLUMNS): covariance plus eps of slices. STEPS: groups of 8 coordinates, 0 or 1; -1: `steps` of them."""
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
+    if STEPS == 1:
+        cov = add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE)
+    elif STEPS < 0:
+        for step in range(steps):
+            at = step * width
+            none = tl.zeros([ROWS, COLUMNS], dtype)
+            cov += term.summand(
+                add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
+            )
+    return cov
+
+
+@triton.jit
+def load_moments(buffer, at, filters, padded):
+    """The moments of filters, as term.py takes them."""
+    at = buffer + at + filters
+    return tl.load(at), tl.load(at + padded), tl.load(at + 2 * padded), tl.load(at + 3 * padded)
+
+
+@triton.jit
+def sum_over_slices(
+    buffer,
+    item,
+    constants,
+    STEPS: tl.constexpr,
+    KINDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """The sum of psi over the slices of an item (plan.ITEM_FIELDS). STEPS: see `covariance_of_tile`."""
+    dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    width: tl.constexpr = 8 if DOUBLE else 16
+    eps, _, _, _ = constants
+    rows_at, columns_at = tl.multiple_of(tl.load(item), 16), tl.multiple_of(tl.load(item + 1), 16)
+    row_moments, column_moments = tl.multiple_of(tl.load(item + 2), 16), tl.multiple_of(tl.load(item + 3), 16)
+    row_stride, column_stride = tl.multiple_of(tl.load(item + 4), 16), tl.multiple_of(tl.load(item + 5), 16)
+    padded_rows = tl.multiple_of(tl.load(item + 6).to(tl.int32), 16)
+    padded_columns = tl.multiple_of(tl.load(item + 7).to(tl.int32), 16)
+    slices, steps = tl.load(item + 8).to(tl.int32), tl.load(item + 9).to(tl.int32)
+    size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    sums = tl.zeros([ROWS, COLUMNS], dtype)
+    for _ in range(slices):
+        cov = covariance_of_tile(
+            buffer, rows_at, columns_at, rows, columns, size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
+        )
+        row = load_moments(buffer, row_moments, rows[:, None], padded_rows)
+        column = load_moments(buffer, column_moments, columns[None, :], padded_columns)
+        if STEPS == 0:
+            sums += term.psi_of_means(row, column, constants, KINDS)
+        else:
+            sums += term.psi(row, column, cov, constants, KINDS)
+        rows_at += row_stride
+        columns_at += column_stride
+        row_moments += 4 * padded_rows
+        column_moments += 4 * padded_columns
+    return sums
+
+
+@triton.jit
+def pair_kernel(
+    buffer,
+    items,
+    partial,
+    parameters,
+    eps,
+    alpha,
+    beta,
+    gamma,
+    STEPS: tl.constexpr,
+    KINDS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """One item of the work list: a tile, or some of its slices, whose sums go to a slot of `partial`.
+
+    parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
+    """
+    item = items + tl.program_id(0).to(tl.int64) * 11
+    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    sums = sum_over_slices(buffer, item, constants, STEPS, KINDS, ROWS, COLUMNS, DOUBLE)
+    at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(partial + tl.load(item + 10) * (ROWS * COLUMNS) + at, sums)
+
+
+@triton.jit
+def finish_rows(
+    sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Writes or counts Psi of some rows of a tile (plan.TILE_FIELDS), from `first` on, given the sums of psi."""
+    n, m = tl.load(tile + 2), tl.load(tile + 3)
+    i = (tl.load(tile) + first + tl.arange(0, ROWS))[:, None]
+    j = (tl.load(tile + 1) + tl.arange(0, COLUMNS))[None, :]
+    mean = sums / tl.load(tile + 4).to(sums.dtype)
+    output = tl.load(tile + 5)
+    if OUTPUT == 0:
+        row = out + output + i * (2 * n - i - 1) // 2 - i - 1
+        tl.store(row + j, mean, (i < j) & (j < n))
+    elif OUTPUT == 1:
+        row = out + output + i * m
+        tl.store(row + j, mean, (i < n) & (j < m))
+    else:
+        value = mean.to(edges.dtype.element_ty)  # of the dtype that Psi is returned in
+        value = tl.where((i < j) & (j < n), value, float("-inf"))
+        counts = out + output * (number_of_edges + 2)
+        above = tl.sum((value > float("-inf")).to(tl.int32))
+        for e in range(number_of_edges):
+            rest = tl.sum((value > tl.load(edges + e)).to(tl.int32))
+            tl.atomic_add(counts + e, (above - rest).to(tl.int64))
+            above = rest
+        tl.atomic_add(counts + number_of_edges, above.to(tl.int64))
+        tl.atomic_add(counts + number_of_edges + 1, tl.sum((value != value).to(tl.int32)).to(tl.int64))
+
+
+@triton.jit
+def reduce_kernel(
+    partial,
+    tiles,
+    out,
+    edges,
+    number_of_edges,
+    OUTPUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STRIP: tl.constexpr,
+):
+    """Adds the parts of a tile, always in the same order, and finishes STRIP of its rows."""
+    tile, first = tiles + tl.program_id(0).to(tl.int64) * 8, tl.program_id(1) * STRIP
+    slot, parts = tl.load(tile + 6), tl.load(tile + 7)  # the first of its parts, and their number
+    at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
+    lost = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)  # by rounding so far (Kahan)
+    for part in range(parts):
+        part_sum = tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at) - lost
+        total = sums + part_sum
+        lost = (total - sums) - part_sum
+        sums = total
+    finish_rows(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)

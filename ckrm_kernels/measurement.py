@@ -1,0 +1,235 @@
+"""From a model to its report: the redundancy of every layer."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
+from ckrm_kernels.filters import as_vectors, is_pointwise
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_each, unit_scale
+from ckrm_kernels.groups import groups_of_banks
+from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.sampling import chance_of_banks
+
+Pointwise = Literal["skip", "slices", "vector"]
+Track = Callable[[Sequence[Any]], Iterable[Any]]
+_BINS = 100
+_INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
+_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
+
+
+def measure(
+    model_or_models: nn.Module | Sequence[nn.Module],
+    threshold: float = 0.6,
+    *,
+    pointwise: Pointwise = "skip",
+    details: bool = True,
+    **options: Unpack[PsiOptions],
+) -> RedundancyReport:
+    """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
+
+    model_or_models: a model, or several of one structure, trained independently; then the report has their mean and
+        deviation. Wrapped ones (torch.compile, DataParallel, DistributedDataParallel) are named as without the wrapper.
+    threshold: a number in [0, 1]
+    pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
+        since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
+        length F1 ("vector")
+    details: False leaves out the chance levels and the numbers of distinct filters, which take most of the time
+    options: see `PsiOptions`; the default eps is an absolute number, so a layer's redundancy falls as its weights
+        grow; scale_free=True removes that
+    out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
+        convolution is compared within its groups, a depthwise one all with all; a shared weight is measured once.
+    The chance level is the mean of as many permutations as it takes to draw 4096 pairs, at most 16, from a generator
+    of its own: nothing of the model or of the random state changes.
+    Raises ValueError for NaN or Inf in a layer or models of different structure, naming the layer, before anything
+    is measured.
+    """
+    if isinstance(model_or_models, Mapping):
+        raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
+    given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
+    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
+    return measure_layers([model_layers(model) for model in models], threshold, pointwise, options, details)
+
+
+@torch.no_grad()
+def measure_layers(
+    models: Sequence[Sequence[Layer]],
+    threshold: float,
+    pointwise: Pointwise,
+    options: PsiOptions,
+    details: bool = True,
+    track: Track = iter,
+) -> RedundancyReport:
+    """`measure` on the layers of each model; `track` wraps the iteration over them, to show progress."""
+    limit, psi = checked_threshold(threshold), _resolved(options)
+    if pointwise not in ("skip", "slices", "vector"):
+        raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
+    if not models:
+        raise ValueError("model_or_models must hold at least one model, got none")
+    _check_alike(models)
+    for index, layers in enumerate(models):
+        _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
+    plans = [_planned(same, pointwise, psi["scale_free"]) for same in zip(*models, strict=True)]
+    edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
+    at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
+    _, unscaled = split_scale(psi)
+    counts = counts_of_each([banks for plan in plans for banks in plan.banks], edges, **unscaled)
+    rows = []
+    for plan in track(plans):
+        results = [_measured(banks, next(counts).cpu(), at, limit, details, unscaled) for banks in plan.banks]
+        rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
+    del psi["backend"]
+    return RedundancyReport(tuple(rows), limit, len(models), psi)
+
+
+class _Plan(NamedTuple):
+    """A layer of all models: the banks to measure in each, none where it is skipped, and what to say of it."""
+
+    layer: Layer
+    banks: list[list[Tensor]]
+    note: str
+    has_chance: bool
+
+
+class _Measured(NamedTuple):
+    """What one model's layer was found to be; chance and distinct are None without details."""
+
+    redundancy: float
+    chance: float | None
+    distinct: int | None
+    histogram: Tensor
+
+
+def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> _Plan:
+    layer = layers[0]
+    if layer.shape is None:
+        return _Plan(layer, [], layer.note, False)
+    single_numbers, note = is_pointwise(layer.banks[0]), layer.note
+    if single_numbers and pointwise == "skip":
+        return _Plan(layer, [], "pointwise, a slice of one number has no structure", False)
+    as_one_slice = single_numbers and pointwise == "vector"
+    banks = [[as_vectors(bank) for bank in each.banks] if as_one_slice else list(each.banks) for each in layers]
+    if as_one_slice:
+        note = f"{note}, each filter as one slice".lstrip(", ")
+    if scale_free:
+        banks = [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks]
+    return _Plan(layer, banks, note, not single_numbers or as_one_slice)
+
+
+def _measured(
+    banks: list[Tensor], counts: Tensor, at: int, threshold: float, details: bool, psi: PsiOptions
+) -> _Measured:
+    """One layer of one model, given how many of its pairs lie between the edges; at: the threshold's place there."""
+    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
+    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
+    if counts[-1] > 0:
+        return _Measured(math.nan, math.nan, 0, histogram)
+    redundancy = above / max(pairs, 1)
+    if not details:
+        return _Measured(redundancy, None, None, histogram)
+    generator = torch.Generator(banks[0].device).manual_seed(0)
+    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
+    chance = chance_of_banks(banks, checked_thresholds(threshold), rounds, generator, psi).item()
+    filters = sum(bank.shape[0] for bank in banks)
+    distinct = groups_of_banks(banks, threshold, psi).kept.numel() if above else filters
+    return _Measured(redundancy, chance, distinct, histogram)
+
+
+def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
+    layer, shape = plan.layer, plan.layer.shape
+    assert shape is not None
+    redundancies, chances, distincts, histograms = zip(*results, strict=True)
+    if not all(map(math.isfinite, redundancies)):
+        raise ValueError(f"layer {layer.name!r} overflows its precision; scale_free=True takes its scale out")
+    return LayerRedundancy(
+        name=layer.name,
+        kind=layer.kind,
+        filters=shape[0],
+        slices=shape[1],
+        kernel_size=shape[2:],
+        pairs=sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in layer.banks),
+        redundancy=statistics.fmean(redundancies),
+        deviation=statistics.stdev(redundancies) if len(redundancies) > 1 else None,
+        per_model=redundancies,
+        chance=None if None in chances or not plan.has_chance else statistics.fmean(chances),
+        distinct=None if None in distincts else statistics.fmean(distincts),
+        histogram=tuple(torch.stack(histograms).sum(0).tolist()),
+        status="measured",
+        reason=plan.note,
+    )
+
+
+def _skipped(layer: Layer, reason: str) -> LayerRedundancy:
+    shape = layer.shape
+    return LayerRedundancy(
+        name=layer.name,
+        kind=layer.kind,
+        filters=shape[0] if shape else None,
+        slices=shape[1] if shape else None,
+        kernel_size=shape[2:] if shape else None,
+        pairs=0,
+        redundancy=None,
+        deviation=None,
+        per_model=(),
+        chance=None,
+        distinct=None,
+        histogram=None,
+        status="skipped",
+        reason=reason,
+    )
+
+
+def _resolved(options: PsiOptions) -> PsiOptions:
+    """The options with their defaults, checked."""
+    unknown = set(options) - set(PsiOptions.__annotations__)
+    if unknown:
+        accepted = sorted({"threshold", "pointwise", "details", *PsiOptions.__annotations__})
+        raise TypeError(f"measure got unknown options {sorted(unknown)}; accepted are {accepted}")
+    values = (options.get("alpha", ALPHA), options.get("beta", BETA), options.get("gamma", GAMMA))
+    alpha, beta, gamma, eps = checked_psi(*values, options.get("eps", EPS))
+    scale_free, backend = bool(options.get("scale_free", False)), options.get("backend")
+    return {"alpha": alpha, "beta": beta, "gamma": gamma, "eps": eps, "scale_free": scale_free, "backend": backend}
+
+
+def _check_alike(models: Sequence[Sequence[Layer]]) -> None:
+    for index, layers in enumerate(models[1:], 1):
+        for ours, theirs in zip_longest(models[0], layers):
+            if _described(ours) != _described(theirs):
+                raise ValueError(
+                    "models must be of one structure: "
+                    f"model 0 has {_described(ours)} where model {index} has {_described(theirs)}"
+                )
+
+
+def _described(layer: Layer | None) -> str:
+    if layer is None:
+        return "no further layer"
+    groups = f", {len(layer.banks)} groups" if len(layer.banks) > 1 else ""
+    return f"layer {layer.name!r} ({layer.kind}, {layer.shape or layer.note}{groups})"
+
+
+def _check_finite(layers: Sequence[Layer], where: str) -> None:
+    sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
+    for layer in layers:
+        for bank in layer.banks:
+            sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
+    if all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
+        return
+    for layer in layers:
+        finite = [bank.flatten(1).isfinite().all(1) for bank in layer.banks]
+        bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
+        if bad:
+            listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+            raise ValueError(f"layer {layer.name!r}{where} has NaN or Inf in filters {listed}: nothing was measured")

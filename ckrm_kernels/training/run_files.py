@@ -1,0 +1,150 @@
+"""Training runs on disk: the weights and the record of a finished one, and the whole state of an unfinished one."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ckrm_kernels.storage.files import read_json, write_atomically, write_json
+from ckrm_kernels.training.history import Epoch
+
+_WEIGHTS, _RECORD, _UNFINISHED = "weights.safetensors", "run.json", "unfinished.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    identity: everything that decides the result, as JSON
+    history: its epochs
+    seconds: how long it took, of a resumed one since its last start
+    """
+
+    identity: dict[str, Any]
+    history: tuple[Epoch, ...]
+    seconds: float
+
+
+def save_run(folder: Path, model: nn.Module, run: Run) -> None:
+    """Writes the weights, then the record, whose presence says that the run is finished."""
+    (folder / _RECORD).unlink(missing_ok=True)  # that of another run would vouch for these weights
+    write_atomically(folder / _WEIGHTS, as_safetensors(model.state_dict()))
+    write_json(folder / _RECORD, asdict(run))
+    for unfinished in (folder / _UNFINISHED, *folder.glob(f".{_UNFINISHED}.*")):  # and what a kill left half written
+        unfinished.unlink(missing_ok=True)
+
+
+def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
+    """The finished run in the folder, or None where there is none of this identity."""
+    if not (folder / _RECORD).exists() or not (folder / _WEIGHTS).exists():
+        return None
+    record = read_json(folder / _RECORD)
+    with _damage_named(folder / _RECORD):
+        run = Run(record["identity"], tuple(Epoch(**epoch) for epoch in record["history"]), float(record["seconds"]))
+    return run if run.identity == identity else None
+
+
+def load_tensors(folder: Path) -> dict[str, Tensor]:
+    """The finished run's weights by name; raises ValueError, naming the file, where they are damaged."""
+    safetensors = _safetensors()
+    with _damage_named(folder / _WEIGHTS):
+        tensors: dict[str, Tensor] = safetensors.load_file(folder / _WEIGHTS)
+    return tensors
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Loads the run's weights into the model and leaves it in evaluation mode."""
+    tensors = load_tensors(folder)
+    with _damage_named(folder / _WEIGHTS):
+        model.load_state_dict(tensors)
+    model.eval()
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """Where the state of an unfinished run is kept: one file, so that it is whole or not there.
+
+    folder: the run's; identity: everything that decides the result, as JSON
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state: nested dicts and lists of tensors and plain values."""
+        tensors: dict[str, Tensor] = {}
+        record = {"identity": self.identity, "state": _without_tensors(state, "", tensors)}
+        content = as_safetensors(tensors, {"record": json.dumps(record)})
+        write_atomically(self.folder / _UNFINISHED, content)
+
+    def take_up(self, load_state_dict: Callable[[dict[str, Any]], None]) -> None:
+        """Calls the function with the state, if there is one of this identity.
+
+        Raises ValueError, naming the file, where it is damaged.
+        """
+        path, safetensors = self.folder / _UNFINISHED, _safetensors()
+        if not path.exists():
+            return
+        with _damage_named(path):
+            content = path.read_bytes()
+            length = struct.unpack("<Q", content[:8])[0]
+            record = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["record"])
+            if record["identity"] == self.identity:
+                load_state_dict(_with_tensors(record["state"], safetensors.load(content)))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file leads to, where it is read and used, into a ValueError that names it."""
+    try:
+        yield
+    except OSError:  # which names it
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to train anew") from error
+
+
+def as_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The content of a safetensors file of copies of the tensors."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content: bytes = _safetensors().save(copies, metadata)
+    return content
+
+
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON that keeps the keys of dicts; each tensor goes into `tensors`, its name stays in its place."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, dict):
+        return {"dict": [[key, _without_tensors(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(item, f"{path}.{place}", tensors) for place, item in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_without_tensors` took apart, tuples as lists."""
+    if isinstance(value, list):
+        return [_with_tensors(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _with_tensors(item, tensors) for key, item in value["dict"]}
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError('checkpoints need safetensors: pip install "ckrm-kernels[train]"') from error
+    return safetensors.torch

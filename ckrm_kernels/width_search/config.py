@@ -1,0 +1,90 @@
+"""What a search for widths is to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from ckrm_kernels.data import DataConfig
+from ckrm_kernels.models import ResNetShape, network_shape
+from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
+from ckrm_kernels.width_search.search import Search
+
+
+@dataclass(frozen=True)
+class RuleConfig:
+    """The rule that chooses widths.
+
+    tied: "layer" gives every layer, or set of layers that are added, its own width; "stage" one to each stage
+    minimum, multiple, closed: see `BracketRule`
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    tied: Literal["layer", "stage"] = "layer"
+    minimum: int = BracketRule.minimum
+    multiple: int = BracketRule.multiple
+    closed: float = BracketRule.closed
+
+    def __post_init__(self) -> None:
+        if self.tied not in ("layer", "stage"):
+            raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
+        self.rule()
+
+    def rule(self) -> WidthRule:
+        """The rule; raises ValueError for a field that it does not accept."""
+        rule = BracketRule(self.minimum, self.multiple, self.closed)
+        return StageRule(rule) if self.tied == "stage" else rule
+
+
+@dataclass(frozen=True)
+class WidthSearchConfig:
+    """Everything that decides what a search for widths and the comparison after it give.
+
+    network: the standard one, deliberately too wide
+    training: of every network
+    seeds: each round trains its widths from the seeds 0, 1, ... of this number
+    final_seeds: the networks compared are trained from so many, >= seeds
+    threshold: t of lambda^t, in [0, 1]
+    target: a layer is within target when its lambda is at most this or what `MeasuredLayer` allows
+    most_rounds: see `Search`
+    margin: the largest difference in accuracy and in AUC that counts as none, > 0; see `Search` too
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    network: ResNetShape = field(default_factory=partial(network_shape, "resnet-paper-digits"))
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    rule: RuleConfig = field(default_factory=RuleConfig)
+    seeds: int = 3
+    final_seeds: int = 10
+    threshold: float = 0.6
+    target: float = 0.01
+    most_rounds: int = Search.most_rounds
+    margin: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ValueError(f"seeds must be a whole number >= 1, got {self.seeds!r}")
+        if not isinstance(self.final_seeds, int) or self.final_seeds < self.seeds:
+            raise ValueError(f"final_seeds must be a whole number >= seeds, {self.seeds}, got {self.final_seeds!r}")
+        if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):
+            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
+        if not 0 < self.margin < math.inf:
+            raise ValueError(f"margin must be a finite number > 0, got {self.margin!r}")
+        if self.rule.tied == "stage":
+            check_tied(self.network.widths())
+        if self.network.block == "bottleneck" and self.network.out is not None:
+            raise ValueError(
+                "network.out must be None, inferred, to search the widths of bottlenecks: it is that of 1x1 "
+                f"convolutions alone, which are not measured; got {list(self.network.out)}"
+            )
+        self.search()
+
+    def search(self) -> Search:
+        """The search that this describes; raises ValueError for a field that it does not accept."""
+        return Search(self.network, self.rule.rule(), self.target, self.most_rounds, self.margin)

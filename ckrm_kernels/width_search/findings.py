@@ -1,0 +1,41 @@
+"""Everything that a finished experiment found: what its conclusions, tables and report are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.latency import Latency
+from ckrm_kernels.comparison.statistics import Comparison
+from ckrm_kernels.width_search.search import Outcome, Round
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A finished experiment.
+
+    data: the data set's name; images: of its held-out part
+    threshold: t of lambda^t; target: a layer is within target when lambda is at most this, or no more than chance
+    rounds, outcome: of the search
+    candidates: the standard network first, then, where the search changed anything, the searched one and the uniformly
+        narrowed one
+    comparisons: searched with standard, and searched with uniform, by each metric
+    latencies: of all candidates, on each device
+    weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
+    conclusions: sentences
+    """
+
+    data: str
+    images: int
+    threshold: float
+    target: float
+    rounds: tuple[Round, ...]
+    outcome: Outcome
+    candidates: tuple[Candidate, ...]
+    comparisons: tuple[Comparison, ...]
+    latencies: tuple[Latency, ...]
+    weights: Mapping[str, Mapping[str, Tensor]]
+    conclusions: tuple[str, ...]

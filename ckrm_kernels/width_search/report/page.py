@@ -1,0 +1,169 @@
+"""The page: everything that an experiment found, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+
+import ckrm_kernels
+from ckrm_kernels.comparison.statistics import Comparison
+from ckrm_kernels.comparison.verdict import verdict, with_p
+from ckrm_kernels.presentation.markup import Markup, element, paragraph, section
+from ckrm_kernels.presentation.style import STYLE
+from ckrm_kernels.width_search.findings import Findings
+from ckrm_kernels.width_search.report.formats import percent, signed
+from ckrm_kernels.width_search.report.layers import layers_section
+from ckrm_kernels.width_search.report.quality import quality_section
+from ckrm_kernels.width_search.report.redundancy import redundancy_section
+from ckrm_kernels.width_search.report.search_path import search_section
+from ckrm_kernels.width_search.report.similarity_table import NOISE, SHIFT, similarity_table
+from ckrm_kernels.width_search.report.structure import structure_section
+
+_LEAD = 3  # sentences
+
+
+def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
+    """The page as text.
+
+    drawings: the figures as SVG elements, by their names
+    """
+    title = f"Shrinking a network by its redundancy: {findings.data}"
+
+    def drawn(*names: str) -> Markup:
+        return element("div", *(drawings[name] for name in names if name in drawings), class_="columns")
+
+    body = [
+        _opening(findings, title),
+        structure_section(findings),
+        quality_section(findings, drawn("auc", "accuracy")),
+        redundancy_section(findings, drawn("omega-standard", "omega-searched")),
+        search_section(findings, Markup(drawings.get("widths", ""))),
+        layers_section(findings),
+        _measure_section(),
+        _reading(findings),
+    ]
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+{"".join(body)}
+</main>
+</body>
+</html>
+"""
+
+
+def _opening(findings: Findings, title: str) -> Markup:
+    lead = paragraph(" ".join(findings.conclusions[:_LEAD]), class_="lead")
+    rest = [paragraph(" ".join(findings.conclusions[_LEAD:]))] if findings.conclusions[_LEAD:] else []
+    return element("header", element("h1", title), lead, _headline(findings), *rest)
+
+
+def _headline(findings: Findings) -> Markup:
+    """The few numbers that matter the most."""
+    if len(findings.candidates) == 1:
+        return Markup("")
+    standard, searched = findings.candidates[:2]
+    facts = [
+        (
+            percent(searched.parameters, standard.parameters),
+            "of the parameters kept",
+            f"{searched.parameters:,} of {standard.parameters:,}",
+        ),
+        (
+            percent(searched.multiply_adds, standard.multiply_adds),
+            "of the multiply-adds kept",
+            f"{searched.multiply_adds:,} of {standard.multiply_adds:,}",
+        ),
+    ]
+    for each in findings.comparisons:
+        if (each.metric, each.first, each.second) == ("accuracy", "searched", "standard"):
+            low, high = each.difference.low, each.difference.high
+            interval = "" if low is None or high is None else f"95% interval {signed(low)} to {signed(high)}"
+            facts += [
+                (signed(each.difference.mean), "accuracy, searched less standard", interval),
+                (verdict(each).capitalize(), f"in accuracy, within ±{each.margin:g}", _tested(each)),
+            ]
+    return element("dl", *(_fact(*fact) for fact in facts), class_="headline")
+
+
+def _tested(comparison: Comparison) -> str:
+    return "" if comparison.equivalence_p is None else f"two one-sided tests, {with_p(comparison.equivalence_p)}"
+
+
+def _fact(number: str, name: str, detail: str) -> Markup:
+    style = "number" if len(number) < 9 else "number word"
+    return element(
+        "div", element("dt", name), element("dd", number, class_=style), element("dd", detail, class_="detail")
+    )
+
+
+def _measure_section() -> Markup:
+    note = (
+        f"A soft edge, noise of deviation σ up to {NOISE[-1]:g} added from left to right, all of it shifted by "
+        f"{SHIFT:g} below. Noise changes contrast and structure, which both measures see alike; a shift changes the "
+        "mean only, to which the exponent 0.1 of the luminance is nearly blind: filters that differ by a constant look "
+        "for the same shape."
+    )
+    return section("What the measure sees", similarity_table(), paragraph(note, class_="note"))
+
+
+def _reading(findings: Findings) -> Markup:
+    threshold = f"{findings.threshold:g}"
+    networks = len(findings.candidates[0].scores)
+    terms = {
+        Markup(f"λ, the redundancy (λ<sup>{threshold}</sup>)"): (
+            "Two filters are compared slice by slice, as SSIM compares patches of images, by luminance, contrast and "
+            "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
+            f"and λ is the share of them strictly above {threshold}."
+        ),
+        "ε": (
+            "A small constant in each of the three factors, here 10⁻⁴, an absolute number. So λ falls as weights "
+            "grow, and a layer of tiny weights counts as redundant whatever their shape."
+        ),
+        "scale-free": (
+            "The layer’s weight is first divided by its root mean square. Then only filters that repeat each "
+            "other’s shape count, however small the weights are."
+        ),
+        "chance": (
+            "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes. "
+            f"A layer is within target when its λ at ε = 10⁻⁴ is at most {findings.target:g}, or at most its "
+            "scale-free chance level and three standard errors of so few pairs."
+        ),
+        "uniform": (
+            "The standard network with all widths narrowed alike to about as many parameters as the searched one."
+        ),
+        "intervals and tests": (
+            "Intervals of means are Student’s, of differences Welch’s, over networks trained from different seeds and "
+            "scored on the same held-out images: they do not include the chance of drawing other images, and they may "
+            "reach beyond 1. A large p of the analysis of variance is not evidence of sameness; that is what the "
+            "equivalence test is for: two one-sided tests against a margin chosen beforehand."
+            if networks > 1
+            else "One network of each kind was trained: there is no spread over seeds, no interval and no test."
+        ),
+        "made with": _versions(),
+    }
+    if len(findings.candidates) == 1:
+        del terms["uniform"]
+    pairs = [piece for term, text in terms.items() for piece in (element("dt", term), element("dd", text))]
+    return section("How to read this", element("dl", *pairs, class_="terms"))
+
+
+def _versions() -> str:
+    others = [f"{name} {_version(name)}" for name in ("torch", "scipy", "matplotlib")]
+    return ", ".join([f"ckrm_kernels {ckrm_kernels.__version__}", *others, f"Python {platform.python_version()}"]) + "."
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "of unknown version"

@@ -1,0 +1,141 @@
+"""How good the networks are on held-out data, what they cost, and what may be concluded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.statistics import Comparison, mean_interval
+from ckrm_kernels.comparison.verdict import in_words, p_value
+from ckrm_kernels.presentation.csv_files import csv_text, together
+from ckrm_kernels.presentation.markup import Markup, element, section, swatch, table
+from ckrm_kernels.width_search.findings import Findings, Latency
+from ckrm_kernels.width_search.report.boxplots import box_plots
+from ckrm_kernels.width_search.report.formats import duration, percent, size, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = {"auc": "AUC", "accuracy": "Accuracy"}
+
+
+def quality_figures(findings: Findings) -> dict[str, Figure]:
+    """The box plots, by the name of their metric."""
+    return {
+        metric: box_plots(
+            f"{title} on {findings.images:,} held-out images",
+            [(each.name, values_of(each, metric)) for each in findings.candidates],
+        )
+        for metric, title in METRICS.items()
+    }
+
+
+def quality_section(findings: Findings, drawings: Markup) -> Markup:
+    """Figures, means, comparisons in numbers and in words, and costs. drawings: the box plots"""
+    networks = len(findings.candidates[0].scores)
+    each = f"each of the {networks} networks of a group" if networks > 1 else "the one network of each group"
+    boxes = "Boxes span the quartiles, whiskers the whole range; the line is the median. " if networks > 1 else ""
+    parts = [
+        element("figure", drawings, element("figcaption", f"{boxes}A dot is {each}, trained from its own seed.")),
+        _means(findings.candidates),
+    ]
+    if findings.comparisons:
+        parts.append(_comparisons(findings.comparisons))
+        parts.append(
+            element(
+                "ul", *(element("li", f"{METRICS[each.metric]}: {in_words(each)}.") for each in findings.comparisons)
+            )
+        )
+    return section("Quality", *parts, _costs(findings))
+
+
+def quality_csv(findings: Findings) -> str:
+    """A row for each candidate: means with intervals, each network's value, and costs."""
+    of_metrics = [f"{metric}_{field}" for metric in METRICS for field in ("mean", "low", "high", "per_model")]
+    latencies = [f"seconds on {each.device} for {each.batch} images" for each in findings.latencies]
+    costs = ["parameters", "multiply_adds", "checkpoint_bytes"]
+    rows = [
+        [
+            each.name,
+            len(each.scores),
+            *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
+            *(getattr(each, cost) for cost in costs),
+            *(latency.seconds[each.name] for latency in findings.latencies),
+        ]
+        for each in findings.candidates
+    ]
+    return csv_text(["name", "networks", *of_metrics, *costs, *latencies], rows)
+
+
+def comparisons_csv(findings: Findings) -> str:
+    """A row for each comparison."""
+    fields = ("metric", "first", "second", "anova_p", "margin", "equivalence_p", "different", "equivalent")
+    rows = [
+        [*(getattr(each, field) for field in fields), each.difference.mean, each.difference.low, each.difference.high]
+        for each in findings.comparisons
+    ]
+    return csv_text([*fields, "difference", "difference_low", "difference_high"], rows)
+
+
+def values_of(candidate: Candidate, metric: str) -> tuple[float, ...]:
+    """The metric of each network."""
+    return candidate.aucs if metric == "auc" else candidate.accuracies
+
+
+def _metric_cells(values: Sequence[float]) -> list[object]:
+    interval = mean_interval(values)
+    return [interval.mean, interval.low, interval.high, together(values)]
+
+
+def _means(candidates: Sequence[Candidate]) -> Markup:
+    several = len(candidates[0].scores) > 1
+    rows = [
+        [
+            swatch(each.name),
+            str(len(each.scores)),
+            *(with_interval(mean_interval(values_of(each, metric))) for metric in METRICS),
+        ]
+        for each in candidates
+    ]
+    caption = "Mean over the networks" + (", with its 95% interval" if several else "")
+    return table(caption, ["network", "trained", *METRICS.values()], rows)
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> Markup:
+    rows = [
+        [
+            f"{METRICS[each.metric]}: {each.first} − {each.second}",
+            with_interval(each.difference, sign=True),
+            p_value(each.anova_p),
+            f"±{each.margin:g}",
+            p_value(each.equivalence_p),
+        ]
+        for each in comparisons
+    ]
+    interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
+    head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
+    return table("Differences of the means", head, rows)
+
+
+def _costs(findings: Findings) -> Markup:
+    candidates = findings.candidates
+    rows = [
+        ["parameters", *_with_shares([each.parameters for each in candidates])],
+        ["multiply-adds for one image", *_with_shares([each.multiply_adds for each in candidates])],
+        ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
+        *(_latency_row(latency, candidates) for latency in findings.latencies),
+    ]
+    return table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
+
+
+def _with_shares(values: Sequence[int]) -> list[str]:
+    whole = values[0]
+    return [f"{whole:,}", *(f"{value:,} ({percent(value, whole)})" for value in values[1:])]
+
+
+def _latency_row(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
+    images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
+    first, *others = (latency.seconds[each.name] for each in candidates)
+    cells = [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]
+    return [f"latency of {images}, {latency.device}", *cells]

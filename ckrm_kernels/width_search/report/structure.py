@@ -1,0 +1,87 @@
+"""What became of each layer, in the form of the paper's Table 2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.presentation.csv_files import csv_text
+from ckrm_kernels.presentation.markup import Markup, element, paragraph, section, table
+from ckrm_kernels.width_search.findings import Findings
+from ckrm_kernels.width_search.report.formats import percent, shape, times
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured layer, the rest of the network, or the whole.
+
+    part: "layer", "rest" or "network"; name: of the layer
+    shapes: (F2, F1, *K) in each network; parameters: of the layer's weight, of the rest or of the network
+    """
+
+    part: str
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    parameters: tuple[int, ...]
+
+
+def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
+    """A row for each measured layer, one for all else, and the sum.
+
+    candidates: of one structure but for their widths: standard and, where there is one, searched
+    """
+    rows = [
+        Row("layer", same[0].name, tuple(map(shape, same)), tuple(math.prod(shape(layer)) for layer in same))
+        for same in zip(*(each.layers for each in candidates), strict=True)
+    ]
+    whole = tuple(each.parameters for each in candidates)
+    rest = tuple(total - sum(row.parameters[place] for row in rows) for place, total in enumerate(whole))
+    return [*rows, Row("rest", "", (), rest), Row("network", "", (), whole)]
+
+
+def structure_section(findings: Findings) -> Markup:
+    """The table under its heading."""
+    candidates = findings.candidates[:2]
+    rows = structure_rows(candidates)
+    cells = [_cells(row, len(candidates)) for row in rows]
+    if len(candidates) > 1:
+        head = ["layer", "standard", "searched", "parameters", "parameters, searched", "kept"]
+        caption = "Filters × slices × kernel of each measured layer, and the parameters of its weight"
+    else:
+        head = ["layer", "standard", "parameters"]
+        caption = "The standard network, which the search left as it is"
+    note = (
+        "Layers whose slices are single numbers (1×1 convolutions, linear layers), normalisation and biases "
+        "are not measured and have no row of their own; their widths follow from the layers shown."
+    )
+    return section("Structure", table(caption, head, cells[:-2], foot=cells[-2:]), paragraph(note, class_="note"))
+
+
+def structure_csv(findings: Findings) -> str:
+    """A row for each measured layer, for the rest and for the whole network."""
+    candidates = findings.candidates[:2]
+    names, empty = [each.name for each in candidates], [""] * len(candidates)
+    head = ["part", "layer", *(f"{name}_shape" for name in names), *(f"{name}_parameters" for name in names)]
+    rows = [
+        [row.part, row.name, *(["x".join(map(str, each)) for each in row.shapes] or empty), *row.parameters]
+        for row in structure_rows(candidates)
+    ]
+    return csv_text(head, rows)
+
+
+def _cells(row: Row, count: int) -> list[str]:
+    named = {"layer": row.name, "rest": "not measured", "network": "whole network"}[row.part]
+    numbers = [f"{number:,}" for number in row.parameters]
+    kept = [_kept(row.parameters)] if count > 1 else []
+    return [named, *(map(times, row.shapes) if row.shapes else [""] * count), *numbers, *kept]
+
+
+def _kept(parameters: Sequence[int]) -> Markup:
+    """A percentage, and a bar of its length."""
+    before, after = parameters
+    if not before:
+        return Markup("")
+    bar = element("span", class_="bar", style=f"--share:{100 * min(after / before, 1):.2f}%", aria_hidden="true")
+    return element("span", bar, element("span", percent(after, before)), class_="kept")

@@ -1,0 +1,175 @@
+"""Width rules: from what was measured at some widths to the widths to try next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one round says of one width.
+
+    width: its value; within_target: whether every layer of this width was
+    distinct: filters left when repeats are merged, in most of the networks; of the neediest layer of this width
+    networks: how many were measured
+    """
+
+    width: int
+    within_target: bool
+    distinct: int
+    networks: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A width before and after, and why."""
+
+    name: str
+    before: int
+    after: int
+    reason: str
+
+
+class WidthRule(Protocol):
+    """Chooses the widths of the next round."""
+
+    def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
+        """One change for every width, given the observations of all rounds; `after` is `before` where it stays."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The largest width known to be within target and the smallest known to be redundant, None where none is."""
+
+    within: int | None = None
+    redundant: int | None = None
+
+    @classmethod
+    def of(cls, seen: Sequence[Observation]) -> Bracket:
+        """The bracket that the observations of one width give, the oldest first.
+
+        One that contradicts a later one was made among other widths of the neighbouring layers, and is left out.
+        """
+        within, redundant = None, None
+        for each in reversed(seen):
+            if each.within_target and (redundant is None or each.width < redundant):
+                within = max(each.width, within or 0)
+            if not each.within_target and (within is None or each.width > within):
+                redundant = min(each.width, redundant or each.width)
+        return cls(within, redundant)
+
+
+@dataclass(frozen=True)
+class BracketRule:
+    """Brackets every width on its own between the widths within target and the redundant ones.
+
+    A redundant width first falls to its number of distinct filters. From then on it moves, up or down, to the
+    geometric mean of its bracket, until the bracket is closed: then it is the largest width known to be within target.
+
+    minimum: no width falls below it, >= 1
+    multiple: every width that the rule chooses is a multiple of it, >= 1
+    closed: a bracket is closed when redundant / within target is at most this, or no width lies between; > 1
+    """
+
+    minimum: int = 4
+    multiple: int = 1
+    closed: float = 1.5
+
+    def __post_init__(self) -> None:
+        for name in ("minimum", "multiple"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        if not 1 < self.closed < math.inf:
+            raise ValueError(f"closed must be a finite number > 1, got {self.closed!r}")
+
+    def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
+        """One change for every width; see `WidthRule`."""
+        if not rounds:
+            raise ValueError("rounds must hold at least one round, got none")
+        changes = []
+        for name, seen in rounds[-1].items():
+            after, reason = self._next(seen, Bracket.of([observations[name] for observations in rounds]))
+            changes.append(Change(name, seen.width, after, reason))
+        return changes
+
+    def _next(self, seen: Observation, bracket: Bracket) -> tuple[int, str]:
+        """The width after an observation, which the bracket includes, and the reason."""
+        within, redundant = bracket.within, bracket.redundant
+        if redundant is None:
+            return seen.width, "within target, and no larger width is known to be redundant"
+        if within is None:
+            return self._first_fall(seen)
+        middle = math.sqrt(within * redundant)
+        between = range(self._rounded_up(within + 1), redundant, self.multiple)
+        if not between or redundant <= self.closed * within:
+            state = "within target" if seen.within_target else "redundant"
+            return within, f"{state}; the bracket is closed: {within} is within target, {redundant} redundant"
+        chosen = min(between, key=lambda width: abs(width - middle))
+        return chosen, f"between {within}, which is within target, and {redundant}, which is redundant"
+
+    def _first_fall(self, seen: Observation) -> tuple[int, str]:
+        """Where a redundant width goes while none within target is known."""
+        lowest = self._rounded_up(self.minimum)
+        if seen.width <= lowest:
+            return seen.width, f"redundant, but not above the minimum of {lowest}"
+        most = (seen.width - 1) // self.multiple * self.multiple
+        target = max(min(self._rounded_up(seen.distinct), most), lowest)
+        repeats, majority = seen.width - seen.distinct, seen.networks // 2 + 1
+        reason = f"{repeats} of {seen.width} filters repeat another in at least {majority} of {seen.networks} networks"
+        if repeats == 0:
+            return target, f"redundant, though {reason.replace('0 of', 'none of', 1)}: the least step"
+        if target == lowest > seen.distinct:
+            reason += f"; the minimum is {lowest}"
+        elif target > seen.distinct:
+            reason += f"; widths are multiples of {self.multiple}"
+        return target, reason
+
+    def _rounded_up(self, width: int) -> int:
+        return -(-width // self.multiple) * self.multiple
+
+
+@dataclass(frozen=True)
+class StageRule:
+    """Gives all widths of a stage the same value, as the paper's Table 2 does: that which `rule` gives the stage.
+
+    A stage is within target when all its widths are; its distinct filters are those of its neediest width.
+    """
+
+    rule: WidthRule
+
+    def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
+        """One change for every width; see `WidthRule`. Raises ValueError where the widths of a stage differ."""
+        of_stage = {change.name: change for change in self.rule.propose([_by_stage(each) for each in rounds])}
+        return [replace(of_stage[stage_of(name)], name=name) for name in rounds[-1]]
+
+
+def stage_of(name: str) -> str:
+    """The stage that the width of that name belongs to: the first part of the name."""
+    return name.partition(".")[0]
+
+
+def check_tied(widths: Mapping[str, int]) -> None:
+    """Raises ValueError where the widths of a stage differ."""
+    first: dict[str, str] = {}
+    for name, width in widths.items():
+        other = first.setdefault(stage_of(name), name)
+        if widths[other] != width:
+            raise ValueError(
+                f"widths tied by stage must be equal in each stage, got {other} = {widths[other]} and {name} = {width}"
+            )
+
+
+def _by_stage(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+    """The observations of each stage as those of one width."""
+    check_tied({name: seen.width for name, seen in observations.items()})
+    stages: dict[str, Observation] = {}
+    for name, seen in observations.items():
+        other = stages.get(stage_of(name), seen)
+        stages[stage_of(name)] = replace(
+            seen, within_target=seen.within_target and other.within_target, distinct=max(seen.distinct, other.distinct)
+        )
+    return stages

@@ -1,0 +1,26 @@
+"""The tables of a search, as rich draws them on a terminal and into a text file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ckrm_kernels.comparison.tables import listed, mean_and_spread, new_table
+from ckrm_kernels.width_search.search import Round
+
+
+def rounds_table(rounds: Sequence[Round]) -> Any:
+    """The widths of each round of the search."""
+    table = new_table("Rounds of the search")
+    for heading in ("round", "widths", "redundant", "validation accuracy"):
+        table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
+    for place, each in enumerate(rounds):
+        accuracy = mean_and_spread(each.trained.validation_accuracy)
+        table.add_row(str(place), listed(each.widths), f"{len(each.redundant)} of {len(each.widths)}", accuracy)
+    return table
+
+
+def changes_in_words(done: Round) -> list[str]:
+    """The changes that the rule asked for after a round, each in words."""
+    changed = [change for change in done.changes if change.after != change.before]
+    return [f"{change.name}: {change.before} -> {change.after}: {change.reason}" for change in changed]

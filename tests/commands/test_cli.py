@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ckrm_kernels
+from ckrm_kernels import measure, measurement, native
+from ckrm_kernels.cli import main
+from ckrm_kernels.doctor import findings
+from ckrm_kernels.measurement import measure_layers
+from ckrm_kernels.models import NETWORKS
+from ckrm_kernels.report import RedundancyReport
+from ckrm_kernels.state_dicts import checkpoint_layers
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    net = nn.Sequential(nn.Conv2d(1, 10, 3), nn.BatchNorm2d(10), nn.Conv2d(10, 12, 3), nn.Conv2d(12, 4, 1))
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": net.state_dict()}, path)
+    return path
+
+
+def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **options: float) -> RedundancyReport:
+    return measure_layers([checkpoint_layers(path) for path in paths], threshold, pointwise, options)
+
+
+# ---- the command as such ---------------------------------------------------------------------------------------------
+
+
+def test_help_names_the_commands(ckrm):
+    code, out, _ = ckrm("--help")
+    assert code == 0
+    for command in ("doctor", "measure", "models", "train", "search", "report", "compare", "demo"):
+        assert command in out
+
+
+def test_version(ckrm):
+    assert ckrm("--version") == (0, f"ckrm-kernels {ckrm_kernels.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["measure"], ["measure", "x", "--what"], ["measure", "x", "--pointwise", "all"]]
+)
+def test_wrong_usage_exits_with_2(arguments, ckrm):
+    code, _, err = ckrm(*arguments)
+    assert code == 2
+    assert "Usage: ckrm" in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_extra_is_named(ckrm, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "typer":
+            raise ModuleNotFoundError("No module named 'typer'", name="typer")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "ckrm_kernels.commands", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    code, out, err = ckrm("--help")
+    assert (code, out) == (1, "")
+    assert err == 'ckrm: typer is missing: pip install "ckrm-kernels[cli]"\n'
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from ckrm_kernels.cli import main
+sys.argv = ["ckrm", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {"pandas", "matplotlib", "sklearn", "scipy", "torchmetrics", "safetensors", "triton"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+# ---- ckrm measure ----------------------------------------------------------------------------------------------------
+
+
+def test_measure_prints_the_table(ckrm, checkpoint):
+    code, out, _ = ckrm("measure", checkpoint)
+    assert code == 0
+    assert out == str(report_of(checkpoint)) + "\n"
+
+
+def test_measure_takes_the_options(ckrm, checkpoint):
+    code, out, _ = ckrm(
+        "measure", checkpoint, "--threshold", "0.3", "--eps", "0.01", "--scale-free", "--pointwise", "vector"
+    )
+    assert code == 0
+    expected = report_of(checkpoint, threshold=0.3, pointwise="vector", eps=0.01, scale_free=True)
+    assert out == str(expected) + "\n"
+
+
+def test_measure_writes_every_file(ckrm, checkpoint, tmp_path):
+    names = {view: tmp_path / "out" / f"report.{view}" for view in ("json", "csv", "html")}
+    figure = tmp_path / "out" / "figure.png"
+    arguments = [argument for view, path in names.items() for argument in (f"--{view}", path)]
+    code, _, err = ckrm("measure", checkpoint, *arguments, "--plot", figure)
+    report = report_of(checkpoint)
+    assert code == 0
+    assert names["json"].read_text() == report.to_json()
+    assert len(list(csv.DictReader(names["csv"].open()))) == 4
+    assert names["html"].read_text() == report.to_html()
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert all(f"wrote {path}" in err for path in (*names.values(), figure))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.json",
+        "report.csv",
+        "report.html",
+        "figure.png",
+    }
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "PNG"])
+def test_the_figure_has_the_format_of_its_name(suffix, ckrm, checkpoint, tmp_path):
+    path = tmp_path / f"figure.{suffix}"
+    assert ckrm("measure", checkpoint, "--plot", path)[0] == 0
+    assert path.read_bytes()[:4] in (b"<?xm", b"%PDF", b"\x89PNG")
+
+
+def test_measure_of_several_checkpoints(ckrm, checkpoint, tmp_path):
+    other = tmp_path / "other.pt"
+    state = torch.load(checkpoint)["state_dict"]
+    torch.save({name: value * 1.1 for name, value in state.items()}, other)
+    code, _, _ = ckrm("measure", checkpoint, other, "--json", tmp_path / "report.json")
+    assert code == 0
+    assert json.loads((tmp_path / "report.json").read_text())["models"] == 2
+
+
+def test_measure_on_a_terminal_fits_its_width(checkpoint, ckrm, monkeypatch):
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "78"), ("NO_COLOR", "1"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    code, out, _ = ckrm("measure", checkpoint)
+    assert code == 0
+    lines = [_without_colours(line) for line in out.splitlines()]
+    assert max(map(len, lines)) <= 78
+    text = " ".join(lines)
+    assert "10x1x3x3" in text
+    assert f"{report_of(checkpoint).layers[0].redundancy:.4f}" in text
+    assert "skipped, one dimension, no filters: 1" in text
+    assert "skipped, pointwise, a slice of one number has no structure: 3" in text
+
+
+def _without_colours(line: str) -> str:
+    import re
+
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+
+
+def test_structures_that_differ_are_an_error(ckrm, checkpoint, tmp_path):
+    torch.save(nn.Sequential(nn.Conv2d(1, 11, 3)).state_dict(), tmp_path / "other.pt")
+    code, out, err = ckrm("measure", checkpoint, tmp_path / "other.pt")
+    assert (code, out) == (1, "")
+    assert "models must be of one structure: model 0 has layer '0'" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threshold", "1.5"], "threshold must lie in [0, 1], got 1.5"),
+        (["--eps", "-1"], "eps must be a finite number >= 0, got -1.0"),
+        (["--eps", "nan"], "eps must be a finite number"),
+    ],
+)
+def test_bad_values_are_one_line(arguments, message, ckrm, checkpoint):
+    code, out, err = ckrm("measure", checkpoint, *arguments)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"ckrm: {message}")
+    assert "Traceback" not in err
+
+
+def test_a_bad_checkpoint_is_one_line(ckrm, tmp_path):
+    path = tmp_path / "cut.pt"
+    torch.save(nn.Conv2d(3, 4, 3).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:500])
+    code, out, err = ckrm("measure", path)
+    assert (code, out) == (1, "")
+    assert err == f"ckrm: {path}: is a truncated or damaged checkpoint, or none at all\n"
+    assert ckrm("measure", tmp_path / "none.pt")[2] == f"ckrm: {tmp_path / 'none.pt'}: no such file\n"
+
+
+@pytest.mark.parametrize("option", ["--plot", "--json"])
+def test_what_can_not_be_written_is_refused_before_measuring(option, ckrm, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(measurement, "_row", lambda *_: pytest.fail("measured"))
+    target = tmp_path / "figure.docx" if option == "--plot" else tmp_path
+    code, out, err = ckrm("measure", checkpoint, option, target)
+    assert (code, out) == (2, "")
+    assert option in err
+    assert not (tmp_path / "figure.docx").exists()
+
+
+def test_no_matplotlib_no_plot(ckrm, checkpoint, monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    code, out, err = ckrm("measure", checkpoint, "--plot", tmp_path / "figure.png")
+    assert (code, out) == (1, "")
+    assert err == 'ckrm: --plot needs matplotlib: pip install "ckrm-kernels[report]"\n'
+
+
+def test_an_unforeseen_error_is_one_line_unless_asked(ckrm, checkpoint, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr(measurement, "_row", fail)
+    code, _, err = ckrm("measure", checkpoint)
+    assert code == 1
+    assert err.splitlines()[-1] == "ckrm: ZeroDivisionError: odd (CKRM_TRACEBACK=1 shows where)"
+    monkeypatch.setenv("CKRM_TRACEBACK", "1")
+    monkeypatch.setattr(sys, "argv", ["ckrm", "measure", str(checkpoint)])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_an_interrupted_measurement_says_how_to_go_on(ckrm, checkpoint, monkeypatch, tmp_path):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measurement, "_row", interrupt)
+    code, out, err = ckrm("measure", checkpoint, "--json", tmp_path / "report.json")
+    assert (code, out) == (130, "")
+    assert "ckrm: interrupted; nothing was written; run the same command again" in err
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_ctrl_c_ends_the_process_with_130(tmp_path):
+    torch.save({f"conv{i}.weight": torch.randn(1000, 100, 3, 3) for i in range(12)}, tmp_path / "large.pt")
+    code = "import sys; from ckrm_kernels.cli import main; sys.argv = ['ckrm', 'measure', sys.argv[1]]; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"print('ready', flush=True); {code}", str(tmp_path / "large.pt")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CKRM_KERNELS_BUILD": "0", "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout
+    process.stdout.readline()
+    deadline = time.monotonic() + 60
+    while _reads(process.pid, "large.pt") is False and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert "interrupted" in err
+    assert "Traceback" not in err
+
+
+def _reads(pid: int, name: str) -> bool:
+    """Whether the process has mapped the file, which it does when the command is at work."""
+    maps = Path(f"/proc/{pid}/maps")
+    return name in maps.read_text() if maps.exists() else False
+
+
+def test_output_into_a_closed_pipe_is_quiet(checkpoint):
+    code = "import sys; from ckrm_kernels.cli import main; sys.argv = ['ckrm', 'measure', sys.argv[1]]; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, str(checkpoint)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CKRM_KERNELS_BUILD": "0"},
+    )
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "Exception" not in err
+
+
+# ---- ckrm models -----------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_every_network_with_its_parameters(ckrm):
+    code, out, _ = ckrm("models")
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split()[:2] == ["network", "parameters"]
+    listed = {name: int(number.replace(",", "")) for name, number, *_ in map(str.split, lines)}
+    assert listed["resnet50-standard"] == 23_534_467
+    assert listed["resnet50-optimized-ggcam"] == 128_065
+    assert listed["resnet152"] == 60_192_808
+    assert set(listed) == set(NETWORKS)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_models_shows_the_layers_of_one_network(ckrm):
+    code, out, _ = ckrm("models", "resnet50-optimized-ggcam")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert rows[0] == ["layer", "weight", "width", "parameters"]
+    assert rows[1] == ["features.conv1", "16x1x7x7", "conv1", "800"]
+    assert ["features.layer4.0.conv2", "18x18x3x3", "layer4.0.conv2", "2,934"] in rows
+    assert ["features.layer4.0.conv3", "27x18x1x1", "inferred", "513"] in rows
+    assert ["head", "3x27", "classes", "84"] in rows
+    assert rows[-1] == ["total", "128,065"]
+    assert sum(int(row[-1].replace(",", "")) for row in rows[1:-1]) == 128_065
+    assert len(rows) == 1 + 53 + 1 + 2  # 49 convolutions and 4 shortcuts, the head, the norms, the total
+
+
+def test_models_of_an_unknown_name(ckrm):
+    code, out, err = ckrm("models", "alexnet")
+    assert (code, out) == (1, "")
+    assert err.startswith("ckrm: name must be one of resnet50-standard, ")
+    assert err.endswith("got 'alexnet'\n")
+
+
+# ---- ckrm doctor -----------------------------------------------------------------------------------------------------
+
+
+def test_doctor_tells_versions_and_backends(ckrm, backend):
+    code, out, _ = ckrm("doctor")
+    assert code == 0
+    found = {line[:20].strip(): line[20:] for line in out.splitlines()}
+    assert found["torch"].startswith(torch.__version__)
+    assert found["python"].startswith(sys.version.split()[0])
+    assert found["backend reference"].startswith("runs")
+    if backend == "cpu":
+        assert found["backend cpu"] == "runs"
+        assert found["tensors on the CPU"] == "backend cpu"
+        assert found["instruction set"] in ("sse2", "avx2", "avx512", "neon", "plain")
+        assert str(native.cpu_status().path) in found["CPU library"]
+
+
+def test_doctor_tells_why_nothing_is_built(monkeypatch):
+    failed = native.LibraryStatus(False, failure="there is no C++ compiler; install one")
+    monkeypatch.setattr(native, "cpu_status", lambda: failed)
+    found = dict(findings())
+    assert found["CPU library"] == "not loaded: there is no C++ compiler; install one"
+    assert found["backend cpu"].startswith("can't run")
+    assert found["tensors on the CPU"].startswith("backend reference")
+
+
+def test_doctor_tells_what_extras_lack(monkeypatch):
+    from ckrm_kernels import doctor
+
+    monkeypatch.setattr(doctor.util, "find_spec", lambda name: None if name == "pandas" else object())
+    found = dict(findings())
+    assert found["extra report"] == 'without pandas: pip install "ckrm-kernels[report]"'
+    assert found["extra cli"] == "complete"
+
+
+def test_the_measure_function_is_not_shadowed():
+    assert callable(measure)
+    assert ckrm_kernels.measure is measure

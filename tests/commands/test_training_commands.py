@@ -1,0 +1,195 @@
+"""The commands that train: what they ask of the functions behind them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ckrm_kernels.data import DataConfig
+from ckrm_kernels.models import network_shape
+from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import RunsConfig
+from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search.experiment import Experiment
+
+FUNCTIONS = {
+    "train": "ckrm_kernels.training.runs.train_runs",
+    "search": "ckrm_kernels.width_search.pipeline.search_widths",
+    "report": "ckrm_kernels.width_search.pipeline.report",
+    "compare": "ckrm_kernels.comparison.trained_runs.compare_runs",
+    "demo": "ckrm_kernels.width_search.pipeline.search_widths",
+}
+
+
+@pytest.fixture
+def asked(ckrm, monkeypatch):
+    """Runs a command that must succeed, and gives what its function was called with."""
+
+    def run(command, *arguments):
+        calls = []
+        with monkeypatch.context() as patched:
+            patched.setattr(FUNCTIONS[command], lambda *given, **options: calls.append((given, options)))
+            code, _, err = ckrm(command, *arguments)
+        assert (code, err) == (0, "")
+        return calls[0]
+
+    return run
+
+
+def test_train_with_its_defaults(asked):
+    (folder, config), options = asked("train")
+    assert (folder, config) == (Path("runs/train"), RunsConfig())
+    assert options == {"runtime": Runtime(), "processes": None}
+
+
+def test_train_with_options(asked):
+    (folder, config), options = asked(
+        *("train", "--network", "resnet-digits", "--epochs", "3", "--seeds", "2", "--output", "x"),
+        *("--set", "training.optimizer=adamw", "--set", "training.epochs=4"),
+        *("--device", "cpu", "--data-workers", "2", "--tensorboard", "--processes", "1"),
+    )
+    assert folder == Path("x")
+    assert config == RunsConfig(
+        network=network_shape("resnet-digits"),
+        training=TrainingConfig(epochs=4, optimizer="adamw"),
+        seeds=(0, 1),
+    )
+    assert options == {"runtime": Runtime(device="cpu", data_workers=2, tensorboard=True), "processes": 1}
+
+
+def test_the_seeds_of_a_file_hold_where_the_option_says_nothing(asked, tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = [3, 4]\n")
+    (_, config), _ = asked("train", "--config", tmp_path / "a.toml")
+    assert config.seeds == (3, 4)
+    (_, config), _ = asked("train", "--config", tmp_path / "a.toml", "--seeds", "1")
+    assert config.seeds == (0,)
+
+
+def test_shrink_with_its_defaults(asked):
+    (folder, config), options = asked("search")
+    assert (folder, config) == (Path("runs/search"), WidthSearchConfig())
+    assert options == {"runtime": Runtime(), "processes": None}
+
+
+def test_shrink_with_options(asked, tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = 5\nmost_rounds = 2\n")
+    (_, config), _ = asked(
+        *("search", "--data", "digits", "--network", "resnet-digits", "--config", tmp_path / "a.toml"),
+        *("--seeds", "4", "--final-seeds", "6", "--tied", "stage", "--multiple", "8", "--set", "margin=0.02"),
+    )
+    assert config == WidthSearchConfig(
+        network=network_shape("resnet-digits"),
+        rule=RuleConfig(tied="stage", multiple=8),
+        seeds=4,
+        final_seeds=6,
+        most_rounds=2,
+        margin=0.02,
+    )
+
+
+def test_a_folder_of_data_is_made_absolute(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (_, config), _ = asked("train", "--data", "mnist", "--data-folder", "images")
+    assert (config.data.name, config.data.folder) == ("mnist", str(tmp_path / "images"))
+
+
+def test_options_of_image_folders_and_of_chest_x_rays(asked, tmp_path):
+    (_, config), _ = asked(
+        "train", "--data", "folder", "--data-folder", tmp_path, "--image-size", "24x32", "--skip-bad"
+    )
+    assert config.data == DataConfig("folder", str(tmp_path), image_size=(24, 32), skip_bad=True)
+    (_, config), _ = asked(
+        "search",
+        "--data",
+        "egd-cxr",
+        "--data-folder",
+        tmp_path,
+        "--image-folder",
+        tmp_path,
+        "--image-size",
+        "1536x1280",
+    )
+    assert config.data == DataConfig("egd-cxr", str(tmp_path), image_folder=str(tmp_path), image_size=(1536, 1280))
+
+
+def test_an_image_size_of_another_form(ckrm):
+    code, _, err = ckrm("train", "--data", "folder", "--data-folder", "x", "--image-size", "64")
+    assert code == 2
+    assert "must be HxW, such as 64x64, got 64" in " ".join(err.replace("│", " ").split())
+
+
+def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
+    from rich.console import Console
+
+    config = replace(WidthSearchConfig(), seeds=2, training=TrainingConfig(epochs=1))
+    experiment = Experiment(tmp_path, config, Runtime(), Display(Console(quiet=True)))
+    experiment._save_state()
+    (folder, asked_for), _ = asked("search", "--resume", tmp_path)
+    assert (folder, asked_for) == (tmp_path, experiment.config)
+    code, _, err = ckrm("search", "--resume", tmp_path, "--epochs", "3")
+    assert code == 2
+    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+    code, _, err = ckrm("search", "--resume", tmp_path, "--output", tmp_path / "b")
+    assert code == 2
+    assert "leave out --output" in " ".join(err.replace("│", " ").split())
+
+
+def test_report_and_compare(asked):
+    assert asked("report", "runs/a") == ((Path("runs/a"),), {})
+    assert asked("compare", "a", "b", "--margin", "0.02", "--json", "c.json") == (
+        ([Path("a"), Path("b")], 0.02, Path("c.json")),
+        {},
+    )
+
+
+def test_the_demo_is_a_small_search(asked):
+    (folder, config), _ = asked("demo", "--output", "x")
+    assert (folder, config) == (Path("x"), WidthSearchConfig(network=network_shape("resnet-digits"), final_seeds=3))
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("demo", "`ckrm demo --output there` goes on from its last checkpoint"),
+        ("search", "`ckrm search --resume there` goes on from its last checkpoint"),
+        ("train", "the same command goes on from its last checkpoint"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(ckrm, monkeypatch, command, how):
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FUNCTIONS[command], interrupt)
+    code, out, err = ckrm(command, "--output", "there")
+    assert (code, out) == (130, "")
+    assert f"ckrm: interrupted; {how}" in err
+
+
+def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
+    def lack(*given, **options):
+        raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
+
+    monkeypatch.setattr(FUNCTIONS["demo"], lack)
+    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
+        (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
+        (("train", "--data", "folder", "--data-folder", "x"), "image_size must be two whole numbers >= 1"),
+        (("search", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),
+        (("search", "--resume", "nowhere"), "nowhere holds no experiment of `ckrm search`"),
+        (("report", "nowhere"), "nowhere holds no experiment of `ckrm search`"),
+        (("compare", "nowhere"), "runs must be two or more different folders, got nowhere"),
+        (("compare", "nowhere", "elsewhere"), "nowhere holds no runs of `ckrm train`"),
+    ],
+)
+def test_mistakes_are_one_line(ckrm, arguments, message):
+    code, out, err = ckrm(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("ckrm: ")
+    assert message in err
+    assert err.count("\n") == 1

@@ -1,0 +1,472 @@
+"""The Triton kernels in Triton's interpreter, forward and backward, against the float64 reference.
+
+Sizes are small, since a program takes milliseconds there, but none is a multiple of a tile, and the interpreter stands
+for a device of few programs, so that tiles are split over their slices.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from compare import all_pairs, check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
+from definition import Psi
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckrm_kernels import native, reference
+from ckrm_kernels.ops import result_dtype
+
+kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
+from ckrm_kernels.kernels import plan, term  # noqa: E402
+from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
+
+if not kernels.INTERPRETED:
+    pytest.skip("these run in Triton's interpreter; test_gpu.py is for a GPU", allow_module_level=True)
+
+ops = torch.ops.ckrm_triton
+DEFAULT = Psi()
+SHAPES = [
+    (2, 1, 3),
+    (3, 2),
+    (5, 33, 1, 1),
+    (70, 3, 1),
+    (65, 19, 2, 2),
+    (67, 18, 3, 3),
+    (3, 5, 5, 5),
+    (4, 2, 7, 7),
+    (4, 2, 3, 3, 3),
+]
+EXPONENTS = [
+    (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (0.1, 0, 1), (0.1, 1, 0), (0.3, 0.5, 0.5), (0.5, 0.5, 2),
+    (1, 2, 1), (0, 2.5, 2.5),
+]  # fmt: skip
+
+
+# ---- values and gradients --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_shapes(shape):
+    check_all(weight(shape), DEFAULT, ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(9, 5, 3, 3), (6, 3, 1), (4, 2, 5)], ids=str)
+def test_dtypes(shape, dtype):
+    check_all(weight(shape, dtype), DEFAULT, ops)
+
+
+@pytest.mark.parametrize("positions", [1, 4, 9])
+@pytest.mark.parametrize("exponents", EXPONENTS, ids=str)
+def test_exponents(exponents, positions):
+    check_all(weight((7, 3, positions), scale=0.5), Psi(*exponents), ops)
+
+
+@pytest.mark.parametrize("positions", [25, 49])
+@pytest.mark.parametrize("exponents", [(0.1, 1, 1), (0, 1, 1), (0.3, 0.5, 2)], ids=str)
+def test_exponents_of_large_kernels(exponents, positions):
+    check_pairwise(weight((5, 2, positions), scale=0.5), Psi(*exponents), ops=ops)
+
+
+@pytest.mark.parametrize("exponents", [(0.1, 1, 1), (1, 1, 1), (0.3, 0.5, 0.5)], ids=str)
+def test_exponents_in_float64(exponents):
+    check_all(weight((7, 3, 3, 3), torch.float64, scale=0.5), Psi(*exponents), ops)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-40, 1e-12, 1e-8, 1e-2, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_epsilons(eps, dtype):
+    check_all(weight((6, 4, 3, 3), dtype), Psi(eps=eps), ops)
+
+
+@settings(max_examples=25)
+@given(
+    filters=st.integers(0, 9),
+    slices=st.integers(1, 20),
+    positions=st.sampled_from([1, 2, 4, 9, 16, 17, 25]),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.float64]),
+    exponents=st.tuples(*[st.sampled_from([0.0, 0.1, 1.0, 2.0])] * 3),
+    eps=st.sampled_from([1e-12, 1e-6, 1e-4, 1e-2]),
+    seed=st.integers(0, 1000),
+)
+def test_any_problem(filters, slices, positions, dtype, exponents, eps, seed):
+    check_pairwise(weight((filters, slices, positions), dtype, seed=seed), Psi(*exponents, eps), ops=ops)
+
+
+STRIDED = {
+    "filters innermost": lambda w: w.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "channels last": lambda w: w.contiguous(memory_format=torch.channels_last),
+    "every second": lambda w: w.repeat_interleave(2, 0)[::2],
+    "expanded slices": lambda w: w[:, :1].expand(-1, 4, -1, -1),
+    "expanded positions": lambda w: w[..., :1].expand(-1, -1, -1, 3),
+    "transposed kernel": lambda w: w.transpose(2, 3),
+    "off its alignment": lambda w: torch.cat([w.new_zeros(1), w.flatten()])[1:].view(w.shape),
+}
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+def test_strides(layout):
+    w = STRIDED[layout](weight((7, 4, 2, 3)))
+    check_pairwise(w, DEFAULT, ops=ops)
+    check_cross(w[:3], w[2:], DEFAULT, ops=ops)
+
+
+def test_kernels_of_four_dimensions():
+    w = weight((5, 3, 2, 2, 2, 2))
+    check_pairwise(w.permute(0, 1, 5, 3, 4, 2), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize("step", [0, 1, -1])
+def test_gradients_of_any_stride(step):
+    w = weight((7, 4, 3))
+    grads = torch.randn(21) if step else torch.randn(1).expand(21)
+    check_pairwise(w, DEFAULT, torch.flip(grads, [0]) if step < 0 else grads, ops=ops)
+    check_cross(w, w[:3], DEFAULT, torch.randn(3, 7).T, ops=ops)
+
+
+# ---- numbers that are not ordinary -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exponents", [(0.1, 1, 1), (0, 1, 1), (0, 0, 0), (0.1, 0, 0), (0, 0, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(66, 3, 3, 3), (5, 3, 1)], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_filter_that_is_not_finite_spoils_its_pairs_alone(shape, value, exponents):
+    w = weight(shape)
+    whole = ops.pairwise_psi(w, *Psi(*exponents))
+    w[3].view(-1)[1] = value
+    spoilt = (all_pairs(shape[0]) == 3).any(1)
+    psi = ops.pairwise_psi(w, *Psi(*exponents))
+    assert torch.equal(psi.isnan(), spoilt)
+    assert torch.equal(psi[~spoilt], whole[~spoilt])
+    counts = ops.psi_counts(w, torch.tensor([0.5]), *Psi(*exponents))
+    assert counts[-1] == spoilt.sum()
+    pairs = torch.tensor([[0, 3], [0, 1]])
+    assert ops.psi_of_pairs(w, pairs, *Psi(*exponents)).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-12])
+def test_dead_filters_repeat_each_other(eps):
+    w = weight((6, 3, 3, 3))
+    w[1], w[4] = 0, 0
+    check_all(w, Psi(eps=eps), ops)
+    assert ops.psi_of_pairs(w, torch.tensor([[1, 4]]), *Psi(eps=eps)).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_mean_far_above_the_deviations_costs_no_digits():
+    w = weight((6, 3, 3, 3), scale=1e-3) + 100
+    check_pairwise(w, Psi(eps=1e-6), ops=ops)
+
+
+def test_numbers_beyond_float32_arithmetic_are_nan():
+    w = weight((4, 2, 3))
+    w[1] *= 1e20
+    psi = ops.pairwise_psi(w, *DEFAULT)
+    assert torch.equal(psi.isnan(), (all_pairs(4) == 1).any(1))
+    check_pairwise(w.double(), DEFAULT, ops=ops)
+
+
+def test_the_largest_numbers_within_float32_arithmetic():
+    w = weight((5, 2, 3))
+    w[1] *= 1e10
+    w[2] *= 1e-15
+    check_pairwise(w, DEFAULT, ops=ops)
+
+
+def test_pairs_outside_the_bank_are_nan():
+    w, pairs = weight((4, 2, 3)), torch.tensor([[0, 1], [0, 4], [-1, 2], [2, 3]])
+    psi = ops.psi_of_pairs(w, pairs, *DEFAULT)
+    assert psi.isnan().tolist() == [False, True, True, False]
+    of_weight = ops.psi_of_pairs_backward(torch.ones(4), w, pairs, *DEFAULT)  # and nothing outside is read
+    assert of_weight.flatten(1).isnan().all(1).tolist() == [True, False, True, False]
+
+
+def test_no_pairs():
+    w = weight((4, 2, 3))
+    none = torch.empty(0, 2, dtype=torch.int64)
+    assert ops.psi_of_pairs(w, none, *DEFAULT).shape == (0,)
+    assert not ops.psi_of_pairs_backward(torch.empty(0), w, none, *DEFAULT).any()
+    for filters in (0, 1):
+        assert ops.pairwise_psi(w[:filters], *DEFAULT).shape == (0,)
+        assert not ops.pairwise_psi_backward(torch.empty(0), w[:filters], *DEFAULT).any()
+        assert ops.psi_counts(w[:filters], torch.tensor([0.5]), *DEFAULT).tolist() == [0, 0, 0]
+    assert ops.cross_psi(w[:0], w, *DEFAULT).shape == (0, 4)
+
+
+def test_the_same_bits_every_time():
+    w = weight((70, 20, 3, 3))
+    grad = torch.randn(70 * 69 // 2)
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(w, *DEFAULT))
+    first, again = (ops.pairwise_psi_backward(grad, w, *DEFAULT) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+# ---- many banks in one launch ----------------------------------------------------------------------------------------
+
+
+def test_many_banks_are_counted_as_each_alone():
+    shapes = [(7, 3, 7, 7), (66, 9, 3, 3), (1, 4, 3, 3), (5, 2, 1), (6, 70), (8, 40, 3, 3), (0, 2, 3)]
+    banks = [weight(shape, seed=index) for index, shape in enumerate(shapes)]
+    edges = torch.tensor([0.1, 0.3, 0.6])
+    counts = kernels.psi_counts_of_banks(banks, edges, *DEFAULT)
+    assert counts.tolist() == [reference.psi_counts(bank.double(), edges, *DEFAULT).tolist() for bank in banks]
+
+
+def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
+    from ckrm_kernels.kernels import prepare, tiles
+
+    launched = []
+    for module, name in ((prepare, "prepare_kernel"), (tiles, "pair_kernel"), (tiles, "reduce_kernel")):
+        kernel = getattr(module, name)
+
+        class Counted:
+            def __init__(self, kernel, name):
+                self.kernel, self.name = kernel, name
+
+            def __getitem__(self, grid):
+                launched.append(self.name)
+                return self.kernel[grid]
+
+        monkeypatch.setattr(module, name, Counted(kernel, name))
+    stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
+    report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
+    assert launched == ["prepare_kernel", "pair_kernel", "reduce_kernel"]
+    assert len(report.measured) == 5
+
+
+def kernels_report(model):
+    from ckrm_kernels import measure
+
+    report, expected = (measure(model, details=False, backend=backend) for backend in ("triton", "reference"))
+    assert [row.redundancy for row in report.layers] == [row.redundancy for row in expected.layers]
+    assert [row.histogram for row in report.layers] == [row.histogram for row in expected.layers]
+    return report
+
+
+@settings(max_examples=100)
+@given(
+    shapes=st.lists(
+        st.tuples(st.integers(2, 400), st.integers(1, 300), st.sampled_from([1, 9, 25])), min_size=1, max_size=6
+    ),
+    programs=st.sampled_from([1, 8, 264, 4096]),
+    tile=st.sampled_from([config.tile for config in TABLE.values()]),
+)
+def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, tile):
+    places = plan.buffer_of(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
+    work_items = plan.pair_work(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
+    tiles_of_bank = {}
+    for batch in work_items.batches:
+        slot = {int(item[plan.ITEM_FIELDS.index("slot")]): item.tolist() for item in batch.items}
+        assert len(slot) == len(batch.items) <= work_items.slots
+        for i, j, rows, columns, slices, bank, first, parts in batch.tiles.tolist():
+            place = places[bank]
+            assert (rows, columns, slices) == (place.shape.filters, place.shape.filters, place.shape.slices)
+            tiles_of_bank.setdefault(bank, set()).add((i, j))
+            start = 0
+            for part in range(first, first + parts):
+                item = dict(zip(plan.ITEM_FIELDS, slot[part], strict=True))
+                assert item["row_moments"] == place.moments + start * 4 * place.padded + i
+                assert item["column_moments"] == place.moments + start * 4 * place.padded + j
+                assert (
+                    item["row_coordinates"] == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
+                )
+                assert item["steps"] == place.shape.steps
+                start += item["slices"]
+            assert start == slices
+    for bank, (filters, _, _) in enumerate(shapes):
+        needed = {
+            (i // tile.rows * tile.rows, j // tile.columns * tile.columns)
+            for i in range(0, filters)
+            for j in (*range(i + 1, filters, tile.columns), filters - 1)
+            if i < j
+        }
+        assert tiles_of_bank.get(bank, set()) == needed
+
+
+def test_more_tiles_than_slots_take_several_launches(monkeypatch):
+    monkeypatch.setattr(plan, "_MOST_SLOTS", 4)
+    plan.pair_work.cache_clear()
+    try:
+        w = weight((200, 30, 3))
+        check_counts(w, torch.tensor([0.3, 0.6]), DEFAULT, ops)
+    finally:
+        plan.pair_work.cache_clear()
+
+
+# ---- tensor cores ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200)
+@given(st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False))
+def test_two_tf32_numbers_hold_a_float32(value):
+    """[high | low] of the kernels add up exactly, and a tensor core, which drops 13 bits, loses at most 2^-21."""
+    high, low = split(torch.tensor(value))
+    assert (high.double() + low.double()).item() == value
+    read = as_tf32(high).double() + as_tf32(low).double()
+    assert abs(read.item() - value) <= 2.0**-21 * abs(value) + 2.0**-135  # it reads subnormal numbers coarsely
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_covariances_by_split_tf32_have_the_accuracy_of_float32(steps):
+    z = torch.randn(64, 8 * steps)
+    high, low = split(z)
+    a, b = torch.cat([high, low], 1), torch.cat([high, low], 1)
+    turned = torch.cat([low, high], 1)
+    product = (as_tf32(a).double() @ as_tf32(b).double().T) + (as_tf32(turned).double() @ as_tf32(b).double().T)
+    exact = z.double() @ z.double().T
+    scale = z.double().norm(dim=1)
+    assert ((product - exact).abs() / (scale[:, None] * scale)).max() < 2.0**-20
+    alone = as_tf32(z).double() @ as_tf32(z).double().T
+    assert ((alone - exact).abs() / (scale[:, None] * scale)).max() > 2.0**-14
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch):
+    """Products in the interpreter as a tensor core makes them: of tf32 numbers, added up 8 at a time, cut off below."""
+    from triton.runtime import interpreter
+
+    def of_core(self, a, b, sum_, *options):
+        assert a.data.dtype == np.float32
+        x, y = (as_tf32(torch.from_numpy(np.ascontiguousarray(each.data))).double() for each in (a, b))
+        total = torch.from_numpy(sum_.data)
+        for k in range(0, x.shape[1], 8):
+            exact = total.double() + x[:, k : k + 8] @ y[k : k + 8]
+            total = exact.float()
+            total = torch.where(total.abs() > exact.abs(), total.nextafter(torch.zeros(())), total)
+        return interpreter.TensorHandle(total.numpy(), sum_.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", of_core)
+
+
+@pytest.mark.parametrize("shape", [(67, 3, 3, 3), (6, 2, 7, 7)], ids=str)
+def test_tensor_cores_that_cut_off_their_sums_have_the_accuracy_of_float32(tensor_cores, shape):
+    check_pairwise(weight(shape), DEFAULT, ops=ops)
+
+
+def test_long_slices_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
+    w = weight((5, 1, 4096))
+    expected = reference.pairwise_psi(w.double(), *DEFAULT)
+    assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
+
+
+def test_gradients_of_many_filters_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
+    """Filters that repeat each other: what a filter gets from all the others adds up."""
+    w = 0.1 * weight((1, 1, 3, 3)) + 0.003 * weight((600, 1, 3, 3))
+    exact = w.double().requires_grad_()
+    omega = reference.pairwise_psi(exact, *DEFAULT)
+    omega.sum().backward()
+    found = ops.pairwise_psi_backward(torch.ones(omega.shape), w, *DEFAULT)
+    assert (found.double() - exact.grad).abs().max() < 2e-5 * exact.grad.abs().max()
+
+
+def split(x):
+    high = (x.view(torch.int32) & -8192).view(torch.float32)
+    return high, x - high
+
+
+def as_tf32(x):
+    """What a tensor core reads of a float32."""
+    return (x.view(torch.int32) & -8192).view(torch.float32)
+
+
+# ---- operators -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck(dtype):
+    w = weight((4, 3, 3), dtype).requires_grad_()
+    pairs, edges = some_pairs(4, 5), torch.tensor([0.5], dtype=result_dtype(dtype))
+    for operator, arguments in (
+        (ops.pairwise_psi, (w, *DEFAULT)),
+        (ops.cross_psi, (w, w.detach()[:2].requires_grad_(), *DEFAULT)),
+        (ops.psi_of_pairs, (w, pairs, *DEFAULT)),
+        (ops.psi_counts, (w.detach(), edges, *DEFAULT)),
+    ):
+        torch.library.opcheck(operator.default, arguments)
+
+
+def test_gradcheck():
+    w = (torch.randn(3, 2, 3, dtype=torch.float64) * 0.5 + 0.3).requires_grad_()
+    other = (torch.randn(2, 2, 3, dtype=torch.float64) * 0.5 + 0.3).requires_grad_()
+    psi = Psi(0.7, 1.3, 2.0, 1e-2)
+    assert torch.autograd.gradcheck(lambda x: ops.pairwise_psi(x, *psi), w)
+    assert torch.autograd.gradcheck(lambda x, y: ops.cross_psi(x, y, *psi), (w, other))
+    assert torch.autograd.gradcheck(lambda x: ops.psi_of_pairs(x, some_pairs(3, 4), *psi), w)
+
+
+def test_compiled_whole():
+    w = weight((5, 3, 3)).requires_grad_()
+    compiled = torch.compile(
+        lambda x: ops.pairwise_psi(x, *DEFAULT).square().sum(), fullgraph=True, backend="aot_eager"
+    )
+    (expected,) = torch.autograd.grad(ops.pairwise_psi(w, *DEFAULT).square().sum(), w)
+    (found,) = torch.autograd.grad(compiled(w), w)
+    assert torch.equal(found, expected)
+
+
+BAD_CALLS = {
+    "mismatched slices": lambda w: ops.cross_psi(w, w[:, :2], *DEFAULT),
+    "mismatched dtypes": lambda w: ops.cross_psi(w, w.double(), *DEFAULT),
+    "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT),
+    "edges of another dtype": lambda w: ops.psi_counts(w, torch.rand(2).double(), *DEFAULT),
+    "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT),
+    "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT),
+}
+
+
+@pytest.mark.parametrize("call", BAD_CALLS)
+def test_bad_calls_of_the_operators(call):
+    with pytest.raises(RuntimeError, match="must"):
+        BAD_CALLS[call](weight((4, 3, 3)))
+
+
+def test_why_the_kernels_can_not_run(monkeypatch):
+    monkeypatch.setattr(kernels.triton, "__version__", "3.3.1")
+    assert kernels.failure(torch.device("cpu")) == "Triton 3.3.1 is too old: 3.4 or newer is needed"
+    monkeypatch.setattr(kernels.triton, "__version__", "3.10.0")
+    assert kernels.failure(torch.device("cpu")) == ""
+    assert "TRITON_INTERPRET" in kernels.failure(torch.device("cuda", 0))
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    assert kernels.failure(torch.device("cpu")) == "it needs a tensor on a GPU"
+
+
+def test_pair_lists_of_any_layout():
+    w = weight((9, 20, 3, 3))
+    check_pairs(w, some_pairs(9, 30), DEFAULT, ops=ops)
+    check_pairs(w, some_pairs(9, 30).T.contiguous().T, DEFAULT, ops=ops)
+
+
+def test_the_interpreter_is_what_runs():
+    assert not term._APPROXIMATE.value
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.ones(3, 2, 3, dtype=torch.int64), "weight must be float32, float64, float16 or bfloat16"),
+        (torch.ones(3, 0, 3), "weight has filters without slices"),
+        (torch.ones(3, 2, 0), "weight has filters without slices"),
+        (torch.ones(3), "weight must have the shape (F2, F1, *K), got 1 dimensions"),
+    ],
+)
+def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
+    pairs, edges, grad = torch.tensor([[0, 1]]), torch.tensor([0.5]), torch.ones(3)
+    for namespace in (torch.ops.ckrm_triton, torch.ops.ckrm) if native.load_cpu() else (torch.ops.ckrm_triton,):
+        for call in (
+            lambda here: here.pairwise_psi(bad, *Psi()),
+            lambda here: here.pairwise_psi_backward(grad, bad, *Psi()),
+            lambda here: here.cross_psi(bad, bad, *Psi()),
+            lambda here: here.psi_of_pairs(bad, pairs, *Psi()),
+            lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi()),
+            lambda here: here.psi_counts(bad, edges, *Psi()),
+        ):
+            with pytest.raises(RuntimeError, match=re.escape(message)):
+                call(namespace)
+
+
+def test_slices_longer_than_a_block_are_refused():
+    with pytest.raises(RuntimeError, match="weight has slices of 8193 numbers, the Triton kernels take at most 8192"):
+        torch.ops.ckrm_triton.pairwise_psi(torch.zeros(2, 1, 2**13 + 1), *Psi())

@@ -1,0 +1,144 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import pytest
+
+from ckrm_kernels.models import network_shape
+from ckrm_kernels.storage.settings import as_json, read_config, typed
+from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.training.runs import RunsConfig
+from ckrm_kernels.width_search import WidthSearchConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    names: tuple[str, ...] = ()
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    table: dict[str, Inner] = field(default_factory=dict)
+    count: int | None = None
+
+
+def test_dataclasses_survive_json():
+    value = Outer(Inner(("a", "b"), 1.0), {"x": Inner(share=0.25)}, 3)
+    assert typed(Outer, json.loads(json.dumps(asdict(value))), "value") == value
+
+
+def test_a_wrong_value_is_cut_short_in_its_message():
+    with pytest.raises(ValueError, match=r"value: inner: .*, got \[0, 1, 2, .* \.\.\.$"):
+        typed(Outer, {"inner": tuple(range(1000))}, "value")
+
+
+@pytest.mark.parametrize("setting", ["training.epochs=true", "network.stem=true", "training.epochs=1.0"])
+def test_what_is_not_written_as_a_whole_number_is_none(setting):
+    name = setting.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"the configuration: {name}: .* integer, got (True|1\.0)$"):
+        read_config(RunsConfig(), None, [setting])
+
+
+def test_a_network_without_that_name_is_a_fault_of_the_setting():
+    with pytest.raises(ValueError, match=r"the configuration: network: name must be one of .*, got 'alexnet'"):
+        read_config(RunsConfig(), None, ["network=alexnet"])
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = WidthSearchConfig(network=network_shape("resnet50-optimized"), training=TrainingConfig(epochs=3), seeds=2)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(as_json(config)))
+    assert read_config(WidthSearchConfig(), file, []) == config
+
+
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
+    file = tmp_path / "runs.toml"
+    file.write_text('[data]\nname = "mnist"\nfolder = "/data/zürich"\n', encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from ckrm_kernels.storage.settings import read_config; "
+        "from ckrm_kernels.training.runs import RunsConfig; "
+        "print(ascii(read_config(RunsConfig(), Path(sys.argv[1]), []).data.folder))"
+    )
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    out = subprocess.run([sys.executable, "-c", script, str(file)], env=plain, capture_output=True, text=True)
+    assert out.stdout == ascii("/data/zürich") + "\n", out.stderr
+
+
+def test_settings_come_after_the_file_and_leave_the_rest(tmp_path):
+    file = tmp_path / "search.toml"
+    file.write_text('network = "resnet-digits"\nseeds = 5\n[training]\nepochs = 7\noptimizer = "adamw"\n')
+    config = read_config(WidthSearchConfig(), file, ["training.epochs=9", "network.stem=12", "rule.tied=stage"])
+    assert config.seeds == 5
+    assert config.training == TrainingConfig(epochs=9, optimizer="adamw")
+    assert config.network == replace(network_shape("resnet-digits"), stem=12)
+    assert config.rule.tied == "stage"
+    assert config.target == WidthSearchConfig().target
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("training.early_stop=none", replace(RunsConfig(), training=TrainingConfig(early_stop=None))),
+        ("training.early_stop=4", replace(RunsConfig(), training=TrainingConfig(early_stop=4))),
+        ("training.learning_rate=1e-3", replace(RunsConfig(), training=TrainingConfig(learning_rate=1e-3))),
+        ("training.optimizer=adamw", replace(RunsConfig(), training=TrainingConfig(optimizer="adamw"))),
+        ("training.balance_classes=true", replace(RunsConfig(), training=TrainingConfig(balance_classes=True))),
+        ("seeds=[3, 4]", replace(RunsConfig(), seeds=(3, 4))),
+        ("network=resnet50-standard", replace(RunsConfig(), network=network_shape("resnet50-standard"))),
+    ],
+)
+def test_values_of_every_kind(setting, value):
+    assert read_config(RunsConfig(), None, [setting]) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["epochs"], "a setting must be KEY=VALUE, such as training.epochs=30, got 'epochs'"),
+        (["training..epochs=3"], "a setting must be KEY=VALUE"),
+        (["training.epoch=3"], r"the configuration has no setting training.epoch; is it training.epochs"),
+        (["epochs=3"], r"the configuration has no setting epochs; is it training.epochs\?"),
+        (["xyz=3"], "the configuration has no setting xyz$"),
+        (["training.epochs=0"], "the configuration: training: epochs must be a whole number >= 1, got 0"),
+        (["training.epochs=many"], "the configuration: training.epochs: .* got 'many'"),
+        (["training=3"], "the configuration: training: .* got 3"),
+        (["network=alexnet"], "must be one of resnet50-standard, .*, got 'alexnet'"),
+    ],
+)
+def test_settings_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(RunsConfig(), None, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "", r"a configuration must end in \.toml or \.json, got .*a\.yaml"),
+        ("a.toml", "seeds = ", r"a\.toml is not valid TOML: "),
+        ("a.json", "{", r"a\.json is not valid JSON: "),
+        ("a.json", "[1]", r"a\.json must hold settings by name, got a list"),
+    ],
+)
+def test_files_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(RunsConfig(), tmp_path / name, [])
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.toml"):
+        read_config(RunsConfig(), tmp_path / "a.toml", [])
+
+
+def test_the_documented_file_holds_every_setting_with_its_default():
+    file = Path(__file__).parents[2] / "docs" / "search.toml"
+    assert read_config(WidthSearchConfig(), file, []) == WidthSearchConfig()
+    text = file.read_text()
+    for part in (WidthSearchConfig(), WidthSearchConfig().data, WidthSearchConfig().training, WidthSearchConfig().rule):
+        for each in fields(part):
+            assert f"\n{each.name} = " in text or f"\n# {each.name} = " in text or f"\n[{each.name}]" in text

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from ckrm_kernels import measure
+from ckrm_kernels.layers import Layer
+from ckrm_kernels.measurement import measure_layers
+from ckrm_kernels.state_dicts import CheckpointError, checkpoint_layers
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv1d(8, 4, 5), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
+
+
+def save_safetensors(state: dict[str, Tensor], path: Path) -> None:
+    save_file(state, path)
+
+
+def save_torch(state: object, path: Path) -> None:
+    torch.save(state, path)
+
+
+def save_legacy(state: object, path: Path) -> None:
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+FORMATS = pytest.mark.parametrize("save", [save_safetensors, save_torch, save_legacy])
+
+
+def by_name(layers: list[Layer]) -> dict[str, Layer]:
+    return {layer.name: layer for layer in layers}
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+
+@FORMATS
+def test_a_state_dict_is_read_by_shape(save, tmp_path):
+    net, path = model(), tmp_path / "weights.any"
+    save(net.state_dict(), path)
+    layers = by_name(checkpoint_layers(path))
+    kinds = {name: layer.kind for name, layer in layers.items()}
+    assert kinds == {"0": "conv2d", "1": "vector", "2": "conv1d", "3": "conv2d", "4": "linear"}
+    for name in ("0", "2", "3", "4"):
+        (bank,) = layers[name].banks
+        assert torch.equal(bank, net[int(name)].weight)
+    assert layers["1"].banks == ()
+
+
+@FORMATS
+def test_measured_as_the_model_itself(save, tmp_path):
+    net, path = model(), tmp_path / "weights"
+    save(net.state_dict(), path)
+    report = measure_layers([checkpoint_layers(path)], 0.3, "skip", {})
+    rows = {row.name: row for row in report.layers}
+    for row in measure(net, 0.3).measured:
+        ours = rows[row.name]
+        assert (ours.redundancy, ours.chance, ours.histogram) == (row.redundancy, row.chance, row.histogram)
+    assert "pointwise" in rows["3"].reason
+    assert "pointwise" in rows["4"].reason
+    assert "no filters" in rows["1"].reason
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2, 2, 2)}}}},
+        lambda state: {"model_state_dict": state, "optim": {"x": torch.zeros(2, 2, 2)}, "loss": 0.5},
+        lambda state: {"model": {"module": state}, "best": np.float64(0.5), "step": np.int64(3)},
+        lambda state: {"net": state, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"epoch": 1, "something_else": state, "optimizer_2": state},
+    ],
+    ids=["state_dict", "model", "optim", "deep", "args", "module", "compiled", "averaged", "unknown"],
+)
+def test_a_state_dict_is_found_wherever_it_is(wrap, tmp_path):
+    net, path = model(), tmp_path / "weights.pt"
+    torch.save(wrap(net.state_dict()), path)
+    names = [layer.name.removeprefix("something_else.") for layer in checkpoint_layers(path)]
+    assert names == ["0", "1", "2", "3", "4"]
+
+
+def test_several_networks_in_one_file_are_all_read(tmp_path):
+    torch.save({"generator": model().state_dict(), "critic": model().state_dict()}, tmp_path / "gan.pt")
+    names = {layer.name for layer in checkpoint_layers(tmp_path / "gan.pt")}
+    assert {"generator.0", "critic.0"} <= names
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dim", [0, None])
+@pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm])
+def test_weight_norm_is_put_together(wrap, dim, tmp_path):
+    conv = wrap(nn.Conv2d(3, 4, 3), dim=dim)
+    with torch.no_grad():
+        for parameter in conv.parameters():
+            parameter.mul_(1.7)
+    torch.save(nn.Sequential(conv).state_dict(), tmp_path / "weights.pt")
+    (layer,) = checkpoint_layers(tmp_path / "weights.pt")
+    assert layer.name == "0"
+    conv(torch.randn(1, 3, 3, 3))
+    torch.testing.assert_close(layer.banks[0], conv.weight.detach())
+
+
+def test_a_pruned_weight_is_that_under_its_mask(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    prune.random_unstructured(net[0], "weight", 0.5)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    (layer,) = checkpoint_layers(tmp_path / "weights.pt")
+    net(torch.randn(1, 3, 3, 3))
+    assert layer.name == "0"
+    assert layer.banks[0].count_nonzero() == 54
+    assert torch.equal(layer.banks[0], net[0].weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", [spectral_norm, parametrizations.spectral_norm, parametrizations.orthogonal])
+def test_what_another_parametrisation_computes_is_not_measured(wrap, tmp_path):
+    path, net = tmp_path / "weights.pt", nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
+    torch.save(net.state_dict(), path)
+    layers = checkpoint_layers(path)
+    assert [layer.name for layer in layers if layer.banks] == ["1"]
+    assert any("load it into its model" in layer.note and layer.kind == "conv2d" for layer in layers)
+    torch.save(net[:1].state_dict(), path)
+    with pytest.raises(CheckpointError, match="its weights are parametrised"):
+        checkpoint_layers(path)
+
+
+def test_what_is_no_weight_by_name_is_listed_with_the_reason(tmp_path):
+    state = {
+        "conv.weight": torch.randn(4, 3, 3, 3),
+        "pos_embed": torch.randn(1, 5, 8),
+        "cls_token": torch.randn(1, 1, 8),
+        "attn.bias": torch.randn(1, 1, 8, 8),
+        "table": torch.zeros(4, 4, dtype=torch.int64),
+        "norm.bias": torch.randn(4),
+        "step": torch.tensor(3),
+    }
+    torch.save(state, tmp_path / "weights.pt")
+    notes = {layer.name: layer.note for layer in checkpoint_layers(tmp_path / "weights.pt")}
+    assert set(notes) == {"conv", "pos_embed", "cls_token", "attn.bias", "table"}
+    assert notes["conv"] == ""
+    assert notes["pos_embed"] == notes["cls_token"] == notes["attn.bias"] == "not a weight by its name"
+    assert "int64" in notes["table"]
+
+
+def test_shared_weights_are_measured_once(tmp_path):
+    weight = torch.randn(4, 3, 3, 3)
+    torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "weights.pt")
+    first, second = checkpoint_layers(tmp_path / "weights.pt")
+    assert len(first.banks) == 1
+    assert (second.banks, second.note) == ((), "shares its weight with a")
+
+
+def test_half_precision_weights(tmp_path):
+    save_file(nn.Conv2d(3, 8, 3).bfloat16().state_dict(), tmp_path / "weights")
+    (row,) = measure_layers([checkpoint_layers(tmp_path / "weights")], 0.6, "skip", {}).layers
+    assert row.status == "measured"
+
+
+def test_nan_names_the_layer(tmp_path):
+    torch.save({"conv.weight": torch.full((4, 3, 3, 3), torch.nan)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="layer 'conv' has NaN or Inf"):
+        measure_layers([checkpoint_layers(tmp_path / "weights.pt")], 0.6, "skip", {})
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Unpickling it would create a file."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self):
+        return Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle 2", "pickle 4", "beside weights"])
+def test_a_malicious_pickle_is_refused_and_does_not_run(how, tmp_path):
+    path, witness = tmp_path / "evil.pt", tmp_path / "witness"
+    evil = Malicious(witness)
+    if how.startswith("pickle"):
+        path.write_bytes(pickle.dumps({"conv.weight": evil}, protocol=int(how[-1])))
+    elif how == "beside weights":
+        torch.save({"state_dict": model().state_dict(), "extra": evil}, path)
+    else:
+        (save_legacy if how == "legacy" else save_torch)({"conv.weight": evil}, path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_layers(path)
+    assert str(caught.value).startswith(str(path))
+    if how != "pickle 4":  # torch's restricted reader does not even know that protocol's instructions
+        assert "could run code" in str(caught.value)
+    assert not witness.exists()
+
+
+def test_a_whole_pickled_model_is_refused_with_the_cure(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(model(), path)
+    with pytest.raises(CheckpointError, match=r"holds torch.nn.*so it is refused; save a state dict instead"):
+        checkpoint_layers(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_archive_is_refused_with_the_cure(tmp_path):
+    path = tmp_path / "script.pt"
+    torch.jit.script(nn.Conv2d(1, 2, 3)).save(str(path))
+    with pytest.raises(CheckpointError, match="is a TorchScript archive; save its state_dict"):
+        checkpoint_layers(path)
+
+
+@FORMATS
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_a_truncated_file_names_its_path(save, share, tmp_path):
+    path = tmp_path / "weights"
+    save(model().state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: max(int(len(whole) * share), 1)])
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_layers(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert any(word in message for word in ("truncated", "damaged", "not a checkpoint"))
+    assert "\n" not in message
+
+
+def _write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("epoch,loss\n1,0.5\n"), "is not a checkpoint"),
+        (lambda path: path.write_bytes(bytes(range(256))), "is not a checkpoint"),
+        (lambda path: path.write_bytes(b"\x80"), "checkpoint"),
+        (lambda path: path.write_bytes(b"\xff" * 8 + b"{"), "truncated or damaged safetensors"),
+        (lambda path: path.write_bytes(b"\x02\0\0\0\0\0\0\0{}"), "no weights of convolutions .* among its 0 tensors"),
+        (lambda path: path.write_bytes(pickle.dumps([1, 2], protocol=2)), "checkpoint"),
+        (_write_zip, "truncated or damaged"),
+        (lambda path: torch.save(torch.randn(3), path), "no weights"),
+        (lambda path: torch.save([1, 2], path), "no weights"),
+        (lambda path: torch.save({"bias": torch.randn(3), 5: 6}, path), r"among its 1 tensors, .* \(3,\)"),
+        (lambda path: torch.save({"x.weight": torch.ones(3, 3, 3, dtype=torch.int8)}, path), r"\(3, 3, 3\)"),
+    ],
+)
+def test_what_is_no_checkpoint_says_so(write, message, tmp_path):
+    path = tmp_path / "file"
+    write(path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checkpoint_layers(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_an_unreadable_file_says_so(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match="can't be read: Permission denied"):
+        checkpoint_layers(tmp_path / "file")
+
+
+def test_a_checkpoint_that_contains_itself(tmp_path):
+    state: dict[str, object] = {"epoch": 1}
+    state["model"] = state
+    torch.save(state, tmp_path / "loop.pt")
+    with pytest.raises(CheckpointError, match="no weights"):
+        checkpoint_layers(tmp_path / "loop.pt")
+
+
+def test_safetensors_layers_come_in_the_order_of_their_numbers(tmp_path):
+    names = ["stem", "blocks.0.conv", "blocks.2.conv", "blocks.10.conv", "head"]
+    weights = {f"{name}.weight": torch.randn(4, 3, 3, 3) for name in names}
+    save_safetensors(weights, tmp_path / "model.safetensors")
+    found = [layer.name for layer in checkpoint_layers(tmp_path / "model.safetensors")]
+    assert found == ["blocks.0.conv", "blocks.2.conv", "blocks.10.conv", "head", "stem"]
+
+
+@given(st.lists(st.integers(0, 10**30), min_size=2, max_size=5, unique=True))
+def test_safetensors_names_may_hold_any_number_and_any_character(tmp_path, numbers):
+    weights = {f"²{number}³.{'0' * (number % 3)}{number}.weight": torch.ones(2, 2, 3) for number in numbers}
+    save_safetensors(weights, tmp_path / "model.safetensors")
+    found = [layer.name for layer in checkpoint_layers(tmp_path / "model.safetensors")]
+    assert [int(name.split("³")[0].lstrip("²")) for name in found] == sorted(numbers)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+@pytest.mark.parametrize("kind", [save_safetensors, save_torch, save_legacy])
+def test_damage_anywhere_gives_layers_or_a_clear_error(kind, data, tmp_path):
+    path = tmp_path / "weights"
+    kind({"conv.weight": torch.ones(2, 2, 3)}, path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    message = ""
+    try:
+        assert checkpoint_layers(path)
+    except CheckpointError as error:
+        message = str(error)
+    assert message == "" or message.startswith(f"{path}: ")

@@ -1,0 +1,150 @@
+"""`ckrm train` and `ckrm compare`, on the embedded digits."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ckrm_kernels.comparison.trained_runs import compare_runs
+from ckrm_kernels.data import Part
+from ckrm_kernels.models import ResNetShape, count_parameters
+from ckrm_kernels.storage.settings import as_json
+from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, adapted_to, train_runs
+
+QUIET = Console(quiet=True)
+CPU = Runtime(device="cpu")
+SMALL = RunsConfig(
+    network=ResNetShape(stem=6, inner=((8,),), out=(8,), in_channels=3, classes=7),
+    training=TrainingConfig(epochs=2, batch_size=64),
+    seeds=(0, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    narrow = replace(SMALL, network=ResNetShape(stem=3, inner=((4,),), out=(5,)))
+    for name, config in (("wide", SMALL), ("narrow", narrow)):
+        train_runs(folder / name, config, runtime=CPU, processes=1, console=QUIET)
+    return folder
+
+
+def test_scores_are_those_of_the_saved_networks(folders):
+    from ckrm_kernels.data import digits
+
+    runs = TrainedRuns.of(folders / "wide", Display(QUIET))
+    assert runs.config.network == replace(SMALL.network, in_channels=1, classes=10)
+    scores = json.loads((folders / "wide" / "scores.json").read_text())
+    held_out = digits().held_out
+    for seed in ("0", "1"):
+        network = runs.config.network.build().eval()
+        network.load_state_dict(load_file(folders / "wide" / f"seed-{seed}" / "weights.safetensors"))
+        accuracy = (network(held_out.images).argmax(1) == held_out.labels).float().mean().item()
+        assert scores[seed]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_more_seeds_are_added_and_finished_ones_stay(folders):
+    before = (folders / "wide" / "seed-0" / "weights.safetensors").stat().st_mtime_ns
+    scores = train_runs(folders / "wide", replace(SMALL, seeds=(0, 1, 2)), runtime=CPU, processes=1, console=QUIET)
+    assert set(scores) == {0, 1, 2}
+    assert (folders / "wide" / "seed-0" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_in_the_same_folder(folders):
+    other = replace(SMALL, training=TrainingConfig(epochs=3))
+    with pytest.raises(
+        ValueError, match=r"holds runs of another configuration \(training.epochs is 2, not 3\): choose another folder"
+    ):
+        train_runs(folders / "narrow", replace(other, network=ResNetShape(stem=3, inner=((4,),), out=(5,))))
+
+
+def test_seeds_refused():
+    with pytest.raises(ValueError, match=r"seeds must be different whole numbers, at least one, got \[1, 1\]"):
+        RunsConfig(seeds=(1, 1))
+
+
+@pytest.mark.parametrize("seeds", [(-1,), (2**63,), (0.5,)])
+def test_seeds_that_torch_does_not_take(seeds):
+    with pytest.raises(ValueError, match=r"seeds must be whole numbers from 0 to 2\^63 - 1, got "):
+        RunsConfig(seeds=seeds)
+
+
+@pytest.mark.parametrize("processes", [0, -1, 1.5])
+def test_processes_refused(tmp_path, processes):
+    with pytest.raises(ValueError, match=f"processes must be a whole number >= 1, got {processes}"):
+        train_runs(tmp_path, SMALL, runtime=CPU, processes=processes, console=QUIET)
+
+
+def test_a_network_that_the_data_can_not_train_is_refused_before_anything_is_written(tmp_path):
+    config = replace(SMALL, network=replace(SMALL.network, head="gg-cam"))
+    with pytest.raises(
+        ValueError, match=r"network\.head must be linear for digits, which has no gaze maps, got gg-cam"
+    ):
+        train_runs(tmp_path, config, runtime=CPU, console=QUIET)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_data_that_can_not_score_is_refused_before_anything_is_trained():
+    data = SMALL.data.load()
+    ones = data.held_out.labels == 1
+    held_out = Part(data.held_out.images[ones], data.held_out.labels[ones])
+    with pytest.raises(ValueError, match="the held-out part of digits must hold images of at least 2 classes"):
+        adapted_to(SMALL, replace(data, held_out=held_out))
+
+
+def test_the_folder_of_a_search_is_refused(tmp_path):
+    from ckrm_kernels.width_search import WidthSearchConfig
+
+    search = as_json(WidthSearchConfig(network=SMALL.network, training=SMALL.training))
+    search["network"] |= {"in_channels": 1, "classes": 10}
+    (tmp_path / "config.json").write_text(json.dumps(search))
+    with pytest.raises(ValueError, match="holds a search of `ckrm search`, not runs of `ckrm train`"):
+        train_runs(tmp_path, SMALL, runtime=CPU, console=QUIET)
+
+
+def test_the_parameters_shown_are_those_of_the_network_trained(tmp_path):
+    file = StringIO()
+    config = replace(SMALL, seeds=(0,), training=TrainingConfig(epochs=1))
+    train_runs(tmp_path, config, runtime=CPU, processes=1, console=Console(file=file, width=100))
+    adapted_to = replace(SMALL.network, in_channels=1, classes=10)
+    assert f"Training {count_parameters(adapted_to.build()):,} parameters" in file.getvalue()
+
+
+def test_groups_compared(folders, tmp_path):
+    file = StringIO()
+    candidates, comparisons, latencies = compare_runs(
+        [folders / "wide", folders / "narrow"], 0.02, tmp_path / "out.json", Console(file=file, width=200)
+    )
+    wide, narrow = candidates
+    assert wide.parameters == count_parameters(TrainedRuns.of(folders / "wide", Display(QUIET)).config.network.build())
+    scores = json.loads((folders / "narrow" / "scores.json").read_text())
+    assert list(narrow.aucs) == pytest.approx([scores[seed]["auc"] for seed in ("0", "1")])
+    by_metric = {each.metric: each for each in comparisons}
+    assert by_metric["accuracy"].first == narrow.name
+    difference = sum(narrow.accuracies) / len(narrow.accuracies) - sum(wide.accuracies) / len(wide.accuracies)
+    assert by_metric["accuracy"].difference.mean == pytest.approx(difference)
+    assert all(set(each.seconds) == {wide.name, narrow.name} for each in latencies)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [each["name"] for each in written["networks"]] == [wide.name, narrow.name]
+    assert f"{narrow.parameters:,}" in file.getvalue()
+
+
+def test_groups_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="runs must be two or more different folders, got "):
+        compare_runs([folders / "wide"], 0.01)
+    with pytest.raises(ValueError, match=r"margin must be a finite number > 0, got 0\.0"):
+        compare_runs([folders / "wide", folders / "narrow"], 0.0)
+    with pytest.raises(ValueError, match=r"holds no runs of `ckrm train`: config\.json is missing"):
+        compare_runs([folders / "wide", tmp_path], 0.01)
+
+
+def test_groups_of_other_data(folders, tmp_path):
+    other = replace(SMALL, data=replace(SMALL.data, split_seed=1), seeds=(0,), training=TrainingConfig(epochs=1))
+    train_runs(tmp_path, other, runtime=CPU, processes=1, console=QUIET)
+    with pytest.raises(ValueError, match=r"was trained on other data than"):
+        compare_runs([folders / "wide", tmp_path], 0.01)

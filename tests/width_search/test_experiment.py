@@ -1,0 +1,322 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search.experiment import Experiment
+from ckrm_kernels.width_search.pipeline import report, search_widths
+
+# so much weight decay that a few steps make a layer redundant
+SMALL = WidthSearchConfig(
+    network=ResNetShape(stem=6, inner=((8,),), out=(32,)),
+    training=TrainingConfig(epochs=3, batch_size=64, weight_decay=0.1),
+    seeds=2,
+    final_seeds=3,
+    most_rounds=2,
+    margin=0.5,
+)
+ON_CPU = Runtime(device="cpu", checkpoint_seconds=0.1)
+
+
+def small(folder, config=SMALL, processes=1) -> str:
+    """Runs it and returns what it printed."""
+    file = StringIO()
+    search_widths(folder, config, runtime=ON_CPU, processes=processes, console=Console(file=file, width=100))
+    return file.getvalue()
+
+
+def results(folder) -> tuple[object, str, dict[str, bytes]]:
+    """Everything that was found, but for the time that it took."""
+    found = json.loads((folder / "report.json").read_text())
+    assert found.pop("seconds")["training"] > 0
+    weights = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("weights.safetensors")}
+    return found, (folder / "report.txt").read_text(), weights
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A search that ran unbroken, and what it printed."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return folder, small(folder)
+
+
+def test_the_report(finished):
+    folder, printed = finished
+    report, table, _ = results(folder)
+    networks = {network["name"]: network for network in report["networks"]}
+    assert list(networks) == ["standard", "searched", "uniform"]
+    assert networks["standard"]["widths"] == SMALL.network.widths()
+    assert networks["searched"]["parameters"] < networks["standard"]["parameters"]
+    rounds = report["search"]["rounds"]
+    assert networks["searched"]["widths"] == rounds[report["search"]["chosen"]]["widths"]
+    assert rounds[0]["observations"]["layer1"]["within_target"] is False
+    assert all(len(network["scores"]) == 3 for network in networks.values())
+    assert all(len(each["trained"]["validation_accuracy"]) == 2 for each in rounds)
+    assert {(each["first"], each["second"], each["metric"]) for each in report["comparisons"]} == {
+        ("searched", other, metric) for other in ("standard", "uniform") for metric in ("accuracy", "auc")
+    }
+    for sentence in report["conclusions"]:
+        assert sentence in printed
+        assert "".join(sentence.split()) in "".join(table.split())  # lines break at no-break spaces, too
+
+
+def test_the_scores_are_those_of_the_saved_weights(finished):
+    from safetensors.torch import load_file
+
+    from ckrm_kernels.data import digits
+
+    folder, _ = finished
+    network = replace(SMALL.network, classes=10).build().eval()
+    network.load_state_dict(load_file(folder / "networks" / "round-0" / "seed-1" / "weights.safetensors"))
+    held_out = digits().held_out
+    accuracy = (network(held_out.images).argmax(1) == held_out.labels).float().mean().item()
+    report, _, _ = results(folder)
+    assert report["networks"][0]["scores"][1]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
+    folder, printed = finished
+    before = results(folder)
+    again = small(folder)
+    assert results(folder) == before
+    assert "epoch" in printed
+    assert "epoch" not in again
+    assert again in printed
+
+
+def test_another_configuration_in_the_same_folder(finished):
+    folder, _ = finished
+    other = replace(SMALL, most_rounds=3)
+    with pytest.raises(
+        ValueError, match=r"of another configuration \(most_rounds is 2, not 3\): choose another folder"
+    ):
+        search_widths(folder, other)
+
+
+def test_other_data_of_the_same_configuration(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["data"]["key"] = "of other files"
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="holds an experiment of other data"):
+        search_widths(folder, SMALL)
+
+
+def test_the_folder_of_trained_runs(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds something else, not an experiment: choose another folder"):
+        search_widths(tmp_path, SMALL)
+
+
+def test_the_accuracy_of_a_round_is_that_of_the_weights_kept(tmp_path):
+    config = replace(
+        SMALL,
+        training=TrainingConfig(epochs=8, early_stop=1, optimizer="adamw", learning_rate=0.1),
+        seeds=1,
+        final_seeds=1,
+        most_rounds=1,
+    )
+    small(tmp_path, config)
+    history = json.loads((tmp_path / "networks" / "round-0" / "seed-0" / "run.json").read_text())["history"]
+    best = min(history, key=lambda epoch: epoch["validation_loss"])
+    assert best["number"] < history[-1]["number"]
+    found, _, _ = results(tmp_path)
+    assert found["search"]["rounds"][0]["trained"]["validation_accuracy"] == [best["validation_accuracy"]]
+
+
+def test_a_state_file_of_something_else(tmp_path):
+    (tmp_path / "state.json").write_text('{"epoch": 3}')
+    with pytest.raises(ValueError, match=r"state\.json is not the state of an experiment; choose another folder"):
+        search_widths(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 9, 14, 18, 20])
+def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypatch, epochs):
+    from ckrm_kernels.training.progress import TrainingBars
+
+    seen = []
+    original = TrainingBars.on_event
+
+    def interrupt(self, place, event):
+        seen.extend([event] if isinstance(event, Epoch) else [])
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+        original(self, place, event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingBars, "on_event", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    small(tmp_path)
+    assert results(tmp_path) == results(finished[0])
+
+
+@pytest.mark.parametrize("step", ["_compare", "_time"])
+def test_interrupted_between_phases_it_ends_the_same(finished, tmp_path, monkeypatch, step):
+    with monkeypatch.context() as patched:
+        patched.setattr(Experiment, step, lambda self, *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path)
+    if step == "_compare":
+        for weights in (tmp_path / "networks" / "round-0").rglob("weights.safetensors"):
+            weights.unlink()  # trained again where they are needed again
+    small(tmp_path)
+    assert results(tmp_path) == results(finished[0])
+
+
+def test_no_report_of_a_folder_that_another_process_works_in(finished, in_use):
+    folder, _ = finished
+    with in_use(folder), pytest.raises(ValueError, match="is in use by another process"):
+        report(folder)
+
+
+def test_a_search_that_is_not_finished_has_no_report(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no experiment of `ckrm search`: state\.json is missing"):
+        report(tmp_path)
+    Experiment(tmp_path, SMALL, ON_CPU, Display(Console(quiet=True)))._save_state()
+    with pytest.raises(ValueError, match=rf"is not finished; `ckrm search --resume {tmp_path}` goes on with it"):
+        report(tmp_path)
+
+
+def test_the_report_can_be_written_again(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "report.json").unlink()
+    report(str(folder), Console(quiet=True))
+    assert results(folder) == results(finished[0])
+
+
+def test_the_report_where_the_output_takes_ascii_alone(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    for name in ("report.html", "report.json"):
+        (folder / name).unlink()
+    with pytest.raises(UnicodeEncodeError):
+        report(folder, Console(file=TextIOWrapper(BytesIO(), "ascii")))
+    assert results(folder) == results(finished[0])
+    assert (folder / "report.html").exists()
+    command = "import sys; from ckrm_kernels.cli import main; sys.argv = ['ckrm', 'report', sys.argv[1]]; main()"
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", command, str(folder)], env=ascii_alone, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"written to" in done.stdout
+
+
+def test_widths_tied_by_stage(tmp_path):
+    config = replace(
+        SMALL,
+        network=ResNetShape(6, ((8, 8), (16, 16)), None, block="bottleneck", form="paper-small"),
+        rule=RuleConfig(tied="stage", multiple=2),
+        final_seeds=2,
+    )
+    small(tmp_path, config)
+    found, _, _ = results(tmp_path)
+    for network in found["networks"][:2]:
+        widths = network["widths"]
+        assert widths["layer1.0.conv2"] == widths["layer1.1.conv2"]
+        assert widths["layer2.0.conv2"] == widths["layer2.1.conv2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_it_leaves_no_process_and_goes_on_to_the_same_result(finished, tmp_path):
+    script = "from test_experiment import *\nif __name__ == '__main__': small(Path(sys.argv[1]), processes=2)\n"
+    main = tmp_path / "main.py"
+    main.write_text(script)
+    paths = [
+        str(Path(__file__).parent),
+        *(str(path) for path in Path(__file__).parents[1:3]),
+        os.environ.get("PYTHONPATH", ""),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    folder = tmp_path / "demo"
+    process = subprocess.Popen([sys.executable, main, folder], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.rglob("run.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    while any(_alive(child) for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (folder / "report.json").exists()
+    small(folder)
+    assert results(folder) == results(finished[0])
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_where_every_layer_is_within_target_it_says_that_there_is_nothing_to_narrow(tmp_path):
+    config = WidthSearchConfig(
+        network=ResNetShape(stem=2, inner=((4,),), out=(4,)),
+        training=TrainingConfig(epochs=1, batch_size=256, weight_decay=0.0),
+        seeds=1,
+        final_seeds=1,
+        target=0.5,
+    )
+    printed = small(tmp_path, config)
+    assert "there is nothing to narrow" in printed
+    report, _, _ = results(tmp_path)
+    assert [network["name"] for network in report["networks"]] == ["standard"]
+    assert not (tmp_path / "networks" / "uniform").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
+        ({"final_seeds": 2}, "final_seeds must be a whole number >= seeds, 3, got 2"),
+        ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
+        ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
+        (
+            {"network": ResNetShape(8, ((8,),), (8,), block="bottleneck")},
+            r"network.out must be None, inferred, to search the widths of bottlenecks: .*; got \[8\]",
+        ),
+        ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
+        (
+            {"network": ResNetShape(inner=((32,), (63,), (128,))), "rule": RuleConfig(tied="stage")},
+            "widths tied by stage must be equal in each stage, got layer2.0.conv1 = 63 and layer2 = 64",
+        ),
+    ],
+)
+def test_configurations_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        WidthSearchConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tied": "block"}, "tied must be layer or stage, got 'block'"),
+        ({"minimum": 0}, "minimum must be a whole number >= 1, got 0"),
+        ({"multiple": 0}, "multiple must be a whole number >= 1, got 0"),
+    ],
+)
+def test_rules_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        RuleConfig(**fields)

@@ -1,0 +1,421 @@
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ckrm_kernels import pairwise_psi
+from ckrm_kernels.comparison import tables
+from ckrm_kernels.comparison.candidates import Candidate, compare_candidates, evaluate_candidate
+from ckrm_kernels.comparison.latency import Latency
+from ckrm_kernels.comparison.measured_layers import (
+    ABSOLUTE,
+    PSI_SETTINGS,
+    SCALE_FREE,
+    Level,
+    MeasuredLayer,
+    measure_networks,
+)
+from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
+from ckrm_kernels.storage.settings import typed
+from ckrm_kernels.training import Score
+from ckrm_kernels.width_search.conclusions import conclusions
+from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
+from ckrm_kernels.width_search.report.omega_figure import comparison_figure, figure_png
+from ckrm_kernels.width_search.rules import BracketRule, Change, Observation
+from ckrm_kernels.width_search.search import Outcome, Round, Search, Trained, observe_widths
+from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
+
+
+def layer(name="conv1", filters=16, redundancy=0.0, *, chance=0.0, scale_free=0.0, distinct=None, seeds=3):
+    """A measured layer with the same lambda in every network."""
+    pairs = filters * (filters - 1) // 2
+    levels = {measure: Level((0.0,) * seeds, 0.0) for measure in PSI_SETTINGS}
+    levels[ABSOLUTE] = Level((redundancy,) * seeds, 0.0)
+    levels[SCALE_FREE] = Level((scale_free,) * seeds, chance)
+    histogram = (pairs - round(redundancy * pairs),) + (0,) * 40 + (round(redundancy * pairs),) + (0,) * 8
+    distinct = filters if distinct is None else distinct
+    return MeasuredLayer(name, filters, 8, (3, 3), pairs, (distinct,) * seeds, levels, (histogram,) * seeds)
+
+
+def within(width):
+    return Observation(width, True, width, 3)
+
+
+def redundant(width):
+    return Observation(width, False, 1, 3)
+
+
+class TestVerdict:
+    def test_at_most_the_target(self):
+        assert layer(redundancy=0.01).is_within(0.01)
+        assert not layer(redundancy=0.0101).is_within(0.01)
+
+    def test_no_more_than_chance(self):
+        # 3 networks of 120 pairs: 0.05 + 3 sqrt(0.05 * 0.95 / 360) = 0.0845
+        assert layer(redundancy=0.084, chance=0.05).is_within(0.01)
+        assert not layer(redundancy=0.085, chance=0.05).is_within(0.01)
+
+    def test_the_chance_level_at_the_absolute_eps_excuses_nothing(self):
+        wide = layer(redundancy=0.9)
+        levels = {**wide.levels, ABSOLUTE: Level((0.9, 0.9, 0.9), 0.95)}
+        assert not MeasuredLayer(**{**vars(wide), "levels": levels}).is_within(0.01)
+
+    def test_tied_layers_speak_with_one_voice(self):
+        layers = [layer("a", 8), layer("b", 8, 0.2, distinct=5), layer("c", 8, 0.3, distinct=3), layer("d", 4)]
+        seen = observe_widths({"out": 8, "in": 4}, {"a": "out", "b": "out", "c": "out", "d": "in"}, layers, 0.01)
+        assert seen == {"out": Observation(8, False, 8, 3), "in": Observation(4, True, 4, 3)}
+
+    def test_a_width_without_a_measured_layer(self):
+        with pytest.raises(ValueError, match="width 'out' belongs to no measured layer; measured were"):
+            observe_widths({"out": 8}, {}, [layer("a", 8)], 0.01)
+
+
+class Limited:
+    """A shape whose layers are redundant exactly beyond a limit; building it would be a mistake."""
+
+    def __init__(self, widths, limits):
+        self._widths, self._limits = widths, limits
+
+    def widths(self):
+        return self._widths
+
+    def with_widths(self, widths):
+        return Limited({**self._widths, **widths}, self._limits)
+
+    def width_of_layer(self):
+        return {name: name for name in self._widths}
+
+    def build(self):
+        raise AssertionError
+
+    def trained(self, widths):
+        layers = [
+            layer(name, width, 0.0 if width <= self._limits[name] else 0.5, distinct=max(-(-width // 9), 1))
+            for name, width in widths.items()
+        ]
+        return Trained((1.0, 0.5, 0.75), tuple(layers))
+
+
+def searched(shape, **options):
+    search = Search(shape, BracketRule(minimum=1), **options)
+    rounds = []
+    while (widths := search.next_widths(rounds)) is not None:
+        rounds.append(search.observe(rounds, widths, shape.trained(widths)))
+    return rounds, search.outcome(rounds)
+
+
+class TestSearch:
+    def test_nothing_to_narrow(self):
+        rounds, outcome = searched(Limited({"a": 32, "b": 64}, {"a": 32, "b": 99}))
+        assert outcome == Outcome(0, "every layer is within target")
+        assert [change.after for change in rounds[0].changes] == [32, 64]
+
+    def test_it_goes_down_and_up_until_every_layer_is_within_target(self):
+        rounds, outcome = searched(Limited({"a": 90, "b": 90}, {"a": 9, "b": 40}))
+        assert [each.widths for each in rounds] == [{"a": 90, "b": 90}, {"a": 10, "b": 10}, {"a": 2, "b": 30}]
+        assert outcome == Outcome(2, "every layer is within target")
+
+    @given(st.lists(st.tuples(st.integers(2, 300), st.integers(1, 300)), min_size=1, max_size=5))
+    def test_it_ends_within_target_where_every_layer_has_a_limit(self, layers):
+        names = [f"layer{place}" for place in range(len(layers))]
+        widths = dict(zip(names, (width for width, _ in layers), strict=True))
+        limits = dict(zip(names, (limit for _, limit in layers), strict=True))
+        rounds, outcome = searched(Limited(widths, limits), most_rounds=30)
+        chosen = rounds[outcome.chosen]
+        assert chosen.within_target
+        assert all(chosen.widths[name] <= min(widths[name], limits[name]) for name in names)
+        # a layer that was within target from the start keeps its width
+        assert all(chosen.widths[name] == widths[name] for name in names if widths[name] <= limits[name])
+
+    def test_the_limit_of_rounds(self):
+        rounds, outcome = searched(Limited({"a": 90, "b": 90}, {"a": 0, "b": 40}), most_rounds=2)
+        assert outcome == Outcome(1, "the limit of 2 rounds is reached")
+        assert len(rounds) == 2
+
+    def test_brackets_that_close_while_a_layer_stays_redundant(self):
+        rounds, outcome = searched(Limited({"a": 4, "b": 20}, {"a": 0, "b": 10}), most_rounds=30)
+        assert outcome.reason.startswith("nothing is left to try, the rule asks for the widths of round ")
+        assert len(rounds) < 10
+        assert rounds[outcome.chosen].redundant == ["a"]
+
+    @pytest.mark.parametrize(
+        ("accuracies", "redundant_widths", "chosen"),
+        [
+            ((0.99, 0.83, 0.985), (2, 1, 2), 2),  # the round in the middle has lost its accuracy
+            ((0.99, 0.985, 0.985), (2, 1, 2), 1),
+            ((0.99, 0.83, 0.97), (2, 1, 1), 0),
+            (
+                (0.99, 0.5, 0.5),
+                (2, 1, 0),
+                2,
+            ),  # within target: the comparison tells what it costs
+        ],
+    )
+    def test_an_inaccurate_round_is_chosen_only_if_it_is_within_target(self, accuracies, redundant_widths, chosen):
+        rounds = []
+        for place, (accuracy, count) in enumerate(zip(accuracies, redundant_widths, strict=True)):
+            seen = {name: (redundant if at < count else within)(30 - place) for at, name in enumerate("abc")}
+            widths = {name: each.width for name, each in seen.items()}
+            rounds.append(Round(widths, Trained((accuracy - 0.01, accuracy + 0.01), ()), seen, ()))
+        assert Search(Limited({}, {}), BracketRule(), margin=0.01).outcome(rounds).chosen == chosen
+
+    def test_of_rounds_with_as_many_redundant_widths_the_smallest_is_chosen(self):
+        rounds = []
+        for width in (30, 8, 14):
+            seen = {"a": redundant(width), "b": within(10)}
+            rounds.append(Round({"a": width, "b": 10}, Trained((0.99, 0.99), ()), seen, ()))
+        assert Search(Limited({}, {}), BracketRule()).outcome(rounds).chosen == 1
+
+    def test_rounds_survive_json(self):
+        rounds, _ = searched(Limited({"a": 90, "b": 90}, {"a": 9, "b": 40}))
+        assert typed(list[Round], json.loads(json.dumps([asdict(each) for each in rounds])), "rounds") == rounds
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"target": -0.1}, r"target must lie in \[0, 1\], got -0.1"),
+            ({"target": math.nan}, r"target must lie in \[0, 1\], got nan"),
+            ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
+        ],
+    )
+    def test_options_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            Search(ResNetShape(), BracketRule(), **options)
+
+
+class TestMeasuring:
+    @pytest.fixture
+    def models(self):
+        return [ResNetShape(stem=6, inner=((5,),), out=(4,)).build() for _ in range(2)]
+
+    def test_lambda_by_its_definition(self, models):
+        layers = measure_networks(models, 0.4)
+        assert [each.name for each in layers] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
+        assert [(each.filters, each.slices, each.kernel_size) for each in layers] == [
+            (6, 1, (3, 3)),
+            (5, 6, (3, 3)),
+            (4, 5, (3, 3)),
+        ]
+        for each in layers:
+            for name, options in PSI_SETTINGS.items():
+                omegas = [pairwise_psi(model.get_submodule(each.name), **options) for model in models]
+                expected = [(omega > 0.4).double().mean().item() for omega in omegas]
+                assert each.levels[name].per_model == pytest.approx(expected)
+
+    def test_histograms_are_those_of_each_network(self, models):
+        for each in measure_networks(models, 0.6):
+            for model, histogram in zip(models, each.histograms, strict=True):
+                omega = pairwise_psi(model.get_submodule(each.name))
+                assert histogram == tuple(torch.histc(omega, 50, 0, 1).long().tolist())
+                assert sum(histogram) == each.pairs
+
+    def test_repeats_are_seen_at_every_eps(self, models):
+        with torch.no_grad():
+            for model in models:
+                model.conv1.weight[3:] = model.conv1.weight[:3]
+        stem = measure_networks(models, 0.6)[0]
+        assert all(level.mean >= 3 / 15 for level in stem.levels.values())
+        assert max(stem.distinct) <= 3
+
+    def test_layers_survive_json(self, models):
+        layers = measure_networks(models, 0.6)
+        assert (
+            typed(tuple[MeasuredLayer, ...], json.loads(json.dumps([asdict(each) for each in layers])), "layers")
+            == layers
+        )
+
+
+class TestNarrowing:
+    def test_parameters_of_a_shape(self):
+        shape = ResNetShape(stem=3, inner=((4,),), out=(5,))
+        assert parameters_of(shape) == count_parameters(shape.build())
+
+    def test_the_nearest_number_of_parameters(self):
+        shape, counts = ResNetShape(), []
+        for step in range(1, 201):
+            scaled = {name: max(round(width * step / 200), 1) for name, width in shape.widths().items()}
+            counts.append(parameters_of(shape.with_widths(scaled)))
+        for wanted in (5_000, 28_000, 100_000, 309_162):
+            distance = abs(parameters_of(narrowed_alike(shape, wanted)) - wanted)
+            assert distance < 0.04 * wanted
+            assert distance <= min(abs(count - wanted) for count in counts)
+
+    def test_the_nearest_number_where_inferred_widths_let_it_fall_between(self):
+        shape = network_shape("resnet-paper-digits")
+        steps = sorted({(2 * count + 1 + 1e-9) / (2 * width) for width in (24, 32, 48, 96) for count in range(width)})
+        scaled = [{name: max(round(width * step), 1) for name, width in shape.widths().items()} for step in steps]
+        counts = [parameters_of(shape.with_widths(widths)) for widths in scaled]
+        assert counts != sorted(counts)
+        for wanted in counts[5::16]:
+            assert parameters_of(narrowed_alike(shape, wanted)) == wanted
+
+    def test_widths_keep_their_proportions(self):
+        narrowed, shape = narrowed_alike(ResNetShape(), 28_000).widths(), ResNetShape().widths()
+        ratios = [narrowed[name] / shape[name] for name in shape]
+        assert max(ratios) - min(ratios) < 1 / 32
+
+    def test_a_number_refused(self):
+        with pytest.raises(ValueError, match="parameters must be a whole number >= 1, got 0"):
+            narrowed_alike(ResNetShape(), 0)
+
+
+def compared(name, accuracy, parameters=1000, multiply_adds=5000, layers=()):
+    scores = tuple(Score(accuracy + offset, 0.99) for offset in (-0.01, 0.0, 0.01))
+    return Candidate(name, {"a": 8, "b": 16}, parameters, multiply_adds, 4 * parameters, scores, tuple(layers))
+
+
+def one_round(*observations):
+    seen = dict(zip("ab", observations, strict=True))
+    return Round({name: each.width for name, each in seen.items()}, Trained((1.0,), ()), seen, ())
+
+
+class TestComparison:
+    def test_a_candidate_is_what_its_networks_do(self):
+        from ckrm_kernels.data import Dataset, Part
+
+        images, labels = torch.randn(40, 1, 4, 4), torch.arange(40) % 4
+        part = Part(images, labels)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).eval()
+        result = evaluate_candidate("standard", {"a": 4}, [model], [layer()], Dataset("random", 4, part, part, part))
+        assert result.accuracies == pytest.approx([(model(images).argmax(1) == labels).float().mean().item()])
+        assert (result.parameters, result.multiply_adds) == (68, 64)
+        assert typed(Candidate, json.loads(json.dumps(asdict(result))), "candidate") == result
+
+    def test_nothing_to_narrow(self):
+        rounds = [one_round(within(8), within(16))]
+        sentences = conclusions(
+            rounds, Outcome(0, "every layer is within target"), [compared("standard", 0.9)], (), 0.01, 0.1
+        )
+        assert "there is nothing to narrow" in sentences[0]
+        assert sentences[1] == "Its held-out accuracy is 0.9000 ± 0.0100."
+
+    @pytest.mark.parametrize(
+        ("accuracy", "said"),
+        [
+            (
+                0.90,
+                "searched less standard +0.0000 [-0.0227, +0.0227]: undecided, not told apart (p = 1.000), but "
+                "not shown",
+            ),
+            (0.70, ": standard is better (p < 0.001)."),
+            (0.99, ": searched is better (p < 0.001)."),
+        ],
+    )
+    def test_what_the_tests_show_is_said(self, accuracy, said):
+        standard = compared("standard", 0.90, layers=[layer(redundancy=0.9), layer(redundancy=0.2, scale_free=0.2)])
+        searched, uniform = compared("searched", accuracy, 250, 1000), compared("uniform", accuracy, 240, 500)
+        rounds = [one_round(redundant(8), within(16)), one_round(within(4), within(16))]
+        networks = [standard, searched, uniform]
+        comparisons = compare_candidates(networks, 0.01)
+        sentences = conclusions(rounds, Outcome(1, "every layer is within target"), networks, comparisons, 0.01, 0.1)
+        assert sentences[0] == "After 2 rounds of training every layer is within target at eps 1e-4."
+        assert sentences[1] == "The searched network keeps 25.0% of the parameters and 20.0% of the multiply-adds."
+        assert said in sentences[2].replace("\N{NO-BREAK SPACE}", " ")
+        assert "Narrowed alike to 240 parameters" in sentences[3]
+        assert "with 0.50 times the searched network's multiply-adds" in sentences[3]
+        assert "searched less uniform +0.0000 [-0.0227, +0.0227]: undecided" in sentences[3]
+        assert sentences[4].startswith(
+            "Of the 2 redundant layers of the standard network, 1 are within target when measured"
+        )
+
+    @pytest.mark.parametrize(("most_frequent", "warned"), [(0.87, False), (0.88, True), (0.95, True)])
+    def test_a_network_that_learnt_nothing(self, most_frequent, warned):
+        # 0.89, 0.90 and 0.91: Student's interval of the mean begins at 0.9 - 4.303 * 0.01 / sqrt(3) = 0.8752
+        rounds = [one_round(within(8), within(16))]
+        found = [compared("standard", 0.9)]
+        sentences = conclusions(rounds, Outcome(0, "every layer is within target"), found, (), 0.01, most_frequent)
+        assert sentences[0].startswith("The standard network is not shown to have learnt anything") == warned
+        assert "there is nothing to narrow" in sentences[warned]
+
+    def test_a_search_that_did_not_end_within_target_says_what_is_left(self):
+        rounds = [one_round(redundant(8), redundant(16)), one_round(redundant(4), within(8))]
+        networks = [compared(name, 0.9) for name in ("standard", "searched", "uniform")]
+        sentences = conclusions(
+            rounds,
+            Outcome(1, "the limit of 2 rounds is reached"),
+            networks,
+            compare_candidates(networks, 0.01),
+            0.01,
+            0.1,
+        )
+        expected = (
+            "the limit of 2 rounds is reached. Of the rounds whose validation accuracy is near the best, round 1 is "
+            "the smallest of those with the fewest redundant widths: a."
+        )
+        assert expected in sentences[0]
+
+
+class TestViews:
+    @pytest.fixture
+    def networks(self):
+        layers = [layer("conv1", 8), layer("layer1.0.conv1", 16, 0.25, distinct=12)]
+        return [compared("standard", 0.9, layers=layers), compared("searched", 0.9, 250, 1000, layers=layers)]
+
+    def test_the_table_holds_what_was_measured(self, networks):
+        rounds = [one_round(redundant(8), within(16))]
+        text = tables.as_text(
+            [
+                tables.compared(networks, [Latency("CPU", 64, {"standard": 0.012, "searched": 0.0034})]),
+                tables.layers_of(networks[0], 0.6),
+                rounds_table(rounds),
+                "An [end].",
+            ]
+        )
+        for expected in (
+            "250 (25.0%)",
+            "1,000",
+            "0.9000 ± 0.0100",
+            ".250±.000",
+            "12.0",
+            "8/16",
+            "1 of 2",
+            "An [end].",
+            "64 images, CPU",
+            "3.40 ms",
+        ):
+            assert expected in text
+        assert all(len(line) <= 80 for line in text.splitlines())
+
+    def test_the_changes_are_told_in_words_and_those_that_stay_are_not(self):
+        first = one_round(redundant(8), within(16))
+        changed = (Change("a", 8, 4, "4.0 of 8 filters repeat another"), Change("b", 16, 16, "within_target"))
+        assert changes_in_words(Round(first.widths, first.trained, first.observations, changed)) == [
+            "a: 8 -> 4: 4.0 of 8 filters repeat another"
+        ]
+
+    def test_the_figure_has_a_panel_for_each_layer_of_each_network(self, networks):
+        figure = comparison_figure(networks[::-1], 0.6, 0.01)
+        assert len(figure.axes) == 4
+        assert [len(axes.lines) for axes in figure.axes] == [4] * 4  # the threshold and three seeds
+        texts = [text.get_text() for text in figure.axes[2].texts]
+        assert texts == ["layer1.0.conv1", "16×8×3×3", "λ = 0.250 ± 0.000", "chance 0.000"]  # noqa: RUF001
+        assert "Searched network, 250 parameters (25.0%)" in [text.get_text() for text in figure.texts]
+        assert figure_png(figure).startswith(b"\x89PNG")
+
+    def test_a_curve_is_the_density_of_its_pairs(self, networks):
+        line = comparison_figure(networks, 0.6, 0.01).axes[2].lines[1]
+        places, heights = line.get_data()
+        assert places[heights.argmax()] == pytest.approx(0.01, abs=0.011)  # three quarters of the pairs, in bin 0
+        area = (heights[1:] + heights[:-1]) / 2
+        assert area[places[1:] > 0.6].sum() / area.sum() == pytest.approx(0.25, abs=0.01)
+
+    def test_the_figure_leaves_pyplot_alone(self, networks):
+        import subprocess
+        import sys
+
+        script = (
+            "import sys\nfrom ckrm_kernels.width_search.report.omega_figure import comparison_figure, figure_png\n"
+            "from ckrm_kernels.comparison.candidates import Candidate\n"
+            "from ckrm_kernels.comparison.measured_layers import *\n"
+            "from ckrm_kernels.training import Score\n"
+            "row = MeasuredLayer('a', 2, 1, (3,), 1, (2,), "
+            "{n: Level((0.0,), 0.0) for n in PSI_SETTINGS}, ((1,) * 50,))\n"
+            "figure_png(comparison_figure([Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))], 0.6, 0.01))\n"
+            "assert 'matplotlib.pyplot' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
