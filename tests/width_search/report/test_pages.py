@@ -285,7 +285,7 @@ def test_means_with_student_intervals(written, page):
             assert cell == f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
             assert float(saved[f"{metric}_mean"]) == pytest.approx(mean)
             assert float(saved[f"{metric}_low"]) == pytest.approx(mean - half, abs=1e-6)
-            assert [float(value) for value in saved[f"{metric}_per_network"].split()] == list(values)
+            assert [float(value) for value in saved[f"{metric}_per_model"].split()] == list(values)
         assert saved[f"seconds on device {NASTY} for 64 images"] in ("0.02", "0.005", "0.0004")
 
 
@@ -326,12 +326,12 @@ def test_layers(written, page):
     expected = [(each, layer) for each in findings().candidates for layer in each.layers]
     for row, (each, layer) in zip(saved, expected, strict=True):
         assert (row["network"], row["layer"], int(row["filters"])) == (each.name, layer.name, layer.filters)
-        per_network = [float(value) for value in row[f"{ABSOLUTE} per_model"].split()]
-        assert per_network == list(layer.levels[ABSOLUTE].per_model)
-        assert float(row[f"{ABSOLUTE} mean"]) == pytest.approx(statistics.fmean(per_network))
-        assert float(row[f"{ABSOLUTE} deviation"]) == pytest.approx(statistics.stdev(per_network))
+        per_model = [float(value) for value in row[f"{ABSOLUTE} per_model"].split()]
+        assert per_model == list(layer.levels[ABSOLUTE].per_model)
+        assert float(row[f"{ABSOLUTE} mean"]) == pytest.approx(statistics.fmean(per_model))
+        assert float(row[f"{ABSOLUTE} deviation"]) == pytest.approx(statistics.stdev(per_model))
         assert float(row[f"{SCALE_FREE} chance"]) == layer.levels[SCALE_FREE].chance
-        shown = f"{statistics.fmean(per_network):.3f} ± {statistics.stdev(per_network):.3f}"
+        shown = f"{statistics.fmean(per_model):.3f} ± {statistics.stdev(per_model):.3f}"
         table = page.tables[4 + [other.name for other in findings().candidates].index(each.name)]
         assert shown in next(line for line in table if line[0] == layer.name)
         assert each.name == "uniform" or f"λ = {shown}" in page.words
