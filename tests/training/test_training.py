@@ -12,7 +12,6 @@ from torch import nn
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
-from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.training import (
     Epoch,
     Run,
@@ -319,21 +318,6 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"state\.json can't be written: No space left on device"):
         write_atomically(tmp_path / "state.json", "{}")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, in_use):
-    message = r"is in use by another process; wait for it"
-    with in_use(tmp_path), pytest.raises(ValueError, match=message), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "under"):
-        with pytest.raises(ValueError, match=r"can't be a folder: it, or what it lies in, is a file"), locked(folder):
-            pass
 
 
 def test_networks_finished_earlier_have_full_bars():
