@@ -31,6 +31,7 @@ import torch
 
 from ckrm_kernels import build_config
 from ckrm_kernels.build_config import CPU, CUDA, Library
+from ckrm_kernels.extras import install
 
 _PACKAGE = Path(__file__).parent
 _logger = logging.getLogger("ckrm_kernels")
@@ -195,7 +196,7 @@ def _check_tools(library: Library, csrc: Path) -> None:
         _check_cuda_tools()
     with _scripts_on_path():
         if shutil.which("ninja") is None:
-            raise BuildError('ninja is missing; pip install "ckrm-kernels[build]"')
+            raise BuildError(f"ninja is missing: {install('build')}")
 
 
 def _check_cuda_tools() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ckrm_kernels.commands.shared import interruptible
+from ckrm_kernels.extras import require
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,10 +78,8 @@ def _check_outputs(files: dict[str, Path | None]) -> None:
     plot = files["plot"]
     if plot is None:
         return
-    try:
+    with require("--plot", "matplotlib"):
         from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise ImportError('--plot needs matplotlib: pip install "ckrm-kernels[report]"') from error
     accepted = FigureCanvasBase.get_supported_filetypes()
     if plot.suffix[1:].lower() not in accepted:
         raise typer.BadParameter(f"{plot} must end in one of {', '.join(sorted(accepted))}", param_hint="--plot")

@@ -6,6 +6,7 @@ import re
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.colours import LIGHT
 from ckrm_kernels.presentation.markup import Markup, element
 
@@ -19,10 +20,8 @@ TYPE = 10.0
 
 def new_figure(height: float) -> Figure:
     """An empty figure of the page's width; height in inches. It leaves pyplot's state alone."""
-    try:
+    with require("the report", "matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('the report needs matplotlib: pip install "ckrm-kernels[report]"') from error
     return Figure(figsize=(WIDTH, height))
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ckrm_kernels.extras import require
+
 Stops = list[tuple[float, tuple[int, int, int, int]]]
 _BLUE, _RED, _VIOLET, _ORANGE = (86, 128, 179), (214, 62, 86), (122, 92, 190), (232, 134, 36)
 
@@ -31,10 +33,8 @@ def picture(values: NDArray[np.float64], stops: Stops, scale: int = 1) -> bytes:
     stops: places in [0, 1], ascending, and their red, green, blue and opacity; two at one place make a step
     scale: pixels along a square's side
     """
-    try:
+    with require("the report", "PIL"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError('the report needs pillow: pip install "ckrm-kernels[report]"') from error
     steps = _CLEAR - 1
     indices = np.where(np.isnan(values), _CLEAR, np.rint(np.nan_to_num(values).clip(0, 1) * steps))
     palette = np.array([_colour(step / steps, stops) for step in range(_CLEAR)] + [(0, 0, 0, 0)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.extras import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,10 +23,8 @@ def figure(report: RedundancyReport) -> Figure:
 
     Made by matplotlib's object interface: no window opens and pyplot's state stays as it is.
     """
-    try:
+    with require("plot", "matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib: pip install "ckrm-kernels[report]"') from error
     rows = max(len(report.measured), 1)
     result = Figure(figsize=(8, _MARGIN + _ROW_HEIGHT * rows), layout="constrained")
     draw(result.add_subplot(), report)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.report.result import LayerRedundancy
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
 
 def frame(report: RedundancyReport) -> pandas.DataFrame:
     """A row a layer, with the fields of `LayerRedundancy` and the median of Psi."""
-    try:
+    with require("to_pandas", "pandas"):
         import pandas
-    except ImportError as error:
-        raise ImportError('to_pandas needs pandas: pip install "ckrm-kernels[report]"') from error
     rows = [{**asdict(layer), "median_psi": layer.quantile(0.5)} for layer in report.layers]
     return pandas.DataFrame(rows)
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ckrm_kernels
+from ckrm_kernels.extras import require
 from ckrm_kernels.models import network_shape
 
 T = TypeVar("T")
@@ -38,7 +38,8 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
 
     Raises ValueError, with the place of the first fault, where it does not fit.
     """
-    pydantic = _pydantic()
+    with require("a configuration", "pydantic"):
+        import pydantic
     try:
         # as JSON, where a list is strictly a tuple's value, and no truth value a number
         result: T = pydantic.TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
@@ -150,12 +151,9 @@ def _toml_value(text: str) -> Any:
 
 
 def _toml() -> Any:
-    return import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
-
-def _pydantic() -> Any:
-    try:
-        import pydantic
-    except ImportError as error:
-        raise ImportError('configurations need pydantic: pip install "ckrm-kernels[train]"') from error
-    return pydantic
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        with require("a configuration", "tomli"):
+            import tomli as tomllib
+    return tomllib

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ckrm_kernels.data import Part
+from ckrm_kernels.extras import require
 from ckrm_kernels.models import localization_hits
 
 _BATCH, _PIXELS = 512, 1 << 24  # the most of each at once
@@ -33,10 +34,8 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
 
     Raises ValueError for a part with images of less than two classes, where no AUC is defined.
     """
-    try:
+    with require("evaluation", "torchmetrics"):
         from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy
-    except ImportError as error:
-        raise ImportError('evaluation needs torchmetrics: pip install "ckrm-kernels[train]"') from error
     present = part.labels.unique().tolist()  # torchmetrics would count the area of an absent class as 0
     if len(present) < 2:
         raise ValueError(f"part must hold images of at least 2 classes, got {len(present)}")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
 from ckrm_kernels.training.history import Epoch
 
@@ -143,8 +144,6 @@ def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _safetensors() -> Any:
-    try:
+    with require("a checkpoint", "safetensors"):
         import safetensors.torch
-    except ImportError as error:
-        raise ImportError('checkpoints need safetensors: pip install "ckrm-kernels[train]"') from error
     return safetensors.torch

@@ -171,7 +171,7 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
         raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
 
     monkeypatch.setattr(FUNCTIONS["demo"], lack)
-    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
+    assert ckrm("demo") == (1, "", 'ckrm: scikit-learn is missing: pip install "ckrm-kernels[train]"\n')
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_folders_refused(tmp_path):
 
 def test_without_pillow_the_error_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'image folders need Pillow: pip install "ckrm-kernels\[train\]"'):
+    with pytest.raises(ImportError, match=r'reading image folders needs Pillow: pip install "ckrm-kernels\[train\]"'):
         image_folder(folder, SIZE)
 
 

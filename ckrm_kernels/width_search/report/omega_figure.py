@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.measured_layers import ABSOLUTE, MeasuredLayer
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.colours import LIGHT
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, target:
     threshold, target: lambda of a layer that is not within target is red
     Made by matplotlib's object interface: no window opens and pyplot's state stays as it is.
     """
-    try:
+    with require("the figure", "matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('the figure needs matplotlib: pip install "ckrm-kernels[report]"') from error
     rows, columns = len(candidates[0].layers), len(candidates)
     width, height = _COLUMN_WIDTH * columns, _ABOVE + _ROW_HEIGHT * rows + _BELOW
     figure = Figure(figsize=(width, height))

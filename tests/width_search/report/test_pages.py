@@ -240,7 +240,7 @@ def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     assert write_report(whole, tmp_path)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("matplotlib", "report"), ("scipy", "train"), ("PIL", "report")])
+@pytest.mark.parametrize(("module", "extra"), [("matplotlib", "report"), ("scipy", "train"), ("PIL", "train")])
 def test_a_missing_extra_is_named(module, extra, tmp_path, monkeypatch):
     whole = findings()
     without(module, monkeypatch)
