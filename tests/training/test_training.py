@@ -272,7 +272,7 @@ def test_finished_jobs_are_not_repeated(tmp_path):
         assert "new" in seen
 
 
-@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.safetensors"])
+@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.pt"])
 @pytest.mark.parametrize("content", [b"", b"12345", b"\x04\0\0\0\0\0\0\0{}  ", b"{}", b'{"identity": 3}', b"\xff" * 64])
 def test_a_damaged_file_is_named(tmp_path, name, content):
     damaged = job(tmp_path)
@@ -305,7 +305,7 @@ def test_a_kill_between_weights_and_record_leaves_no_record_of_another_run(tmp_p
 
 
 def test_what_kills_left_half_written_is_cleared(tmp_path):
-    (tmp_path / ".unfinished.safetensors.abc").write_text("half")
+    (tmp_path / ".unfinished.pt.abc").write_text("half")
     save_run(tmp_path, network(0), Run({}, (epoch(1),), 1.0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "weights.safetensors"]
 
