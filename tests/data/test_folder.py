@@ -191,7 +191,7 @@ def test_a_part_without_images_is_refused(folder, load):
         load(skip_bad=True)
 
 
-@pytest.mark.parametrize("damage", ["record.json", "train.images", "held_out.labels"])
+@pytest.mark.parametrize("damage", ["record.json", "train.images.npy", "held_out.labels.npy"])
 def test_a_damaged_cache_is_named(load, tmp_path, damage):
     load()
     (path,) = (tmp_path / "cache").glob(f"folder-*/{damage}")
