@@ -18,15 +18,16 @@ T = TypeVar("T")
 _LONGEST = 100  # characters of a wrong value in a message
 
 
-def read_config(default: T, path: Path | None, settings: Iterable[str]) -> T:
-    """The default, a dataclass, changed by the settings of a TOML or JSON file and then by those given as `KEY=VALUE`.
+def read_config(default: T, path: Path | None, settings: Iterable[str], options: Mapping[str, Any] | None = None) -> T:
+    """The default, a dataclass, changed by a TOML or JSON file, then by the options, then by the settings.
 
-    settings: such as "training.epochs=30", with values as in TOML; what is not valid there is text
+    settings: texts such as "training.epochs=30", with values as in TOML; what is not valid there is text
+    options: values by their names, nested as in the configuration
     `network` may be a name of `models.NETWORKS`; `version`, which saved configurations hold, says nothing here.
     Raises ValueError for a file that can't be read, and where a setting is unknown or does not fit.
     """
     values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
-    for change in (_file_settings(path) if path else {}, *map(_setting, settings)):
+    for change in (_file_settings(path) if path else {}, options or {}, *map(_setting, settings)):
         _change(values, _with_network_spelled_out(change))
     values.pop("version", None)
     _check_known(values, asdict(default))  # type: ignore[call-overload]
@@ -122,7 +123,7 @@ def _setting(text: str) -> dict[str, Any]:
     return nested
 
 
-def _with_network_spelled_out(settings: dict[str, Any]) -> dict[str, Any]:
+def _with_network_spelled_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     network = settings.get("network")
     if not isinstance(network, str):
         return settings
