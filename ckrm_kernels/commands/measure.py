@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -11,6 +10,7 @@ import typer
 
 from ckrm_kernels.commands.shared import interruptible
 from ckrm_kernels.extras import require
+from ckrm_kernels.measurement import Pointwise
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from ckrm_kernels.report import RedundancyReport
 
 Item = TypeVar("Item")
-
-
-class Pointwise(str, Enum):
-    """What to do with 1x1 convolutions and linear layers."""
-
-    skip = "skip"
-    slices = "slices"
-    vector = "vector"
 
 
 def measure(
@@ -37,7 +29,7 @@ def measure(
     scale_free: Annotated[bool, typer.Option("--scale-free", help="Divide each weight by its RMS first.")] = False,
     pointwise: Annotated[
         Pointwise, typer.Option(help="1x1 and linear layers: skip, slice by slice, or a filter as one slice.")
-    ] = Pointwise.skip,
+    ] = "skip",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figure: png, pdf or svg.")] = None,
@@ -57,7 +49,7 @@ def measure(
     with interruptible("nothing was written; run the same command again"):
         models = [checkpoint_layers(path) for path in checkpoints]
         options = PsiOptions(eps=eps, scale_free=scale_free)
-        report = measure_layers(models, threshold, pointwise.value, options, track=_tracked)
+        report = measure_layers(models, threshold, pointwise, options, track=_tracked)
         _show(report)
         _write(report, files)
 
