@@ -1,5 +1,6 @@
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,3 +80,15 @@ def test_every_optional_import_is_required_by_its_own_name():
                 assert all(name.split(".")[0] == module or name == f"torch.utils.{module}" for name in names), path
             found += 1
     assert found >= 15
+
+
+def test_the_core_and_what_it_keeps_on_disk_need_no_extra():
+    code = f"""
+import sys, torch
+sys.modules.update(dict.fromkeys({[module for of_extra in EXTRAS.values() for module in of_extra]}))
+import ckrm_kernels
+assert "filelock" not in sys.modules  # which only builds need
+ckrm_kernels.measure(torch.nn.Conv2d(1, 4, 3), backend="reference").to_json()
+from ckrm_kernels.storage import built_once, files, lock, settings
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
