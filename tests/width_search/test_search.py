@@ -245,6 +245,7 @@ class TestNarrowing:
             assert distance < 0.04 * wanted
             assert distance <= min(abs(count - wanted) for count in counts)
 
+    @pytest.mark.exhaustive
     def test_the_nearest_number_where_inferred_widths_let_it_fall_between(self):
         shape = network_shape("resnet-paper-digits")
         steps = sorted({(2 * count + 1 + 1e-9) / (2 * width) for width in (24, 32, 48, 96) for count in range(width)})
