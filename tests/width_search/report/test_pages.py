@@ -29,7 +29,7 @@ from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import ABSOLUTE, SCALE_FREE, measure_networks
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
-from ckrm_kernels.presentation.numbers import duration, percent, signed, size
+from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.findings import Findings, Latency
@@ -453,11 +453,13 @@ def test_a_comparison_without_tests_in_words():
     assert in_words(comparison) == "searched less standard −0.0020, where one network of a kind allows no test"  # noqa: RUF001
 
 
-def test_numbers_as_written():
-    assert [percent(part, 1000) for part in (5.4, 90, 541, 999, 1000)] == ["0.54%", "9.0%", "54.1%", "100%", "100%"]
-    assert [signed(value) for value in (0.00001, -0.00001, 0.5)] == ["0.0000", "0.0000", "+0.5000"]
-    assert [size(number) for number in (500, 118_800, 1_250_000)] == ["0.5 kB", "118.8 kB", "1.2 MB"]
-    assert [duration(seconds) for seconds in (2.5, 0.0181, 0.000432)] == ["2.5 s", "18.1 ms", "432 µs"]
+def test_a_difference_of_nothing_has_no_sign():
+    comparison = Comparison("auc", "searched", "standard", Interval(-1e-9, -1e-6, 0.001), 1.0, 0.01, 0.01)
+    assert in_words(comparison).startswith("searched less standard 0.0000 [0.0000, +0.0010]: the same within 0.01")
+
+
+def test_the_page_says_what_its_colours_mean(page):
+    assert "redWhat is redundant: pairs of filters with Ψ above 0.6, and layers and widths that are not" in page.words
 
 
 # ---- one layer -------------------------------------------------------------------------------------------------------
@@ -566,6 +568,7 @@ const result = {
   inner: innerWidth, page: document.documentElement.scrollWidth, body: document.body.scrollWidth,
   figures: [...document.querySelectorAll("svg, img")].map(box),
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length,
+  sideways: [...document.querySelectorAll(".scroll")].filter(b => b.scrollWidth > b.clientWidth).length,
   ink: getComputedStyle(document.querySelector("svg text")).fill,
   outside: [...document.querySelectorAll("svg")].flatMap(s => { const b = s.getBoundingClientRect();
     return [...s.querySelectorAll("text")].filter(t => { const r = t.getBoundingClientRect();
@@ -577,7 +580,7 @@ parent.document.getElementById("result").textContent = JSON.stringify(result);
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 500, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_every_figure_is_there(written, tmp_path, width, scheme):
     text = (written[0] / "report.html").read_text().replace("</body>", PROBE + "</body>")
@@ -604,4 +607,5 @@ def test_in_a_browser_every_figure_is_there(written, tmp_path, width, scheme):
     assert all(size[0] > 20 and size[1] > 5 for size in result["figures"])
     assert result["broken"] == 0
     assert result["outside"] == []
+    assert result["sideways"] == 0
     assert result["ink"] == {"light": "rgb(28, 30, 33)", "dark": "rgb(230, 232, 234)"}[scheme]
