@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ckrm_kernels.presentation.theme import DARK, LIGHT
+
+
+class Table(NamedTuple):
+    """What the macro `table` of table.html.jinja draws. The first column names the rows, the others are numbers.
+
+    caption: stands above it; head: one a column; rows, foot: cells, as many as head
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    foot: Sequence[Sequence[str]] = ()
 
 
 def render(module: str, **values: object) -> Markup:

@@ -8,29 +8,31 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ckrm_kernels.presentation.theme import LIGHT
+from ckrm_kernels.presentation.theme import LIGHT, NEGATIVE, POSITIVE
 
 Stops = list[tuple[float, tuple[int, int, int, int]]]
-
-
-def _of_theme(name: str, opacity: int) -> tuple[int, int, int, int]:
-    red, green, blue = bytes.fromhex(LIGHT[name].removeprefix("#"))
-    return red, green, blue, opacity
+_CLEAR = 255  # the palette's last colour, for what is not a number
 
 
 def psi_stops(threshold: float) -> Stops:
     """The colours of Psi: from nothing to blue at the threshold, red above it."""
-    below = [(0.0, _of_theme("below", 0)), (threshold, _of_theme("below", 190))]
-    return [*below, (threshold, _of_theme("redundant", 150)), (1.0, _of_theme("redundant", 255))]
+    below, redundant = LIGHT["below"], LIGHT["redundant"]
+    return [
+        (0.0, _with_opacity(below, 0)),
+        (threshold, _with_opacity(below, 190)),
+        (threshold, _with_opacity(redundant, 150)),
+        (1.0, _with_opacity(redundant, 255)),
+    ]
 
 
-WEIGHT_STOPS: Stops = [
-    *[(0.0, _of_theme("negative", 255)), (0.5, _of_theme("negative", 0))],
-    *[(0.5, _of_theme("positive", 0)), (1.0, _of_theme("positive", 255))],
-]
-"""The colours of a weight, from the most negative by zero to the most positive."""
-
-_CLEAR = 255  # the palette's last colour, for what is not a number
+def weight_stops() -> Stops:
+    """The colours of a weight, from the most negative by zero to the most positive."""
+    return [
+        (0.0, _with_opacity(NEGATIVE, 255)),
+        (0.5, _with_opacity(NEGATIVE, 0)),
+        (0.5, _with_opacity(POSITIVE, 0)),
+        (1.0, _with_opacity(POSITIVE, 255)),
+    ]
 
 
 def picture(values: NDArray[np.float64], stops: Stops) -> bytes:
@@ -56,6 +58,11 @@ def picture(values: NDArray[np.float64], stops: Stops) -> bytes:
 def bar(stops: Stops) -> bytes:
     """A PNG file of all colours in one row, from 0 to 1."""
     return picture(np.linspace(0, 1, _CLEAR)[None], stops)
+
+
+def _with_opacity(colour: str, opacity: int) -> tuple[int, int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue, opacity
 
 
 def _colour(value: float, stops: Stops) -> tuple[float, ...]:

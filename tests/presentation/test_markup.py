@@ -8,12 +8,12 @@ import jinja2
 import pytest
 from markupsafe import Markup
 
-from ckrm_kernels.presentation.markup import image, render, swatch
+from ckrm_kernels.presentation.markup import Table, image, render, swatch
 from ckrm_kernels.presentation.theme import DARK, LIGHT
 
 NASTY = '<b class="x">&\'</b>'
 ESCAPED = "&lt;b class=&#34;x&#34;&gt;&amp;&#39;&lt;/b&gt;"
-TABLE = '{% from "table.html.jinja" import table %}{{ table(caption, head, rows, foot) }}'
+TABLE = '{% from "table.html.jinja" import table %}{{ table(of) }}'
 
 
 def rendered(folder: Path, template: str, **values: object) -> str:
@@ -43,7 +43,7 @@ def test_an_image_is_inside_the_page():
 def test_a_table_names_the_column_of_each_cell(tmp_path):
     rows, foot = [["a", "1", Markup("<i>2</i>")], [NASTY, "3", ""]], [["sum", "4", "2"]]
     head = ["name", swatch("standard"), NASTY]
-    text = rendered(tmp_path, TABLE, caption=NASTY, head=head, rows=rows, foot=foot)
+    text = rendered(tmp_path, TABLE, of=Table(NASTY, head, rows, foot))
     cells = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', text)
     assert cells == [
         *[("standard", "1"), (ESCAPED, "<i>2</i>")],

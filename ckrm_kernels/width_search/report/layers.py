@@ -7,10 +7,11 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import ABSOLUTE, MeasuredLayer
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import times
-from ckrm_kernels.presentation.pixels import WEIGHT_STOPS, bar, psi_stops
+from ckrm_kernels.presentation.pixels import bar, psi_stops, weight_stops
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.psi_matrix import (
     Pair,
@@ -30,9 +31,7 @@ def layers_section(findings: Findings) -> Markup:
         {
             "name": layer.name,
             "unfolded": layer is most,
-            "networks": [
-                _layer_in_network(findings, network, place) for network in range(len(findings.candidates[:2]))
-            ],
+            "networks": [_layer_in_network(findings, each, each.layers[place]) for each in findings.candidates[:2]],
         }
         for place, layer in enumerate(standard)
     ]
@@ -48,15 +47,13 @@ def layers_section(findings: Findings) -> Markup:
         note=note,
         threshold=f"{findings.threshold:g}",
         psi_bar=bar(psi_stops(findings.threshold)),
-        weight_bar=bar(WEIGHT_STOPS),
+        weight_bar=bar(weight_stops()),
         layers=layers,
     )
 
 
-def _layer_in_network(findings: Findings, network: int, place: int) -> dict[str, Any]:
+def _layer_in_network(findings: Findings, candidate: Candidate, layer: MeasuredLayer) -> dict[str, Any]:
     """What the template shows of the layer in one network."""
-    candidate = findings.candidates[network]
-    layer: MeasuredLayer = candidate.layers[place]
     weight = findings.weights[candidate.name][layer.name]
     mean = "mean " if len(candidate.scores) > 1 else ""
     _, psi = clustered(weight)

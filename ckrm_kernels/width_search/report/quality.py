@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.statistics import Comparison, mean_interval
 from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
-from ckrm_kernels.presentation.markup import render, swatch
+from ckrm_kernels.presentation.markup import Table, render, swatch
 from ckrm_kernels.presentation.numbers import duration, percent, size
 from ckrm_kernels.presentation.tables import csv_text, together
 from ckrm_kernels.width_search.findings import Findings, Latency
@@ -19,7 +19,6 @@ from ckrm_kernels.width_search.report.boxplots import box_plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # caption, head, rows
 METRICS = {"auc": "AUC", "accuracy": "Accuracy"}
 
 
@@ -99,7 +98,7 @@ def _means(candidates: Sequence[Candidate]) -> Table:
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if several else "")
-    return caption, ["network", "trained", *METRICS.values()], rows
+    return Table(caption, ["network", "trained", *METRICS.values()], rows)
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> Table:
@@ -115,7 +114,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
     head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
-    return "Differences of the means", head, rows
+    return Table("Differences of the means", head, rows)
 
 
 def _costs(findings: Findings) -> Table:
@@ -126,7 +125,7 @@ def _costs(findings: Findings) -> Table:
         ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
         *(_latency_row(latency, candidates) for latency in findings.latencies),
     ]
-    return "Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows
+    return Table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
 
 
 def _with_shares(values: Sequence[int]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.measured_layers import PSI_SETTINGS, SCALE_FREE, Level
-from ckrm_kernels.presentation.markup import render
+from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
 from ckrm_kernels.width_search.findings import Findings
@@ -64,8 +64,7 @@ def _level_cells(level: Level) -> list[object]:
     return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
-def _numbers(candidate: Candidate) -> tuple[str, Sequence[str], Sequence[Sequence[str]]]:
-    """Caption, head and rows of a table."""
+def _numbers(candidate: Candidate) -> Table:
     head = ["layer", "shape", *(name.replace("eps", "ε") for name in PSI_SETTINGS), "scale-free chance", "distinct"]
     rows = [
         [
@@ -77,7 +76,7 @@ def _numbers(candidate: Candidate) -> tuple[str, Sequence[str], Sequence[Sequenc
         ]
         for layer in candidate.layers
     ]
-    return f"λ of the {candidate.name} network", head, rows
+    return Table(f"λ of the {candidate.name} network", head, rows)
 
 
 def _mean_and_spread(level: Level) -> str:

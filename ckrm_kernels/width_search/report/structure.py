@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.presentation.markup import render
+from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import percent, times
 from ckrm_kernels.presentation.tables import csv_text
 from ckrm_kernels.width_search.findings import Findings
@@ -35,9 +35,7 @@ def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
     candidates: of one structure but for their widths: standard and, where there is one, searched
     """
     rows = [
-        Row(
-            "layer", same[0].name, tuple(layer.shape for layer in same), tuple(math.prod(layer.shape) for layer in same)
-        )
+        Row("layer", same[0].name, shapes := tuple(layer.shape for layer in same), tuple(map(math.prod, shapes)))
         for same in zip(*(each.layers for each in candidates), strict=True)
     ]
     whole = tuple(each.parameters for each in candidates)
@@ -60,7 +58,7 @@ def structure_section(findings: Findings) -> Markup:
         "Layers whose slices are single numbers (1×1 convolutions, linear layers), normalisation and biases "
         "are not measured and have no row of their own; their widths follow from the layers shown."
     )
-    return render(__file__, caption=caption, head=head, rows=cells[:-2], foot=cells[-2:], note=note)
+    return render(__file__, structure=Table(caption, head, cells[:-2], foot=cells[-2:]), note=note)
 
 
 def structure_csv(findings: Findings) -> str:
@@ -87,6 +85,7 @@ def _kept(parameters: Sequence[int]) -> Markup:
     before, after = parameters
     if not before:
         return Markup("")
-    bar = '<span class="bar" style="--share:{:.2f}%" aria-hidden="true"></span>'
-    html = Markup('<span class="kept">' + bar + "<span>{}</span></span>")
-    return html.format(100 * min(after / before, 1), percent(after, before))
+    bar = Markup('<span class="bar" style="--share:{:.2f}%" aria-hidden="true"></span>')
+    return Markup('<span class="kept">{}<span>{}</span></span>').format(
+        bar.format(100 * min(after / before, 1)), percent(after, before)
+    )
