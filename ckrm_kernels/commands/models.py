@@ -27,11 +27,11 @@ def _networks() -> str:
     """A line for each network."""
     from ckrm_kernels.models import NETWORKS, count_parameters
 
-    rows = []
+    rows = [("network", "parameters", "what it is")]
     for network in NETWORKS.values():
         parameters = count_parameters(_without_memory(network.shape))
         rows.append((network.name, f"{parameters:,}", network.description))
-    return aligned(("network", "parameters", "what it is"), rows, right=["parameters"])
+    return aligned(rows, numbers=[1])
 
 
 def _layers(name: str) -> str:
@@ -40,7 +40,7 @@ def _layers(name: str) -> str:
 
     shape = network_shape(name)
     model, names = _without_memory(shape), shape.width_of_layer()
-    rows = []
+    rows = [("layer", "weight", "width", "parameters")]
     counted = 0
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
@@ -54,8 +54,7 @@ def _layers(name: str) -> str:
     rest = "norms and three scalars of the loss" if shape.head == "gg-cam" else "norms"
     rows += [(rest, "", "", f"{total - counted:,}"), ("total", "", "", f"{total:,}")]
     heading = f"{name}: {NETWORKS[name].description}; in_channels {shape.in_channels}, classes {shape.classes}"
-    table = aligned(("layer", "weight", "width", "parameters"), rows, right=["parameters"])
-    return f"{heading}\n\n{table}"
+    return f"{heading}\n\n{aligned(rows, numbers=[3])}"
 
 
 def _without_memory(shape: ResNetShape) -> nn.Module:

@@ -7,18 +7,21 @@ from collections.abc import Collection, Iterable, Sequence
 from io import StringIO
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str], *, rule: bool = False) -> str:
-    """The head and the rows as lines whose columns line up.
+def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int], *, rule: bool = False) -> str:
+    """The rows as lines whose columns line up: those in `numbers` to the right, the others to the left.
 
-    rows: cells, as many as the head has; right: the columns of numbers, by their heads; the others stand to the left
-    rule: whether to draw one below the head
+    rows: the head first; rule: whether to draw one below it
     """
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for cells in (head, *([["-" * width for width in widths]] if rule else []), *rows):
-        columns = zip(head, cells, widths, strict=True)
-        padded = (cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in columns)
-        lines.append("  ".join(padded).rstrip())
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    if rule:
+        lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
 
 

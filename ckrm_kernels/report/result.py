@@ -96,7 +96,8 @@ class RedundancyReport:
         """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histogram, and median_psi."""
         from ckrm_kernels.report.table import as_csv
 
-        return as_csv(self, [field.name for field in fields(LayerRedundancy) if field.name != "histogram"])
+        names = [field.name for field in fields(LayerRedundancy)]
+        return as_csv(self, [name for name in names if not name.startswith("histogram")])
 
     def to_pandas(self) -> pandas.DataFrame:
         """The report as a DataFrame, a row a layer; the extra `report` installs pandas."""

@@ -19,9 +19,9 @@ WORDS = ("layer", "kind", "note")  # columns, the others are numbers
 def table(report: RedundancyReport) -> str:
     """A heading and one aligned line a layer."""
     head = columns(report)
-    rows = [cells(layer, report) for layer in report.layers]
-    numbers = [name for name in head if name not in WORDS]
-    return f"{heading(report)}\n\n{aligned(head, rows, numbers, rule=True)}"
+    rows = [head, *(cells(layer, report) for layer in report.layers)]
+    numbers = [place for place, name in enumerate(head) if name not in WORDS]
+    return f"{heading(report)}\n\n{aligned(rows, numbers, rule=True)}"
 
 
 def heading(report: RedundancyReport) -> str:
@@ -80,8 +80,9 @@ def as_csv(report: RedundancyReport, fields: Sequence[str]) -> str:
     rows = []
     for layer in report.layers:
         kernel = "x".join(map(str, layer.kernel_size or ()))
-        written = {**asdict(layer), "kernel_size": kernel, "per_model": together(layer.per_model)}
-        rows.append([*(written[name] for name in fields), layer.quantile(0.5)])
+        per_model = {name: together(getattr(layer, name)) for name in fields if name.endswith("per_model")}
+        values = {**asdict(layer), "kernel_size": kernel, **per_model}
+        rows.append([*(values[name] for name in fields), layer.quantile(0.5)])
     return csv_text([*fields, "median_psi"], rows)
 
 

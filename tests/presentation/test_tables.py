@@ -7,11 +7,11 @@ import math
 from ckrm_kernels.presentation.tables import aligned, csv_text, together
 
 HEAD = ("name", "count", "note")
-ROWS = [("a", "1,000", ""), ("longer", "2", "a note")]
+ROWS = [HEAD, ("a", "1,000", ""), ("longer", "2", "a note")]
 
 
 def test_words_stand_to_the_left_and_numbers_to_the_right():
-    assert aligned(HEAD, ROWS, ["count"]).splitlines() == [
+    assert aligned(ROWS, [1]).splitlines() == [
         "name    count  note",
         "a       1,000",
         "longer      2  a note",
@@ -19,8 +19,8 @@ def test_words_stand_to_the_left_and_numbers_to_the_right():
 
 
 def test_a_rule_below_the_head():
-    assert aligned(HEAD, ROWS, ["count"], rule=True).splitlines()[1] == "------  -----  ------"
-    assert aligned(HEAD, [], [], rule=True).splitlines() == ["name  count  note", "----  -----  ----"]
+    assert aligned(ROWS, [1], rule=True).splitlines()[1] == "------  -----  ------"
+    assert aligned([HEAD], [], rule=True).splitlines() == ["name  count  note", "----  -----  ----"]
 
 
 def test_csv_reads_back_as_it_was():
