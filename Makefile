@@ -16,7 +16,7 @@ CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 .PHONY: help demo test test-all bench gpu-check lint sanitize wheel clean
 
 help:
-	@echo "make demo      set up, then train, measure, shrink and compare on real images"
+	@echo "make demo      set up, then train, measure, search narrower widths and compare on real images"
 	@echo "make test      set up, then run the tests: minutes"
 	@echo "make test-all  the same, and every further case"
 	@echo "make bench     the benchmarks, with a table in benchmarks/results"

@@ -371,7 +371,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written, page):
     assert len(page.ids) == len(set(page.ids))
     assert all(page.labels)
     assert text.count("<svg") == 5
-    assert page.headings[0] == f"Shrinking a network by its redundancy: data of {NASTY}"
+    assert page.headings[0] == f"Widths searched by redundancy: data of {NASTY}"
     sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at"]
     assert [heading for heading in page.headings if heading in sections] == sections
     assert page.headings[-1] == "How to read this"
