@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -85,16 +85,3 @@ def given(settings: dict[str, Any]) -> dict[str, Any]:
     """The nested settings without those that are None, whose options were not given."""
     inner = {name: given(value) if isinstance(value, dict) else value for name, value in settings.items()}
     return {name: value for name, value in inner.items() if value is not None and value != {}}
-
-
-def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int]) -> str:
-    """The rows as lines whose columns line up: those in `numbers` to the right, the others to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
