@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
 
 _NAME = r"[A-Za-z_]\w*(?: \([^)]*\))?"
-_FIELD = re.compile(rf"({_NAME}(?:, {_NAME})*): (.*)")
+_NAMES = rf"{_NAME}(?:, {_NAME})*"
+_FIELD = re.compile(rf"({_NAMES}): (.*)")
+_SECOND_FIELD = re.compile(rf"; (?=({_NAMES}): )")
 _CODE = re.compile(r"(`[^`]+`)")
 
 
@@ -24,7 +27,7 @@ class PlainDocstrings(griffe.Extension):
 def _markdown(docstring: str, obj: griffe.Object) -> str:
     lines: list[str] = []
     in_list = in_code = False
-    for line in docstring.splitlines():
+    for line in _one_field_a_line(docstring, obj):
         field, continued = _FIELD.fullmatch(line), line.startswith("    ")
         if field:
             if not in_list:
@@ -42,6 +45,18 @@ def _markdown(docstring: str, obj: griffe.Object) -> str:
             in_code = continued
         lines.append(line if in_code else _inline(line, obj))
     return "\n".join(lines)
+
+
+def _one_field_a_line(docstring: str, obj: griffe.Object) -> Iterator[str]:
+    """The lines; `first: what it is; second: what it is` makes two where both are the object's."""
+    own = {*obj.members, *(each.name for each in getattr(obj, "parameters", ()))}
+    for line in docstring.splitlines():
+        start = 0
+        for second in _SECOND_FIELD.finditer(line) if _FIELD.fullmatch(line) else ():
+            if own.issuperset(second[1].split(", ")):
+                yield line[start : second.start()]
+                start = second.end()
+        yield line[start:]
 
 
 def _inline(text: str, obj: griffe.Object) -> str:

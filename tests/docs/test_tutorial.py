@@ -23,5 +23,7 @@ def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch, cpu_kern
             exec(compile(block["code"], str(PAGE), "exec"), names)
         expected = block["shown"] or ""
         if not doctest.OutputChecker().check_output(expected, printed.getvalue(), doctest.ELLIPSIS):
-            pytest.fail(f"this block\n\n{block['code']}\nprints\n\n{printed.getvalue()}\nnot\n\n{expected}", pytrace=False)
+            pytest.fail(
+                f"this block\n\n{block['code']}\nprints\n\n{printed.getvalue()}\nnot\n\n{expected}", pytrace=False
+            )
     assert (tmp_path / "runs" / "tutorial" / "report.html").is_file()
