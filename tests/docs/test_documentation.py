@@ -1,4 +1,4 @@
-"""What the pages name is there: commands with their options, and every public function."""
+"""What the documentation names is there: commands with their options, and every public function."""
 
 import re
 import shlex
