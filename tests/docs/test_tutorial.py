@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
 
-def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch, cpu_kernels, threads):  # the page sets the threads
+# threads: the page sets their number
+def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch, cpu_kernels, threads):
     monkeypatch.chdir(tmp_path)
     blocks = list(BLOCK.finditer(PAGE.read_text()))
     assert len(blocks) == PAGE.read_text().count("```python")
