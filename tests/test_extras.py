@@ -9,7 +9,7 @@ import pytest
 from ckrm_kernels.extras import EXTRAS, extra_of, project, require
 
 ROOT = Path(__file__).parents[1]
-DEVELOPMENT = {"test", "bench", "dev"}  # extras whose packages only tests and benchmarks import
+DEVELOPMENT = {"test", "bench", "docs", "dev"}  # extras whose packages the package itself does not import
 
 
 def projects() -> dict[str, set[str]]:
