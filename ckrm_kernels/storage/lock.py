@@ -65,4 +65,7 @@ def _wait_for(lock: FileLock, work: str) -> AbstractContextManager[Any]:
 
 def _lock(file: Path) -> FileLock:
     # without the soft lock, a file whose presence is the lock: that of a killed process would stay
-    return FileLock(file, fallback_to_soft=False)
+    try:
+        return FileLock(file, fallback_to_soft=False)
+    except TypeError:  # filelock before 3.30, which has no fallback
+        return FileLock(file)
