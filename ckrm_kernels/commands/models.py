@@ -11,7 +11,9 @@ from ckrm_kernels.commands.shared import aligned, interruptible
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the layers of this network.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show the layers of this network, or of a class, module:Class.")
+    ] = None,
 ) -> None:
     """List the networks and their parameters, or the layers of one with their widths."""
     with interruptible("run `ckrm models` again"):
@@ -34,18 +36,18 @@ def _layers(name: str) -> str:
     from ckrm_kernels.models import NETWORKS, count_parameters, network_of, without_memory
 
     network: Any = network_of(name)
-    names = network.width_of_layer()
+    model, names = without_memory(network), network.width_of_layer()
     weighted = {
         path: module
-        for path, module in without_memory(network).named_modules()
+        for path, module in model.named_modules()
         if (weight := module._parameters.get("weight")) is not None and weight.dim() > 1
     }
-    last = list(weighted)[-1]
+    last = next(reversed(weighted), None)
     rows = [("layer", "weight", "width", "parameters")]
     for path, module in weighted.items():
         width = names.get(path) or ("classes" if path == last else "inferred")
         rows.append((path, "x".join(map(str, module.weight.shape)), width, f"{count_parameters(module):,}"))
-    total, counted = count_parameters(without_memory(network)), sum(map(count_parameters, weighted.values()))
+    total, counted = count_parameters(model), sum(map(count_parameters, weighted.values()))
     rows += [("the rest, such as norms", "", "", f"{total - counted:,}"), ("total", "", "", f"{total:,}")]
     described = f"{name}: {NETWORKS[name].description}" if name in NETWORKS else name
     settings = (f"{field} {value}" for field, value in asdict(network).items() if isinstance(value, (str, int)))

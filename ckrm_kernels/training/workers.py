@@ -40,6 +40,7 @@ OnEvent = Callable[[int, Epoch | Step], None]
 class Job:
     """One training run.
 
+    network: what is trained, by its own loss
     load_data: gives the data set; has to be picklable, so that a worker can call it
     data: what identifies the data set, as JSON
     folder: where the run is written

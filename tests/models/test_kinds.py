@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_network import Flat, Misnamed, PlainNetwork, Pointwise, WithoutKind
+from odd_networks import Flat, Misnamed, Pointwise, WithoutKind
+from plain_network import PlainNetwork
 
 from ckrm_kernels.data import Batch
 from ckrm_kernels.models import Network, ResNetShape, network_shape
@@ -75,18 +76,18 @@ def test_kinds_in_files_and_settings(tmp_path, text, settings, network):
         (["network.kind=__main__:Net"], "kind '__main__:Net' is of a script: define the class in a module, which"),
         (["network.kind=os:path"], "kind 'os:path' must be a dataclass, as models.Network says, got <module"),
         (
-            ["network.kind=plain_network:WithoutKind"],
-            r"kind 'plain_network:WithoutKind' must be a field of its class: "
-            r"kind: str = field\(default='plain_network:WithoutKind', init=False\)$",
+            ["network.kind=odd_networks:WithoutKind"],
+            r"kind 'odd_networks:WithoutKind' must be a field of its class: "
+            r"kind: str = field\(default='odd_networks:WithoutKind', init=False\)$",
         ),
         (
-            ["network.kind=plain_network:Unfinished"],
-            "kind 'plain_network:Unfinished' lacks adapted_to, check_training, loss, stage_of_width, width_of_layer, "
+            ["network.kind=odd_networks:Unfinished"],
+            "kind 'odd_networks:Unfinished' lacks adapted_to, check_training, loss, stage_of_width, width_of_layer, "
             "with_widths, see models.Network$",
         ),
         (
-            ["network.kind=plain_network:WithoutDefault"],
-            "kind 'plain_network:WithoutDefault' must have a default for depth$",
+            ["network.kind=odd_networks:WithoutDefault"],
+            "kind 'odd_networks:WithoutDefault' must have a default for depth$",
         ),
         (
             [f"network.kind={PLAIN}", "network.stem=3"],
@@ -115,7 +116,7 @@ def test_a_saved_network_without_its_kind_or_with_an_unknown_setting():
 def test_the_kind_of_a_network_leads_back_to_its_class():
     check_kind(PlainNetwork())
     assert network_class(PLAIN) is PlainNetwork
-    with pytest.raises(ValueError, match="kind of the network's class must be 'plain_network:WithoutKind', got 'plain"):
+    with pytest.raises(ValueError, match="kind of the network's class must be 'odd_networks:WithoutKind', got 'plain"):
         check_kind(WithoutKind())
     with pytest.raises(ValueError, match="kind must be resnet, or module:Class of a network's class, got None"):
         check_kind("resnet-digits")
