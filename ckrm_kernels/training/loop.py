@@ -41,7 +41,7 @@ def train(
     """Trains the model in place, on its device, and leaves it in evaluation mode.
 
     seed: decides the order of the images; the model's initial weights are the caller's
-    loss: what the training makes small, see `models.Network.loss`
+    loss: what the training makes small: of a described network its `loss`, see `models.Network`
     on_epoch: called after each epoch, on_step: from time to time between; what they raise ends the training
     unfinished: where the state is kept from time to time; one that is there is taken up, and the training then ends
         as an unbroken one would: on a CPU, with the same number of threads, bit by bit

@@ -53,7 +53,6 @@ class RunsConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     tables: ClassVar[Tables] = {"network": network_settings}
 
     network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))

@@ -65,7 +65,6 @@ class WidthSearchConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     tables: ClassVar[Tables] = {"network": network_settings}
 
     network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
