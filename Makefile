@@ -13,11 +13,12 @@ PEERS := $(VENV)/.peers
 SANITIZED := build/sanitized
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 
-.PHONY: help demo test bench gpu-check lint sanitize wheel clean
+.PHONY: help demo test test-all bench gpu-check lint sanitize wheel clean
 
 help:
-	@echo "make demo      set up, then train, measure, shrink and compare on real images"
-	@echo "make test      set up, then run the tests"
+	@echo "make demo      set up, then train, measure, search narrower widths and compare on real images"
+	@echo "make test      set up, then run the tests: minutes"
+	@echo "make test-all  the same, and every further case"
 	@echo "make bench     the benchmarks, with a table in benchmarks/results"
 	@echo "make gpu-check all that only a GPU can show: tests, sanitizers, times; with a GPU, in nine minutes"
 	@echo "make lint      formatting, lint and types"
@@ -28,8 +29,13 @@ help:
 demo: $(READY)
 	$(VENV)/bin/ckrm demo
 
+PYTEST = OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
+
 test: $(READY)
-	OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
+	$(PYTEST) -m "not exhaustive"
+
+test-all: test
+	$(PYTEST) -m exhaustive
 
 bench: $(READY) $(PEERS)
 	mkdir -p build

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ckrm_kernels.commands.shared import aligned, interruptible
+from ckrm_kernels.commands.shared import interruptible
+from ckrm_kernels.presentation.tables import aligned
 
 
 def models(

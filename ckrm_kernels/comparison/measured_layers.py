@@ -57,6 +57,11 @@ class MeasuredLayer:
     histograms: tuple[tuple[int, ...], ...]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(F2, F1, *K)."""
+        return (self.filters, self.slices, *self.kernel_size)
+
+    @property
     def allowed(self) -> float:
         """The scale-free chance level, and three standard errors that a share of so few pairs has."""
         chance = self.levels[SCALE_FREE].chance

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from ckrm_kernels.functional import PsiOptions
@@ -94,9 +94,10 @@ class RedundancyReport:
 
     def to_csv(self) -> str:
         """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histogram, and median_psi."""
-        from ckrm_kernels.report.table import csv_text
+        from ckrm_kernels.report.table import as_csv
 
-        return csv_text(self)
+        names = [field.name for field in fields(LayerRedundancy)]
+        return as_csv(self, [name for name in names if not name.startswith("histogram")])
 
     def to_pandas(self) -> pandas.DataFrame:
         """The report as a DataFrame, a row a layer; the extra `report` installs pandas."""
@@ -106,7 +107,7 @@ class RedundancyReport:
 
     def to_html(self) -> str:
         """The report as one self-contained HTML page, without scripts or outside resources."""
-        from ckrm_kernels.report.html import page
+        from ckrm_kernels.report.page import page
 
         return page(self)
 

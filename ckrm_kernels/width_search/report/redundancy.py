@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.measured_layers import PSI_SETTINGS, SCALE_FREE, Level
-from ckrm_kernels.presentation.csv_files import csv_text, together
-from ckrm_kernels.presentation.markup import Markup, element, section, table
+from ckrm_kernels.presentation.markup import Table, render
+from ckrm_kernels.presentation.numbers import times
+from ckrm_kernels.presentation.tables import csv_text, together
 from ckrm_kernels.width_search.findings import Findings
-from ckrm_kernels.width_search.report.formats import shape, times
 from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     }
 
 
-def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
-    """The distributions, and lambda at every eps folded away. drawings: the figures"""
+def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
+    """The distributions, and lambda at every eps folded away. drawings: all figures of the page"""
     threshold, target = findings.threshold, findings.target
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     note = (
@@ -35,9 +38,8 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
         "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
         "high as λ, small weights make the layer redundant, not a shape that its filters share."
     )
-    numbers = [_numbers(each) for each in findings.candidates]
-    folded = element("details", element("summary", "λ at every ε, and distinct filters"), *numbers)
-    return section("Redundancy", element("figure", drawings, element("figcaption", note)), folded)
+    shown = [drawings[f"omega-{each.name}"] for each in findings.candidates[:2]]
+    return render(__file__, drawings=shown, note=note, tables=[_numbers(each) for each in findings.candidates])
 
 
 def layers_csv(findings: Findings) -> str:
@@ -62,19 +64,19 @@ def _level_cells(level: Level) -> list[object]:
     return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
-def _numbers(candidate: Candidate) -> Markup:
+def _numbers(candidate: Candidate) -> Table:
     head = ["layer", "shape", *(name.replace("eps", "ε") for name in PSI_SETTINGS), "scale-free chance", "distinct"]
     rows = [
         [
             layer.name,
-            times(shape(layer)),
+            times(layer.shape),
             *(_mean_and_spread(layer.levels[name]) for name in PSI_SETTINGS),
             f"{layer.levels[SCALE_FREE].chance:.3f}",
             f"{statistics.fmean(layer.distinct):.1f}",
         ]
         for layer in candidate.layers
     ]
-    return table(f"λ of the {candidate.name} network", head, rows)
+    return Table(f"λ of the {candidate.name} network", head, rows)
 
 
 def _mean_and_spread(level: Level) -> str:
