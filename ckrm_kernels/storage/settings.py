@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 import ckrm_kernels
 from ckrm_kernels.extras import require
-from ckrm_kernels.models import network_shape
 
 T = TypeVar("T")
+Tables = Mapping[str, Callable[[Any], "dict[str, Any] | None"]]
+"""For fields of a configuration, what gives the whole table that a setting, such as a name, stands for."""
 _LONGEST = 100  # characters of a wrong value in a message
 
 
@@ -23,14 +25,20 @@ def read_config(default: T, path: Path | None, settings: Iterable[str], options:
 
     settings: texts such as "training.epochs=30", with values as in TOML; what is not valid there is text
     options: values by their names, nested as in the configuration
-    `network` may be a name of `models.NETWORKS`; `version`, which saved configurations hold, says nothing here.
+    The default's class may have `tables`, see `Tables`; `version`, which saved configurations hold, says nothing here.
     Raises ValueError for a file that can't be read, and where a setting is unknown or does not fit.
     """
     values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
+    accepted = copy.deepcopy(values)
     for change in (_file_settings(path) if path else {}, options or {}, *map(_setting, settings)):
-        _change(values, _with_network_spelled_out(change))
+        tables = _tables(default, change)
+        accepted |= tables
+        values |= copy.deepcopy(tables)
+        _change(
+            values, {name: value for name, value in change.items() if name not in tables or isinstance(value, dict)}
+        )
     values.pop("version", None)
-    _check_known(values, asdict(default))  # type: ignore[call-overload]
+    _check_known(values, accepted)
     return typed(type(default), values, "the configuration")
 
 
@@ -123,14 +131,17 @@ def _setting(text: str) -> dict[str, Any]:
     return nested
 
 
-def _with_network_spelled_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    network = settings.get("network")
-    if not isinstance(network, str):
-        return settings
-    try:
-        return {**settings, "network": asdict(network_shape(network))}
-    except ValueError as error:
-        raise ValueError(f"the configuration: network: {error}") from error
+def _tables(default: Any, change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For the fields of which the change stands for a whole table, that table."""
+    tables = {}
+    for name, table_of in getattr(type(default), "tables", {}).items():
+        try:
+            table = table_of(change.get(name))
+        except ValueError as error:
+            raise ValueError(f"the configuration: {name}: {error}") from error
+        if table is not None:
+            tables[name] = table
+    return tables
 
 
 def _change(values: dict[str, Any], change: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
+from ckrm_kernels.models import Network
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.settings import as_json, check_same, typed
 from ckrm_kernels.training import Runtime
@@ -30,7 +31,7 @@ from ckrm_kernels.width_search.conclusions import conclusions
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
-from ckrm_kernels.width_search.search import Outcome, Round, SearchableShape, Trained
+from ckrm_kernels.width_search.search import Outcome, Round, Trained
 from ckrm_kernels.width_search.tables import changes_in_words
 
 _STATE, _CONFIG = "state.json", "config.json"
@@ -143,17 +144,17 @@ class Experiment:
         for line in changes_in_words(done):
             self.display.say(line)
 
-    def _compared(self) -> dict[str, tuple[str, SearchableShape]]:
+    def _compared(self) -> dict[str, tuple[str, Network]]:
         """For each network compared its folder and its shape."""
         chosen, standard = self.outcome.chosen, self.config.network
-        networks: dict[str, tuple[str, SearchableShape]] = {"standard": ("round-0", standard)}
+        networks: dict[str, tuple[str, Network]] = {"standard": ("round-0", standard)}
         if chosen > 0:
             searched = standard.with_widths(self.state.rounds[chosen].widths)
             networks["searched"] = (f"round-{chosen}", searched)
             networks["uniform"] = ("uniform", narrowed_alike(standard, parameters_of(searched)))
         return networks
 
-    def _compare(self, workers: Workers, name: str, folder: str, shape: SearchableShape) -> None:
+    def _compare(self, workers: Workers, name: str, folder: str, shape: Network) -> None:
         widths, size = listed(shape.widths()), f"{parameters_of(shape):,} parameters"
         self.display.phase(f"Comparison: the {name} network from {self.config.final_seeds} seeds, {widths}, {size}")
         jobs = self._jobs(folder, shape)
@@ -178,7 +179,7 @@ class Experiment:
         models = [job.trained() for job in jobs]
         return models, measure_networks(models, self.config.threshold)
 
-    def _jobs(self, folder: str, shape: SearchableShape) -> list[Job]:
+    def _jobs(self, folder: str, shape: Network) -> list[Job]:
         """The runs of a shape from all seeds of the comparison, of which a round takes the first."""
         seeds, place = range(self.config.final_seeds), self.folder / "networks" / folder
         return jobs_of(self.config, self.data, shape, seeds, place, self.runtime)
