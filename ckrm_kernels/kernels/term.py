@@ -113,12 +113,21 @@ def inverse_or_zero(x):
 
 
 @triton.jit
-def constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE: tl.constexpr):
-    """eps, alpha, beta and gamma, as they are, in float32; where DOUBLE, `parameters` begins with them."""
+def constants_of_psi(scalars, DOUBLE: tl.constexpr):
+    """eps, alpha, beta and gamma. scalars: (eps, alpha, beta, gamma, scale) as float32; where DOUBLE, (5,) float64."""
     if DOUBLE:
-        return tl.load(parameters), tl.load(parameters + 1), tl.load(parameters + 2), tl.load(parameters + 3)
+        return tl.load(scalars), tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3)
     else:
-        return eps, alpha, beta, gamma
+        return scalars[0], scalars[1], scalars[2], scalars[3]
+
+
+@triton.jit
+def scale_of_weights(scalars, DOUBLE: tl.constexpr):
+    """What every number of a weight is multiplied by: a power of two. scalars: see `constants_of_psi`."""
+    if DOUBLE:
+        return tl.load(scalars + 4)
+    else:
+        return scalars[4]
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from ckrm_kernels import native, reference
 from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
-from ckrm_kernels.kernels import plan, term  # noqa: E402
+from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
 
 if not kernels.INTERPRETED:
@@ -219,7 +219,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
     from ckrm_kernels.kernels import prepare, tiles
 
     launched = []
-    for module, name in ((prepare, "prepare_kernel"), (tiles, "pair_kernel"), (tiles, "reduce_kernel")):
+    for module, name in ((prepare, "prepare_kernel"), (tiles, "tile_kernel"), (tiles, "combine_kernel")):
         kernel = getattr(module, name)
 
         class Counted:
@@ -233,7 +233,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
         monkeypatch.setattr(module, name, Counted(kernel, name))
     stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
     report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
-    assert launched == ["prepare_kernel", "pair_kernel", "reduce_kernel"]
+    assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"]
     assert len(report.measured) == 5
 
 
@@ -255,26 +255,26 @@ def kernels_report(model):
     tile=st.sampled_from([config.tile for config in TABLE.values()]),
 )
 def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, tile):
-    places = plan.buffer_of(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
-    work_items = plan.pair_work(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
+    places = plan.plan_buffer(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
+    tile_plan = plan.plan_tiles(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
     tiles_of_bank = {}
-    for batch in work_items.batches:
-        slot = {int(item[plan.ITEM_FIELDS.index("slot")]): item.tolist() for item in batch.items}
-        assert len(slot) == len(batch.items) <= work_items.slots
-        for i, j, rows, columns, slices, bank, first, parts in batch.tiles.tolist():
-            place = places[bank]
-            assert (rows, columns, slices) == (place.shape.filters, place.shape.filters, place.shape.slices)
-            tiles_of_bank.setdefault(bank, set()).add((i, j))
+    for batch in tile_plan.batches:
+        items = [tables.ItemRow(*row) for row in batch.items.tolist()]
+        of_slot = {item.slot: item for item in items}
+        assert len(of_slot) == len(items) <= tile_plan.slots
+        for tile_row in (tables.TileRow(*row) for row in batch.tiles.tolist()):
+            place, i, j = places[tile_row.output], tile_row.first_row, tile_row.first_column
+            filters, slices, _ = place.shape
+            assert (tile_row.rows, tile_row.columns, tile_row.slices) == (filters, filters, slices)
+            tiles_of_bank.setdefault(tile_row.output, set()).add((i, j))
             start = 0
-            for part in range(first, first + parts):
-                item = dict(zip(plan.ITEM_FIELDS, slot[part], strict=True))
-                assert item["row_moments"] == place.moments + start * 4 * place.padded + i
-                assert item["column_moments"] == place.moments + start * 4 * place.padded + j
-                assert (
-                    item["row_coordinates"] == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
-                )
-                assert item["steps"] == place.shape.steps
-                start += item["slices"]
+            for slot in range(tile_row.slot, tile_row.slot + tile_row.parts):
+                item = of_slot[slot]
+                assert item.row_moments == place.moments + start * 4 * place.padded + i
+                assert item.column_moments == place.moments + start * 4 * place.padded + j
+                assert item.row_coordinates == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
+                assert item.steps == place.shape.steps
+                start += item.slices
             assert start == slices
     for bank, (filters, _, _) in enumerate(shapes):
         needed = {
@@ -288,12 +288,12 @@ def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, ti
 
 def test_more_tiles_than_slots_take_several_launches(monkeypatch):
     monkeypatch.setattr(plan, "_MOST_SLOTS", 4)
-    plan.pair_work.cache_clear()
+    plan.plan_tiles.cache_clear()
     try:
         w = weight((200, 30, 3))
         check_counts(w, torch.tensor([0.3, 0.6]), DEFAULT, ops)
     finally:
-        plan.pair_work.cache_clear()
+        plan.plan_tiles.cache_clear()
 
 
 # ---- tensor cores ----------------------------------------------------------------------------------------------------
