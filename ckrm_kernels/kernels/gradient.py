@@ -1,14 +1,16 @@
 """The gradient of Psi with respect to a bank's coordinates and moments, recomputing psi instead of storing it.
 
-Each factor of psi is a quotient N / D, and d(N / D) = (dN - N / D dD) / D. With g the gradient of psi (i, j), halves as
-in term.py, P = g psi, D_L = (mu_i^2 + mu_j^2 + eps) / 2, D_C likewise in sigma, and D_S = sigma_i sigma_j + eps:
+Each factor of psi is a quotient N / D, whose differential is (dN - N / D dD) / D. With g the gradient of Psi (i, j),
+P = g psi, and the denominators D_L = (mu_i^2 + mu_j^2 + eps) / 2, D_C alike in sigma, and D_S = sigma_i sigma_j + eps:
 
-    u = d P / d mu_i    = alpha P / L (mu_j - L mu_i) / D_L                         d mu_i    = sum_j u
-    A = d P / d cov     = gamma P / S / D_S                                         d z_i     = sum_j A z_j
-    w = d P / d sigma_i = beta P / C (sigma_j - C sigma_i) / D_C - A S sigma_j      d sigma_i = sum_j w, cov held fixed
+    u = dP / dmu_i    = alpha P / L (mu_j - L mu_i) / D_L                            d mu_i    = sum_j u
+    w = dP / dsigma_i = beta P / C (sigma_j - C sigma_i) / D_C - A S sigma_j         d sigma_i = sum_j w
+    A = dP / dcov     = gamma P / S / D_S                                            d z_i     = sum_j A z_j
+
+Here sigma_i and z_i are taken as independent; finish_gradient_kernel adds d sigma_i z_i / sigma_i to d z_i.
 
 A program owns rows i of one slice and visits all columns j: nothing is added from two programs, so that the result is
-the same bits every time. `finish_gradient` turns these sums into the gradient of the weight.
+the same bits every time.
 """
 
 from __future__ import annotations

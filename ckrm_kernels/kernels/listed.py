@@ -9,20 +9,20 @@ from ckrm_kernels.kernels import term
 
 
 @triton.jit
-def load_moments_of_slices(buffer, place, filters, slices, present):
-    """The moments of slices, as term.py takes them; 1 where there is none. place: (padded, coordinates, moments)."""
+def load_moments_of_slices(buffer, place, i, k, present):
+    """The moments of slices k of filters i, as term.py takes them; 1 where there is none. place: see listed_kernel."""
     padded, _, moments = place
-    at = buffer + (moments + 4 * slices * padded + filters)
+    at = buffer + (moments + 4 * k * padded + i)
     mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
     return mu, half_mu2, tl.load(at + 2 * padded, present, other=1.0), tl.load(at + 3 * padded, present, other=1.0)
 
 
 @triton.jit
-def coordinates_of_slices(place, filters, slices, steps, DOUBLE: tl.constexpr):
-    """Where the coordinates of slices start in the buffer."""
+def coordinates_of_slices(place, i, k, steps, DOUBLE: tl.constexpr):
+    """Where the coordinates of slices k of filters i start in the buffer. place: see listed_kernel."""
     padded, coordinates, _ = place
     width: tl.constexpr = 8 if DOUBLE else 16
-    return coordinates + (slices * padded + filters) * steps * width
+    return coordinates + (k * padded + i) * steps * width
 
 
 @triton.jit

@@ -61,8 +61,9 @@ def prepare_rows(
         + (q // last % middle) * tl.load(bank + tables.BANK_MIDDLE_STRIDE)
         + (q % last) * tl.load(bank + tables.BANK_LAST_STRIDE)
     )
+    first_slice = weight + tl.load(bank + tables.BANK_OFFSET)
     slice_at = f * tl.load(bank + tables.BANK_FILTER_STRIDE) + k * tl.load(bank + tables.BANK_SLICE_STRIDE)
-    source = weight + tl.load(bank + tables.BANK_OFFSET) + slice_at[:, None] + offset[None, :]
+    source = first_slice + slice_at[:, None] + offset[None, :]
     inside = (f < filters)[:, None] & (q < positions)[None, :]
     x = tl.load(source, inside, other=0.0).to(dtype) * scale
     bad = tl.max((~(tl.abs(x) < float("inf"))).to(tl.int32), 1) > 0

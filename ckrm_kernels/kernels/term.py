@@ -262,7 +262,7 @@ def psi(row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
 
 @triton.jit
 def gradient_of_means(g, row, column, constants, KINDS: tl.constexpr):
-    """d(g psi) / d mu_i over alpha, for K = 1."""
+    """u / alpha of gradient.py, for K = 1."""
     mu_i, half_mu2_i, _, _ = row
     mu_j, half_mu2_j, _, _ = column
     eps, alpha, _, _ = constants
@@ -302,8 +302,8 @@ def _gradient_of_products(g, row, column, cov_plus_eps, constants, LUMINANCE: tl
         g_l = by_luminance * luminance
         of_mu = by_luminance * (by_cov * cov_plus_eps) * inverse_l * (mu_j - luminance * mu_i)
     inverse_s = half_var * inverse_cs  # times eps / 2: 1 - numerator of C / denominator of S, without its cancellation
-    turn = inverse_s * (half_eps * sigma_j) - by_cov * denominator_s * sigma_i
-    return of_mu, g_l * cov_plus_eps * inverse_cs * turn, g_l * by_cov
+    by_sigma = inverse_s * (half_eps * sigma_j) - by_cov * denominator_s * sigma_i
+    return of_mu, g_l * cov_plus_eps * inverse_cs * by_sigma, g_l * by_cov
 
 
 @triton.jit
@@ -338,7 +338,7 @@ def _gradient_of_factors(g, row, column, cov_plus_eps, constants, KINDS: tl.cons
 
 @triton.jit
 def gradient(g, row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
-    """d(g psi) / d mu_i over alpha, d(g psi) / d sigma_i at fixed covariance, and d(g psi) / d cov."""
+    """u / alpha, w and A of gradient.py: what mu_i, sigma_i and the covariance get from one slice of a pair."""
     if cov_plus_eps.dtype == tl.float32 and KINDS[1] == 1 and KINDS[2] == 1:
         return _gradient_of_products(g, row, column, cov_plus_eps, constants, KINDS[0])
     else:

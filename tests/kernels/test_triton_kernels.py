@@ -22,6 +22,7 @@ from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
 from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
+from ckrm_kernels.kernels.arithmetic import Arithmetic  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
 
 if not kernels.INTERPRETED:
@@ -256,6 +257,7 @@ def kernels_report(model):
 )
 def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, tile):
     places = plan.plan_buffer(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
+    assert all(1 not in place.in_buffer for place in places)  # Triton 3.4 takes no constant in a tuple
     tile_plan = plan.plan_tiles(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
     tiles_of_bank = {}
     for batch in tile_plan.batches:
@@ -284,6 +286,21 @@ def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, ti
             if i < j
         }
         assert tiles_of_bank.get(bank, set()) == needed
+
+
+@pytest.mark.parametrize(
+    ("row", "prefix"),
+    [
+        (tables.BankRow, "BANK"),
+        (tables.ProgramRow, "PROGRAM"),
+        (tables.ItemRow, "ITEM"),
+        (tables.TileRow, "TILE"),
+    ],
+)
+def test_kernels_read_every_field_of_a_table_where_it_stands(row, prefix):
+    assert getattr(tables, f"{prefix}_WIDTH").value == len(row._fields)
+    for index, field in enumerate(row._fields):
+        assert getattr(tables, f"{prefix}_{field.upper()}").value == index
 
 
 def test_more_tiles_than_slots_take_several_launches(monkeypatch):
@@ -431,6 +448,18 @@ def test_why_the_kernels_can_not_run(monkeypatch):
     assert "TRITON_INTERPRET" in kernels.failure(torch.device("cuda", 0))
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert kernels.failure(torch.device("cpu")) == "it needs a tensor on a GPU"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scalars_are_floats_whatever_is_given(dtype):
+    """An integer that is 1 would be a constant, which Triton 3.4 can't take in a tuple."""
+    scalars = Arithmetic.of(dtype, 0, 1, 2, 1).of_psi(torch.device("cpu"))["scalars"]
+    if dtype == torch.float64:
+        assert scalars.dtype == torch.float64
+        assert scalars.tolist() == [1, 0, 1, 2, 1]
+    else:
+        assert [type(scalar) for scalar in scalars] == [float] * 5
+        assert scalars == (2.0**-38, 0, 1, 2, 2.0**-19)
 
 
 def test_pair_lists_of_any_layout():
