@@ -100,7 +100,7 @@ def plan_buffer(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
 # ---- prepare ---------------------------------------------------------------------------------------------------------
 
 
-def tail_of(weight: Tensor) -> tuple[list[int], list[int]] | None:
+def kernel_dimensions(weight: Tensor) -> tuple[list[int], list[int]] | None:
     """The sizes and strides of the kernel's dimensions as three; None if they are more, even merged."""
     sizes: list[int] = []
     strides: list[int] = []
@@ -119,9 +119,9 @@ def tail_of(weight: Tensor) -> tuple[list[int], list[int]] | None:
 
 def bank_row(weight: Tensor, first: Tensor, place: Place) -> BankRow:
     """How prepare reads a weight; first: the weight that it has a pointer to."""
-    tail = tail_of(weight)
-    assert tail is not None
-    (_, middle_size, last_size), (first_stride, middle_stride, last_stride) = tail
+    dimensions = kernel_dimensions(weight)
+    assert dimensions is not None
+    (_, middle_size, last_size), (first_stride, middle_stride, last_stride) = dimensions
     shape = place.shape
     return BankRow(
         offset=(weight.data_ptr() - first.data_ptr()) // weight.element_size(),
@@ -145,12 +145,15 @@ def bank_row(weight: Tensor, first: Tensor, place: Place) -> BankRow:
 @functools.lru_cache(maxsize=512)
 def prepare_tables(banks: tuple[BankRow, ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The tables of BankRow and of ProgramRow; block: slices of a program."""
-    firsts = [torch.arange(0, bank.padded * bank.slices, block, device="cpu") for bank in banks]
-    programs = [
-        torch.stack([{"bank": torch.full_like(first, index), "first": first}[field] for field in ProgramRow._fields], 1)
-        for index, first in enumerate(firsts)
-    ]
-    return _table(banks, device), on_device(torch.cat(programs), device)
+    programs = torch.cat([_programs(index, bank, block) for index, bank in enumerate(banks)])
+    return _table(banks, device), on_device(programs, device)
+
+
+def _programs(index: int, bank: BankRow, block: int) -> Tensor:
+    """The rows of ProgramRow for one bank."""
+    first = torch.arange(0, bank.padded * bank.slices, block, device="cpu")
+    columns = {"bank": torch.full_like(first, index), "first": first}
+    return torch.stack([columns[field] for field in ProgramRow._fields], 1)
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------

@@ -43,33 +43,33 @@ def prepare_banks(weights: Sequence[Tensor], arithmetic: Arithmetic, together: b
     together: by one launch, whose tables hold where the weights stand in memory; else by one each, whose tables are
         known from the shapes, so that weights that are new at every call find them
     """
-    weights = [weight if plan.tail_of(weight) else weight.contiguous() for weight in weights]
+    weights = [weight if plan.kernel_dimensions(weight) else weight.contiguous() for weight in weights]
     device = weights[0].device
     shapes = tuple(shape_of(weight) for weight in weights)
     config = configuration(max(shape.steps for shape in shapes), arithmetic.double, device)
     buffer = plan.plan_buffer(shapes, config.tile, arithmetic.width)
     data = _allocate(buffer.size, arithmetic.dtype, device)
     placed = list(zip(weights, buffer.places, strict=True))
-    for some in [placed] if together else [[one] for one in placed]:
-        _launch_prepare(some, arithmetic, data)
+    for launched in [placed] if together else [[bank] for bank in placed]:
+        _launch_prepare(launched, arithmetic, data)
     return Prepared(data, buffer.places, arithmetic, config)
 
 
 def indices_by_buffer(indices: list[int], weights: Sequence[Tensor], arithmetic: Arithmetic) -> Iterator[list[int]]:
     """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does."""
-    some: list[int] = []
+    run: list[int] = []
     size = 0
     for index in indices:
         shape = shape_of(weights[index])
         tile = configuration(shape.steps, arithmetic.double, weights[index].device).tile
-        more = plan.plan_buffer((shape,), tile, arithmetic.width).size
-        if some and size + more > _LARGEST_BUFFER:
-            yield some
-            some, size = [], 0
-        some.append(index)
-        size += more
-    if some:
-        yield some
+        added = plan.plan_buffer((shape,), tile, arithmetic.width).size
+        if run and size + added > _LARGEST_BUFFER:
+            yield run
+            run, size = [], 0
+        run.append(index)
+        size += added
+    if run:
+        yield run
 
 
 def shape_of(weight: Tensor) -> plan.Shape:
