@@ -22,7 +22,8 @@ from ckrm_kernels import native, reference
 from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
-from ckrm_kernels.kernels import plan, term  # noqa: E402
+from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
+from ckrm_kernels.kernels.arithmetic import Arithmetic  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
 
 if not kernels.INTERPRETED:
@@ -218,7 +219,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
     from ckrm_kernels.kernels import prepare, tiles
 
     launched = []
-    for module, name in ((prepare, "prepare_kernel"), (tiles, "pair_kernel"), (tiles, "reduce_kernel")):
+    for module, name in ((prepare, "prepare_kernel"), (tiles, "tile_kernel"), (tiles, "combine_kernel")):
         kernel = getattr(module, name)
 
         class Counted:
@@ -232,7 +233,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
         monkeypatch.setattr(module, name, Counted(kernel, name))
     stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
     report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
-    assert launched == ["prepare_kernel", "pair_kernel", "reduce_kernel"]
+    assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"]
     assert len(report.measured) == 5
 
 
@@ -254,26 +255,27 @@ def kernels_report(model):
     tile=st.sampled_from([config.tile for config in TABLE.values()]),
 )
 def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, tile):
-    places = plan.buffer_of(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
-    work_items = plan.pair_work(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
+    places = plan.plan_buffer(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
+    assert all(1 not in place.in_buffer for place in places)  # Triton 3.4 takes no constant in a tuple
+    tile_plan = plan.plan_tiles(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
     tiles_of_bank = {}
-    for batch in work_items.batches:
-        slot = {int(item[plan.ITEM_FIELDS.index("slot")]): item.tolist() for item in batch.items}
-        assert len(slot) == len(batch.items) <= work_items.slots
-        for i, j, rows, columns, slices, bank, first, parts in batch.tiles.tolist():
-            place = places[bank]
-            assert (rows, columns, slices) == (place.shape.filters, place.shape.filters, place.shape.slices)
-            tiles_of_bank.setdefault(bank, set()).add((i, j))
+    for batch in tile_plan.batches:
+        items = [tables.ItemRow(*row) for row in batch.items.tolist()]
+        of_slot = {item.slot: item for item in items}
+        assert len(of_slot) == len(items) <= tile_plan.slots
+        for tile_row in (tables.TileRow(*row) for row in batch.tiles.tolist()):
+            place, i, j = places[tile_row.output], tile_row.first_row, tile_row.first_column
+            filters, slices, _ = place.shape
+            assert (tile_row.rows, tile_row.columns, tile_row.slices) == (filters, filters, slices)
+            tiles_of_bank.setdefault(tile_row.output, set()).add((i, j))
             start = 0
-            for part in range(first, first + parts):
-                item = dict(zip(plan.ITEM_FIELDS, slot[part], strict=True))
-                assert item["row_moments"] == place.moments + start * 4 * place.padded + i
-                assert item["column_moments"] == place.moments + start * 4 * place.padded + j
-                assert (
-                    item["row_coordinates"] == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
-                )
-                assert item["steps"] == place.shape.steps
-                start += item["slices"]
+            for slot in range(tile_row.slot, tile_row.slot + tile_row.parts):
+                item = of_slot[slot]
+                assert item.row_moments == place.moments + start * 4 * place.padded + i
+                assert item.column_moments == place.moments + start * 4 * place.padded + j
+                assert item.row_coordinates == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
+                assert item.steps == place.shape.steps
+                start += item.slices
             assert start == slices
     for bank, (filters, _, _) in enumerate(shapes):
         needed = {
@@ -285,15 +287,30 @@ def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, ti
         assert tiles_of_bank.get(bank, set()) == needed
 
 
+@pytest.mark.parametrize(
+    ("row", "prefix"),
+    [
+        (tables.BankRow, "BANK"),
+        (tables.ProgramRow, "PROGRAM"),
+        (tables.ItemRow, "ITEM"),
+        (tables.TileRow, "TILE"),
+    ],
+)
+def test_kernels_read_every_field_of_a_table_where_it_stands(row, prefix):
+    assert getattr(tables, f"{prefix}_WIDTH").value == len(row._fields)
+    for index, field in enumerate(row._fields):
+        assert getattr(tables, f"{prefix}_{field.upper()}").value == index
+
+
 @pytest.mark.exhaustive
 def test_more_tiles_than_slots_take_several_launches(monkeypatch):
     monkeypatch.setattr(plan, "_MOST_SLOTS", 4)
-    plan.pair_work.cache_clear()
+    plan.plan_tiles.cache_clear()
     try:
         w = weight((200, 30, 3))
         check_counts(w, torch.tensor([0.3, 0.6]), DEFAULT, ops)
     finally:
-        plan.pair_work.cache_clear()
+        plan.plan_tiles.cache_clear()
 
 
 # ---- tensor cores ----------------------------------------------------------------------------------------------------
@@ -433,6 +450,18 @@ def test_why_the_kernels_can_not_run(monkeypatch):
     assert "TRITON_INTERPRET" in kernels.failure(torch.device("cuda", 0))
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert kernels.failure(torch.device("cpu")) == "it needs a tensor on a GPU"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scalars_are_floats_whatever_is_given(dtype):
+    """An integer that is 1 would be a constant, which Triton 3.4 can't take in a tuple."""
+    scalars = Arithmetic.of(dtype, 0, 1, 2, 1).of_psi(torch.device("cpu"))["scalars"]
+    if dtype == torch.float64:
+        assert scalars.dtype == torch.float64
+        assert scalars.tolist() == [1, 0, 1, 2, 1]
+    else:
+        assert [type(scalar) for scalar in scalars] == [float] * 5
+        assert scalars == (2.0**-38, 0, 1, 2, 2.0**-19)
 
 
 def test_pair_lists_of_any_layout():
