@@ -135,7 +135,7 @@ def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Psi, ops:
 
 
 def _check_counts_of_one(w: Tensor, packed: Tensor, counts: Tensor, edges: Tensor, psi: Psi) -> None:
-    intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges))
+    intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges.contiguous()))
     assert counts.tolist() == torch.bincount(intervals, minlength=edges.numel() + 2).tolist()
 
     i, j = all_pairs(w.shape[0]).T

@@ -400,10 +400,9 @@ def test_counts_of_banks_compile_as_one_graph(backend):
 
     torch._dynamo.reset()
     compiled = torch.compile(counts, fullgraph=True, backend="aot_eager")
-    for filters in (4, 5, 6):  # the second size makes the dimension dynamic
-        banks = [double(filters, 2, 3), torch.randn(3, 5, 2, 2), double(5, 4, 1), double(1, 3)]
-        for edges in (torch.tensor([0.2, 0.6]), torch.tensor([0.5])):
-            assert torch.equal(compiled(banks, edges), counts(banks, edges))
+    for filters in (2, 3):  # the second size makes the dimension dynamic
+        banks, edges = [double(filters, 2, 3), torch.randn(2, 3, 2, 2), double(1, 3)], torch.tensor([0.2, 0.6])
+        assert torch.equal(compiled(banks, edges), counts(banks, edges))
 
 
 def test_counts_of_banks_on_the_meta_device():

@@ -1,4 +1,4 @@
-"""csrc/lanes.h, power.h and index.h function by function, through a pybind11 module: errors as stated, indices exact."""
+"""csrc/lanes.h, power.h, index.h function by function, through a pybind11 module: errors as stated, indices exact."""
 
 from __future__ import annotations
 
