@@ -86,9 +86,8 @@ def measure_layers(
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale(psi)
     measured = [banks for plan in plans for banks in plan.banks]
-    counts = counts_of_banks(
-        [bank for banks in measured for bank in banks], edges, **unscaled
-    ).cpu()  # one copy for all
+    all_banks = [bank for banks in measured for bank in banks]
+    counts = counts_of_banks(all_banks, edges, **unscaled).cpu()
     of_layer = iter([part.sum(0) for part in counts.split([len(banks) for banks in measured])])
     rows = []
     for plan in track(plans):

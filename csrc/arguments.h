@@ -64,6 +64,7 @@ double scale_for(double eps) {
   return std::ldexp(1.0, static_cast<int>(std::ceil((-39 - std::log2(eps)) / 2)));
 }
 
+// Psi's exponents and eps, as an operator takes them.
 struct Scalars {
   double alpha, beta, gamma, eps;
 

@@ -30,8 +30,8 @@ namespace CKRM_ISA {
     }
 
 template <class T>
-void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end,
-          const PsiScalars<T>& psi, T* sums, int64_t ld) {
+void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const PsiScalars<T>& psi,
+          T* sums, int64_t ld) {
   if (a.coordinates == 0) {
     CKRM_BY_CASE(tile_of, 0, a, b, t, k_begin, k_end, psi, sums, ld)
   }

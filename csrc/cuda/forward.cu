@@ -29,8 +29,8 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
 }
 
 template <class T>
-void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular,
-               const Scalars& scalars, Result<T> result, const CurrentStream& stream) {
+void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular, const Scalars& scalars,
+               Result<T> result, const CurrentStream& stream) {
   const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
   const TilePlan plan = plan_tiles(a, b, triangular);
   Tensor partial;
