@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_each, unit_scale
+from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_banks, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
@@ -85,10 +85,13 @@ def measure_layers(
     edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale(psi)
-    counts = counts_of_each([banks for plan in plans for banks in plan.banks], edges, **unscaled)
+    measured = [banks for plan in plans for banks in plan.banks]
+    all_banks = [bank for banks in measured for bank in banks]
+    counts = counts_of_banks(all_banks, edges, **unscaled).cpu()
+    of_layer = iter([part.sum(0) for part in counts.split([len(banks) for banks in measured])])
     rows = []
     for plan in track(plans):
-        results = [_measured(banks, next(counts).cpu(), at, limit, details, unscaled) for banks in plan.banks]
+        results = [_measured(banks, next(of_layer), at, limit, details, unscaled) for banks in plan.banks]
         rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
     del psi["backend"]
     return RedundancyReport(tuple(rows), limit, len(models), psi)

@@ -40,30 +40,28 @@ def cross_psi(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps
     return out
 
 
-def psi_counts(weight: Tensor, edges: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
-    """Numbers of pairs between edges: see `reference.psi_counts`."""
-    return psi_counts_of_banks([weight], edges, alpha, beta, gamma, eps)[0]
+def psi_counts(banks: Sequence[Tensor], edges: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+    """Numbers of pairs between edges, in one launch each of prepare, tile and combine: see `reference.psi_counts`.
 
-
-def psi_counts_of_banks(
-    weights: Sequence[Tensor], edges: Tensor, alpha: float, beta: float, gamma: float, eps: float
-) -> Tensor:
-    """`psi_counts` of many banks of one dtype in one launch each of prepare, tile and combine.
-
-    weights: (F2, F1, *K) each, of any shapes; edges: (E,) of the dtype that Psi is returned in
+    banks: (F2, F1, *K) each, of any shapes, one dtype and device; edges: (E,) of the dtype that Psi is returned in
     out: (banks, E + 2) int64
     """
-    for weight in weights:
-        check_weight(weight)
-    first = weights[0]
-    check_edges(edges, first)
-    out = first.new_zeros(len(weights), edges.numel() + 2, dtype=torch.int64)
-    present = [index for index, weight in enumerate(weights) if weight.shape[0] >= 2]
-    arithmetic = Arithmetic.of(first.dtype, alpha, beta, gamma, eps)
-    for some in indices_by_buffer(present, weights, arithmetic):
-        with _device_of(first):
-            banks = prepare_banks([weights[index] for index in some], arithmetic, together=True)
-            launch_tiles(banks, banks.places, None, out, tiles.COUNTS, tuple(some), edges.contiguous())
+    for bank in banks:
+        check_weight(bank)
+        check_edges(edges, bank)
+        if bank.dtype != banks[0].dtype:
+            raise RuntimeError("banks must have one dtype")
+        if bank.device != edges.device:
+            raise RuntimeError("banks and edges must be on one device")
+    out = edges.new_zeros(len(banks), edges.numel() + 2, dtype=torch.int64)
+    present = [index for index, bank in enumerate(banks) if bank.shape[0] >= 2]
+    if not present:
+        return out
+    arithmetic = Arithmetic.of(banks[0].dtype, alpha, beta, gamma, eps)
+    for some in indices_by_buffer(present, banks, arithmetic):
+        with _device_of(banks[0]):
+            prepared = prepare_banks([banks[index] for index in some], arithmetic, together=True)
+            launch_tiles(prepared, prepared.places, None, out, tiles.COUNTS, tuple(some), edges.contiguous())
     return out
 
 

@@ -12,7 +12,19 @@ import re
 import numpy as np
 import pytest
 import torch
-from compare import all_pairs, check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
+from compare import (
+    DTYPES,
+    all_pairs,
+    check_all,
+    check_counts,
+    check_counts_of_banks,
+    check_cross,
+    check_pairs,
+    check_pairwise,
+    mixed_banks,
+    some_pairs,
+    weight,
+)
 from definition import Psi
 from exhaustive import also
 from hypothesis import given, settings
@@ -142,8 +154,8 @@ def test_a_filter_that_is_not_finite_spoils_its_pairs_alone(shape, value, expone
     psi = ops.pairwise_psi(w, *Psi(*exponents))
     assert torch.equal(psi.isnan(), spoilt)
     assert torch.equal(psi[~spoilt], whole[~spoilt])
-    counts = ops.psi_counts(w, torch.tensor([0.5]), *Psi(*exponents))
-    assert counts[-1] == spoilt.sum()
+    counts = ops.psi_counts([w], torch.tensor([0.5]), *Psi(*exponents))
+    assert counts[0, -1] == spoilt.sum()
     pairs = torch.tensor([[0, 3], [0, 1]])
     assert ops.psi_of_pairs(w, pairs, *Psi(*exponents)).isnan().tolist() == [True, False]
 
@@ -192,7 +204,7 @@ def test_no_pairs():
     for filters in (0, 1):
         assert ops.pairwise_psi(w[:filters], *DEFAULT).shape == (0,)
         assert not ops.pairwise_psi_backward(torch.empty(0), w[:filters], *DEFAULT).any()
-        assert ops.psi_counts(w[:filters], torch.tensor([0.5]), *DEFAULT).tolist() == [0, 0, 0]
+        assert ops.psi_counts([w[:filters]], torch.tensor([0.5]), *DEFAULT).tolist() == [[0, 0, 0]]
     assert ops.cross_psi(w[:0], w, *DEFAULT).shape == (0, 4)
 
 
@@ -207,11 +219,16 @@ def test_the_same_bits_every_time():
 # ---- many banks in one launch ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_of_many_banks(dtype):
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+    check_counts_of_banks([bank for bank in mixed_banks(dtype) if len(bank) < 10], edges, DEFAULT, ops)
+    assert ops.psi_counts([], edges, *DEFAULT).shape == (0, 5)
+
+
 def test_many_banks_are_counted_as_each_alone():
-    shapes = [(7, 3, 7, 7), (66, 9, 3, 3), (1, 4, 3, 3), (5, 2, 1), (6, 70), (8, 40, 3, 3), (0, 2, 3)]
-    banks = [weight(shape, seed=index) for index, shape in enumerate(shapes)]
-    edges = torch.tensor([0.1, 0.3, 0.6])
-    counts = kernels.psi_counts_of_banks(banks, edges, *DEFAULT)
+    banks, edges = mixed_banks(torch.float32), torch.tensor([0.1, 0.3, 0.6])
+    counts = ops.psi_counts(banks, edges, *DEFAULT)
     assert counts.tolist() == [reference.psi_counts(bank.double(), edges, *DEFAULT).tolist() for bank in banks]
 
 
@@ -401,7 +418,7 @@ def test_opcheck(dtype):
         (ops.pairwise_psi, (w, *DEFAULT)),
         (ops.cross_psi, (w, w.detach()[:2].requires_grad_(), *DEFAULT)),
         (ops.psi_of_pairs, (w, pairs, *DEFAULT)),
-        (ops.psi_counts, (w.detach(), edges, *DEFAULT)),
+        (ops.psi_counts, ([w.detach(), w.detach()[:, :1], w.detach()[:1]], edges, *DEFAULT)),
     ):
         torch.library.opcheck(operator.default, arguments)
 
@@ -426,11 +443,19 @@ def test_compiled_whole():
     assert torch.equal(found, expected)
 
 
+def test_counts_of_many_banks_compile_as_one_graph():
+    torch._dynamo.reset()
+    banks, edges = mixed_banks(torch.float32)[2:6], torch.tensor([0.2, 0.6])
+    compiled = torch.compile(lambda *arguments: ops.psi_counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(banks, edges, *DEFAULT), ops.psi_counts(banks, edges, *DEFAULT) + 1)
+
+
 BAD_CALLS = {
     "mismatched slices": lambda w: ops.cross_psi(w, w[:, :2], *DEFAULT),
     "mismatched dtypes": lambda w: ops.cross_psi(w, w.double(), *DEFAULT),
     "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT),
-    "edges of another dtype": lambda w: ops.psi_counts(w, torch.rand(2).double(), *DEFAULT),
+    "banks of two dtypes": lambda w: ops.psi_counts([w, w.half()], torch.rand(2), *DEFAULT),
+    "edges of another dtype": lambda w: ops.psi_counts([w], torch.rand(2).double(), *DEFAULT),
     "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT),
     "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT),
 }
@@ -492,7 +517,7 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
             lambda here: here.cross_psi(bad, bad, *Psi()),
             lambda here: here.psi_of_pairs(bad, pairs, *Psi()),
             lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi()),
-            lambda here: here.psi_counts(bad, edges, *Psi()),
+            lambda here: here.psi_counts([bad], edges, *Psi()),
         ):
             with pytest.raises(RuntimeError, match=re.escape(message)):
                 call(namespace)
