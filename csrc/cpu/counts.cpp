@@ -72,8 +72,7 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double 
   const Scalars scalars{alpha, beta, gamma, eps};
   const Tensor sorted = torch::stable::contiguous(edges);
   const int64_t intervals = edges.numel() + 2;
-  const Tensor out =
-      torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
+  const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
   int64_t* counts = out.mutable_data_ptr<int64_t>();
   for (const Tensor& bank : banks) {
     if (result_type(bank) == ScalarType::Double)

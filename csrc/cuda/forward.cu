@@ -119,8 +119,7 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double 
   const CurrentStream stream(edges);
   const Tensor sorted = torch::stable::contiguous(edges);
   const int64_t intervals = edges.size(0) + 2;
-  const Tensor out =
-      torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
+  const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
   unsigned long long* counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
   for (const Tensor& bank : banks) {
     count_pairs(Weight(bank), sorted, {alpha, beta, gamma, eps}, counts, stream);
