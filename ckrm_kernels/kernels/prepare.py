@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ckrm_kernels.kernels import tables, term
-from ckrm_kernels.kernels.tables import BANK_WIDTH, PROGRAM_WIDTH
+from ckrm_kernels.kernels.tables import LAYOUT
 
 # Beyond, the product of three denominators could overflow float32: such a slice counts as not finite.
 _LARGEST_SQUARE = tl.constexpr(2.0**40)
@@ -114,8 +114,9 @@ def prepare_kernel(
     weight: the first bank's; banks, programs: tables of BankRow and ProgramRow; scalars: see term.constants_of_psi
     SMALL, POSITIONS: powers of two above K of most banks and of all: those with a larger K take fewer slices at a time
     """
-    program = programs + tl.program_id(0) * PROGRAM_WIDTH
-    bank = banks + tl.load(program + tables.PROGRAM_BANK) * BANK_WIDTH
+    tl.static_assert(LAYOUT >= 0)  # see tables.py
+    program = programs + tl.program_id(0) * tables.PROGRAM_WIDTH
+    bank = banks + tl.load(program + tables.PROGRAM_BANK) * tables.BANK_WIDTH
     first = tl.load(program + tables.PROGRAM_FIRST)
     eps, _, _, _ = term.constants_of_psi(scalars, DOUBLE)
     scale = term.scale_of_weights(scalars, DOUBLE)

@@ -1,12 +1,12 @@
 """The tables of int64 that kernels read their work from: a NamedTuple a row, and the index of each field for kernels.
 
 Kernels reach an index through this module (`tables.ITEM_SLOT`): Triton compares what a kernel imports by name at every
-launch. It keys its cache on disk with such names alone, so kernels import the widths by name: a table that grows or
-shrinks is compiled anew. After fields change places alone, the cache has to be cleared.
+launch. It keys its cache on disk with such names alone, so every kernel that reads a table imports LAYOUT by name.
 """
 
 from __future__ import annotations
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -69,6 +69,10 @@ class TileRow(NamedTuple):
     output: int  # the bank's first element of the output, or its row of the counts
     slot: int  # the first of its parts
     parts: int
+
+
+# Of all fields in their order: after any change of a table, kernels are compiled anew.
+LAYOUT = tl.constexpr(zlib.crc32(repr([row._fields for row in (BankRow, ProgramRow, ItemRow, TileRow)]).encode()))
 
 
 def _width(row: type[Any]) -> tl.constexpr:

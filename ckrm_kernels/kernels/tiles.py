@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ckrm_kernels.kernels import tables, term
-from ckrm_kernels.kernels.tables import ITEM_WIDTH, TILE_WIDTH
+from ckrm_kernels.kernels.tables import LAYOUT
 
 # What becomes of a tile's Psi: packed as torch.pdist does (0), stored as (rows, columns) (1), or counted (2).
 PACKED, RECTANGLE, COUNTS = 0, 1, 2
@@ -132,7 +132,8 @@ def tile_kernel(
 
     scalars: see term.constants_of_psi
     """
-    item = items + tl.program_id(0).to(tl.int64) * ITEM_WIDTH
+    tl.static_assert(LAYOUT >= 0)  # see tables.py
+    item = items + tl.program_id(0).to(tl.int64) * tables.ITEM_WIDTH
     constants = term.constants_of_psi(scalars, DOUBLE)
     sums = sum_over_slices(buffer, item, constants, STEPS, KINDS, ROWS, COLUMNS, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -181,7 +182,8 @@ def combine_kernel(
     STRIP: tl.constexpr,
 ):
     """Adds the parts of a tile (tables.TileRow), always in the same order, and writes or counts STRIP of its rows."""
-    tile, first = tiles + tl.program_id(0).to(tl.int64) * TILE_WIDTH, tl.program_id(1) * STRIP
+    tl.static_assert(LAYOUT >= 0)  # see tables.py
+    tile, first = tiles + tl.program_id(0).to(tl.int64) * tables.TILE_WIDTH, tl.program_id(1) * STRIP
     slot, parts = tl.load(tile + tables.TILE_SLOT), tl.load(tile + tables.TILE_PARTS)
     at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
