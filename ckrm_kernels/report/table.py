@@ -8,6 +8,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report.result import LayerRedundancy
 
 if TYPE_CHECKING:
@@ -28,13 +29,10 @@ def table(report: RedundancyReport) -> str:
 
 def heading(report: RedundancyReport) -> str:
     """What was measured and with which options, in one line."""
-    psi = report.psi
-    exponents = ", ".join(f"{name} {psi[name]:g}" for name in ("alpha", "beta", "gamma"))
-    eps = f"eps {psi['eps']:g} " + ("relative to each layer's scale" if psi["scale_free"] else "absolute")
     models = f" Mean of {report.models} models." if report.models > 1 else ""
     counted = f"{len(report.measured)} of {len(report.layers)} layers measured"
     share = f"share of pairs of filters with Psi above {report.threshold:g}"
-    return f"Redundancy: {share}; {exponents}, {eps}.{models} {counted}."
+    return f"Redundancy: {share}; {PsiConfig.of(report.psi).in_words()}.{models} {counted}."
 
 
 def columns(report: RedundancyReport) -> tuple[str, ...]:
@@ -77,14 +75,14 @@ def frame(report: RedundancyReport) -> pandas.DataFrame:
 def csv_text(report: RedundancyReport) -> str:
     """A row a layer; empty where there is no value, the kernel as 3x3 and the models' values divided by blanks."""
     out = StringIO()
-    fields = [field.name for field in dataclasses.fields(LayerRedundancy) if field.name != "histogram"]
+    fields = [field.name for field in dataclasses.fields(LayerRedundancy) if not field.name.startswith("histogram")]
     writer = csv.DictWriter(out, [*fields, "median_psi"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for layer in report.layers:
         kernel = "x".join(map(str, layer.kernel_size or ()))
-        per_model = " ".join(map(repr, layer.per_model))
+        per_model = {name: " ".join(map(repr, getattr(layer, name))) for name in fields if name.endswith("per_model")}
         median = layer.quantile(0.5)
-        writer.writerow({**asdict(layer), "kernel_size": kernel, "per_model": per_model, "median_psi": median})
+        writer.writerow({**asdict(layer), "kernel_size": kernel, **per_model, "median_psi": median})
     return out.getvalue()
 
 
