@@ -20,6 +20,10 @@ def search(
     epochs: shared.Epochs = None,
     seeds: Annotated[int | None, typer.Option(help="Networks of each round; by default 3.")] = None,
     final_seeds: Annotated[int | None, typer.Option(help="Networks of each kind compared; by default 10.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(help="The constant of Psi, by default 1e-4; absolute, unless --scale-free.")
+    ] = None,
+    scale_free: shared.ScaleFree = False,
     tied: Annotated[str | None, typer.Option(help="layer: each has its own width; stage: one to each.")] = None,
     multiple: Annotated[int | None, typer.Option(help="Widths are multiples of this.")] = None,
     config: shared.Config = None,
@@ -48,10 +52,17 @@ def search(
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.width_search.config import WidthSearchConfig
-    from ckrm_kernels.width_search.experiment import config_of
     from ckrm_kernels.width_search.pipeline import search_widths
+    from ckrm_kernels.width_search.state import config_of
 
-    given = {"seeds": seeds, "final_seeds": final_seeds, "rule.tied": tied, "rule.multiple": multiple}
+    given = {
+        "seeds": seeds,
+        "final_seeds": final_seeds,
+        "psi.eps": eps,
+        "psi.scale_free": "true" if scale_free else None,
+        "rule.tied": tied,
+        "rule.multiple": multiple,
+    }
     own = [f"{key}={value}" for key, value in given.items() if value is not None]
     others = shared.settings_of(
         network, data, data_folder, image_size, image_folder, skip_bad, epochs, [*own, *(settings or ())]

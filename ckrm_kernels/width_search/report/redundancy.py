@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
-from ckrm_kernels.comparison.measured_layers import PSI_SETTINGS, SCALE_FREE, Level
+from ckrm_kernels.comparison.measured_layers import Level, names_of_settings
 from ckrm_kernels.presentation.csv_files import csv_text, together
 from ckrm_kernels.presentation.markup import Markup, element, section, table
 from ckrm_kernels.width_search.findings import Findings
@@ -20,29 +21,36 @@ if TYPE_CHECKING:
 def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     """The distributions of Omega of the standard and of the searched network, by their names."""
     return {
-        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.target)
+        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.psi, findings.target)
         for each in findings.candidates[:2]
     }
 
 
 def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
-    """The distributions, and lambda at every eps folded away. drawings: the figures"""
-    threshold, target = findings.threshold, findings.target
+    """The distributions, and lambda at the neighbouring psi too, folded away. drawings: the figures"""
+    threshold, target, psi = findings.threshold, findings.target, findings.psi
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
-    note = (
-        f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
-        f"within target: above {target:g} and more than three standard errors above the chance level of its "
-        "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
-        "high as λ, small weights make the layer redundant, not a shape that its filters share."
+    as_high = (
+        "no shape that its filters share makes the layer redundant"
+        if psi.scale_free
+        else "small weights make the layer redundant, not a shape that its filters share"
     )
-    numbers = [_numbers(each) for each in findings.candidates]
-    folded = element("details", element("summary", "λ at every ε, and distinct filters"), *numbers)
+    note = (
+        f"λ is the share of pairs with Ψ above {threshold:g}, at {psi.in_words()}{over}; it is red where the layer is "
+        f"not within target: above {target:g} and more than three standard errors above the chance level of its "
+        "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
+        f"high as λ, {as_high}."
+    )
+    numbers = [_numbers(each, names_of_settings(psi)) for each in findings.candidates]
+    summary = "λ, also at neighbouring ε" if psi.scale_free else "λ, also at a smaller ε and scale-free"
+    folded = element("details", element("summary", f"{summary}, and distinct filters"), *numbers)
     return section("Redundancy", element("figure", drawings, element("figcaption", note)), folded)
 
 
 def layers_csv(findings: Findings) -> str:
     """A row for each measured layer of each candidate."""
-    of_levels = [f"{name} {field}" for name in PSI_SETTINGS for field in ("mean", "deviation", "per_model", "chance")]
+    names = names_of_settings(findings.psi)
+    of_levels = [f"{name} {field}" for name in names.values() for field in ("mean", "deviation", "per_model", "chance")]
     of_layer = ("layer", "filters", "slices", "kernel", "pairs", "distinct", "allowed", "within_target")
     head = ["network", *of_layer, *of_levels]
     rows = [
@@ -50,7 +58,7 @@ def layers_csv(findings: Findings) -> str:
             candidate.name,
             *(layer.name, layer.filters, layer.slices, "x".join(map(str, layer.kernel_size)), layer.pairs),
             *(together(layer.distinct), layer.allowed, layer.is_within(findings.target)),
-            *(cell for name in PSI_SETTINGS for cell in _level_cells(layer.levels[name])),
+            *(cell for name in names for cell in _level_cells(layer.levels[name])),
         ]
         for candidate in findings.candidates
         for layer in candidate.layers
@@ -62,14 +70,15 @@ def _level_cells(level: Level) -> list[object]:
     return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
-def _numbers(candidate: Candidate) -> Markup:
-    head = ["layer", "shape", *(name.replace("eps", "ε") for name in PSI_SETTINGS), "scale-free chance", "distinct"]
+def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Markup:
+    """names: of the settings of psi, as `names_of_settings` gives them"""
+    head = ["layer", "shape", *names.values(), "scale-free chance", "distinct"]
     rows = [
         [
             layer.name,
             times(shape(layer)),
-            *(_mean_and_spread(layer.levels[name]) for name in PSI_SETTINGS),
-            f"{layer.levels[SCALE_FREE].chance:.3f}",
+            *(_mean_and_deviation(layer.levels[name]) for name in names),
+            f"{layer.scale_free.chance:.3f}",
             f"{statistics.fmean(layer.distinct):.1f}",
         ]
         for layer in candidate.layers
@@ -77,5 +86,5 @@ def _numbers(candidate: Candidate) -> Markup:
     return table(f"λ of the {candidate.name} network", head, rows)
 
 
-def _mean_and_spread(level: Level) -> str:
+def _mean_and_deviation(level: Level) -> str:
     return f"{level.mean:.3f}" + (f" ± {deviation(level.per_model):.3f}" if len(level.per_model) > 1 else "")
