@@ -31,6 +31,11 @@ class PsiConfig:
             object.__setattr__(self, name, value)  # a plain float, whatever number it was
         object.__setattr__(self, "scale_free", bool(self.scale_free))
 
+    @property
+    def depends_on_scale(self) -> bool:
+        """Whether psi of a layer changes with how large its weights are."""
+        return self.eps > 0 and not self.scale_free
+
     @classmethod
     def of(cls, options: PsiOptions) -> PsiConfig:
         """What the keyword arguments of the functions on weights ask for."""
@@ -46,8 +51,8 @@ class PsiConfig:
         exponents = [
             f"{name} {values[name]:g}, " for name, usual in _DEFAULT_EXPONENTS.items() if values[name] != usual
         ]
-        scale = "relative to each layer's scale" if self.scale_free else "absolute"
-        return f"{''.join(exponents)}eps {written(self.eps)} {scale}"
+        scale = " relative to each layer's scale" if self.scale_free else " absolute"
+        return f"{''.join(exponents)}eps {written(self.eps)}{scale if self.eps else ''}"
 
 
 def written(number: float) -> str:

@@ -18,12 +18,21 @@ from ckrm_kernels.psi_config import PsiConfig, written
         (PsiConfig(), "eps 1e-4 absolute"),
         (PsiConfig(eps=1e-3, scale_free=True), "eps 1e-3 relative to each layer's scale"),
         (PsiConfig(alpha=1.0), "alpha 1, eps 1e-4 absolute"),
-        (PsiConfig(beta=0.5, gamma=2.0, eps=0.0), "beta 0.5, gamma 2, eps 0 absolute"),
+        (PsiConfig(beta=0.5, gamma=2.0, eps=0.0), "beta 0.5, gamma 2, eps 0"),
         (PsiConfig(eps=2.5e-7), "eps 2.5e-7 absolute"),
     ],
 )
 def test_in_words(psi, words):
     assert psi.in_words() == words
+
+
+@pytest.mark.parametrize(
+    "psi", [PsiConfig(), PsiConfig(eps=0.0), PsiConfig(scale_free=True), PsiConfig(eps=0.0, scale_free=True)]
+)
+def test_whether_it_depends_on_scale(psi):
+    weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    differs = not torch.allclose(pairwise_psi(weight, **psi.options()), pairwise_psi(1e-2 * weight, **psi.options()))
+    assert psi.depends_on_scale == differs
 
 
 @pytest.mark.parametrize(

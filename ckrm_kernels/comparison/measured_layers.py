@@ -57,7 +57,7 @@ class MeasuredLayer:
 
     @property
     def scale_free(self) -> Level:
-        """lambda at the configured psi made scale-free, which it may be itself."""
+        """lambda at the configured psi made scale-free; that at the configured one where both are the same."""
         return self.levels.get(SCALE_FREE, self.configured)
 
     @property
@@ -74,12 +74,12 @@ class MeasuredLayer:
 
 def psi_settings(psi: PsiConfig) -> dict[str, PsiConfig]:
     """The configured psi between its neighbours: at a hundredth of its eps, and scale-free; none that is the same."""
-    settings = {
-        SMALLER_EPS: replace(psi, eps=float(Decimal(repr(psi.eps)) / 100)),
-        CONFIGURED: psi,
-        SCALE_FREE: replace(psi, scale_free=True),
-    }
-    return {name: each for name, each in settings.items() if name == CONFIGURED or each != psi}
+    settings = {CONFIGURED: psi}
+    if psi.eps > 0:
+        settings = {SMALLER_EPS: replace(psi, eps=float(Decimal(repr(psi.eps)) / 100)), **settings}
+    if psi.depends_on_scale:
+        settings[SCALE_FREE] = replace(psi, scale_free=True)
+    return settings
 
 
 def names_of_settings(psi: PsiConfig) -> dict[str, str]:

@@ -38,16 +38,16 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
 
 
 def layers_of(candidate: Candidate, threshold: float, psi: PsiConfig) -> Any:
-    """lambda of each layer at the psi, and at the same made scale-free if it is not, each beside its chance level."""
+    """lambda of each layer at the psi, and scale-free where that differs, each beside its chance level."""
     table = new_table(
         f"lambda^{threshold:g} of the {candidate.name} network at {psi.in_words()}, mean ± deviation over the seeds"
     )
     table.add_column("layer", overflow="fold")
-    beside = () if psi.scale_free else ("scale-free", "chance")
+    beside = ("scale-free", "chance") if psi.depends_on_scale else ()
     for heading in ("filters", "lambda", "chance", *beside, "distinct"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in candidate.layers:
-        levels = [layer.configured, *(() if psi.scale_free else (layer.scale_free,))]
+        levels = [layer.configured, *((layer.scale_free,) if psi.depends_on_scale else ())]
         shown = [text for level in levels for text in _level(level)]
         table.add_row(layer.name, str(layer.filters), *shown, f"{statistics.fmean(layer.distinct):.1f}")
     table.caption = (

@@ -207,7 +207,7 @@ class TestMeasuring:
                 PsiConfig(eps=0.02, scale_free=True),
                 ("eps 2e-4 relative to each layer's scale", "eps 0.02 relative to each layer's scale"),
             ),
-            (PsiConfig(eps=0.0), ("eps 0 absolute", "scale-free")),
+            (PsiConfig(eps=0.0), ("eps 0",)),
         ],
         ids=["default", "another eps", "scale-free", "no eps"],
     )

@@ -30,7 +30,7 @@ def layers_section(findings: Findings) -> Markup:
         "with the highest Ψ: one filter above the other, in the slices where both have the largest weights. A pair’s "
         "colours reach to its largest magnitude on both sides of zero, which is written with it; zero is clear."
     )
-    if not findings.psi.scale_free:
+    if findings.psi.depends_on_scale:
         note += " Where Ψ is high and scale-free Ψ is not, small weights make the pair redundant, not a common shape."
     return section("Layers looked at", paragraph(note, class_="note"), _legends(findings.threshold), *folds)
 

@@ -158,13 +158,9 @@ def _reading(findings: Findings) -> Markup:
 def _eps_in_words(psi: PsiConfig) -> str:
     """What eps is in this experiment, and what follows from it."""
     constant = f"A small constant in each of the three factors. Here λ is measured at {psi.in_words()}"
-    if psi.scale_free:
-        return f"{constant}: what follows says the same of small and of large weights."
-    if psi.eps == 0:
-        return f"{constant}, where nothing depends on how large the weights are."
-    return (
-        f"{constant}. So λ falls as weights grow, and a layer of tiny weights counts as redundant whatever their shape."
-    )
+    if psi.depends_on_scale:
+        return f"{constant}: it falls as weights grow, and a layer of tiny weights is redundant whatever their shape."
+    return f"{constant}: it does not depend on how large the weights are."
 
 
 def _versions() -> str:

@@ -21,7 +21,7 @@ _MOST_PIXELS = 512
 
 @dataclass(frozen=True)
 class Pair:
-    """Two filters and their Psi, as configured and scale-free, None where the configured one is."""
+    """Two filters and their Psi, as configured and scale-free, None where that is the same."""
 
     first: int
     second: int
@@ -50,7 +50,7 @@ def most_redundant(weight: Tensor, config: PsiConfig, count: int = PAIRS) -> lis
     places = omega.sort(descending=True, stable=True).indices[:count].tolist()
     pairs = torch.stack([i[places], j[places]], 1)
     scale_free: list[float] | list[None] = [None] * len(places)
-    if not config.scale_free:
+    if config.depends_on_scale:
         scale_free = psi_of_pairs(weight, pairs, **replace(config, scale_free=True).options()).tolist()
     both = zip(pairs.tolist(), omega[places].tolist(), scale_free, strict=True)
     return [Pair(first, second, psi, free) for (first, second), psi, free in both]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
-from ckrm_kernels.comparison.measured_layers import Level, names_of_settings
+from ckrm_kernels.comparison.measured_layers import SCALE_FREE, SMALLER_EPS, Level, names_of_settings
 from ckrm_kernels.presentation.csv_files import csv_text, together
 from ckrm_kernels.presentation.markup import Markup, element, section, table
 from ckrm_kernels.width_search.findings import Findings
@@ -31,9 +31,9 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
     threshold, target, psi = findings.threshold, findings.target, findings.psi
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     as_high = (
-        "no shape that its filters share makes the layer redundant"
-        if psi.scale_free
-        else "small weights make the layer redundant, not a shape that its filters share"
+        "small weights make the layer redundant, not a shape that its filters share"
+        if psi.depends_on_scale
+        else "the layer's filters share no shape"
     )
     note = (
         f"λ is the share of pairs with Ψ above {threshold:g}, at {psi.in_words()}{over}; it is red where the layer is "
@@ -41,9 +41,11 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
         "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
         f"high as λ, {as_high}."
     )
-    numbers = [_numbers(each, names_of_settings(psi)) for each in findings.candidates]
-    summary = "λ, also at neighbouring ε" if psi.scale_free else "λ, also at a smaller ε and scale-free"
-    folded = element("details", element("summary", f"{summary}, and distinct filters"), *numbers)
+    names = names_of_settings(psi)
+    numbers = [_numbers(each, names) for each in findings.candidates]
+    beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
+    summary = ", ".join(["λ", *(text for name, text in beside.items() if name in names), "distinct filters"])
+    folded = element("details", element("summary", summary), *numbers)
     return section("Redundancy", element("figure", drawings, element("figcaption", note)), folded)
 
 
