@@ -423,6 +423,19 @@ def test_nothing_to_shrink_leaves_one_network(tmp_path):
     assert rows(tmp_path, "comparisons.csv") == []
 
 
+@pytest.mark.parametrize("psi", [PsiConfig(eps=0.0), PsiConfig(scale_free=True), PsiConfig(eps=1e-2)], ids=str)
+def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tmp_path):
+    write_report(findings(1, psi), tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    (head, *_), *_ = (table for table in page.tables if "distinct" in table[0])
+    smaller = {1e-2: "eps 1e-4 absolute", 1e-4: "eps 1e-6 relative to each layer's scale", 0.0: None}[psi.eps]
+    beside = "scale-free" if psi.depends_on_scale else None
+    expected = ["layer", "shape", smaller, psi.in_words(), beside, "scale-free chance", "distinct"]
+    assert head == [name for name in expected if name]
+    assert ("small weights" in page.words) == psi.depends_on_scale
+    assert (", scale-free 0." in page.words) == psi.depends_on_scale
+
+
 def test_one_seed_gives_no_intervals(tmp_path):
     write_report(findings(1), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
