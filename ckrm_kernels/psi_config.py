@@ -49,7 +49,7 @@ class PsiConfig:
         """Such as "eps 1e-4 absolute" or "alpha 1, eps 1e-3 relative to each layer's scale"."""
         values = asdict(self)
         exponents = [
-            f"{name} {values[name]:g}, " for name, usual in _DEFAULT_EXPONENTS.items() if values[name] != usual
+            f"{name} {written(values[name])}, " for name, usual in _DEFAULT_EXPONENTS.items() if values[name] != usual
         ]
         scale = " relative to each layer's scale" if self.scale_free else " absolute"
         return f"{''.join(exponents)}eps {written(self.eps)}{scale if self.eps else ''}"
