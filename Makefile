@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv, and is quick the second time.
 #   PYTHON        the Python that makes the virtual environment
+#   TORCH_VERSION which torch; `newest` takes the newest there is
 #   TORCH_INDEX   where torch comes from, such as https://download.pytorch.org/whl/cpu for a small build without CUDA
 PYTHON ?= python3
 TORCH_VERSION ?= 2.13.0
@@ -10,17 +11,20 @@ RUN := $(VENV)/bin/python
 TORCH := $(VENV)/.torch-$(TORCH_VERSION)
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+DOCS := $(VENV)/.docs
 SANITIZED := build/sanitized
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 
-.PHONY: help demo test bench gpu-check lint sanitize wheel clean
+.PHONY: help demo test test-all bench gpu-check lint docs sanitize wheel clean
 
 help:
-	@echo "make demo      set up, then train, measure, shrink and compare on real images"
-	@echo "make test      set up, then run the tests"
+	@echo "make demo      set up, then train, measure, search and compare on real images"
+	@echo "make test      set up, then run the tests: minutes"
+	@echo "make test-all  the same, and every further case"
 	@echo "make bench     the benchmarks, with a table in benchmarks/results"
 	@echo "make gpu-check all that only a GPU can show: tests, sanitizers, times; with a GPU, in nine minutes"
-	@echo "make lint      formatting, lint and types"
+	@echo "make lint      formatting, lint, types, and which module may import which"
+	@echo "make docs      the documentation, a site in build/site"
 	@echo "make sanitize  the C++ kernels under the address and undefined-behaviour sanitizers"
 	@echo "make wheel     a wheel in dist, with the CPU library inside"
 	@echo "make clean     remove the virtual environment and what was built"
@@ -28,8 +32,13 @@ help:
 demo: $(READY)
 	$(VENV)/bin/ckrm demo
 
+PYTEST = OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
+
 test: $(READY)
-	OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
+	$(PYTEST) -m "not exhaustive"
+
+test-all: test
+	$(PYTEST) -m exhaustive
 
 bench: $(READY) $(PEERS)
 	mkdir -p build
@@ -44,6 +53,12 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(VENV)/bin/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(CSRC)) $(wildcard tests/cpp/*)
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+	@echo "open build/site/index.html"
 
 # The kernels alone, then every operator inside Python.
 sanitize: $(READY)
@@ -61,7 +76,7 @@ clean:
 $(TORCH):
 	$(PYTHON) -c 'import sys; sys.exit("make PYTHON=...: 3.10 or newer is needed" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	$(RUN) -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch$(if $(filter newest,$(TORCH_VERSION)),,==$(TORCH_VERSION))
 	touch $@
 
 # The build sees the torch that will run it: no isolation.
@@ -73,6 +88,10 @@ $(READY): $(TORCH) pyproject.toml setup.py ckrm_kernels/build_config.py $(CSRC)
 # What the benchmarks compare with.
 $(PEERS): $(READY)
 	$(RUN) -m pip install --no-build-isolation --editable ".[bench]"
+	touch $@
+
+$(DOCS): $(READY)
+	$(RUN) -m pip install --no-build-isolation --editable ".[docs]"
 	touch $@
 
 # Objects with sanitizers. Python's own leaks are not looked for; within the kernels alone, leaks are.

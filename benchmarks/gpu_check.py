@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-GPU_TESTS = ("tests/test_gpu.py", "tests/test_gpu_training.py")
+GPU_TESTS = ("tests/test_gpu.py", "tests/training/test_gpu_training.py")
 LIMIT = 520  # seconds of all stages
 GRACE = 10  # seconds in which a stage that is stopped may end by itself
 BUILD = """

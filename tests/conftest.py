@@ -31,6 +31,14 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        if any(backend in marker.args for marker in item.iter_markers("exhaustive_on")):
+            item.add_marker("exhaustive")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

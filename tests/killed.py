@@ -1,7 +1,7 @@
 """`ckrm train` and `ckrm search` killed at random instants: what they end with must be what an unbroken run ends with.
 
 Run by hand, `python tests/killed.py [KILLS]`; it takes some minutes. Each kill has a folder of its own: the command is
-started there, ended by SIGKILL at a random instant (shrink also while it writes its report), and started again until
+started there, ended by SIGKILL at a random instant (search also while it writes its report), and started again until
 it is done. Then report.json and run.json less their seconds, report.txt, scores.json and every weights.safetensors
 have to be, byte for byte, those of the unbroken run. Half of the kills are of one process, half of two side by side.
 Prints one line a kill; the exit code is 1 where anything differs. KILLS, 10 by default, is the number for each command.

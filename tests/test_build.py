@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from small_tree import copy_checkout, needs_compiler, run_python
+from small_tree import REPOSITORY, copy_checkout, needs_compiler, run_python
 
 from ckrm_kernels import native
 
@@ -78,6 +78,7 @@ def test_the_wheel_holds_the_library_and_its_sources(wheel: Path) -> None:
     assert library.name == native.build_config.CPU.file_name(package / "csrc") + ".so"
     assert {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} == {"ckrm_kernels"}
     assert (package / "py.typed").exists()
+    assert templates(package) == templates(REPOSITORY / "ckrm_kernels") != set()
 
 
 @needs_compiler
@@ -94,10 +95,16 @@ def test_the_installed_package_takes_its_library(wheel: Path, tmp_path: Path) ->
     assert output == "True prebuilt", errors
 
 
+def templates(package: Path) -> set[str]:
+    """Of its pages, with their style sheets."""
+    return {str(path.relative_to(package)) for kind in ("*.jinja", "*.css") for path in package.rglob(kind)}
+
+
 def test_an_install_does_not_fail_for_want_of_a_compiler(pure_wheel: Path, tmp_path: Path) -> None:
     assert pure_wheel.name.endswith("-py3-none-any")
     assert "Root-Is-Purelib: true" in next(pure_wheel.glob("*.dist-info/WHEEL")).read_text()
     assert not (pure_wheel / "ckrm_kernels" / "lib").exists()
+    assert templates(pure_wheel / "ckrm_kernels") == templates(REPOSITORY / "ckrm_kernels") != set()
     output, errors = run_python(PSI, pure_wheel, CXX="/bin/false", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert output == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]] 1", errors
 

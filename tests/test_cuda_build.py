@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exhaustive import also
 from small_tree import COMPILER, copy_checkout, needs_compiler, run_python, write_sources
 
 from ckrm_kernels import build_config, native
@@ -52,7 +53,7 @@ def compiled(source: str, architecture: str, folder: Path) -> tuple[str, Path]:
 
 @needs_nvcc
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("architecture", ["sm_90", *also("sm_80", "sm_100")])
 def test_machine_code(architecture, source, tmp_path):
     """No kernel keeps registers in memory, and none that computes in float32 holds an instruction for float64."""
     report, target = compiled(source, architecture, tmp_path)

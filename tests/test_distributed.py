@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import job, network, stripes
+from small_training import job, network, stripes
 
 from ckrm_kernels.distributed import Team
 from ckrm_kernels.training import Runtime, TrainingConfig, train

@@ -270,6 +270,7 @@ def test_scale_free_gradient_is_orthogonal_to_the_weight(backend):
 @given(seed=st.integers(0, 2**32 - 1), filters=st.integers(2, 12), eps=st.sampled_from([0.0, 1e-4, 1e-2]))
 @settings(max_examples=25)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.exhaustive_on("triton")
 def test_redundancy_is_exactly_the_share_above(seed, filters, eps, dtype, backend):
     generator = torch.Generator().manual_seed(seed)
     w = (torch.randn(filters, 3, 3, 3, generator=generator) * 0.1).to(dtype)
@@ -361,6 +362,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_memory_layouts(layout, dtype, backend):
@@ -486,6 +488,7 @@ def test_a_weight_is_never_changed(backend):
     assert w._version == version
 
 
+@pytest.mark.exhaustive_on("triton")
 def test_training_on_psi_separates_filters(backend):
     w = torch.randn(6, 3, 3, 3) * 0.1
     w[3:] = w[:3] + 0.001 * torch.randn(3, 3, 3, 3)

@@ -54,6 +54,7 @@ def assert_consistent(groups: RedundantGroups, psi: torch.Tensor, threshold: flo
 
 @given(seed=st.integers(0, 1000), filters=st.integers(2, 9), threshold=st.sampled_from([0.3, 0.55, 0.6, 0.8, 0.999]))
 @settings(max_examples=12)
+@pytest.mark.exhaustive_on("triton")
 def test_groups_follow_the_definition(seed, filters, threshold, backend):
     weight = planted(filters, 2, seed)
     psi = square(weight)
@@ -63,6 +64,7 @@ def test_groups_follow_the_definition(seed, filters, threshold, backend):
     assert groups.kept.tolist() == greedy(similar)
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("filters", [63, 64, 65, 150])
 def test_groups_of_more_filters_than_a_block(filters, backend):
     weight = planted(filters, 5, 0)

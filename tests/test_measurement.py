@@ -55,6 +55,7 @@ def assert_same_rows(report: RedundancyReport, other: RedundancyReport) -> None:
 # ---- one model -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive_on("triton")
 def test_every_layer_has_a_row_with_its_numbers(backend):
     model = Block().double()
     with torch.no_grad():

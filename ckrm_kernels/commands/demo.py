@@ -15,7 +15,7 @@ def demo(
         "runs/demo"
     ),
 ) -> None:
-    """Train on real images, measure, shrink and compare: a few minutes on a few cores."""
+    """Train on real images, measure, search narrower widths and compare: a few minutes on a few cores."""
     from ckrm_kernels.models import network_shape
     from ckrm_kernels.width_search.config import WidthSearchConfig
     from ckrm_kernels.width_search.pipeline import search_widths

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckrm_kernels.commands.shared import aligned, interruptible
+from ckrm_kernels.commands.shared import interruptible
+from ckrm_kernels.presentation.tables import aligned
 
 if TYPE_CHECKING:
     from torch import nn

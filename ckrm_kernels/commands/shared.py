@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -67,16 +67,3 @@ def settings_of(
         "training.epochs": epochs,
     }
     return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(others or ())]
-
-
-def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int]) -> str:
-    """The rows as lines whose columns line up: those in `numbers` to the right, the others to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

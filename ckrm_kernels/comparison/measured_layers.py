@@ -51,6 +51,11 @@ class MeasuredLayer:
     histograms: tuple[tuple[int, ...], ...]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(F2, F1, *K)."""
+        return (self.filters, self.slices, *self.kernel_size)
+
+    @property
     def configured(self) -> Level:
         """lambda at the configured psi."""
         return self.levels[CONFIGURED]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ckrm_kernels.comparison.statistics import Comparison
+from ckrm_kernels.comparison.statistics import Comparison, Interval
+from ckrm_kernels.presentation.numbers import signed
 
 
 def in_words(comparison: Comparison) -> str:
     """The difference, and what both tests say of it."""
     first, second, margin = comparison.first, comparison.second, f"{comparison.margin:g}"
-    opening = f"{first} less {second} {comparison.difference.mean:+.4f}"
+    opening = f"{first} less {second} {with_interval(comparison.difference, sign=True)}"
     if comparison.anova_p is None or comparison.equivalence_p is None:
         return f"{opening}, where one network of a kind allows no test"
-    opening += f" [{comparison.difference.low:+.4f}, {comparison.difference.high:+.4f}]"
     apart, same = with_p(comparison.anova_p), with_p(comparison.equivalence_p)
     better = first if comparison.difference.mean > 0 else second
     if comparison.different and comparison.equivalent:
@@ -30,6 +30,17 @@ def verdict(comparison: Comparison) -> str:
     if comparison.equivalence_p is None:
         return "not tested"
     return "equivalent" if comparison.equivalent else "not shown to be equivalent"
+
+
+def with_interval(interval: Interval, *, sign: bool = False) -> str:
+    """The mean and, where there is one, its interval in brackets. sign: whether positive numbers have theirs"""
+
+    def written(value: float) -> str:
+        return signed(value) if sign else signed(value).removeprefix("+")
+
+    if interval.low is None or interval.high is None:
+        return written(interval.mean)
+    return f"{written(interval.mean)} [{written(interval.low)}, {written(interval.high)}]"
 
 
 def p_value(p: float | None) -> str:

@@ -1,1 +1,1 @@
-"""The look of pages, figures and tables: colours, type, drawing, markup. Knows no result."""
+"""The look of pages, figures and tables: theme, markup, drawing, pixels, tables, numbers. Knows no result."""

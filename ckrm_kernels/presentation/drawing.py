@@ -6,8 +6,9 @@ import re
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from ckrm_kernels.presentation.colours import LIGHT
-from ckrm_kernels.presentation.markup import Markup, element
+from markupsafe import Markup, escape
+
+from ckrm_kernels.presentation.theme import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,13 +18,16 @@ WIDTH, MARGIN = 5.0, 0.2  # inches, the latter on both sides, which the page cut
 TYPE = 10.0
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure of the page's width; height in inches. It leaves pyplot's state alone."""
+def new_figure(height: float, width: float = WIDTH, *, wanted_by: str = "the report", **options: Any) -> Figure:
+    """An empty figure; height and width in inches. No window opens and pyplot's state stays as it is.
+
+    wanted_by: what the error names where matplotlib is missing; options: of matplotlib's `Figure`
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('the report needs matplotlib: pip install "ckrm-kernels[report]"') from error
-    return Figure(figsize=(WIDTH, height))
+        raise ImportError(f'{wanted_by} needs matplotlib: pip install "ckrm-kernels[report]"') from error
+    return Figure(figsize=(width, height), **options)
 
 
 def plain(axes: Axes) -> None:
@@ -33,6 +37,21 @@ def plain(axes: Axes) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(LIGHT["line"])
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name of at most so many characters; of a longer one, its end."""
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
+def png_file(figure: Figure, dots_per_inch: int = 130) -> bytes:
+    """The figure as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    return buffer.getvalue()
 
 
 def svg_file(figure: Figure, name: str) -> bytes:
@@ -57,8 +76,7 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r' d="([^"]*)"', lambda m: f' d="{_shortened(m[1])}"', body)
     body = re.sub(r"\n\s*", "\n", body)
-    opening = element("svg", role="img", aria_label=label).removesuffix("></svg>")
-    return Markup(f"{opening} {box}>{body}</svg>")
+    return Markup(f'<svg role="img" aria-label="{escape(label)}" {box}>{body}</svg>')
 
 
 def _shortened(path: str) -> str:

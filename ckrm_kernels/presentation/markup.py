@@ -1,72 +1,61 @@
-"""Small pieces of HTML. Text is escaped on its way in, unless it is `Markup` already."""
+"""Pages from templates, and small pieces of HTML. What is not `Markup` is escaped on its way in."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from html import escape
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ckrm_kernels.presentation.theme import DARK, LIGHT
 
 
-class Markup(str):
-    """HTML, as opposed to text."""
+class Table(NamedTuple):
+    """What the macro `table` of table.html.jinja draws. The first column names the rows, the others are numbers.
 
-
-def html(text: str) -> str:
-    """Text as HTML; `Markup` as it is."""
-    return text if isinstance(text, Markup) else escape(text)
-
-
-def element(tag: str, *content: str, **attributes: str | None) -> Markup:
-    """An element with an end tag.
-
-    attributes: an underscore at the end of a name is dropped, one inside is a hyphen; those that are None are left out
+    caption: stands above it; head: one a column; rows, foot: cells, as many as head
     """
-    written = "".join(
-        f' {name.strip("_").replace("_", "-")}="{escape(value)}"'
-        for name, value in attributes.items()
-        if value is not None
-    )
-    return Markup(f"<{tag}{written}>{''.join(map(html, content))}</{tag}>")
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    foot: Sequence[Sequence[str]] = ()
+
+
+def render(module: str, **values: object) -> Markup:
+    """The template that stands beside a module, x.html.jinja beside x.py, filled in.
+
+    module: the module's `__file__`; values: what the template names, beside what this file gives to all templates
+    It may extend base.html.jinja and import table.html.jinja.
+    """
+    path = Path(module)
+    return Markup(_environment(path.parent).get_template(f"{path.stem}.html.jinja").render(values))
 
 
 def image(png: bytes, alternative: str, style: str) -> Markup:
     """A PNG file inside the page. style: the class"""
     data = base64.b64encode(png).decode()
-    return Markup(f'<img class="{style}" alt="{escape(alternative)}" src="data:image/png;base64,{data}">')
-
-
-def section(title: str, *content: str) -> Markup:
-    """A section under its heading."""
-    return element("section", element("h2", title), *content)
-
-
-def paragraph(*content: str, class_: str | None = None) -> Markup:
-    """A paragraph."""
-    return element("p", *content, class_=class_)
-
-
-def table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, foot: Sequence[Sequence[str]] = ()
-) -> Markup:
-    """A table. The first column names the rows, the others are numbers.
-
-    caption: stands above it; head: one a column; rows, foot: cells, as many as head
-    """
-    bodies = [element("tbody", *map(_row, rows))] + ([element("tfoot", *map(_row, foot))] if foot else [])
-    heading = element("tr", *(element("th", cell, scope="col") for cell in head))
-    return captioned(caption, element("table", element("thead", heading), *bodies))
-
-
-def captioned(caption: str, inner: str, style: str = "scroll") -> Markup:
-    """A table under its caption, in a box that scrolls sideways, by keys too. style: the box's classes"""
-    box = element("div", inner, class_=style, role="region", aria_label=caption, tabindex="0")
-    return element("figure", element("figcaption", caption), box, class_="table")
-
-
-def _row(cells: Sequence[str]) -> Markup:
-    return element("tr", element("th", cells[0], scope="row"), *(element("td", cell) for cell in cells[1:]))
+    return Markup('<img class="{}" alt="{}" src="data:image/png;base64,{}">').format(style, alternative, data)
 
 
 def swatch(name: str) -> Markup:
     """A candidate's name behind a dot of its colour."""
-    return Markup(f'<span class="swatch {escape(name)}">{escape(name)}</span>')
+    return Markup('<span class="swatch {0}">{0}</span>').format(name)
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    """Of the templates of a folder and of this one."""
+    environment = Environment(
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(light=LIGHT, dark=DARK, image=image, swatch=swatch)
+    return environment

@@ -8,28 +8,38 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ckrm_kernels.presentation.theme import LIGHT, NEGATIVE, POSITIVE
+
 Stops = list[tuple[float, tuple[int, int, int, int]]]
-_BLUE, _RED, _VIOLET, _ORANGE = (86, 128, 179), (214, 62, 86), (122, 92, 190), (232, 134, 36)
+_CLEAR = 255  # the palette's last colour, for what is not a number
 
 
 def psi_stops(threshold: float) -> Stops:
     """The colours of Psi: from nothing to blue at the threshold, red above it."""
-    return [(0.0, (*_BLUE, 0)), (threshold, (*_BLUE, 190)), (threshold, (*_RED, 150)), (1.0, (*_RED, 255))]
+    below, redundant = LIGHT["below"], LIGHT["redundant"]
+    return [
+        (0.0, _with_opacity(below, 0)),
+        (threshold, _with_opacity(below, 190)),
+        (threshold, _with_opacity(redundant, 150)),
+        (1.0, _with_opacity(redundant, 255)),
+    ]
 
 
-WEIGHT_STOPS: Stops = [(0.0, (*_VIOLET, 255)), (0.5, (*_VIOLET, 0)), (0.5, (*_ORANGE, 0)), (1.0, (*_ORANGE, 255))]
-"""The colours of a weight, from the most negative by zero to the most positive."""
+def weight_stops() -> Stops:
+    """The colours of a weight, from the most negative by zero to the most positive."""
+    return [
+        (0.0, _with_opacity(NEGATIVE, 255)),
+        (0.5, _with_opacity(NEGATIVE, 0)),
+        (0.5, _with_opacity(POSITIVE, 0)),
+        (1.0, _with_opacity(POSITIVE, 255)),
+    ]
 
-GREY_STOPS: Stops = [(0.0, (0, 0, 0, 255)), (1.0, (255, 255, 255, 255))]
-_CLEAR = 255  # the palette's last colour, for what is not a number
 
-
-def picture(values: NDArray[np.float64], stops: Stops, scale: int = 1) -> bytes:
-    """A PNG file of a matrix, each number a square.
+def picture(values: NDArray[np.float64], stops: Stops) -> bytes:
+    """A PNG file of a matrix, each number a pixel.
 
     values: (rows, columns) in [0, 1], what is beyond is drawn as the end; NaN is left clear
     stops: places in [0, 1], ascending, and their red, green, blue and opacity; two at one place make a step
-    scale: pixels along a square's side
     """
     try:
         from PIL import Image
@@ -38,7 +48,7 @@ def picture(values: NDArray[np.float64], stops: Stops, scale: int = 1) -> bytes:
     steps = _CLEAR - 1
     indices = np.where(np.isnan(values), _CLEAR, np.rint(np.nan_to_num(values).clip(0, 1) * steps))
     palette = np.array([_colour(step / steps, stops) for step in range(_CLEAR)] + [(0, 0, 0, 0)])
-    drawn = Image.fromarray(indices.astype(np.uint8).repeat(scale, 0).repeat(scale, 1), "P")
+    drawn = Image.fromarray(indices.astype(np.uint8), "P")
     drawn.putpalette(palette[:, :3].astype(np.uint8).tobytes())
     buffer = BytesIO()
     drawn.save(buffer, "png", optimize=True, transparency=palette[:, 3].astype(np.uint8).tobytes())
@@ -48,6 +58,11 @@ def picture(values: NDArray[np.float64], stops: Stops, scale: int = 1) -> bytes:
 def bar(stops: Stops) -> bytes:
     """A PNG file of all colours in one row, from 0 to 1."""
     return picture(np.linspace(0, 1, _CLEAR)[None], stops)
+
+
+def _with_opacity(colour: str, opacity: int) -> tuple[int, int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue, opacity
 
 
 def _colour(value: float, stops: Stops) -> tuple[float, ...]:

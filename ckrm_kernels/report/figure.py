@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ckrm_kernels.presentation.drawing import new_figure, plain, shortened
+from ckrm_kernels.presentation.theme import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -10,69 +13,64 @@ if TYPE_CHECKING:
 
     from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 
-BELOW, ABOVE, CHANCE = "#4c78a8", "#d1495b", "#555555"
-_ROW_HEIGHT, _MARGIN = 0.42, 1.5  # inches
+_WIDTH, _ROW_HEIGHT, _MARGIN = 8.0, 0.42, 1.5  # inches
+_TYPE = 8.0
 _LONGEST_NAME = 40
-_LAMBDA_AT = 1.04  # where the column of lambda starts, right of the axis from 0 to 1
+_LAMBDA_AT, _CHANCE_AT, _CHANCE_AFTER_DEVIATION = 12, 54, 96  # points, right of the axis from 0 to 1
 
 
 def figure(report: RedundancyReport) -> Figure:
-    """One row a measured layer: its distribution of Omega, the threshold, lambda and the chance level.
+    """One row a measured layer, the first on top: its distribution of Omega, lambda and the chance level.
 
-    Made by matplotlib's object interface: no window opens and pyplot's state stays as it is.
+    What is above the threshold is red; a lambda above its chance level is bold.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib: pip install "ckrm-kernels[report]"') from error
-    rows = max(len(report.measured), 1)
-    result = Figure(figsize=(8, _MARGIN + _ROW_HEIGHT * rows), layout="constrained")
-    draw(result.add_subplot(), report)
+    layers, t = report.measured, report.threshold
+    result = new_figure(_MARGIN + _ROW_HEIGHT * max(len(layers), 1), _WIDTH, wanted_by="plot", layout="constrained")
+    axes = result.add_subplot()
+    plain(axes)
+    chance_at = _CHANCE_AFTER_DEVIATION if report.models > 1 else _CHANCE_AT
+    for row, layer in enumerate(layers):
+        _draw_row(axes, len(layers) - 1 - row, layer, t, chance_at)
+    axes.axvline(t, color=LIGHT["redundant"], linewidth=1, linestyle=(0, (4, 3)))
+    above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "va": "bottom", "fontsize": _TYPE}
+    axes.annotate(f"t = {t:g}", (t, len(layers)), ha="center", color=LIGHT["redundant"], **above)
+    _beside(axes, len(layers) + 0.12, rf"$\lambda^{{{t:g}}}$", _LAMBDA_AT)
+    _beside(axes, len(layers) + 0.12, "chance", chance_at, color=LIGHT["soft"])
+    axes.set(xlim=(0, 1), ylim=(-0.1, max(len(layers), 1) + 0.1))
+    axes.set_xlabel("Ψ of pairs of filters", color=LIGHT["soft"])
+    axes.set_yticks([len(layers) - 1 - row + 0.3 for row in range(len(layers))])
+    axes.set_yticklabels([_label(layer) for layer in layers], fontsize=_TYPE, color=LIGHT["text"])
+    axes.tick_params(axis="y", length=0)
+    if not layers:
+        axes.text(0.5, 0.5, "no layer was measured", ha="center", va="center", color=LIGHT["text"])
     return result
 
 
-def draw(axes: Axes, report: RedundancyReport, *, names: bool = True) -> None:
-    """Draws the rows into axes, the model's first layer on top; `names` labels them."""
-    layers, t = report.measured, report.threshold
-    chance_at = _LAMBDA_AT + (0.2 if report.models > 1 else 0.11)
-    for row, layer in enumerate(layers):
-        _draw_row(axes, len(layers) - 1 - row, layer, t, chance_at)
-    axes.axvline(t, color=ABOVE, linewidth=1, linestyle=(0, (4, 3)))
-    axes.text(t, len(layers) + 0.12, f"t = {t:g}", color=ABOVE, ha="center", va="bottom", fontsize=8)
-    axes.text(_LAMBDA_AT, len(layers) + 0.12, rf"$\mathbf{{\lambda^{{{t:g}}}}}$", va="bottom", fontsize=9)
-    axes.text(chance_at, len(layers) + 0.12, "chance", color=CHANCE, va="bottom", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(-0.1, max(len(layers), 1) + 0.1), xlabel="Ψ of pairs of filters")
-    axes.set_yticks([len(layers) - 1 - row + 0.3 for row in range(len(layers))])
-    axes.set_yticklabels([_label(layer) for layer in layers] if names else [], fontsize=8)
-    axes.tick_params(axis="y", length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    if not layers:
-        axes.text(0.5, 0.5, "no layer was measured", ha="center", va="center")
-
-
 def _draw_row(axes: Axes, base: int, layer: LayerRedundancy, threshold: float, chance_at: float) -> None:
-    """The histogram on its base line, each bin's height relative to the layer's fullest; above the threshold red."""
+    """The histogram on its base line, each bin's height relative to the layer's fullest, and the numbers beside it."""
     histogram = layer.histogram or ()
     bins, fullest = len(histogram), max(histogram, default=0)
     if fullest:
         edges = [index / bins for index in range(bins)]
         heights = [max(0.85 * count / fullest, 0.03 if count else 0) for count in histogram]
-        colours = [ABOVE if edge >= threshold - 1e-9 else BELOW for edge in edges]
+        colours = [LIGHT["redundant" if edge >= threshold - 1e-9 else "below"] for edge in edges]
         axes.bar(edges, heights, width=1 / bins, bottom=base, align="edge", color=colours, linewidth=0)
-    axes.axhline(base, color="#cccccc", linewidth=0.6, zorder=0)
-    redundancy, chance = layer.redundancy, layer.chance
-    text = "" if redundancy is None else f"{redundancy:.3f}"
+    axes.axhline(base, color=LIGHT["line"], linewidth=0.6, zorder=0)
+    text = "" if layer.redundancy is None else f"{layer.redundancy:.3f}"
     if layer.deviation is not None:
         text += f" ± {layer.deviation:.3f}"
-    axes.text(_LAMBDA_AT, base + 0.3, text, va="center", fontsize=8, weight="bold")
-    if chance is not None:
-        axes.text(chance_at, base + 0.3, f"{chance:.3f}", color=CHANCE, va="center", fontsize=8)
+    _beside(axes, base + 0.3, text, _LAMBDA_AT, weight="bold" if layer.above_chance else "normal")
+    if layer.chance is not None:
+        _beside(axes, base + 0.3, f"{layer.chance:.3f}", chance_at, color=LIGHT["soft"])
+
+
+def _beside(axes: Axes, height: float, text: str, points: float, color: str = LIGHT["text"], **options: Any) -> None:
+    """Writes at a height of the vertical axis, so many points right of the axes whatever their width."""
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+    axes.annotate(text, (1, height), (points, 0), color=color, fontsize=_TYPE, **place, **options)
 
 
 def _label(layer: LayerRedundancy) -> str:
-    name = layer.name or layer.kind
-    if len(name) > _LONGEST_NAME:
-        name = "…" + name[1 - _LONGEST_NAME :]
+    name = shortened(layer.name or layer.kind, _LONGEST_NAME)
     name = name.replace("$", r"\$")  # matplotlib would read mathematics between dollar signs
     return f"{name}  ({layer.filters})"

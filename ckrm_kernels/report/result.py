@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from ckrm_kernels.functional import PsiOptions
@@ -104,9 +104,10 @@ class RedundancyReport:
 
         The values of the models are in one field, divided by blanks.
         """
-        from ckrm_kernels.report.table import csv_text
+        from ckrm_kernels.report.table import as_csv
 
-        return csv_text(self)
+        names = [field.name for field in fields(LayerRedundancy)]
+        return as_csv(self, [name for name in names if not name.startswith("histogram")])
 
     def to_pandas(self) -> pandas.DataFrame:
         """The report as a DataFrame, a row a layer; the extra `report` installs pandas."""
@@ -116,7 +117,7 @@ class RedundancyReport:
 
     def to_html(self) -> str:
         """The report as one self-contained HTML page, without scripts or outside resources."""
-        from ckrm_kernels.report.html import page
+        from ckrm_kernels.report.page import page
 
         return page(self)
 

@@ -1,30 +1,28 @@
-"""A report as plain text, and as a data frame."""
+"""A report as plain text, as CSV and as a data frame."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict
-from io import StringIO
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.presentation.tables import aligned, csv_text, together
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.report.result import LayerRedundancy
 
 if TYPE_CHECKING:
     import pandas
 
-    from ckrm_kernels.report.result import RedundancyReport
+    from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
+
+WORDS = ("layer", "kind", "note")  # columns, the others are numbers
 
 
 def table(report: RedundancyReport) -> str:
     """A heading and one aligned line a layer."""
-    header = columns(report)
-    rows = [cells(layer, report) for layer in report.layers]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [_aligned(row, widths) for row in (header, *rows)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join((heading(report), "", *lines))
+    head = columns(report)
+    rows = [head, *(cells(layer, report) for layer in report.layers)]
+    numbers = [place for place, name in enumerate(head) if name not in WORDS]
+    return f"{heading(report)}\n\n{aligned(rows, numbers, rule=True)}"
 
 
 def heading(report: RedundancyReport) -> str:
@@ -72,28 +70,19 @@ def frame(report: RedundancyReport) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-def csv_text(report: RedundancyReport) -> str:
-    """A row a layer; empty where there is no value, the kernel as 3x3 and the models' values divided by blanks."""
-    out = StringIO()
-    fields = [field.name for field in dataclasses.fields(LayerRedundancy) if not field.name.startswith("histogram")]
-    writer = csv.DictWriter(out, [*fields, "median_psi"], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+def as_csv(report: RedundancyReport, fields: Sequence[str]) -> str:
+    """A row a layer; empty where there is no value, the kernel as 3x3 and the models' values divided by blanks.
+
+    fields: of `LayerRedundancy`
+    """
+    rows = []
     for layer in report.layers:
         kernel = "x".join(map(str, layer.kernel_size or ()))
-        per_model = {name: " ".join(map(repr, getattr(layer, name))) for name in fields if name.endswith("per_model")}
-        median = layer.quantile(0.5)
-        writer.writerow({**asdict(layer), "kernel_size": kernel, **per_model, "median_psi": median})
-    return out.getvalue()
+        per_model = {name: together(getattr(layer, name)) for name in fields if name.endswith("per_model")}
+        values = {**asdict(layer), "kernel_size": kernel, **per_model}
+        rows.append([*(values[name] for name in fields), layer.quantile(0.5)])
+    return csv_text([*fields, "median_psi"], rows)
 
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
-    """Words to the left, numbers to the right."""
-    padded = [
-        cell.ljust(width) if index < 2 or index == len(row) - 1 else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(padded).rstrip()

@@ -8,11 +8,9 @@ networks are kept in runs/epsilon, so that it goes on where it was interrupted.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import partial
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,9 @@ from torch import Tensor
 from ckrm_kernels import chance_redundancy, redundancy
 from ckrm_kernels.data import digits
 from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.presentation.drawing import new_figure, png_file
+from ckrm_kernels.presentation.tables import csv_text
+from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -55,15 +56,9 @@ class Row:
 def main() -> None:
     """Measures, and writes the files."""
     rows = [*at_start(), *after_training()]
-    text = StringIO()
-    writer = csv.DictWriter(text, [each.name for each in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _short(value) for name, value in asdict(row).items()} for row in rows)
-    write_atomically(HERE / "epsilon.csv", text.getvalue())
-    figure = drawn(rows)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_atomically(HERE / "epsilon.png", picture.getvalue())
+    text = csv_text([each.name for each in fields(Row)], [[_short(value) for value in astuple(row)] for row in rows])
+    write_atomically(HERE / "epsilon.csv", text)
+    write_atomically(HERE / "epsilon.png", png_file(drawn(rows), 150))
     print(as_table(rows))
 
 
@@ -108,7 +103,7 @@ def measured(state: str, width: int, seed: int, weight: Tensor) -> Iterator[Row]
 def drawn(rows: Sequence[Row]) -> Figure:
     """Against eps on the left, against eps over the mean square of the layer's weights on the right."""
     states = [START, *DECAYS]
-    figure = Figure(figsize=(9.2, 2.6 * len(states) + 0.6), layout="constrained")
+    figure = new_figure(2.6 * len(states) + 0.6, 9.2, layout="constrained")
     grid = figure.subplots(len(states), 2, sharey=True, sharex="col", squeeze=False)
     widths = sorted({row.width for row in rows})
     shades = {width: (place + 1.5) / (len(widths) + 1.5) for place, width in enumerate(widths)}
@@ -126,7 +121,7 @@ def drawn(rows: Sequence[Row]) -> Figure:
                 axes.plot(x, [each.chance for each in curve], color=colour, linewidth=1, linestyle=(0, (1, 2)))
         line[0].set_ylabel(rf"$\lambda^{{{THRESHOLD:g}}}$")
         line[0].set_title(f"A 3x3 layer {state}", loc="left", fontsize=10)
-        line[0].axvline(1e-4, color="#b8bec6", linewidth=0.8, zorder=0)
+        line[0].axvline(1e-4, color=LIGHT["line"], linewidth=0.8, zorder=0)
         line[0].legend(fontsize=7.5, frameon=False)
     for axes, name in zip(grid[-1], ("eps", "eps / mean square of the layer's weights"), strict=True):
         axes.set_xlabel(name)

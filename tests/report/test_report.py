@@ -8,12 +8,17 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import combinations
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.transforms import Bbox
 from torch import nn
 
 from ckrm_kernels import RedundancyReport, measure
+from ckrm_kernels.presentation.theme import LIGHT
 
 NASTY = '<script>alert("x")</script>&$a_1$'
 
@@ -168,7 +173,11 @@ def test_the_page_is_well_formed_self_contained_and_escaped(report):
 
 def test_the_page_marks_what_lies_above_chance(report):
     assert report.layers[1].redundancy > report.layers[1].chance
-    assert f'class="high" data-label="redundancy">{report.layers[1].redundancy:.4f}<' in report.to_html()
+    text = report.to_html()
+    assert f'class="high" data-label="redundancy">{report.layers[1].redundancy:.4f}<' in text
+    assert text.count('class="high"') == sum(layer.above_chance for layer in report.layers)
+    assert "a redundancy above it is bold" in text
+    assert "Pairs with Psi above the threshold are red" in text
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
@@ -215,6 +224,17 @@ def test_the_figure_shows_the_distributions(report):
     bars = [patch for patch in axes.patches if patch.get_height() > 0]
     filled = sum(count > 0 for layer in report.measured for count in layer.histogram)
     assert len(bars) == filled
+    red = [to_hex(patch.get_facecolor()) == LIGHT["redundant"] for patch in bars]
+    assert red == [patch.get_x() >= 0.6 - 1e-9 for patch in bars]
+
+
+def test_the_numbers_beside_the_figure_are_within_it_and_apart(report):
+    figure = report.plot()
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if "0." in text.get_text()]
+    assert len(boxes) == 2 + 2 * len(report.measured)
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert not [both for both in combinations(boxes, 2) if Bbox.intersection(*both)]
 
 
 def test_the_figure_is_drawn_with_any_name_and_without_a_display(report, tmp_path):

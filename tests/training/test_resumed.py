@@ -4,12 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from test_training import CONFIG, network, same_weights, stripes
+from small_training import CONFIG, killed_after, network, same_weights, stripes
 from torch import nn
 
-from ckrm_kernels.training import Runtime, UnfinishedRun, loop, train
+from ckrm_kernels.training import UnfinishedRun, loop, train
 
-AT_ONCE = Runtime(checkpoint_seconds=0)
 BATCHES = 6  # an epoch has, at CONFIG's batch size
 CONFIGS = {
     "sgd, one-cycle": CONFIG,
@@ -29,10 +28,6 @@ CONFIGS = {
 }
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.fixture(autouse=True)
 def one_thread(threads):
     threads(1)
@@ -47,22 +42,6 @@ def kept(unfinished: UnfinishedRun) -> list[dict]:
 
 def with_dropout() -> nn.Module:
     return nn.Sequential(network(), nn.Dropout(0.2))
-
-
-def killed_after(saves: int, monkeypatch, *arguments, **options) -> None:
-    """A training that ends without notice right after so many checkpoints."""
-    original, seen = UnfinishedRun.save, []
-
-    def save(self, state):
-        if len(seen) == saves:
-            raise Killed
-        original(self, state)
-        seen.append(1)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(UnfinishedRun, "save", save)
-        with pytest.raises(Killed):
-            train(*arguments, **options, runtime=AT_ONCE)
 
 
 @pytest.mark.parametrize("saves", [0, 2, BATCHES, BATCHES + 1, 2 * BATCHES + 4])

@@ -7,6 +7,7 @@ from io import StringIO
 import pytest
 import torch
 from rich.console import Console
+from small_training import CONFIG, job, network, same_weights, stripes
 from torch import nn
 
 from ckrm_kernels.data import Dataset, Part
@@ -30,44 +31,11 @@ from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_weights
-from ckrm_kernels.training.workers import Job, Workers
-
-SHAPE = ResNetShape(stem=4, inner=((4,),), out=(6,), classes=3)
-CONFIG = TrainingConfig(epochs=3, batch_size=16, weight_decay=1e-3)
-
-
-def stripes(seed: int = 0) -> Dataset:
-    """Three classes of noisy 6x6 images: flat, with one bright row, with one bright column."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def part(size: int) -> Part:
-        labels = torch.randint(3, (size,), generator=generator)
-        images = torch.randn(size, 1, 6, 6, generator=generator) / 4
-        for image, label in zip(images, labels, strict=True):
-            image[0, 2 if label == 1 else slice(0)] += 2
-            image[0, :, 3 if label == 2 else slice(0)] += 2
-        return Part(images, labels)
-
-    return Dataset("stripes", 3, part(96), part(30), part(60))
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return SHAPE.build()
-
-
-def job(folder, seed: int = 0, config: TrainingConfig = CONFIG, load_data=stripes) -> Job:
-    return Job(SHAPE, load_data, {"name": "stripes"}, config, seed, folder / f"seed-{seed}")
+from ckrm_kernels.training.workers import Workers
 
 
 def epoch(number: int, validation_loss: float = 0.5) -> Epoch:
     return Epoch(number, 0.25, validation_loss, 0.75, 0.1)
-
-
-def same_weights(first: nn.Module, second: nn.Module) -> bool:
-    return all(
-        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
 
 
 @pytest.mark.parametrize(
@@ -491,6 +459,7 @@ def test_curves_are_what_tensorboard_reads(tmp_path):
         assert [event.value for event in curves.Scalars(name)] == pytest.approx(values)
 
 
+@pytest.mark.exhaustive
 def test_compiled_it_learns_the_same(threads):
     threads(1)
     plain, compiled = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), nn.Sequential(nn.Flatten(), nn.Linear(36, 3))

@@ -23,12 +23,13 @@ from ckrm_kernels.comparison.measured_layers import (
     psi_settings,
 )
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
+from ckrm_kernels.presentation.drawing import png_file
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.conclusions import conclusions
 from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
-from ckrm_kernels.width_search.report.omega_figure import comparison_figure, figure_png
+from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 from ckrm_kernels.width_search.rules import BracketRule, Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Search, Trained, observe_widths
 from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
@@ -297,6 +298,7 @@ class TestNarrowing:
             assert distance < 0.04 * wanted
             assert distance <= min(abs(count - wanted) for count in counts)
 
+    @pytest.mark.exhaustive
     def test_the_nearest_number_where_inferred_widths_let_it_fall_between(self):
         shape = network_shape("resnet-paper-digits")
         steps = sorted({(2 * count + 1 + 1e-9) / (2 * width) for width in (24, 32, 48, 96) for count in range(width)})
@@ -351,7 +353,7 @@ class TestComparison:
         [
             (
                 0.90,
-                "searched less standard +0.0000 [-0.0227, +0.0227]: undecided, not told apart (p = 1.000), but "
+                "searched less standard 0.0000 [−0.0227, +0.0227]: undecided, not told apart (p = 1.000), but "  # noqa: RUF001
                 "not shown",
             ),
             (0.70, ": standard is better (p < 0.001)."),
@@ -372,7 +374,7 @@ class TestComparison:
         assert said in sentences[2].replace("\N{NO-BREAK SPACE}", " ")
         assert "Narrowed alike to 240 parameters" in sentences[3]
         assert "with 0.50 times the searched network's multiply-adds" in sentences[3]
-        assert "searched less uniform +0.0000 [-0.0227, +0.0227]: undecided" in sentences[3]
+        assert "searched less uniform 0.0000 [−0.0227, +0.0227]: undecided" in sentences[3]  # noqa: RUF001
         assert sentences[4].startswith(
             "Of the 2 redundant layers of the standard network, 1 are within target when measured"
         )
@@ -462,7 +464,7 @@ class TestViews:
         texts = [text.get_text() for text in figure.axes[2].texts]
         assert texts == ["layer1.0.conv1", "16×8×3×3", "λ = 0.250 ± 0.000", "chance 0.000"]  # noqa: RUF001
         assert "Searched network, 250 parameters (25.0%)" in [text.get_text() for text in figure.texts]
-        assert figure_png(figure).startswith(b"\x89PNG")
+        assert png_file(figure).startswith(b"\x89PNG")
 
     def test_a_curve_is_the_density_of_its_pairs(self, networks):
         line = comparison_figure(networks, 0.6, PSI, 0.01).axes[2].lines[1]
@@ -476,14 +478,15 @@ class TestViews:
         import sys
 
         script = (
-            "import sys\nfrom ckrm_kernels.width_search.report.omega_figure import comparison_figure, figure_png\n"
+            "import sys\nfrom ckrm_kernels.presentation.drawing import png_file\n"
+            "from ckrm_kernels.width_search.report.omega_figure import comparison_figure\n"
             "from ckrm_kernels.comparison.candidates import Candidate\n"
             "from ckrm_kernels.comparison.measured_layers import *\n"
             "from ckrm_kernels.training import Score\n"
             "row = MeasuredLayer('a', 2, 1, (3,), 1, (2,), "
             "{n: Level((0.0,), 0.0) for n in psi_settings(PsiConfig())}, ((1,) * 50,))\n"
             "standard = Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))\n"
-            "figure_png(comparison_figure([standard], 0.6, PsiConfig(), 0.01))\n"
+            "png_file(comparison_figure([standard], 0.6, PsiConfig(), 0.01))\n"
             "assert 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

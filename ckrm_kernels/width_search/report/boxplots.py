@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ckrm_kernels.presentation.colours import LIGHT
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain
+from ckrm_kernels.presentation.theme import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from io import BytesIO
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.presentation.colours import LIGHT
+from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
+from ckrm_kernels.presentation.numbers import times
+from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.psi_config import PsiConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLUMN_WIDTH, _ROW_HEIGHT, _GAP = 5.0, 0.98, 0.16  # inches, the gap below each row's own height
-_ABOVE, _BELOW, _BESIDE, _LINE_HEIGHT = 0.57, 0.5, 0.2, 0.19  # inches, above without the caption's lines
-_TYPE, _LONGEST_NAME, _LONGEST_LINE = 10.0, 26, 60
+_ROW_HEIGHT, _GAP = 0.98, 0.16  # inches, the gap below each row's own height
+_ABOVE, _BELOW, _LINE_HEIGHT = 0.57, 0.5, 0.19  # inches, above without the caption's lines
+_LONGEST_NAME, _LONGEST_LINE = 26, 60
 _BANDWIDTH, _POINTS = 0.015, 201
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
@@ -30,45 +31,30 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Ps
 
     candidates: of one structure but for their widths, the leftmost first
     threshold, psi: of lambda; target: lambda of a layer that is not within it is red
-    Made by matplotlib's object interface: no window opens and pyplot's state stays as it is.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('the figure needs matplotlib: pip install "ckrm-kernels[report]"') from error
     rows, columns = len(candidates[0].layers), len(candidates)
     caption = textwrap.wrap(_caption(len(candidates[0].scores), psi), _LONGEST_LINE * columns)
     above = _ABOVE + _LINE_HEIGHT * len(caption)
-    width, height = _COLUMN_WIDTH * columns, above + _ROW_HEIGHT * rows + _BELOW
-    figure = Figure(figsize=(width, height))
+    width, height = WIDTH * columns, above + _ROW_HEIGHT * rows + _BELOW
+    figure = new_figure(height, width)
     widest = max(each.parameters for each in candidates)
     for column, each in enumerate(candidates):
         figure.text(
-            _left(column) / width, 1 - 0.1 / height, _head(each, widest), **_text(_TYPE + 1, "text"), weight="bold"
+            _left(column) / width, 1 - 0.1 / height, _head(each, widest), **_text(TYPE + 1, "text"), weight="bold"
         )
     for row, column in product(range(rows), range(columns)):
         bottom, size = (
             height - above - (row + 1) * _ROW_HEIGHT + _GAP,
-            (_COLUMN_WIDTH - 2 * _BESIDE, _ROW_HEIGHT - _GAP),
+            (WIDTH - 2 * MARGIN, _ROW_HEIGHT - _GAP),
         )
         axes = figure.add_axes((_left(column) / width, bottom / height, size[0] / width, size[1] / height))
         each = candidates[column]
         _draw_panel(axes, each.layers[row], threshold, target, LIGHT[each.name])
         axes.tick_params(axis="x", labelbottom=row == rows - 1)
         if row == rows - 1:
-            axes.set_xlabel("Ψ of a pair of filters", fontsize=_TYPE, color=LIGHT["soft"])
-    figure.text(_BESIDE / width, 1 - 0.36 / height, "\n".join(caption), **_text(_TYPE, "soft"), linespacing=1.35)
+            axes.set_xlabel("Ψ of a pair of filters", fontsize=TYPE, color=LIGHT["soft"])
+    figure.text(MARGIN / width, 1 - 0.36 / height, "\n".join(caption), **_text(TYPE, "soft"), linespacing=1.35)
     return figure
-
-
-def figure_png(figure: Figure, dots_per_inch: int = 130) -> bytes:
-    """The figure as a PNG file's bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch)
-    return buffer.getvalue()
 
 
 def _caption(seeds: int, psi: PsiConfig) -> str:
@@ -78,7 +64,7 @@ def _caption(seeds: int, psi: PsiConfig) -> str:
 
 def _left(column: int) -> float:
     """Where a column's panels begin, in inches."""
-    return column * _COLUMN_WIDTH + _BESIDE
+    return column * WIDTH + MARGIN
 
 
 def _head(candidate: Candidate, widest: int) -> str:
@@ -93,7 +79,7 @@ def _text(size: float, colour: str) -> dict[str, Any]:
 
 def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: float, colour: str) -> None:
     """One layer of one network, the highest curve scaled to the same height in every panel."""
-    axes.set_facecolor("none")
+    plain(axes)
     axes.axvspan(threshold, 1, color=LIGHT["redundant"], alpha=0.08, linewidth=0)
     axes.axvline(threshold, color=LIGHT["redundant"], linewidth=0.9, linestyle=(0, (4, 3)))
     curves = [_smoothed(histogram) for histogram in layer.histograms]
@@ -103,28 +89,19 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
         heights = [value / highest for value in curve]
         axes.fill_between(places, heights, color=colour, alpha=0.13, linewidth=0)
         axes.plot(places, heights, color=colour, linewidth=1.2, alpha=0.9)
-    shape = "×".join(map(str, (layer.filters, layer.slices, *layer.kernel_size)))
     level = layer.configured
     after_mean = f" ± {deviation(level.per_model):.3f}" if len(level.per_model) > 1 else ""
     verdict = "text" if layer.is_within(target) else "redundant"
-    _write(axes, 0.0, 0.98, "left", _shortened(layer.name), "text")
-    _write(axes, 0.0, 0.77, "left", shape, "soft")
+    _write(axes, 0.0, 0.98, "left", shortened(layer.name, _LONGEST_NAME), "text")
+    _write(axes, 0.0, 0.77, "left", times(layer.shape), "soft")
     _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{after_mean}", verdict)
     _write(axes, 0.99, 0.77, "right", f"chance {level.chance:.3f}", "soft")
     axes.set(xlim=(0, 1), ylim=(0, _HEADROOM), yticks=[])
-    axes.tick_params(axis="x", labelsize=_TYPE, color=LIGHT["line"], labelcolor=LIGHT["soft"])
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(LIGHT["line"])
 
 
 def _write(axes: Axes, x: float, y: float, side: Literal["left", "right"], text: str, colour: str) -> None:
     """Writes into a panel."""
-    axes.text(x, y, text, transform=axes.transAxes, ha=side, **_text(_TYPE, colour))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
+    axes.text(x, y, text, transform=axes.transAxes, ha=side, **_text(TYPE, colour))
 
 
 def _smoothed(histogram: Sequence[int]) -> list[float]:

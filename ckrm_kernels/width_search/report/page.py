@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
+
+from markupsafe import Markup
 
 import ckrm_kernels
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
-from ckrm_kernels.presentation.markup import Markup, element, paragraph, section
-from ckrm_kernels.presentation.style import STYLE
+from ckrm_kernels.presentation.markup import render
+from ckrm_kernels.presentation.numbers import percent, signed
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.findings import Findings
-from ckrm_kernels.width_search.report.formats import percent, signed
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
 from ckrm_kernels.width_search.report.redundancy import redundancy_section
 from ckrm_kernels.width_search.report.search_path import search_section
-from ckrm_kernels.width_search.report.similarity_table import NOISE, SHIFT, similarity_table
 from ckrm_kernels.width_search.report.structure import structure_section
 
 _LEAD = 3  # sentences
@@ -30,48 +29,27 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
 
     drawings: the figures as SVG elements, by their names
     """
-    title = f"Shrinking a network by its redundancy: {findings.data}"
-
-    def drawn(*names: str) -> Markup:
-        return element("div", *(drawings[name] for name in names if name in drawings), class_="columns")
-
-    body = [
-        _opening(findings, title),
-        structure_section(findings),
-        quality_section(findings, drawn("auc", "accuracy")),
-        redundancy_section(findings, drawn("omega-standard", "omega-searched")),
-        search_section(findings, Markup(drawings.get("widths", ""))),
-        layers_section(findings),
-        _measure_section(),
-        _reading(findings),
-    ]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-{"".join(body)}
-</main>
-</body>
-</html>
-"""
+    return render(
+        __file__,
+        title=f"Widths searched by redundancy: {findings.data}",
+        lead=" ".join(findings.conclusions[:_LEAD]),
+        headline=_headline(findings),
+        rest=" ".join(findings.conclusions[_LEAD:]),
+        sections=[
+            structure_section(findings),
+            quality_section(findings, drawings),
+            redundancy_section(findings, drawings),
+            search_section(findings, drawings),
+            layers_section(findings),
+        ],
+        terms=_terms(findings),
+    )
 
 
-def _opening(findings: Findings, title: str) -> Markup:
-    lead = paragraph(" ".join(findings.conclusions[:_LEAD]), class_="lead")
-    rest = [paragraph(" ".join(findings.conclusions[_LEAD:]))] if findings.conclusions[_LEAD:] else []
-    return element("header", element("h1", title), lead, _headline(findings), *rest)
-
-
-def _headline(findings: Findings) -> Markup:
-    """The few numbers that matter the most."""
+def _headline(findings: Findings) -> list[tuple[str, str, str]]:
+    """The few numbers that matter the most: each with its name and a detail."""
     if len(findings.candidates) == 1:
-        return Markup("")
+        return []
     standard, searched = findings.candidates[:2]
     facts = [
         (
@@ -93,34 +71,18 @@ def _headline(findings: Findings) -> Markup:
                 (signed(each.difference.mean), "accuracy, searched less standard", interval),
                 (verdict(each).capitalize(), f"in accuracy, within ±{each.margin:g}", _tested(each)),
             ]
-    return element("dl", *(_fact(*fact) for fact in facts), class_="headline")
+    return facts
 
 
 def _tested(comparison: Comparison) -> str:
     return "" if comparison.equivalence_p is None else f"two one-sided tests, {with_p(comparison.equivalence_p)}"
 
 
-def _fact(number: str, name: str, detail: str) -> Markup:
-    style = "number" if len(number) < 9 else "number word"
-    return element(
-        "div", element("dt", name), element("dd", number, class_=style), element("dd", detail, class_="detail")
-    )
-
-
-def _measure_section() -> Markup:
-    note = (
-        f"A soft edge, noise of deviation σ up to {NOISE[-1]:g} added from left to right, all of it shifted by "
-        f"{SHIFT:g} below. Noise changes contrast and structure, which both measures see alike; a shift changes the "
-        "mean only, to which the exponent 0.1 of the luminance is nearly blind: filters that differ by a constant look "
-        "for the same shape."
-    )
-    return section("What the measure sees", similarity_table(), paragraph(note, class_="note"))
-
-
-def _reading(findings: Findings) -> Markup:
+def _terms(findings: Findings) -> dict[str, str]:
+    """What the words and the colours of the page mean."""
     threshold = f"{findings.threshold:g}"
     networks = len(findings.candidates[0].scores)
-    terms = {
+    terms: dict[str, str] = {
         Markup(f"λ, the redundancy (λ<sup>{threshold}</sup>)"): (
             "Two filters are compared slice by slice, as SSIM compares patches of images, by luminance, contrast and "
             "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
@@ -135,6 +97,10 @@ def _reading(findings: Findings) -> Markup:
             "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes. "
             f"A layer is within target when its λ at {findings.psi.in_words()} is at most {findings.target:g}, or at "
             "most its scale-free chance level and three standard errors of so few pairs."
+        ),
+        "red": (
+            f"What is redundant: pairs of filters with Ψ above {threshold}, and layers and widths that are not within "
+            "target. Blue, in the squares, are the pairs below."
         ),
         "uniform": (
             "The standard network with all widths narrowed alike to about as many parameters as the searched one."
@@ -151,8 +117,7 @@ def _reading(findings: Findings) -> Markup:
     }
     if len(findings.candidates) == 1:
         del terms["uniform"]
-    pairs = [piece for term, text in terms.items() for piece in (element("dt", term), element("dd", text))]
-    return section("How to read this", element("dl", *pairs, class_="terms"))
+    return terms
 
 
 def _eps_in_words(psi: PsiConfig) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ckrm_kernels.functional import pairwise_psi, psi_of_pairs, unpack
-from ckrm_kernels.presentation.pixels import WEIGHT_STOPS, picture, psi_stops
+from ckrm_kernels.presentation.pixels import picture, psi_stops, weight_stops
 from ckrm_kernels.psi_config import PsiConfig
 
 PAIRS, SLICES = 6, 6
@@ -79,7 +79,7 @@ def pair_png(weight: Tensor, pair: Pair) -> tuple[bytes, float]:
     largest = float(chosen.abs().max())
     slices = chosen.reshape(*chosen.shape[:2], *_rows_and_columns(chosen.shape[2:]))
     scaled = (slices / (2 * largest or 1.0) + 0.5).numpy()
-    return picture(_side_by_side(scaled, 3), WEIGHT_STOPS), largest
+    return picture(_side_by_side(scaled, 3), weight_stops()), largest
 
 
 def _rows_and_columns(kernel: torch.Size) -> tuple[int, int]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.statistics import Comparison, mean_interval
-from ckrm_kernels.comparison.verdict import in_words, p_value
-from ckrm_kernels.presentation.csv_files import csv_text, together
-from ckrm_kernels.presentation.markup import Markup, element, section, swatch, table
+from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
+from ckrm_kernels.presentation.markup import Table, render, swatch
+from ckrm_kernels.presentation.numbers import duration, percent, size
+from ckrm_kernels.presentation.tables import csv_text, together
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report.boxplots import box_plots
-from ckrm_kernels.width_search.report.formats import duration, percent, size, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,23 +33,20 @@ def quality_figures(findings: Findings) -> dict[str, Figure]:
     }
 
 
-def quality_section(findings: Findings, drawings: Markup) -> Markup:
-    """Figures, means, comparisons in numbers and in words, and costs. drawings: the box plots"""
+def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
+    """Figures, means, comparisons in numbers and in words, and costs. drawings: all figures of the page"""
     networks = len(findings.candidates[0].scores)
     each = f"each of the {networks} networks of a group" if networks > 1 else "the one network of each group"
     boxes = "Boxes span the quartiles, whiskers the whole range; the line is the median. " if networks > 1 else ""
-    parts = [
-        element("figure", drawings, element("figcaption", f"{boxes}A dot is {each}, trained from its own seed.")),
-        _means(findings.candidates),
-    ]
-    if findings.comparisons:
-        parts.append(_comparisons(findings.comparisons))
-        parts.append(
-            element(
-                "ul", *(element("li", f"{METRICS[each.metric]}: {in_words(each)}.") for each in findings.comparisons)
-            )
-        )
-    return section("Quality", *parts, _costs(findings))
+    return render(
+        __file__,
+        drawings=[drawings[metric] for metric in METRICS],
+        caption=f"{boxes}A dot is {each}, trained from its own seed.",
+        means=_means(findings.candidates),
+        comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
+        in_words=[f"{METRICS[each.metric]}: {in_words(each)}." for each in findings.comparisons],
+        costs=_costs(findings),
+    )
 
 
 def quality_csv(findings: Findings) -> str:
@@ -88,7 +87,7 @@ def _metric_cells(values: Sequence[float]) -> list[object]:
     return [interval.mean, interval.low, interval.high, together(values)]
 
 
-def _means(candidates: Sequence[Candidate]) -> Markup:
+def _means(candidates: Sequence[Candidate]) -> Table:
     several = len(candidates[0].scores) > 1
     rows = [
         [
@@ -99,10 +98,10 @@ def _means(candidates: Sequence[Candidate]) -> Markup:
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if several else "")
-    return table(caption, ["network", "trained", *METRICS.values()], rows)
+    return Table(caption, ["network", "trained", *METRICS.values()], rows)
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> Markup:
+def _comparisons(comparisons: Sequence[Comparison]) -> Table:
     rows = [
         [
             f"{METRICS[each.metric]}: {each.first} − {each.second}",
@@ -115,10 +114,10 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Markup:
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
     head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
-    return table("Differences of the means", head, rows)
+    return Table("Differences of the means", head, rows)
 
 
-def _costs(findings: Findings) -> Markup:
+def _costs(findings: Findings) -> Table:
     candidates = findings.candidates
     rows = [
         ["parameters", *_with_shares([each.parameters for each in candidates])],
@@ -126,7 +125,7 @@ def _costs(findings: Findings) -> Markup:
         ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
         *(_latency_row(latency, candidates) for latency in findings.latencies),
     ]
-    return table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
+    return Table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
 
 
 def _with_shares(values: Sequence[int]) -> list[str]:

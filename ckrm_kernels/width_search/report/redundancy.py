@@ -6,12 +6,14 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.measured_layers import SCALE_FREE, SMALLER_EPS, Level, names_of_settings
-from ckrm_kernels.presentation.csv_files import csv_text, together
-from ckrm_kernels.presentation.markup import Markup, element, section, table
+from ckrm_kernels.presentation.markup import Table, render
+from ckrm_kernels.presentation.numbers import times
+from ckrm_kernels.presentation.tables import csv_text, together
 from ckrm_kernels.width_search.findings import Findings
-from ckrm_kernels.width_search.report.formats import shape, times
 from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     }
 
 
-def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
-    """The distributions, and lambda at the neighbouring psi too, folded away. drawings: the figures"""
+def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
+    """The distributions, and lambda at the neighbouring psi too, folded away. drawings: all figures of the page"""
     threshold, target, psi = findings.threshold, findings.target, findings.psi
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     as_high = (
@@ -42,11 +44,11 @@ def redundancy_section(findings: Findings, drawings: Markup) -> Markup:
         f"high as λ, {as_high}."
     )
     names = names_of_settings(psi)
-    numbers = [_numbers(each, names) for each in findings.candidates]
     beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
     summary = ", ".join(["λ", *(text for name, text in beside.items() if name in names), "distinct filters"])
-    folded = element("details", element("summary", summary), *numbers)
-    return section("Redundancy", element("figure", drawings, element("figcaption", note)), folded)
+    shown = [drawings[f"omega-{each.name}"] for each in findings.candidates[:2]]
+    tables = [_numbers(each, names) for each in findings.candidates]
+    return render(__file__, drawings=shown, note=note, summary=summary, tables=tables)
 
 
 def layers_csv(findings: Findings) -> str:
@@ -72,20 +74,20 @@ def _level_cells(level: Level) -> list[object]:
     return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
-def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Markup:
+def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Table:
     """names: of the settings of psi, as `names_of_settings` gives them"""
     head = ["layer", "shape", *names.values(), "scale-free chance", "distinct"]
     rows = [
         [
             layer.name,
-            times(shape(layer)),
+            times(layer.shape),
             *(_mean_and_deviation(layer.levels[name]) for name in names),
             f"{layer.scale_free.chance:.3f}",
             f"{statistics.fmean(layer.distinct):.1f}",
         ]
         for layer in candidate.layers
     ]
-    return table(f"λ of the {candidate.name} network", head, rows)
+    return Table(f"λ of the {candidate.name} network", head, rows)
 
 
 def _mean_and_deviation(level: Level) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ckrm_kernels.presentation.csv_files import csv_text
-from ckrm_kernels.presentation.markup import Markup, element, paragraph, section
+from markupsafe import Markup
+
+from ckrm_kernels.presentation.markup import render
+from ckrm_kernels.presentation.tables import csv_text
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.widths_path import widths_path
 from ckrm_kernels.width_search.rules import Change, Observation
@@ -25,21 +27,20 @@ def search_figures(findings: Findings) -> dict[str, Figure]:
     return {"widths": widths_path(rounds, findings.outcome.chosen)} if len(rounds) > 1 else {}
 
 
-def search_section(findings: Findings, drawings: Markup) -> Markup:
-    """The path, and the changes in the rule's words. drawings: the figure, if any"""
+def search_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
+    """The path, and the changes in the rule's words. drawings: all figures of the page"""
     rounds, outcome = findings.rounds, findings.outcome
     if len(rounds) == 1:
-        return section("Search", paragraph(f"The search ended after its first round: {outcome.reason}."))
+        return render(__file__, drawing=None, caption=f"The search ended after its first round: {outcome.reason}.")
     caption = (
         f"The search ended after {len(rounds)} rounds: {outcome.reason}. The widths of round {outcome.chosen} were "
         f"chosen. Lines of equal widths run side by side; grey ones never changed. Redundant is meant at "
         f"{findings.psi.in_words()}."
     )
-    figure = element("figure", drawings, element("figcaption", caption))
     changed = [[change for change in done.changes if change.after != change.before] for done in rounds]
     unfolded = sum(map(len, changed)) <= _UNFOLDED
-    rounds_in_words = [_round_in_words(place, done, changed[place], unfolded) for place, done in enumerate(rounds)]
-    return section("Search", element("div", figure, element("div", *rounds_in_words), class_="columns"))
+    measured = list(zip(map(_in_words, rounds), changed, strict=True))
+    return render(__file__, drawing=drawings["widths"], caption=caption, rounds=measured, unfolded=unfolded)
 
 
 def widths_csv(findings: Findings) -> str:
@@ -61,15 +62,7 @@ def _cells(seen: Observation, change: Change) -> tuple[object, ...]:
     return (change.name, change.before, seen.within_target, seen.distinct, change.after, change.reason)
 
 
-def _round_in_words(place: int, done: Round, changed: Sequence[Change], unfolded: bool) -> Markup:
-    """What one round measured, and the changes that the rule asked for after it."""
+def _in_words(done: Round) -> str:
+    """What one round measured."""
     accuracy = statistics.fmean(done.trained.validation_accuracy)
-    state = f"{len(done.redundant)} of {len(done.widths)} widths redundant; validation accuracy {accuracy:.4f}."
-    changes = [element("ul", *map(_change, changed), class_="changes")] if changed else []
-    body = (element("summary", f"Round {place}"), paragraph(state, class_="note"), *changes)
-    return element("details", *body, class_="round", open="" if unfolded else None)
-
-
-def _change(change: Change) -> Markup:
-    name, numbers = element("b", change.name), f" {change.before} → {change.after}: {change.reason}"
-    return element("li", name, numbers)
+    return f"{len(done.redundant)} of {len(done.widths)} widths redundant; validation accuracy {accuracy:.4f}."

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.presentation.csv_files import csv_text
-from ckrm_kernels.presentation.markup import Markup, element, paragraph, section, table
+from ckrm_kernels.presentation.markup import Table, render
+from ckrm_kernels.presentation.numbers import percent, times
+from ckrm_kernels.presentation.tables import csv_text
 from ckrm_kernels.width_search.findings import Findings
-from ckrm_kernels.width_search.report.formats import percent, shape, times
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
     candidates: of one structure but for their widths: standard and, where there is one, searched
     """
     rows = [
-        Row("layer", same[0].name, tuple(map(shape, same)), tuple(math.prod(shape(layer)) for layer in same))
+        Row("layer", same[0].name, shapes := tuple(layer.shape for layer in same), tuple(map(math.prod, shapes)))
         for same in zip(*(each.layers for each in candidates), strict=True)
     ]
     whole = tuple(each.parameters for each in candidates)
@@ -56,7 +58,7 @@ def structure_section(findings: Findings) -> Markup:
         "Layers whose slices are single numbers (1×1 convolutions, linear layers), normalisation and biases "
         "are not measured and have no row of their own; their widths follow from the layers shown."
     )
-    return section("Structure", table(caption, head, cells[:-2], foot=cells[-2:]), paragraph(note, class_="note"))
+    return render(__file__, structure=Table(caption, head, cells[:-2], foot=cells[-2:]), note=note)
 
 
 def structure_csv(findings: Findings) -> str:
@@ -83,5 +85,7 @@ def _kept(parameters: Sequence[int]) -> Markup:
     before, after = parameters
     if not before:
         return Markup("")
-    bar = element("span", class_="bar", style=f"--share:{100 * min(after / before, 1):.2f}%", aria_hidden="true")
-    return element("span", bar, element("span", percent(after, before)), class_="kept")
+    bar = Markup('<span class="bar" style="--share:{:.2f}%" aria-hidden="true"></span>')
+    return Markup('<span class="kept">{}<span>{}</span></span>').format(
+        bar.format(100 * min(after / before, 1)), percent(after, before)
+    )

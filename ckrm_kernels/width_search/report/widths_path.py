@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckrm_kernels.presentation.colours import LIGHT
-from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain
+from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
+from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.width_search.search import Round
 
 if TYPE_CHECKING:
@@ -108,11 +108,10 @@ def _labels(axes: Axes, rounds: Sequence[Round], unit: float, limits: tuple[floa
             linewidth=0.8,
             clip_on=False,
         )
-        shown = name if len(name) <= _LONGEST_NAME else "…" + name[1 - _LONGEST_NAME :]
         axes.text(
             end + 22 * point,
             place,
-            f"{last.widths[name]} {shown}",
+            f"{last.widths[name]} {shortened(name, _LONGEST_NAME)}",
             fontsize=TYPE,
             color=LIGHT["text" if _moved(rounds, name) else "soft"],
             va="center_baseline",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckrm_kernels.presentation.drawing import inline_svg, svg_file
+from ckrm_kernels.presentation.drawing import inline_svg, png_file, svg_file
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.width_search.findings import Findings
-from ckrm_kernels.width_search.report.omega_figure import figure_png
 from ckrm_kernels.width_search.report.page import page
 from ckrm_kernels.width_search.report.quality import METRICS, comparisons_csv, quality_csv, quality_figures
 from ckrm_kernels.width_search.report.redundancy import layers_csv, redundancy_figures
@@ -25,7 +24,7 @@ def write_report(findings: Findings, folder: Path) -> list[Path]:
     drawings = {}
     figures = {**quality_figures(findings), **redundancy_figures(findings), **search_figures(findings)}
     for name, figure in figures.items():
-        files[f"figures/{name}.png"] = figure_png(figure)
+        files[f"figures/{name}.png"] = png_file(figure)
         files[f"figures/{name}.svg"] = svg_file(figure, name)
         drawings[name] = inline_svg(figure, name, _label(name, findings))
     files["tables/structure.csv"] = structure_csv(findings)

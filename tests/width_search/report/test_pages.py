@@ -11,7 +11,6 @@ import subprocess
 import xml.etree.ElementTree
 from dataclasses import replace
 from functools import cache, partial
-from html import escape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from PIL import Image
 from torch import nn
 
@@ -29,12 +29,12 @@ from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, measure_networks
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
-from ckrm_kernels.presentation.pixels import GREY_STOPS, picture, psi_stops
+from ckrm_kernels.presentation.numbers import signed
+from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
-from ckrm_kernels.width_search.report.formats import duration, percent, signed, size
 from ckrm_kernels.width_search.report.psi_matrix import (
     Pair,
     clustered,
@@ -43,7 +43,6 @@ from ckrm_kernels.width_search.report.psi_matrix import (
     most_redundant,
     pair_png,
 )
-from ckrm_kernels.width_search.report.similarity_table import patches, reference_patch
 from ckrm_kernels.width_search.report.widths_path import spread_apart
 from ckrm_kernels.width_search.rules import Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Trained
@@ -249,7 +248,11 @@ def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
 def test_a_missing_extra_is_named(module, extra, tmp_path, monkeypatch):
     whole = findings()
     without(module, monkeypatch)
-    act = partial(picture, np.zeros((2, 2)), GREY_STOPS) if module == "PIL" else partial(write_report, whole, tmp_path)
+    act = (
+        partial(picture, np.zeros((2, 2)), psi_stops(0.6))
+        if module == "PIL"
+        else partial(write_report, whole, tmp_path)
+    )
     with pytest.raises(ImportError, match=rf'pip install "ckrm-kernels\[{extra}\]"'):
         act()
     assert not list(tmp_path.rglob("*"))
@@ -373,8 +376,8 @@ def test_the_page_is_whole_and_needs_nothing_else(written, page):
     assert len(page.ids) == len(set(page.ids))
     assert all(page.labels)
     assert text.count("<svg") == 5
-    assert page.headings[0] == f"Shrinking a network by its redundancy: data of {NASTY}"
-    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at", "What the measure sees"]
+    assert page.headings[0] == f"Widths searched by redundancy: data of {NASTY}"
+    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at"]
     assert [heading for heading in page.headings if heading in sections] == sections
     assert page.headings[-1] == "How to read this"
 
@@ -460,19 +463,21 @@ def test_one_seed_gives_no_intervals(tmp_path):
 def test_a_comparison_in_words(anova, equivalence, said):
     comparison = Comparison("auc", "searched", "standard", Interval(-0.002, -0.003, 0.001), anova, 0.01, equivalence)
     words = in_words(comparison).replace("\N{NO-BREAK SPACE}", " ")
-    assert words.startswith(f"searched less standard -0.0020 [-0.0030, +0.0010]{said}")
+    assert words.startswith(f"searched less standard −0.0020 [−0.0030, +0.0010]{said}")  # noqa: RUF001
 
 
 def test_a_comparison_without_tests_in_words():
     comparison = Comparison("auc", "searched", "standard", Interval(-0.002, None, None), None, 0.01, None)
-    assert in_words(comparison) == "searched less standard -0.0020, where one network of a kind allows no test"
+    assert in_words(comparison) == "searched less standard −0.0020, where one network of a kind allows no test"  # noqa: RUF001
 
 
-def test_numbers_as_written():
-    assert [percent(part, 1000) for part in (5.4, 90, 541, 999, 1000)] == ["0.54%", "9.0%", "54.1%", "100%", "100%"]
-    assert [signed(value) for value in (0.00001, -0.00001, 0.5)] == ["0.0000", "0.0000", "+0.5000"]
-    assert [size(number) for number in (500, 118_800, 1_250_000)] == ["0.5 kB", "118.8 kB", "1.2 MB"]
-    assert [duration(seconds) for seconds in (2.5, 0.0181, 0.000432)] == ["2.5 s", "18.1 ms", "432 µs"]
+def test_a_difference_of_nothing_has_no_sign():
+    comparison = Comparison("auc", "searched", "standard", Interval(-1e-9, -1e-6, 0.001), 1.0, 0.01, 0.01)
+    assert in_words(comparison).startswith("searched less standard 0.0000 [0.0000, +0.0010]: the same within 0.01")
+
+
+def test_the_page_says_what_its_colours_mean(page):
+    assert "redWhat is redundant: pairs of filters with Ψ above 0.6, and layers and widths that are not" in page.words
 
 
 # ---- one layer -------------------------------------------------------------------------------------------------------
@@ -558,35 +563,6 @@ def test_colours_at_the_ends_of_the_threshold():
         assert drawn.size == (2, 1)
 
 
-# ---- Table 1 ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_similarity_table_by_the_definition():
-    reference_values = reference_patch()
-    assert reference_values.shape == (7, 7)
-    assert 0 <= reference_values.min() < 0.1 < 0.9 < reference_values.max() <= 1
-    above, below = patches()
-    assert torch.equal(above[0].values, reference_values)
-    assert [patch.noise for patch in above] == pytest.approx([0, 0.05, 0.15, 0.25, 0.35, 0.45])
-    for plain, shifted in zip(above, below, strict=True):
-        assert torch.allclose(shifted.values, plain.values + 0.5)
-        assert shifted.psi < shifted.psi_damped
-        for patch in (plain, shifted):
-            x, y = reference_values.flatten(), patch.values.flatten()
-            assert patch.psi == pytest.approx(reference.psi(x, y, 1.0, 1.0, 1.0, 1e-4).item(), abs=1e-12)
-            assert patch.psi_damped == pytest.approx(reference.psi(x, y, 0.1, 1.0, 1.0, 1e-4).item(), abs=1e-12)
-    assert above[0].psi == pytest.approx(1)
-    deviations = [(patch.values - reference_values).std().item() for patch in above[1:]]
-    assert deviations == pytest.approx([0.05, 0.15, 0.25, 0.35, 0.45], rel=0.35)
-
-
-def test_the_similarity_table_is_on_the_page(page):
-    table = page.tables[-1]
-    for row, line in zip(patches(), (2, 5), strict=True):
-        assert table[line] == ["ψ1,1,1", *(f"{patch.psi:.3f}" for patch in row)]
-        assert table[line + 1] == ["ψ0.1,1,1", *(f"{patch.psi_damped:.3f}" for patch in row)]
-
-
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 
@@ -610,6 +586,7 @@ const result = {
   inner: innerWidth, page: document.documentElement.scrollWidth, body: document.body.scrollWidth,
   figures: [...document.querySelectorAll("svg, img")].map(box),
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length,
+  sideways: [...document.querySelectorAll(".scroll")].filter(b => b.scrollWidth > b.clientWidth).length,
   ink: getComputedStyle(document.querySelector("svg text")).fill,
   outside: [...document.querySelectorAll("svg")].flatMap(s => { const b = s.getBoundingClientRect();
     return [...s.querySelectorAll("text")].filter(t => { const r = t.getBoundingClientRect();
@@ -621,7 +598,7 @@ parent.document.getElementById("result").textContent = JSON.stringify(result);
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 500, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_every_figure_is_there(written, tmp_path, width, scheme):
     text = (written[0] / "report.html").read_text().replace("</body>", PROBE + "</body>")
@@ -643,9 +620,10 @@ def test_in_a_browser_every_figure_is_there(written, tmp_path, width, scheme):
     assert result["inner"] == width
     assert result["page"] <= width
     assert result["body"] <= width
-    # five drawings; two legends; for two layers of two networks a matrix and up to six pairs; twelve patches
-    assert len(result["figures"]) == 5 + 2 + 2 * 2 * (1 + 6) + 12
+    # five drawings; two legends; for two layers of two networks a matrix and up to six pairs
+    assert len(result["figures"]) == 5 + 2 + 2 * 2 * (1 + 6)
     assert all(size[0] > 20 and size[1] > 5 for size in result["figures"])
     assert result["broken"] == 0
     assert result["outside"] == []
+    assert result["sideways"] == 0
     assert result["ink"] == {"light": "rgb(28, 30, 33)", "dark": "rgb(230, 232, 234)"}[scheme]

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_training import CONFIG, network, same_weights, stripes
-from test_training_resumed import killed_after
+from small_training import CONFIG, killed_after, network, same_weights, stripes
 
 from ckrm_kernels.training import Runtime, UnfinishedRun, evaluate, train
 

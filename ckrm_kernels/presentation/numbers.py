@@ -1,11 +1,8 @@
-"""How the page writes numbers."""
+"""How numbers are written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.comparison.statistics import Interval
 
 
 def percent(part: float, whole: float) -> str:
@@ -21,17 +18,6 @@ def signed(value: float, decimals: int = 4) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def with_interval(interval: Interval, *, sign: bool = False) -> str:
-    """The mean and, where there is one, its interval in brackets."""
-
-    def written(value: float) -> str:
-        return signed(value) if sign else f"{value:.4f}".replace("-", "−")
-
-    if interval.low is None or interval.high is None:
-        return written(interval.mean)
-    return f"{written(interval.mean)} [{written(interval.low)}, {written(interval.high)}]"
-
-
 def size(number: int) -> str:
     """Bytes in kB or MB."""
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"
@@ -41,11 +27,6 @@ def duration(seconds: float) -> str:
     """Three digits, in seconds, ms or µs."""
     factor, unit = next(((f, u) for f, u in ((1, "s"), (1e3, "ms")) if seconds * f >= 1), (1e6, "µs"))
     return f"{seconds * factor:.3g} {unit}"
-
-
-def shape(layer: MeasuredLayer) -> tuple[int, ...]:
-    """(F2, F1, *K) of a layer."""
-    return (layer.filters, layer.slices, *layer.kernel_size)
 
 
 def times(numbers: Sequence[int]) -> str:
