@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ckrm_kernels import native, ops, reference
+from ckrm_kernels.extras import install
 
 Backend = Literal["reference", "cpu", "triton", "cuda"]
 GPU_BACKENDS: tuple[Literal["triton", "cuda"], ...] = ("triton", "cuda")  # the first that can run
@@ -138,7 +139,7 @@ def _triton_failure(kind: str, index: int) -> str:
     try:
         from ckrm_kernels import kernels
     except ImportError as error:
-        return f'Triton is missing ({error}): pip install "ckrm-kernels[triton]"'
+        return f"Triton is missing ({error}): {install('triton')}"
     return kernels.failure(torch.device(kind, index) if kind == "cuda" else torch.device(kind))
 
 

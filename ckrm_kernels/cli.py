@@ -7,6 +7,8 @@ import os
 import sys
 from typing import NoReturn
 
+from ckrm_kernels.extras import extra_of, install, project
+
 
 def main() -> NoReturn:
     """Runs the command line. Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
@@ -17,7 +19,7 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
-        sys.exit(f'ckrm: {error.name} is missing: pip install "ckrm-kernels[cli]"')
+        sys.exit(f"ckrm: {_one_line(error)}")
     try:
         app(prog_name="ckrm")
     except BrokenPipeError:  # the reader of the output has gone; a second error at exit would say so again
@@ -33,12 +35,10 @@ def main() -> NoReturn:
 def _one_line(error: Exception) -> str:
     """The message of an error meant for users; of any other also its kind and how to see where it came from."""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        from ckrm_kernels.doctor import EXTRAS
-
         needed = error.name.partition(".")[0]
-        for extra, modules in EXTRAS.items():
-            if needed in modules:
-                return f'{needed} is missing: pip install "ckrm-kernels[{extra}]"'
+        extra = extra_of(needed)
+        if extra:
+            return f"{project(needed)} is missing: {install(extra)}"
     text = " ".join(str(error).split())
     if isinstance(error, (ImportError, OSError, ValueError, TypeError, RuntimeError)) and text:
         return text

@@ -12,15 +12,7 @@ import torch
 import ckrm_kernels
 from ckrm_kernels import native
 from ckrm_kernels.backends import GPU_BACKENDS, gpu_backend, why_not
-
-EXTRAS = {
-    "triton": ("triton",),
-    "cli": ("typer", "rich", "safetensors"),
-    "report": ("pandas", "matplotlib"),
-    "train": ("sklearn", "scipy", "torchmetrics", "pydantic", "PIL", "tensorboard"),
-    "cxr": ("pydicom",),
-    "build": ("ninja", "setuptools"),
-}
+from ckrm_kernels.extras import EXTRAS, install, project
 
 
 def findings() -> Iterator[tuple[str, str]]:
@@ -56,7 +48,7 @@ def findings() -> Iterator[tuple[str, str]]:
         yield "tensors on a GPU", "no GPU that torch can use"
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if util.find_spec(name) is None]
-        cure = f'without {", ".join(missing)}: pip install "ckrm-kernels[{extra}]"'
+        cure = f"without {', '.join(map(project, missing))}: {install(extra)}"
         yield f"extra {extra}", cure if missing else "complete"
 
 

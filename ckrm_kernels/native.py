@@ -31,6 +31,7 @@ import torch
 
 from ckrm_kernels import build_config
 from ckrm_kernels.build_config import CPU, CUDA, Library
+from ckrm_kernels.extras import install
 
 _PACKAGE = Path(__file__).parent
 _logger = logging.getLogger("ckrm_kernels")
@@ -158,11 +159,12 @@ def _built(library: Library, csrc: Path, name: str) -> Path:
     if _loads(file):
         return file
     _check_tools(library, csrc)
+    from ckrm_kernels.storage.lock import building_alone  # filelock, which only builds need
+
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _build_alone(library, file.parent) as alone:
-            # Another process may have built it while this one waited.
-            if not (alone and _loads(file)):
+        with building_alone(file.parent / "lock", f"compiling the {library.title} kernels", "build-*"):
+            if not _loads(file):  # else another process has built it while this one waited
                 _build(library, csrc, file)
     except OSError as error:
         raise BuildError(f"can't write to {file.parent} ({error}); set TORCH_EXTENSIONS_DIR") from error
@@ -194,7 +196,7 @@ def _check_tools(library: Library, csrc: Path) -> None:
         _check_cuda_tools()
     with _scripts_on_path():
         if shutil.which("ninja") is None:
-            raise BuildError('ninja is missing; pip install "ckrm-kernels[build]"')
+            raise BuildError(f"ninja is missing: {install('build')}")
 
 
 def _check_cuda_tools() -> None:
@@ -253,26 +255,6 @@ def _build(library: Library, csrc: Path, file: Path) -> None:
 def _first_error(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return next((line for line in lines if "error:" in line), lines[0] if lines else "no message")
-
-
-@contextlib.contextmanager
-def _build_alone(library: Library, folder: Path) -> Iterator[bool]:
-    """Lets one process at a time build in the folder; the system gives the lock back even when a process is killed."""
-    import fcntl
-
-    with open(folder / "lock", "w") as lock:
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _logger.warning("another process is compiling the %s kernels; waiting for it", library.title)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: two builds at once do no harm
-            yield False
-            return
-        for remains in folder.glob("build-*"):  # of builds that were killed
-            shutil.rmtree(remains, ignore_errors=True)
-        yield True
 
 
 @contextlib.contextmanager

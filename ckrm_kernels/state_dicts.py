@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layers import WRAPPED, Layer, share_marked
 
@@ -80,10 +81,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with require(f"reading {path}", "safetensors"):
         from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError(f'reading {path} needs safetensors: pip install "ckrm-kernels[cli]"') from error
     try:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys(), key=_natural)  # the file keeps no order of its own

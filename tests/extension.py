@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sysconfig
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from ckrm_kernels import native
 
@@ -26,11 +26,10 @@ def load_extension(name: str, **options: Any) -> Any:
 
     folder = Path(native.build_directory(), "tests", name)
     folder.mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch, open(folder / "alone", "w") as alone:
+    with pytest.MonkeyPatch.context() as patch, FileLock(folder / "alone"):
         # the ninja of a virtual environment that is not activated
         patch.setenv("PATH", os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")]))
         if shutil.which("ninja") is None:
             pytest.skip("ninja is missing")
-        fcntl.flock(alone, fcntl.LOCK_EX)
         (folder / "lock").unlink(missing_ok=True)  # of a build that was killed
         return load(name=name, build_directory=str(folder), **options)

@@ -101,7 +101,7 @@ def check(command: str, kills: int, root: Path) -> bool:
             wanted = ("report.txt", "figures", "report.html")[kill // 5 % 3]
             due, how = (lambda _, path=folder / wanted: path.exists()), f" as it wrote {wanted}"
         when = killed(command, folder, processes, due)
-        left = len(list(folder.glob("**/unfinished.safetensors")))
+        left = len(list(folder.glob("**/unfinished.pt")))
         code = start(command, folder, processes).wait()
         ended = content(folder)
         different = sorted(

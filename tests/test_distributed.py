@@ -46,12 +46,15 @@ class Small:
             torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 3)
         )
 
+    def loss(self, model, batch, class_weights):
+        return torch.nn.functional.cross_entropy(model(batch.images), batch.labels, class_weights)
+
 
 def batch_of_all(folder, data_parallel):
     config = TrainingConfig(epochs=3, batch_size=17, learning_rate=0.05)  # 96 = 5 x 17 + 11: uneven shares
     return [
         dataclasses.replace(
-            job(folder, config=config), shape=Small(), runtime=Runtime(device="cpu", data_parallel=data_parallel)
+            job(folder, config=config), network=Small(), runtime=Runtime(device="cpu", data_parallel=data_parallel)
         )
     ]
 

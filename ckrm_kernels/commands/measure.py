@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible
+from ckrm_kernels.extras import require
+from ckrm_kernels.measurement import Pointwise
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
     from ckrm_kernels.report import RedundancyReport
 
 Item = TypeVar("Item")
-
-
-class Pointwise(str, Enum):
-    """What to do with 1x1 convolutions and linear layers."""
-
-    skip = "skip"
-    slices = "slices"
-    vector = "vector"
 
 
 def measure(
@@ -36,7 +29,7 @@ def measure(
     scale_free: ScaleFree = False,
     pointwise: Annotated[
         Pointwise, typer.Option(help="1x1 and linear layers: skip, slice by slice, or a filter as one slice.")
-    ] = Pointwise.skip,
+    ] = "skip",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figure: png, pdf or svg.")] = None,
@@ -56,7 +49,7 @@ def measure(
     with interruptible("nothing was written; run the same command again"):
         models = [checkpoint_layers(path) for path in checkpoints]
         options = PsiOptions(eps=eps, scale_free=scale_free)
-        report = measure_layers(models, threshold, pointwise.value, options, track=_tracked)
+        report = measure_layers(models, threshold, pointwise, options, track=_tracked)
         _show(report)
         _write(report, files)
 
@@ -77,10 +70,8 @@ def _check_outputs(files: dict[str, Path | None]) -> None:
     plot = files["plot"]
     if plot is None:
         return
-    try:
+    with require("--plot", "matplotlib"):
         from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise ImportError('--plot needs matplotlib: pip install "ckrm-kernels[report]"') from error
     accepted = FigureCanvasBase.get_supported_filetypes()
     if plot.suffix[1:].lower() not in accepted:
         raise typer.BadParameter(f"{plot} must end in one of {', '.join(sorted(accepted))}", param_hint="--plot")

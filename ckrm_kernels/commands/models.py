@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
 from ckrm_kernels.commands.shared import interruptible
 from ckrm_kernels.presentation.tables import aligned
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ckrm_kernels.models import ResNetShape
-
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the layers of this network.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show the layers of this network, or of a class, module:Class.")
+    ] = None,
 ) -> None:
     """List the networks and their parameters, or the layers of one with their widths."""
     with interruptible("run `ckrm models` again"):
@@ -25,40 +23,33 @@ def models(
 
 def _networks() -> str:
     """A line for each network."""
-    from ckrm_kernels.models import NETWORKS, count_parameters
+    from ckrm_kernels.models import NETWORKS, count_parameters, without_memory
 
     rows = [("network", "parameters", "what it is")]
-    for network in NETWORKS.values():
-        parameters = count_parameters(_without_memory(network.shape))
-        rows.append((network.name, f"{parameters:,}", network.description))
+    for named in NETWORKS.values():
+        parameters = count_parameters(without_memory(named.network))
+        rows.append((named.name, f"{parameters:,}", named.description))
     return aligned(rows, numbers=[1])
 
 
 def _layers(name: str) -> str:
     """A line for each convolution and linear layer of a network, and one for the rest of its parameters."""
-    from ckrm_kernels.models import NETWORKS, count_parameters, network_shape
+    from ckrm_kernels.models import NETWORKS, count_parameters, network_of, without_memory
 
-    shape = network_shape(name)
-    model, names = _without_memory(shape), shape.width_of_layer()
+    network: Any = network_of(name)
+    model, names = without_memory(network), network.width_of_layer()
+    weighted = {
+        path: module
+        for path, module in model.named_modules()
+        if (weight := module._parameters.get("weight")) is not None and weight.dim() > 1
+    }
+    last = next(reversed(weighted), None)
     rows = [("layer", "weight", "width", "parameters")]
-    counted = 0
-    for path, module in model.named_modules():
-        weight = module._parameters.get("weight")
-        if weight is None or weight.dim() < 2:
-            continue
-        width = names.get(path) or ("inferred" if weight.dim() == 4 else "classes")
-        parameters = count_parameters(module)
-        counted += parameters
-        rows.append((path, "x".join(map(str, weight.shape)), width, f"{parameters:,}"))
-    total = count_parameters(model)
-    rest = "norms and three scalars of the loss" if shape.head == "gg-cam" else "norms"
-    rows += [(rest, "", "", f"{total - counted:,}"), ("total", "", "", f"{total:,}")]
-    heading = f"{name}: {NETWORKS[name].description}; in_channels {shape.in_channels}, classes {shape.classes}"
-    return f"{heading}\n\n{aligned(rows, numbers=[3])}"
-
-
-def _without_memory(shape: ResNetShape) -> nn.Module:
-    import torch
-
-    with torch.device("meta"):
-        return shape.build()
+    for path, module in weighted.items():
+        width = names.get(path) or ("classes" if path == last else "inferred")
+        rows.append((path, "x".join(map(str, module.weight.shape)), width, f"{count_parameters(module):,}"))
+    total, counted = count_parameters(model), sum(map(count_parameters, weighted.values()))
+    rows += [("the rest, such as norms", "", "", f"{total - counted:,}"), ("total", "", "", f"{total:,}")]
+    described = f"{name}: {NETWORKS[name].description}" if name in NETWORKS else name
+    settings = (f"{field} {value}" for field, value in asdict(network).items() if isinstance(value, (str, int)))
+    return f"{described}\n{', '.join(settings)}\n\n{aligned(rows, numbers=[3])}"

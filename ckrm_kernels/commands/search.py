@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,9 @@ def search(
         float | None, typer.Option(help="The constant of Psi, by default 1e-4; absolute, unless --scale-free.")
     ] = None,
     scale_free: shared.ScaleFree = False,
-    tied: Annotated[str | None, typer.Option(help="layer: each has its own width; stage: one to each.")] = None,
+    tied: Annotated[
+        Literal["layer", "stage"] | None, typer.Option(help="layer: each has its own width; stage: one to each.")
+    ] = None,
     multiple: Annotated[int | None, typer.Option(help="Widths are multiples of this.")] = None,
     config: shared.Config = None,
     settings: shared.Settings = None,
@@ -55,24 +57,23 @@ def search(
     from ckrm_kernels.width_search.pipeline import search_widths
     from ckrm_kernels.width_search.state import config_of
 
-    given = {
-        "seeds": seeds,
-        "final_seeds": final_seeds,
-        "psi.eps": eps,
-        "psi.scale_free": "true" if scale_free else None,
-        "rule.tied": tied,
-        "rule.multiple": multiple,
+    options = {
+        **shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs),
+        **shared.given(
+            {
+                "seeds": seeds,
+                "final_seeds": final_seeds,
+                "psi": {"eps": eps, "scale_free": scale_free or None},
+                "rule": {"tied": tied, "multiple": multiple},
+            }
+        ),
     }
-    own = [f"{key}={value}" for key, value in given.items() if value is not None]
-    others = shared.settings_of(
-        network, data, data_folder, image_size, image_folder, skip_bad, epochs, [*own, *(settings or ())]
-    )
-    if resume and (others or config):
+    if resume and (options or settings or config):
         raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
     if resume and output:
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
-    chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, others)
+    chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, settings or (), options)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
+
+from ckrm_kernels.data.config import Name
+
+
+class Size(NamedTuple):
+    """Of images, in pixels."""
+
+    height: int
+    width: int
+
+
+def _size(text: str) -> Size:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(f"must be HxW, such as 64x64, got {text}")
+    return Size(int(height), int(width))
+
 
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML or JSON, as a run saves them.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=30.")
 ]
 NetworkName = Annotated[str | None, typer.Option(metavar="NAME", help="One of those that `ckrm models` lists.")]
-DataName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="digits, mnist, cifar100, folder or egd-cxr; the default is digits.")
-]
+DataName = Annotated[Name | None, typer.Option(help="The data set; by default digits.")]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
 ImageSize = Annotated[
-    str | None, typer.Option(metavar="HxW", help="folder: size of the images, such as 64x64; egd-cxr: 1536x1280.")
+    Size | None,
+    typer.Option(metavar="HxW", parser=_size, help="folder: size of the images, such as 64x64; egd-cxr: 1536x1280."),
 ]
 ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
@@ -46,24 +61,30 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
 
 def settings_of(
     network: str | None,
-    data: str | None,
+    data: Name | None,
     data_folder: Path | None,
-    image_size: str | None,
+    image_size: Size | None,
     image_folder: Path | None,
     skip_bad: bool,
     epochs: int | None,
-    others: Sequence[str] | None,
-) -> list[str]:
-    """The settings that the options say, before those that `--set` does."""
-    if image_size and not re.fullmatch(r"\d+x\d+", image_size):
-        raise typer.BadParameter(f"must be HxW, such as 64x64, got {image_size}", param_hint="--image-size")
-    given = {
-        "network": network,
-        "data.name": data,
-        "data.folder": data_folder and str(data_folder.absolute()),
-        "data.image_size": image_size and f"[{image_size.replace('x', ',')}]",
-        "data.image_folder": image_folder and str(image_folder.absolute()),
-        "data.skip_bad": "true" if skip_bad else None,
-        "training.epochs": epochs,
-    }
-    return [*(f"{key}={value}" for key, value in given.items() if value is not None), *(others or ())]
+) -> dict[str, Any]:
+    """The settings that these options give, as a configuration nests them."""
+    return given(
+        {
+            "network": network,
+            "data": {
+                "name": data,
+                "folder": data_folder and str(data_folder.absolute()),
+                "image_size": image_size,
+                "image_folder": image_folder and str(image_folder.absolute()),
+                "skip_bad": skip_bad or None,
+            },
+            "training": {"epochs": epochs},
+        }
+    )
+
+
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The nested settings without those that are None, whose options were not given."""
+    inner = {name: given(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    return {name: value for name, value in inner.items() if value is not None and value != {}}

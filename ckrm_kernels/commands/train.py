@@ -40,9 +40,10 @@ def train(
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.training.runs import RunsConfig, train_runs
 
-    own = [] if seeds is None else [f"seeds={list(range(seeds))}"]
-    given = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs, settings)
-    chosen = read_config(RunsConfig(), config, [*own, *given])
+    options = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs)
+    if seeds is not None:
+        options["seeds"] = list(range(seeds))
+    chosen = read_config(RunsConfig(), config, settings or (), options)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on from its last checkpoint"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ckrm_kernels.extras import require
+
 CONFIDENCE = 0.95
 
 
@@ -100,8 +102,6 @@ def _tests(a: Sequence[float], b: Sequence[float], margin: float) -> tuple[tuple
 
 
 def _scipy_stats() -> Any:
-    try:
+    with require("comparing networks", "scipy"):
         from scipy import stats
-    except ImportError as error:
-        raise ImportError('comparing networks needs scipy: pip install "ckrm-kernels[train]"') from error
     return stats

@@ -8,6 +8,7 @@ import torch
 
 from ckrm_kernels.data.dataset import Dataset, Part
 from ckrm_kernels.data.split import split_by_class
+from ckrm_kernels.extras import require
 
 
 @cache
@@ -17,10 +18,8 @@ def digits(split_seed: int = 0) -> Dataset:
     split_seed: which random split
     out: images (N, 1, 8, 8), less the mean and over the standard deviation of the training part's pixels
     """
-    try:
+    with require("reading the digits", "sklearn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('the digits need scikit-learn: pip install "ckrm-kernels[train]"') from error
     raw = load_digits()
     images = torch.from_numpy(raw.images).float().unsqueeze(1)
     labels = torch.from_numpy(raw.target).long()

@@ -34,7 +34,7 @@ def image_folder(
     skip_bad: leave images out that do not decode; the split is that of all images
     cache: see `DataConfig`; track: shows progress while images are decoded
     """
-    check_pillow("image folders")
+    check_pillow("reading image folders")
     root = existing_folder(folder)
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:

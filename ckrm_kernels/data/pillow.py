@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from ckrm_kernels.data.files import BadFile
+from ckrm_kernels.extras import require
 
 
 def check_pillow(what: str) -> None:
-    """Raises ImportError, saying what needs Pillow and naming the extra, where it is missing."""
-    try:
+    """Raises ImportError, naming what needs Pillow and the extra, where it is missing."""
+    with require(what, "PIL"):
         import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'{what} need Pillow: pip install "ckrm-kernels[train]"') from error
 
 
 def read_colour(path: Path, size: tuple[int, int]) -> np.ndarray:

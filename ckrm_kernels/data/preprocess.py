@@ -26,7 +26,7 @@ R = TypeVar("R")
 Arrays = dict[str, np.ndarray]
 Track = Callable[..., Iterable[Any]]  # called as rich.progress.track is: with an iterable, description and total
 
-_VERSION = 1  # of what is kept; another one leaves the caches of before alone
+_VERSION = 2  # of what is kept; another one leaves the caches of before alone
 _PARTS = ("train", "validation", "held_out")
 _THREADS = 8
 
@@ -93,11 +93,11 @@ class Preprocessing:
                     skipped.append(arrays.skipped)
                 else:
                     writers[part].append({**arrays, "labels": np.asarray(self.labels[index], np.int64)})
-        layouts = {part: writer.layout for part, writer in writers.items()}
-        _check_not_empty(layouts.values(), len(jobs), len(skipped))
-        images = open_part(folder, "train", layouts["train"], None).images
+        arrays = {part: writer.arrays for part, writer in writers.items()}
+        _check_not_empty(arrays.values(), len(jobs), len(skipped))
+        images = open_part(folder, "train", arrays["train"], None).images
         normalization = asdict(Normalization.of(images)) if self.normalize else None
-        record = {"identity": self.identity, "parts": layouts, "normalization": normalization, "skipped": skipped}
+        record = {"identity": self.identity, "parts": arrays, "normalization": normalization, "skipped": skipped}
         write_record(folder, record)
 
 

@@ -1,4 +1,4 @@
-"""Parts of a data set on disk: one file of raw numbers for each array, opened memory-mapped."""
+"""Parts of a data set on disk: one .npy file for each array, opened memory-mapped."""
 
 from __future__ import annotations
 
@@ -8,58 +8,74 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from torch import Tensor
 
 from ckrm_kernels.data.dataset import Normalization, Part
 
-_DTYPES = {
-    "bool": torch.bool,
-    "uint8": torch.uint8,
-    "int64": torch.int64,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-
 _RECORD = "record.json"
 _CURE = "to preprocess the images anew"
 
-Layout = dict[str, dict[str, Any]]
-
 
 class PartWriter:
-    """Writes a part row by row; use it in a `with` statement.
-
-    layout: dtype and shape of each array, as JSON, complete when the statement ends
-    """
+    """Writes a part row by row; use it in a `with` statement, whose end makes its files whole."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.layout: Layout = {}
         self._folder, self._name = folder, name
-        self._files: dict[str, BinaryIO] = {}
+        self._writers: dict[str, _ArrayWriter] = {}
         self._stack = ExitStack()
+
+    @property
+    def arrays(self) -> list[str]:
+        """The names of those that have rows."""
+        return list(self._writers)
 
     def append(self, row: Mapping[str, np.ndarray]) -> None:
         """Adds one row to every array of the part."""
         for name, array in row.items():
-            if name not in self._files:
-                file = _path(self._folder, self._name, name).open("wb")
-                self._files[name] = self._stack.enter_context(file)
-                self.layout[name] = {"dtype": str(array.dtype), "shape": [0, *array.shape]}
-            self.layout[name]["shape"][0] += 1
-            self._files[name].write(np.ascontiguousarray(array).tobytes())
+            if name not in self._writers:
+                writer = _ArrayWriter(_path(self._folder, self._name, name), array)
+                self._writers[name] = writer
+                self._stack.callback(writer.close)
+            self._writers[name].append(array)
 
     def __enter__(self) -> PartWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._stack:
-            for file in self._files.values():
-                file.flush()
-                os.fsync(file.fileno())
+        self._stack.close()
+
+
+class _ArrayWriter:
+    """Writes a .npy file row by row; the number of rows comes into its header at the end.
+
+    row: of the dtype and shape of all rows
+    """
+
+    def __init__(self, path: Path, row: np.ndarray) -> None:
+        self._dtype, self._shape, self._rows = row.dtype, row.shape, 0
+        self._file = path.open("wb")
+        self._write_header()
+
+    def append(self, row: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(row).tobytes())
+        self._rows += 1
+
+    def close(self) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write_header(self) -> None:
+        """Writes as many bytes for every number of rows: numpy leaves room for the largest."""
+        descr, shape = npy.dtype_to_descr(self._dtype), (self._rows, *self._shape)
+        npy.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
 def write_record(folder: Path, record: Any) -> None:
@@ -92,22 +108,22 @@ class StoredPart(Part):
         return super().__reduce_ex__(protocol) if self.opened is None else (open_part, self.opened)
 
 
-def open_part(folder: Path, name: str, layout: Layout, normalization: Normalization | None) -> StoredPart:
+def open_part(folder: Path, name: str, arrays: list[str], normalization: Normalization | None) -> StoredPart:
     """The part that a `PartWriter` wrote; raises ValueError, naming the file, where one is not as it was written."""
-    arrays = {array: _open(_path(folder, name, array), **form) for array, form in layout.items()}
-    part = StoredPart(**arrays, normalization=normalization)
-    object.__setattr__(part, "opened", (folder, name, layout, normalization))
+    part = StoredPart(**{array: _open(_path(folder, name, array)) for array in arrays}, normalization=normalization)
+    object.__setattr__(part, "opened", (folder, name, arrays, normalization))
     return part
 
 
 def _path(folder: Path, part: str, array: str) -> Path:
-    return folder / f"{part}.{array}"
+    return folder / f"{part}.{array}.npy"
 
 
-def _open(path: Path, dtype: str, shape: list[int]) -> Tensor:
-    size = int(np.prod(shape))
-    expected = size * _DTYPES[dtype].itemsize
-    if not path.is_file() or path.stat().st_size != expected:
-        raise ValueError(f"{path} must have {expected} bytes; delete {path.parent} {_CURE}")
-    # a private mapping: what is written into the tensor never reaches the file
-    return torch.from_file(str(path), shared=False, size=size, dtype=_DTYPES[dtype]).reshape(shape)
+def _open(path: Path) -> Tensor:
+    try:
+        array = npy.open_memmap(path, mode="c")  # a private mapping: what is written into it never reaches the file
+        if path.stat().st_size != array.offset + array.nbytes:
+            raise ValueError("it is longer than its header says")
+    except Exception as error:  # a damaged header may lead to many
+        raise ValueError(f"{path} is missing or damaged ({error}); delete {path.parent} {_CURE}") from error
+    return torch.from_numpy(array)

@@ -9,6 +9,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ckrm_kernels.models.network import Network
+
+
+def without_memory(network: Network) -> nn.Module:
+    """The network on the meta device: its modules and the shapes of its parameters."""
+    with torch.device("meta"):
+        return network.build()
+
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters, one shared by several modules counted once."""

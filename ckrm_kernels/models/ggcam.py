@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ckrm_kernels.models.network import TrainingChoices
+
+if TYPE_CHECKING:
+    from ckrm_kernels.data import Batch, Dataset
 
 
 class CAMHead(nn.Module):
@@ -112,6 +118,36 @@ class GGCAM(nn.Module):
         maps = self.maps(images)
         loss: Tensor = self.gaze_loss(self.head.logits(maps), maps, labels, gaze)
         return loss
+
+
+def check_data(data: Dataset) -> None:
+    """Raises ValueError where the data has no gaze maps to train with."""
+    if data.train.gaze is None:
+        raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
+
+
+def check_training(training: TrainingChoices) -> None:
+    """Raises ValueError for what the loss does not take: weights of the classes, and float16."""
+    if training.balance_classes:
+        raise ValueError("training.balance_classes must be false for network.head gg-cam, which has its own loss")
+    if training.precision == "float16":
+        raise ValueError(
+            "training.precision must be float32 or bfloat16 for network.head gg-cam, whose gradients at "
+            "first exceed float16, got float16"
+        )
+
+
+def gaze_loss(model: Any, batch: Batch, class_weights: Tensor | None) -> Tensor:
+    """The loss of a batch that has gaze maps, a scalar.
+
+    model: a `GGCAM`; class_weights: None, it takes none
+    """
+    if batch.gaze is None:
+        raise ValueError("batch must have gaze maps for the loss of GG-CAM, got None")
+    if class_weights is not None:
+        raise ValueError(f"class_weights must be None for the loss of GG-CAM, got {class_weights.tolist()}")
+    loss: Tensor = model.loss(batch.images, batch.labels, batch.gaze)
+    return loss
 
 
 def resized(gaze: Tensor, size: torch.Size) -> Tensor:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ckrm_kernels.models import ggcam
 from ckrm_kernels.models.forms import FORMS, Form, FormName
-from ckrm_kernels.models.ggcam import GGCAM
+from ckrm_kernels.models.network import Network, TrainingChoices, cross_entropy
+
+if TYPE_CHECKING:
+    from ckrm_kernels.data import Batch, Dataset
 
 BlockName = Literal["basic", "bottleneck"]
 HeadName = Literal["linear", "gg-cam"]
@@ -35,7 +39,7 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class ResNetShape:
+class ResNetShape(Network):
     """A residual network, by its widths. Layers that are added to each other share one width.
 
     stem: filters of the first convolution
@@ -52,6 +56,7 @@ class ResNetShape:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
+    kind: str = field(default="resnet", init=False)
     stem: int = 32
     inner: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,))
     out: tuple[int, ...] | None = (32, 64, 128)
@@ -121,6 +126,25 @@ class ResNetShape:
         prefix = "features." if self.head == "gg-cam" else ""
         return {prefix + layer: name for layer, name in names.items()}
 
+    def stage_of_width(self) -> dict[str, str]:
+        """For each width the name of its stage: "conv1" for the stem, "layer1" for all of stage 1."""
+        return {name: name.partition(".")[0] for name in self.widths()}
+
+    def adapted_to(self, data: Dataset) -> ResNetShape:
+        """The network for the data's channels and classes; raises ValueError for GG-CAM without gaze maps."""
+        if self.head == "gg-cam":
+            ggcam.check_data(data)
+        return replace(self, in_channels=data.image_shape[0], classes=data.classes)
+
+    def check_training(self, training: TrainingChoices) -> None:
+        """Raises ValueError for what GG-CAM does not take."""
+        if self.head == "gg-cam":
+            ggcam.check_training(training)
+
+    def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+        """Cross entropy, or that of GG-CAM; see `Network`."""
+        return (ggcam.gaze_loss if self.head == "gg-cam" else cross_entropy)(model, batch, class_weights)
+
     def outs(self) -> tuple[int, ...]:
         """For each stage, the width of what its blocks add up: `out`, or what is inferred from `inner`.
 
@@ -148,11 +172,11 @@ class ResNetShape:
             incoming = out
         return stages
 
-    def build(self) -> ResNet | GGCAM:
+    def build(self) -> ResNet | ggcam.GGCAM:
         """The network, newly initialised by torch's default generator."""
         if self.head == "linear":
             return ResNet(self)
-        return GGCAM(ResNetFeatures(self), self.outs()[-1], self.classes)
+        return ggcam.GGCAM(ResNetFeatures(self), self.outs()[-1], self.classes)
 
     def _inner_name(self, stage: int, block: int) -> str:
         return f"layer{stage}.{block}." + ("conv1" if self.block == "basic" else "conv2")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import HeadName, ResNetShape, resnet_shape
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network by its name, what it is in one line, and its shape."""
+class NamedNetwork:
+    """A network by its name, and what it is in one line."""
 
     name: str
     description: str
-    shape: ResNetShape
+    network: Network
 
 
 def _of_the_paper(widths: tuple[int, ...], head: HeadName = "linear") -> ResNetShape:
@@ -22,38 +24,40 @@ def _of_the_paper(widths: tuple[int, ...], head: HeadName = "linear") -> ResNetS
 
 _STANDARD, _OPTIMIZED = (64, 64, 128, 256, 512), (16, 16, 32, 24, 18)
 _ALL = (
-    Network("resnet50-standard", "ResNet50 as the CKRM paper has it", _of_the_paper(_STANDARD)),
-    Network("resnet50-optimized", "resnet50-standard with the widths that the paper found", _of_the_paper(_OPTIMIZED)),
-    Network("resnet50-standard-ggcam", "resnet50-standard with GG-CAM", _of_the_paper(_STANDARD, "gg-cam")),
-    Network("resnet50-optimized-ggcam", "resnet50-optimized with GG-CAM", _of_the_paper(_OPTIMIZED, "gg-cam")),
+    NamedNetwork("resnet50-standard", "ResNet50 as the CKRM paper has it", _of_the_paper(_STANDARD)),
+    NamedNetwork(
+        "resnet50-optimized", "resnet50-standard with the widths that the paper found", _of_the_paper(_OPTIMIZED)
+    ),
+    NamedNetwork("resnet50-standard-ggcam", "resnet50-standard with GG-CAM", _of_the_paper(_STANDARD, "gg-cam")),
+    NamedNetwork("resnet50-optimized-ggcam", "resnet50-optimized with GG-CAM", _of_the_paper(_OPTIMIZED, "gg-cam")),
     *(
-        Network(
+        NamedNetwork(
             f"resnet{depth}",
             "the usual one; torchvision's state dicts load",
             resnet_shape(depth, form="torchvision", in_channels=3, classes=1000),
         )
         for depth in (18, 34, 50, 101, 152)
     ),
-    Network("resnet-digits", "basic blocks for 8x8 digits, too wide for them; `ckrm demo` shrinks it", ResNetShape()),
-    Network(
+    NamedNetwork(
+        "resnet-digits", "basic blocks for 8x8 digits, too wide for them; `ckrm demo` shrinks it", ResNetShape()
+    ),
+    NamedNetwork(
         "resnet-paper-digits",
         "bottlenecks in the paper's form for 8x8 digits, too wide for them",
         ResNetShape(32, ((24, 24), (48, 48), (96, 96)), None, block="bottleneck", form="paper-small"),
     ),
 )
-NETWORKS: dict[str, Network] = {network.name: network for network in _ALL}
+NETWORKS: dict[str, NamedNetwork] = {each.name: each for each in _ALL}
 
 
-def network_shape(name: str, in_channels: int | None = None, classes: int | None = None) -> ResNetShape:
-    """The shape of a named network, for other images or classes where they are given.
+def network_shape(name: str, in_channels: int | None = None, classes: int | None = None) -> Network:
+    """A named network, for other images or classes where they are given.
 
     Raises ValueError, with the names there are, for an unknown one.
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")
-    shape = NETWORKS[name].shape
-    return replace(
-        shape,
-        in_channels=shape.in_channels if in_channels is None else in_channels,
-        classes=shape.classes if classes is None else classes,
-    )
+    network: Any = NETWORKS[name].network
+    given = {"in_channels": in_channels, "classes": classes}
+    changed: Network = replace(network, **{field: value for field, value in given.items() if value is not None})
+    return changed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.theme import LIGHT
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ def new_figure(height: float, width: float = WIDTH, *, wanted_by: str = "the rep
 
     wanted_by: what the error names where matplotlib is missing; options: of matplotlib's `Figure`
     """
-    try:
+    with require(wanted_by, "matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f'{wanted_by} needs matplotlib: pip install "ckrm-kernels[report]"') from error
     return Figure(figsize=(width, height), **options)
 
 

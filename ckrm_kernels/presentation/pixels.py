@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.theme import LIGHT, NEGATIVE, POSITIVE
 
 Stops = list[tuple[float, tuple[int, int, int, int]]]
@@ -41,10 +42,8 @@ def picture(values: NDArray[np.float64], stops: Stops) -> bytes:
     values: (rows, columns) in [0, 1], what is beyond is drawn as the end; NaN is left clear
     stops: places in [0, 1], ascending, and their red, green, blue and opacity; two at one place make a step
     """
-    try:
+    with require("the report", "PIL"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError('the report needs pillow: pip install "ckrm-kernels[report]"') from error
     steps = _CLEAR - 1
     indices = np.where(np.isnan(values), _CLEAR, np.rint(np.nan_to_num(values).clip(0, 1) * steps))
     palette = np.array([_colour(step / steps, stops) for step in range(_CLEAR)] + [(0, 0, 0, 0)])

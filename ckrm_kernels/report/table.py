@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.tables import aligned, csv_text, together
 from ckrm_kernels.psi_config import PsiConfig
 
@@ -62,10 +63,8 @@ def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
 
 def frame(report: RedundancyReport) -> pandas.DataFrame:
     """A row a layer, with the fields of `LayerRedundancy` and the median of Psi."""
-    try:
+    with require("to_pandas", "pandas"):
         import pandas
-    except ImportError as error:
-        raise ImportError('to_pandas needs pandas: pip install "ckrm-kernels[report]"') from error
     rows = [{**asdict(layer), "median_psi": layer.quantile(0.5)} for layer in report.layers]
     return pandas.DataFrame(rows)
 

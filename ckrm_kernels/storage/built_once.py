@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-_logger = logging.getLogger(__name__)
+from ckrm_kernels.storage.lock import building_alone
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -26,7 +24,8 @@ def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    lock = folder.with_name(f".{folder.name}.lock")
+    with building_alone(lock, f"building {folder}", f"{_prefix(folder)}*"):
         if not folder.is_dir():
             _build(folder, build)
     return folder
@@ -48,26 +47,3 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 def _prefix(folder: Path) -> str:
     return f".{folder.name}.building-"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets one process at a time build the folder; the system gives the lock back even when a process is killed."""
-    try:
-        import fcntl
-    except ImportError:  # a system without these locks: two builds at once do no harm
-        yield
-        return
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _logger.warning("another process is building %s; waiting for it", folder)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            yield
-            return
-        for remains in folder.parent.glob(f"{_prefix(folder)}*"):  # of builds that were killed
-            shutil.rmtree(remains, ignore_errors=True)
-        yield

@@ -1,18 +1,24 @@
-"""A folder that only one command at a time works in."""
+"""Locks between processes, which the system gives back however their holder ends."""
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ckrm_kernels.distributed import team
+
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other processes out of the statement; the lock ends with this process, however.
+    """Makes the folder, and keeps other processes out of the statement.
 
     The processes that torchrun started enter together. Raises ValueError where the folder is a file, or in use.
     """
@@ -22,21 +28,44 @@ def locked(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("ab")
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{folder} can't be a folder: it, or what it lies in, is a file") from error
-    with file:
-        _lock(file, folder)
+    try:
+        held = _lock(folder / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"{folder} is in use by another process; wait for it or choose another folder") from error
+    with held:
         team().wait()
         yield
 
 
-def _lock(file: BinaryIO, folder: Path) -> None:
+@contextmanager
+def building_alone(file: Path, work: str, remains: str) -> Iterator[None]:
+    """Lets one process at a time into the statement, which builds something beside the lock's file; others wait.
+
+    work: what the statement does, for the warning of those that wait
+    remains: the pattern of folders beside the file that killed builds may have left; they are removed
+    On a file system without locks none waits and nothing is removed: two builds at once do no harm.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(_wait_for(_lock(file), work))
+            for folder in file.parent.glob(remains):
+                shutil.rmtree(folder, ignore_errors=True)
+        yield
+
+
+def _wait_for(lock: FileLock, work: str) -> AbstractContextManager[Any]:
     try:
-        import fcntl
-    except ImportError:  # no POSIX system
-        return
+        return lock.acquire(blocking=False)
+    except Timeout:
+        _logger.warning("another process is %s; waiting for it", work)
+        return lock.acquire()
+
+
+def _lock(file: Path) -> FileLock:
+    # without the soft lock, a file whose presence is the lock: that of a killed process would stay
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a record lock: processes forked from this one don't share it
-    except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"{folder} is in use by another process; wait for it or choose another folder") from error
+        return FileLock(file, fallback_to_soft=False)
+    except TypeError:  # filelock before 3.30, which has no fallback
+        return FileLock(file)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ckrm_kernels
-from ckrm_kernels.models import network_shape
+from ckrm_kernels.extras import require
 
 T = TypeVar("T")
+Tables = Mapping[str, Callable[[Any], "dict[str, Any] | None"]]
+"""For fields of a configuration, what gives the whole table that a setting, such as a name, stands for."""
 _LONGEST = 100  # characters of a wrong value in a message
 
 
-def read_config(default: T, path: Path | None, settings: Iterable[str]) -> T:
-    """The default, a dataclass, changed by the settings of a TOML or JSON file and then by those given as `KEY=VALUE`.
+def read_config(default: T, path: Path | None, settings: Iterable[str], options: Mapping[str, Any] | None = None) -> T:
+    """The default, a dataclass, changed by a TOML or JSON file, then by the options, then by the settings.
 
-    settings: such as "training.epochs=30", with values as in TOML; what is not valid there is text
-    `network` may be a name of `models.NETWORKS`; `version`, which saved configurations hold, says nothing here.
+    settings: texts such as "training.epochs=30", with values as in TOML; what is not valid there is text
+    options: values by their names, nested as in the configuration
+    The default's class may have `tables`, see `Tables`; `version`, which saved configurations hold, says nothing here.
     Raises ValueError for a file that can't be read, and where a setting is unknown or does not fit.
     """
     values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
-    for change in (_file_settings(path) if path else {}, *map(_setting, settings)):
-        _change(values, _with_network_spelled_out(change))
+    accepted = copy.deepcopy(values)
+    for change in (_file_settings(path) if path else {}, options or {}, *map(_setting, settings)):
+        tables = _tables(default, change)
+        accepted |= tables
+        values |= copy.deepcopy(tables)
+        _change(
+            values, {name: value for name, value in change.items() if name not in tables or isinstance(value, dict)}
+        )
     values.pop("version", None)
-    _check_known(values, asdict(default))  # type: ignore[call-overload]
+    _check_known(values, accepted)
     return typed(type(default), values, "the configuration")
 
 
@@ -38,7 +47,8 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
 
     Raises ValueError, with the place of the first fault, where it does not fit.
     """
-    pydantic = _pydantic()
+    with require("a configuration", "pydantic"):
+        import pydantic
     try:
         # as JSON, where a list is strictly a tuple's value, and no truth value a number
         result: T = pydantic.TypeAdapter(kind).validate_json(json.dumps(value, default=str), strict=True)
@@ -121,14 +131,17 @@ def _setting(text: str) -> dict[str, Any]:
     return nested
 
 
-def _with_network_spelled_out(settings: dict[str, Any]) -> dict[str, Any]:
-    network = settings.get("network")
-    if not isinstance(network, str):
-        return settings
-    try:
-        return {**settings, "network": asdict(network_shape(network))}
-    except ValueError as error:
-        raise ValueError(f"the configuration: network: {error}") from error
+def _tables(default: Any, change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For the fields of which the change stands for a whole table, that table."""
+    tables = {}
+    for name, table_of in getattr(type(default), "tables", {}).items():
+        try:
+            table = table_of(change.get(name))
+        except ValueError as error:
+            raise ValueError(f"the configuration: {name}: {error}") from error
+        if table is not None:
+            tables[name] = table
+    return tables
 
 
 def _change(values: dict[str, Any], change: Mapping[str, Any]) -> None:
@@ -150,12 +163,9 @@ def _toml_value(text: str) -> Any:
 
 
 def _toml() -> Any:
-    return import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-
-
-def _pydantic() -> Any:
-    try:
-        import pydantic
-    except ImportError as error:
-        raise ImportError('configurations need pydantic: pip install "ckrm-kernels[train]"') from error
-    return pydantic
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        with require("a configuration", "tomli"):
+            import tomli as tomllib
+    return tomllib

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.training.history import Epoch
 
 
@@ -17,10 +18,8 @@ class Curves:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        try:
+        with require("writing curves", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError('curves need tensorboard: pip install "ckrm-kernels[train]"') from error
         self._writer: Any = SummaryWriter(str(folder), purge_step=first)
 
     def add(self, epoch: Epoch) -> None:

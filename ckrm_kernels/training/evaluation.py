@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ckrm_kernels.data import Part
-from ckrm_kernels.models import localization_hits
+from ckrm_kernels.extras import require
+from ckrm_kernels.models import ClassMaps, localization_hits
 
 _BATCH, _PIXELS = 512, 1 << 24  # the most of each at once
 
@@ -33,10 +33,8 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
 
     Raises ValueError for a part with images of less than two classes, where no AUC is defined.
     """
-    try:
+    with require("evaluation", "torchmetrics"):
         from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy
-    except ImportError as error:
-        raise ImportError('evaluation needs torchmetrics: pip install "ckrm-kernels[train]"') from error
     present = part.labels.unique().tolist()  # torchmetrics would count the area of an absent class as 0
     if len(present) < 2:
         raise ValueError(f"part must hold images of at least 2 classes, got {len(present)}")
@@ -49,16 +47,15 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
 
 
 def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int]) -> float | None:
-    """Share of the images of those classes whose activation map is highest in the class's region; see `GGCAM`.
+    """Share of the images of those classes whose activation map is highest in the class's region.
 
     None where the model has no maps or the part no regions.
     """
     inside = torch.tensor([label in region_of_class for label in part.labels.tolist()], dtype=torch.bool)
-    maps_of: Any = getattr(model, "maps", None)
-    if maps_of is None or part.regions is None or not bool(inside.any()):
+    if not isinstance(model, ClassMaps) or part.regions is None or not bool(inside.any()):
         return None
     rows = inside.nonzero().flatten()
-    maps = _outputs(model, part, rows, maps_of)
+    maps = _outputs(model, part, rows, model.maps)
     regions = functional.interpolate(part.regions[rows].float(), maps.shape[2:], mode="nearest-exact") > 0.5
     return localization_hits(maps, part.labels[rows], regions, region_of_class).double().mean().item()
 

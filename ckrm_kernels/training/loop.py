@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ckrm_kernels.data import Batch, Dataset
 from ckrm_kernels.distributed import ALONE, team
+from ckrm_kernels.models.network import cross_entropy
 from ckrm_kernels.training.batches import load
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.curves import Curves
 from ckrm_kernels.training.evaluation import loss_and_accuracy
 from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.objective import Loss
 from ckrm_kernels.training.run_files import UnfinishedRun
 from ckrm_kernels.training.state import TrainingState
 
@@ -32,18 +34,20 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
     *,
+    loss: Loss = cross_entropy,
     runtime: Runtime = Runtime(),  # noqa: B008
     unfinished: UnfinishedRun | None = None,
 ) -> tuple[Epoch, ...]:
     """Trains the model in place, on its device, and leaves it in evaluation mode.
 
     seed: decides the order of the images; the model's initial weights are the caller's
+    loss: what the training makes small: of a described network its `loss`, see `models.Network`
     on_epoch: called after each epoch, on_step: from time to time between; what they raise ends the training
     unfinished: where the state is kept from time to time; one that is there is taken up, and the training then ends
         as an unbroken one would: on a CPU, with the same number of threads, bit by bit
     Raises RuntimeError when the loss of either part is no longer finite.
     """
-    state = TrainingState(model, data, config, seed, team() if runtime.data_parallel else ALONE)
+    state = TrainingState(model, data, config, seed, team() if runtime.data_parallel else ALONE, loss)
     with _deterministic(config.deterministic and state.device.type == "cuda"):
         return _Training(state, data, runtime, unfinished).run(on_epoch, on_step)
 

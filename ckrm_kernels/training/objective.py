@@ -6,35 +6,26 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ckrm_kernels.data import Batch, Part
+from ckrm_kernels.data import Batch
+
+Loss = Callable[[nn.Module, Batch, "Tensor | None"], Tensor]
+"""The mean loss of a batch, of the model, the batch and the weights of the classes (classes,) or None."""
 
 
 class Objective(nn.Module):
-    """The loss of a batch: cross entropy of the logits, or the network's own where it has one (`GGCAM`).
-
-    class_weights: (classes,), None weighs all alike
-    Raises ValueError where the network's own loss needs gaze maps and the part has none.
-    """
+    """The loss of a batch as a module, so that processes can share a batch and torch.compile sees all of it."""
 
     class_weights: Tensor | None
 
-    def __init__(self, model: nn.Module, part: Part, class_weights: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, class_weights: Tensor | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._loss = model, loss
         self.register_buffer("class_weights", class_weights)
-        self._own: Callable[..., Tensor] | None = getattr(model, "loss", None)
-        if self._own and part.gaze is None:
-            raise ValueError(f"a network with its own loss ({type(model).__name__}) needs gaze maps; the data has none")
-        if self._own and class_weights is not None:
-            raise ValueError(f"balance_classes must be False for {type(model).__name__}, which has its own loss")
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of the batch."""
-        if self._own:
-            return self._own(batch.images, batch.labels, batch.gaze)
-        return functional.cross_entropy(self.model(batch.images), batch.labels, self.class_weights)
+        return self._loss(self.model, batch, self.class_weights)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
+from ckrm_kernels.extras import require
 from ckrm_kernels.training.history import Epoch, Step
 
 Item = TypeVar("Item")
@@ -20,10 +21,8 @@ class Display:
     """
 
     def __init__(self, console: Any = None) -> None:
-        try:
+        with require("progress", "rich"):
             from rich.console import Console
-        except ImportError as error:
-            raise ImportError('progress needs rich: pip install "ckrm-kernels[train]"') from error
         self.console = console or Console(quiet=not team().is_first)
 
     def phase(self, text: str) -> None:

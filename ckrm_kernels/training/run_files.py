@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
 from ckrm_kernels.training.history import Epoch
 
-_WEIGHTS, _RECORD, _UNFINISHED = "weights.safetensors", "run.json", "unfinished.safetensors"
+_WEIGHTS, _RECORD, _UNFINISHED = "weights.safetensors", "run.json", "unfinished.pt"
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,22 @@ class UnfinishedRun:
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the state: nested dicts and lists of tensors and plain values."""
-        tensors: dict[str, Tensor] = {}
-        record = {"identity": self.identity, "state": _without_tensors(state, "", tensors)}
-        content = as_safetensors(tensors, {"record": json.dumps(record)})
-        write_atomically(self.folder / _UNFINISHED, content)
+        content = BytesIO()
+        torch.save({"identity": self.identity, "state": state}, content)
+        write_atomically(self.folder / _UNFINISHED, content.getvalue())
 
     def take_up(self, load_state_dict: Callable[[dict[str, Any]], None]) -> None:
         """Calls the function with the state, if there is one of this identity.
 
         Raises ValueError, naming the file, where it is damaged.
         """
-        path, safetensors = self.folder / _UNFINISHED, _safetensors()
+        path = self.folder / _UNFINISHED
         if not path.exists():
             return
         with _damage_named(path):
-            content = path.read_bytes()
-            length = struct.unpack("<Q", content[:8])[0]
-            record = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["record"])
-            if record["identity"] == self.identity:
-                load_state_dict(_with_tensors(record["state"], safetensors.load(content)))
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            if saved["identity"] == self.identity:
+                load_state_dict(saved["state"])
 
 
 @contextmanager
@@ -112,39 +109,14 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to train anew") from error
 
 
-def as_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def as_safetensors(tensors: dict[str, Tensor]) -> bytes:
     """The content of a safetensors file of copies of the tensors."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content: bytes = _safetensors().save(copies, metadata)
+    content: bytes = _safetensors().save(copies)
     return content
 
 
-def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON that keeps the keys of dicts; each tensor goes into `tensors`, its name stays in its place."""
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value
-        return {"tensor": path}
-    if isinstance(value, dict):
-        return {"dict": [[key, _without_tensors(item, f"{path}.{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return [_without_tensors(item, f"{path}.{place}", tensors) for place, item in enumerate(value)]
-    return value
-
-
-def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `_without_tensors` took apart, tuples as lists."""
-    if isinstance(value, list):
-        return [_with_tensors(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    return {key: _with_tensors(item, tensors) for key, item in value["dict"]}
-
-
 def _safetensors() -> Any:
-    try:
+    with require("a trained network's file", "safetensors"):
         import safetensors.torch
-    except ImportError as error:
-        raise ImportError('checkpoints need safetensors: pip install "ckrm-kernels[train]"') from error
     return safetensors.torch

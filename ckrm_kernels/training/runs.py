@@ -8,19 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import torch
-
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
-from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
+from ckrm_kernels.models import AnyNetwork, Network, count_parameters, network_shape, without_memory
+from ckrm_kernels.models.kinds import check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
-from ckrm_kernels.storage.settings import as_json, check_same, typed
+from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
-from ckrm_kernels.training.workers import Job, Shape, Workers, cores, finished_places, processes_for
+from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
 
@@ -31,7 +30,7 @@ class TrainingNetworks(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
-    def network(self) -> ResNetShape:
+    def network(self) -> Network:
         """Its channels and classes are those of the data."""
 
     @property
@@ -54,8 +53,9 @@ class RunsConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    tables: ClassVar[Tables] = {"network": network_settings}
 
-    network: ResNetShape = field(default_factory=partial(network_shape, "resnet-paper-digits"))
+    network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seeds: tuple[int, ...] = (0,)
@@ -70,30 +70,23 @@ class RunsConfig:
 
 def adapted_to(config: Config, data: Dataset) -> Config:
     """The configuration for the data's channels and classes; raises ValueError where it can't be trained on so."""
-    network, training = config.network, config.training
+    check_kind(config.network)
     if len(data.held_out.labels.unique()) < 2:
         raise ValueError(f"the held-out part of {data.name} must hold images of at least 2 classes, for an AUC")
-    if network.head == "gg-cam" and data.train.gaze is None:
-        raise ValueError(f"network.head must be linear for {data.name}, which has no gaze maps, got gg-cam")
-    if network.head == "gg-cam" and training.balance_classes:
-        raise ValueError("training.balance_classes must be false for network.head gg-cam, which has its own loss")
-    if network.head == "gg-cam" and training.precision == "float16":
-        raise ValueError(
-            "training.precision must be float32 or bfloat16 for network.head gg-cam, whose gradients at "
-            "first exceed float16, got float16"
-        )
-    return replace(config, network=replace(network, in_channels=data.image_shape[0], classes=data.classes))
+    network = config.network.adapted_to(data)
+    network.check_training(config.training)
+    return replace(config, network=network)
 
 
 def jobs_of(
-    config: TrainingNetworks, data: Dataset, shape: Shape, seeds: Iterable[int], folder: Path, runtime: Runtime
+    config: TrainingNetworks, data: Dataset, network: Network, seeds: Iterable[int], folder: Path, runtime: Runtime
 ) -> list[Job]:
-    """A job for each seed, in the folder's `seed-N`: the shape trained as the configuration says.
+    """A job for each seed, in the folder's `seed-N`: the network trained as the configuration says.
 
     data: the data set that the configuration loads
     """
     return [
-        Job(shape, config.data.load, data.identity, config.training, seed, folder / f"seed-{seed}", runtime)
+        Job(network, config.data.load, data.identity, config.training, seed, folder / f"seed-{seed}", runtime)
         for seed in seeds
     ]
 
@@ -181,8 +174,7 @@ def train_runs(
             runtime = replace(runtime, threads=max(cores() // processes, 1))
         display = Display(console)
         runs = TrainedRuns(folder, config, replace(runtime, data_parallel=data_parallel), display)
-        with torch.device("meta"):
-            parameters = count_parameters(runs.config.network.build())
+        parameters = count_parameters(without_memory(runs.config.network))
         display.phase(f"Training {parameters:,} parameters on {runs.data.name}")
         runs.train(processes)
         scores = team.of_first(lambda: {job.seed: _scored(job, runs, display) for job in runs.jobs()})

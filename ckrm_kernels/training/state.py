@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ckrm_kernels.data import Batch, Dataset
 from ckrm_kernels.distributed import ALONE, Team
+from ckrm_kernels.models.network import cross_entropy
 from ckrm_kernels.training.batches import shuffled
 from ckrm_kernels.training.config import TrainingConfig
 from ckrm_kernels.training.history import Epoch
-from ckrm_kernels.training.objective import Objective, balanced_weights
+from ckrm_kernels.training.objective import Loss, Objective, balanced_weights
 
 _SMALLEST = 2  # images of a batch in each process: batch normalisation needs a variance
 
@@ -27,7 +28,15 @@ class TrainingState:
     batch: how many batches of the current epoch are done; total: sum of the losses of their images
     """
 
-    def __init__(self, model: nn.Module, data: Dataset, config: TrainingConfig, seed: int, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        config: TrainingConfig,
+        seed: int,
+        team: Team = ALONE,
+        loss: Loss = cross_entropy,
+    ) -> None:
         self.model, self.config, self.device = model, config, next(model.parameters()).device
         self.team, self._size = team, len(data.train)
         least = _SMALLEST * team.size
@@ -38,7 +47,7 @@ class TrainingState:
             )
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.objective = self._objective(data)
+        self.objective = self._objective(data, loss)
         self.optimizer = _optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.history: list[Epoch] = []
@@ -133,9 +142,9 @@ class TrainingState:
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
 
-    def _objective(self, data: Dataset) -> Callable[[Batch], Tensor]:
+    def _objective(self, data: Dataset, loss: Loss) -> Callable[[Batch], Tensor]:
         weights = balanced_weights(data.train.labels, data.classes) if self.config.balance_classes else None
-        objective: Any = Objective(self.model, data.train, weights).to(self.device)
+        objective: Any = Objective(self.model, loss, weights).to(self.device)
         if self.team.size > 1:
             objective = nn.parallel.DistributedDataParallel(objective)
         return torch.compile(objective) if self.config.compile else objective

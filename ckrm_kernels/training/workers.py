@@ -20,13 +20,14 @@ from functools import partial
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
+from ckrm_kernels.models import Network
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.loop import train
@@ -35,25 +36,18 @@ from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, load_w
 OnEvent = Callable[[int, Epoch | Step], None]
 
 
-class Shape(Protocol):
-    """A dataclass that describes a network and builds it."""
-
-    def build(self) -> nn.Module:
-        """The network, newly initialised."""
-
-
 @dataclass(frozen=True)
 class Job:
     """One training run.
 
-    shape: the network
+    network: what is trained, by its own loss
     load_data: gives the data set; has to be picklable, so that a worker can call it
     data: what identifies the data set, as JSON
     folder: where the run is written
     runtime: what it runs on
     """
 
-    shape: Shape
+    network: Network
     load_data: Callable[[], Dataset]
     data: dict[str, Any]
     config: TrainingConfig
@@ -63,8 +57,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON."""
-        shape: Any = self.shape
-        parts = {"shape": asdict(shape), "data": self.data, "training": asdict(self.config), "seed": self.seed}
+        network: Any = self.network
+        parts = {"network": asdict(network), "data": self.data, "training": asdict(self.config), "seed": self.seed}
         identity: dict[str, Any] = json.loads(json.dumps(parts))  # tuples as the lists that a file gives back
         return identity
 
@@ -81,7 +75,7 @@ class Job:
 
     def trained(self) -> nn.Module:
         """The trained network of the finished run."""
-        model = self.shape.build()
+        model = self.network.build()
         load_weights(self.folder, model)
         return model
 
@@ -224,7 +218,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             started = time.perf_counter()
             torch.manual_seed(job.seed)
-            model = job.shape.build().to(device)
+            model = job.network.build().to(device)
             unfinished = UnfinishedRun(job.folder, job.identity())
             history = train(
                 model,
@@ -233,6 +227,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
                 job.seed,
                 on_event,
                 on_event,
+                loss=job.network.loss,
                 runtime=job.runtime,
                 unfinished=unfinished,
             )

@@ -9,11 +9,12 @@ from ckrm_kernels.comparison.candidates import Candidate, evaluate_candidate
 from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
+from ckrm_kernels.models import Network
 from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import round_folder
-from ckrm_kernels.width_search.search import Round, SearchableShape
+from ckrm_kernels.width_search.search import Round
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class Compared:
 
     name: str
     folder: str
-    shape: SearchableShape
+    shape: Network
 
 
-def networks_compared(standard: SearchableShape, rounds: Sequence[Round], chosen: int) -> list[Compared]:
+def networks_compared(standard: Network, rounds: Sequence[Round], chosen: int) -> list[Compared]:
     """The standard network and, where another round than the first was chosen, the searched and the uniform one."""
     networks = [Compared("standard", round_folder(0), standard)]
     if chosen > 0:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ckrm_kernels.data import DataConfig
-from ckrm_kernels.models import ResNetShape, network_shape
+from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
+from ckrm_kernels.models.kinds import network_settings
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.storage.settings import Tables
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.width_search.search import Search
+from ckrm_kernels.width_search.searchable import check_searchable
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,26 @@ class RuleConfig:
     def __post_init__(self) -> None:
         if self.tied not in ("layer", "stage"):
             raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
-        self.rule()
+        self._of_each_width()
 
-    def rule(self) -> WidthRule:
-        """The rule; raises ValueError for a field that it does not accept."""
-        rule = BracketRule(self.minimum, self.multiple, self.closed)
-        return StageRule(rule) if self.tied == "stage" else rule
+    def rule(self, ties: WidthTies) -> WidthRule:
+        """The rule for the widths of a network; raises ValueError where those that it ties differ."""
+        rule = self._of_each_width()
+        if self.tied == "layer":
+            return rule
+        check_tied(ties.widths(), ties.stage_of_width())
+        return StageRule(rule, ties.stage_of_width())
+
+    def _of_each_width(self) -> BracketRule:
+        return BracketRule(self.minimum, self.multiple, self.closed)
 
 
 @dataclass(frozen=True)
 class WidthSearchConfig:
     """Everything that decides what a search for widths and the comparison after it give.
 
-    network: the standard one, deliberately too wide
+    network: the standard one, deliberately too wide; each of its widths must be that of a measured layer, so `out` of
+        bottlenecks must be None
     training: of every network
     seeds: each round trains its widths from the seeds 0, 1, ... of this number
     final_seeds: the networks compared are trained from so many, >= seeds
@@ -57,8 +67,9 @@ class WidthSearchConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+    tables: ClassVar[Tables] = {"network": network_settings}
 
-    network: ResNetShape = field(default_factory=partial(network_shape, "resnet-paper-digits"))
+    network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
@@ -79,15 +90,9 @@ class WidthSearchConfig:
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
         if not 0 < self.margin < math.inf:
             raise ValueError(f"margin must be a finite number > 0, got {self.margin!r}")
-        if self.rule.tied == "stage":
-            check_tied(self.network.widths())
-        if self.network.block == "bottleneck" and self.network.out is not None:
-            raise ValueError(
-                "network.out must be None, inferred, to search the widths of bottlenecks: it is that of 1x1 "
-                f"convolutions alone, which are not measured; got {list(self.network.out)}"
-            )
         self.search()
+        check_searchable(self.network)
 
     def search(self) -> Search:
         """The search that this describes; raises ValueError for a field that it does not accept."""
-        return Search(self.network, self.rule.rule(), self.target, self.most_rounds, self.margin)
+        return Search(self.network, self.rule.rule(self.network), self.target, self.most_rounds, self.margin)

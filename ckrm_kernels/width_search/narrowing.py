@@ -5,37 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
-
-from ckrm_kernels.models import count_parameters
-from ckrm_kernels.width_search.search import SearchableShape
+from ckrm_kernels.models import Network, count_parameters, without_memory
 
 
-def parameters_of(shape: SearchableShape) -> int:
-    """Number of parameters of a shape, without the memory for them."""
-    with torch.device("meta"):
-        return count_parameters(shape.build())
+def parameters_of(network: Network) -> int:
+    """Number of parameters of a network, without the memory for them."""
+    return count_parameters(without_memory(network))
 
 
-def narrowed_alike(shape: SearchableShape, parameters: int) -> SearchableShape:
-    """The shape with all its widths times one factor <= 1 whose number of parameters is nearest to the given one.
+def narrowed_alike(network: Network, parameters: int) -> Network:
+    """The network with all its widths times one factor <= 1 whose number of parameters is nearest to the given one.
 
     Widths are rounded to whole numbers and at least 1, so the number is met nearly, not always exactly.
     """
     if not isinstance(parameters, int) or parameters < 1:
         raise ValueError(f"parameters must be a whole number >= 1, got {parameters!r}")
-    widths = set(shape.widths().values())
+    widths = set(network.widths().values())
     low, high = 0.0, 1.0
     while high - low > 1 / (4 * max(widths)) ** 2:
         middle = (low + high) / 2
-        if parameters_of(_scaled(shape, middle)) < parameters:
+        if parameters_of(_scaled(network, middle)) < parameters:
             low = middle
         else:
             high = middle
     # rounding, of inferred widths too, may let the number fall where the factor rises: what lies around is tried, too
     around = {factor for width in widths for factor in _steps(width, low - 1 / min(widths), high + 1 / min(widths))}
     factors = sorted({low, high, *around})
-    return min((_scaled(shape, factor) for factor in factors), key=lambda s: abs(parameters_of(s) - parameters))
+    return min((_scaled(network, factor) for factor in factors), key=lambda each: abs(parameters_of(each) - parameters))
 
 
 def _steps(width: int, low: float, high: float) -> Iterator[float]:
@@ -44,5 +40,5 @@ def _steps(width: int, low: float, high: float) -> Iterator[float]:
     return ((count + 0.5 + 1e-9) / width for count in range(first, last + 1))
 
 
-def _scaled(shape: SearchableShape, factor: float) -> SearchableShape:
-    return shape.with_widths({name: max(round(width * factor), 1) for name, width in shape.widths().items()})
+def _scaled(network: Network, factor: float) -> Network:
+    return network.with_widths({name: max(round(width * factor), 1) for name, width in network.widths().items()})

@@ -10,6 +10,7 @@ from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
 from ckrm_kernels.data import Dataset
+from ckrm_kernels.models import Network
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
@@ -17,7 +18,6 @@ from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_shown
 from ckrm_kernels.training.workers import Job, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
-from ckrm_kernels.width_search.search import SearchableShape
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Networks:
     runtime: Runtime
     display: Display
 
-    def jobs(self, name: str, shape: SearchableShape) -> list[Job]:
+    def jobs(self, name: str, shape: Network) -> list[Job]:
         """The runs of a shape from all seeds of the comparison, of which a round takes the first. name: the folder's"""
         seeds = range(self.config.final_seeds)
         return jobs_of(self.config, self.data, shape, seeds, self.folder / name, self.runtime)

@@ -137,39 +137,42 @@ class StageRule:
     """Gives all widths of a stage the same value, as the paper's Table 2 does: that which `rule` gives the stage.
 
     A stage is within target when all its widths are; its distinct filters are those of its neediest width.
+
+    stage_of_width: for each width the name of its stage, see `models.WidthTies`
     """
 
     rule: WidthRule
+    stage_of_width: Mapping[str, str]
 
     def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
         """One change for every width; see `WidthRule`. Raises ValueError where the widths of a stage differ."""
-        of_stage = {change.name: change for change in self.rule.propose([_by_stage(each) for each in rounds])}
-        return [replace(of_stage[stage_of(name)], name=name) for name in rounds[-1]]
+        stages = [_by_stage(each, self.stage_of_width) for each in rounds]
+        of_stage = {change.name: change for change in self.rule.propose(stages)}
+        return [replace(of_stage[self.stage_of_width[name]], name=name) for name in rounds[-1]]
 
 
-def stage_of(name: str) -> str:
-    """The stage that the width of that name belongs to: the first part of the name."""
-    return name.partition(".")[0]
-
-
-def check_tied(widths: Mapping[str, int]) -> None:
-    """Raises ValueError where the widths of a stage differ."""
+def check_tied(widths: Mapping[str, int], stage_of_width: Mapping[str, str]) -> None:
+    """Raises ValueError where the widths of a stage differ, or a width has no stage."""
+    without = [name for name in widths if name not in stage_of_width]
+    if without:
+        raise ValueError(f"stage_of_width must name a stage for each width, it has none for {', '.join(without)}")
     first: dict[str, str] = {}
     for name, width in widths.items():
-        other = first.setdefault(stage_of(name), name)
+        other = first.setdefault(stage_of_width[name], name)
         if widths[other] != width:
             raise ValueError(
                 f"widths tied by stage must be equal in each stage, got {other} = {widths[other]} and {name} = {width}"
             )
 
 
-def _by_stage(observations: Mapping[str, Observation]) -> dict[str, Observation]:
+def _by_stage(observations: Mapping[str, Observation], stage_of_width: Mapping[str, str]) -> dict[str, Observation]:
     """The observations of each stage as those of one width."""
-    check_tied({name: seen.width for name, seen in observations.items()})
+    check_tied({name: seen.width for name, seen in observations.items()}, stage_of_width)
     stages: dict[str, Observation] = {}
     for name, seen in observations.items():
-        other = stages.get(stage_of(name), seen)
-        stages[stage_of(name)] = replace(
+        stage = stage_of_width[name]
+        other = stages.get(stage, seen)
+        stages[stage] = replace(
             seen, within_target=seen.within_target and other.within_target, distinct=max(seen.distinct, other.distinct)
         )
     return stages

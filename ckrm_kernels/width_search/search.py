@@ -5,33 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, majority
+from ckrm_kernels.models import WidthTies
 from ckrm_kernels.width_search.rules import Change, Observation, WidthRule
-
-
-class SearchableShape(Protocol):
-    """A network's shape whose widths can be chosen; `models.ResNetShape` is one."""
-
-    def build(self) -> nn.Module:
-        """The network, newly initialised."""
-
-    def widths(self) -> dict[str, int]:
-        """Every width, by name."""
-
-    def with_widths(self, widths: Mapping[str, int]) -> SearchableShape:
-        """The same network with those widths."""
-
-    def width_of_layer(self) -> dict[str, str]:
-        """For each layer that may be measured, the name of its width; equal names are tied."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training one shape from every seed and measuring the results gave.
+    """What training one network from every seed and measuring the results gave.
 
     validation_accuracy: of each network; layers: the measured ones
     """
@@ -80,14 +62,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Search:
-    """The search, from the shape's own widths.
+    """The search, from a network's own widths.
 
+    ties: those widths, and the layers that share one
     rule: chooses the widths; target: see `WidthSearchConfig`
     most_rounds: how often it trains at most, >= 1
     margin: a round whose mean validation accuracy is below the best round's by more is chosen only if within target
     """
 
-    shape: SearchableShape
+    ties: WidthTies
     rule: WidthRule
     target: float = 0.01
     most_rounds: int = 6
@@ -102,14 +85,14 @@ class Search:
     def next_widths(self, rounds: Sequence[Round]) -> dict[str, int] | None:
         """The widths to try after these rounds, or None when the search is over."""
         if not rounds:
-            return self.shape.widths()
+            return self.ties.widths()
         tried = [each.widths for each in rounds]
         over = rounds[-1].within_target or rounds[-1].proposed in tried or len(rounds) >= self.most_rounds
         return None if over else rounds[-1].proposed
 
     def observe(self, rounds: Sequence[Round], widths: dict[str, int], trained: Trained) -> Round:
         """The next round, from what was measured at its widths."""
-        observations = observe_widths(widths, self.shape.width_of_layer(), trained.layers, self.target)
+        observations = observe_widths(widths, self.ties.width_of_layer(), trained.layers, self.target)
         if all(each.within_target for each in observations.values()):
             changes = [Change(name, width, width, "every layer is within target") for name, width in widths.items()]
         else:

@@ -73,13 +73,13 @@ def at_start() -> Iterator[Row]:
 def after_training() -> Iterator[Row]:
     """The same layers within networks trained on the digits."""
     jobs = [job(decay, width, seed) for decay in DECAYS.values() for width in WIDTHS for seed in SEEDS]
-    names = [f"width {each.shape.stem}, decay {each.config.weight_decay:g}, seed {each.seed}" for each in jobs]
+    names = [f"width {each.network.stem}, decay {each.config.weight_decay:g}, seed {each.seed}" for each in jobs]
     with Workers(cores()) as workers, Display().bars(names, jobs[0].config.epochs) as bars:
         workers.run(jobs, bars.on_event)
     states = {decay: state for state, decay in DECAYS.items()}
     for each in jobs:
         weight = each.trained().get_submodule(LAYER).weight.detach()
-        yield from measured(states[each.config.weight_decay], each.shape.stem, each.seed, weight)
+        yield from measured(states[each.config.weight_decay], each.network.stem, each.seed, weight)
 
 
 def job(decay: float, width: int, seed: int) -> Job:

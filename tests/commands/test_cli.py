@@ -311,7 +311,10 @@ def test_models_lists_every_network_with_its_parameters(ckrm):
 def test_models_shows_the_layers_of_one_network(ckrm):
     code, out, _ = ckrm("models", "resnet50-optimized-ggcam")
     assert code == 0
-    rows = [line.split() for line in out.splitlines()[2:]]
+    assert out.splitlines()[1].startswith(
+        "kind resnet, stem 16, in_channels 1, classes 3, block bottleneck, form paper"
+    )
+    rows = [line.split() for line in out.splitlines()[3:]]
     assert rows[0] == ["layer", "weight", "width", "parameters"]
     assert rows[1] == ["features.conv1", "16x1x7x7", "conv1", "800"]
     assert ["features.layer4.0.conv2", "18x18x3x3", "layer4.0.conv2", "2,934"] in rows
@@ -320,6 +323,25 @@ def test_models_shows_the_layers_of_one_network(ckrm):
     assert rows[-1] == ["total", "128,065"]
     assert sum(int(row[-1].replace(",", "")) for row in rows[1:-1]) == 128_065
     assert len(rows) == 1 + 53 + 1 + 2  # 49 convolutions and 4 shortcuts, the head, the norms, the total
+
+
+def test_models_shows_the_layers_of_a_class_from_elsewhere(ckrm):
+    code, out, _ = ckrm("models", "plain_network:PlainNetwork")
+    assert code == 0
+    assert out.splitlines()[:2] == [
+        "plain_network:PlainNetwork",
+        "kind plain_network:PlainNetwork, head 6, body 8, tail 8, in_channels 3, classes 7",
+    ]
+    rows = [line.split() for line in out.splitlines()[3:]]
+    assert rows[1:] == [
+        ["in", "6x3x3x3", "head", "168"],
+        ["one", "8x6x3x3", "body", "440"],
+        ["two", "8x8x3x3", "body", "584"],
+        ["out", "8x8x3x3", "tail", "584"],
+        ["logits", "7x8", "classes", "63"],
+        ["the", "rest,", "such", "as", "norms", "0"],
+        ["total", "1,839"],
+    ]
 
 
 def test_models_of_an_unknown_name(ckrm):

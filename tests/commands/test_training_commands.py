@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from ckrm_kernels.data import DataConfig
+from ckrm_kernels.data.config import Name
 from ckrm_kernels.models import network_shape
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -115,10 +117,52 @@ def test_options_of_image_folders_and_of_chest_x_rays(asked, tmp_path):
     assert config.data == DataConfig("egd-cxr", str(tmp_path), image_folder=str(tmp_path), image_size=(1536, 1280))
 
 
-def test_an_image_size_of_another_form(ckrm):
-    code, _, err = ckrm("train", "--data", "folder", "--data-folder", "x", "--image-size", "64")
+@pytest.mark.parametrize("size", ["64", "64x", "x64", "64x64x3", "-1x5", "6.5x4", ""])
+def test_an_image_size_of_another_form(ckrm, size):
+    code, _, err = ckrm("train", "--data", "folder", "--data-folder", "x", "--image-size", size)
     assert code == 2
-    assert "must be HxW, such as 64x64, got 64" in " ".join(err.replace("│", " ").split())
+    assert f"'--image-size': must be HxW, such as 64x64, got {size}".strip() in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("option", "accepted"),
+    [("--data", get_args(Name)), ("--tied", get_args(get_type_hints(RuleConfig)["tied"]))],
+)
+def test_choices_are_listed_and_held_to(ckrm, monkeypatch, option, accepted):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = ckrm("search", "--help")
+    assert code == 0
+    assert "|".join(accepted) in out
+    code, _, err = ckrm("search", option, "all")
+    assert code == 2
+    assert f"Invalid value for '{option}': " in err
+    assert all(f"'{each}'" in " ".join(err.replace("│", " ").split()) for each in ("all", *accepted))
+
+
+def test_what_an_option_names_is_no_text_to_parse(asked, tmp_path, monkeypatch):
+    """As a setting of its text, the folder's name would be a number, or none."""
+    monkeypatch.chdir("/")
+    (_, config), _ = asked("train", "--data", "mnist", "--data-folder", tmp_path / "a = [1]")
+    assert config.data.folder == str(tmp_path / "a = [1]")
+
+
+def test_options_come_after_the_file_and_before_the_settings(asked, tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = [7]\n[training]\nepochs = 7\nbatch_size = 7\n[data]\nsplit_seed = 7\n")
+    (_, config), _ = asked(
+        *("train", "--config", tmp_path / "a.toml", "--epochs", "8", "--seeds", "2", "--set", "training.epochs=9")
+    )
+    assert config.training == TrainingConfig(epochs=9, batch_size=7)
+    assert (config.seeds, config.data) == ((0, 1), DataConfig(split_seed=7))
+
+
+def test_a_value_that_does_not_fit_is_named_by_its_setting(ckrm):
+    code, _, err = ckrm("train", "--epochs", "0")
+    assert (code, err) == (1, "ckrm: the configuration: training: epochs must be a whole number >= 1, got 0\n")
+    code, _, err = ckrm("search", "--final-seeds", "1")
+    assert (code, err) == (
+        1,
+        "ckrm: the configuration: final_seeds must be a whole number >= seeds, 3, got 1\n",
+    )
 
 
 def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
@@ -175,7 +219,7 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
         raise ModuleNotFoundError("No module named 'sklearn.datasets'", name="sklearn.datasets")
 
     monkeypatch.setattr(FUNCTIONS["demo"], lack)
-    assert ckrm("demo") == (1, "", 'ckrm: sklearn is missing: pip install "ckrm-kernels[train]"\n')
+    assert ckrm("demo") == (1, "", 'ckrm: scikit-learn is missing: pip install "ckrm-kernels[train]"\n')
 
 
 @pytest.mark.parametrize(

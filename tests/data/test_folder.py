@@ -191,7 +191,7 @@ def test_a_part_without_images_is_refused(folder, load):
         load(skip_bad=True)
 
 
-@pytest.mark.parametrize("damage", ["record.json", "train.images", "held_out.labels"])
+@pytest.mark.parametrize("damage", ["record.json", "train.images.npy", "held_out.labels.npy"])
 def test_a_damaged_cache_is_named(load, tmp_path, damage):
     load()
     (path,) = (tmp_path / "cache").glob(f"folder-*/{damage}")
@@ -232,7 +232,7 @@ def test_folders_refused(tmp_path):
 
 def test_without_pillow_the_error_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'image folders need Pillow: pip install "ckrm-kernels\[train\]"'):
+    with pytest.raises(ImportError, match=r'reading image folders needs Pillow: pip install "ckrm-kernels\[train\]"'):
         image_folder(folder, SIZE)
 
 

@@ -404,7 +404,7 @@ def test_resnet_paper_digits_has_maps_of_2x2_and_counts_by_hand():
 def test_a_named_network_for_other_images():
     shape = network_shape("resnet50-optimized", in_channels=3, classes=5)
     assert (shape.in_channels, shape.classes) == (3, 5)
-    assert replace(shape, in_channels=1, classes=3) == NETWORKS["resnet50-optimized"].shape
+    assert replace(shape, in_channels=1, classes=3) == NETWORKS["resnet50-optimized"].network
     assert network_shape("resnet18").in_channels == 3
 
 
@@ -415,6 +415,26 @@ def test_gg_cam_prefixes_the_modules_and_not_the_widths():
     model = on_meta(cam)
     assert isinstance(model, GGCAM)
     assert model.maps(torch.empty(2, 1, 96, 64, device="meta")).shape == (2, 3, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [UNEVEN, BOTTLENECKS, network_shape("resnet50-optimized-ggcam")])
+def test_every_width_has_its_stage(shape):
+    stages = shape.stage_of_width()
+    assert list(stages) == list(shape.widths())
+    assert stages["conv1"] == "conv1"
+    layers = {name: width for name, width in shape.width_of_layer().items() if ".layer" in f".{name}"}
+    for layer, width in layers.items():
+        assert stages[width] == next(part for part in layer.split(".") if part.startswith("layer"))
+
+
+def test_adapted_to_the_data():
+    from ckrm_kernels.data import Dataset, Part
+
+    part = Part(torch.zeros(2, 5, 4, 4), torch.tensor([0, 1]))
+    data = Dataset("two", 7, part, part, part)
+    assert UNEVEN.adapted_to(data) == replace(UNEVEN, in_channels=5, classes=7)
+    with pytest.raises(ValueError, match=r"network\.head must be linear for two, which has no gaze maps, got gg-cam"):
+        replace(UNEVEN, head="gg-cam").adapted_to(data)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
+import errno
 import logging
-import sys
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_who_asks_meanwhile_waits_and_builds_nothing(tmp_path, caplog):
         def emit(self, record: logging.LogRecord) -> None:  # the second has said that it waits
             may_end.set()
 
-    logger, handler = logging.getLogger("ckrm_kernels.storage.built_once"), Release()
+    logger, handler = logging.getLogger("ckrm_kernels.storage.lock"), Release()
     logger.addHandler(handler)
     try:
         with ThreadPoolExecutor(2) as pool:
@@ -75,8 +76,12 @@ def test_who_asks_meanwhile_waits_and_builds_nothing(tmp_path, caplog):
     assert visible(tmp_path) == ["result"]
 
 
-def test_without_locks_two_builds_at_once_both_end_well(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_two_builds_at_once_both_end_well(tmp_path, monkeypatch, reason):
+    def refuse(*arguments):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
     both = threading.Barrier(2)
 
     def together(folder: Path) -> None:

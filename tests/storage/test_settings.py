@@ -109,6 +109,24 @@ def test_settings_come_after_the_file_and_leave_the_rest(tmp_path):
     assert config.target == WidthSearchConfig().target
 
 
+def test_options_come_between_the_file_and_the_settings(tmp_path):
+    file = tmp_path / "search.toml"
+    file.write_text("seeds = 5\nfinal_seeds = 12\n[training]\nepochs = 7\nbatch_size = 7\nmomentum = 0.5\n")
+    options = {"seeds": 6, "network": "resnet-digits", "training": {"epochs": 8, "batch_size": 8}}
+    config = read_config(WidthSearchConfig(), file, ["training.epochs=9", "network.stem=12"], options)
+    assert (config.seeds, config.final_seeds) == (6, 12)
+    assert config.training == TrainingConfig(epochs=9, batch_size=8, momentum=0.5)
+    assert config.network == replace(network_shape("resnet-digits"), stem=12)
+    assert options == {"seeds": 6, "network": "resnet-digits", "training": {"epochs": 8, "batch_size": 8}}
+
+
+def test_options_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"the configuration: training\.epochs: .* got '3'"):
+        read_config(RunsConfig(), None, [], {"training": {"epochs": "3"}})
+    with pytest.raises(ValueError, match=r"the configuration has no setting training\.epoch; is it training\.epochs"):
+        read_config(RunsConfig(), None, [], {"training": {"epoch": 3}})
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

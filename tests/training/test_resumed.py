@@ -80,8 +80,24 @@ def test_the_state_of_another_run_is_not_taken_up(tmp_path, monkeypatch):
 def test_states_come_back_as_they_were_saved(tmp_path):
     unfinished = UnfinishedRun(tmp_path, {})
     state = {"a": [1, None, {2: torch.arange(3), "x": 0.1}], "b": torch.ones((), dtype=torch.bfloat16), "c": {}}
-    unfinished.save(state)
+    strided = torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    unfinished.save({**state, "d": strided, "e": (1, 2.5)})
     (loaded,) = kept(unfinished)
     assert torch.equal(loaded["a"][2].pop(2), state["a"][2].pop(2))
     assert torch.equal(loaded.pop("b"), state.pop("b"))
-    assert loaded == state
+    assert torch.equal(loaded["d"], strided)
+    assert loaded.pop("d").stride() == strided.stride()
+    assert loaded == {**state, "e": (1, 2.5)}
+
+
+def test_a_saved_state_can_run_nothing(tmp_path):
+    """A pickle that would call a function when it is read."""
+
+    class Calls:
+        def __reduce__(self):
+            return (tmp_path.joinpath("called").touch, ())
+
+    torch.save({"identity": {}, "state": Calls()}, tmp_path / "unfinished.pt")
+    with pytest.raises(ValueError, match=r"unfinished\.pt is damaged \(UnpicklingError\)"):
+        kept(UnfinishedRun(tmp_path, {}))
+    assert not (tmp_path / "called").exists()

@@ -7,13 +7,12 @@ from io import StringIO
 import pytest
 import torch
 from rich.console import Console
-from small_training import CONFIG, job, network, same_weights, stripes
+from small_training import CONFIG, SHAPE, job, network, same_weights, stripes
 from torch import nn
 
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
-from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.training import (
     Epoch,
     Run,
@@ -241,7 +240,7 @@ def test_finished_jobs_are_not_repeated(tmp_path):
         assert "new" in seen
 
 
-@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.safetensors"])
+@pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.pt"])
 @pytest.mark.parametrize("content", [b"", b"12345", b"\x04\0\0\0\0\0\0\0{}  ", b"{}", b'{"identity": 3}', b"\xff" * 64])
 def test_a_damaged_file_is_named(tmp_path, name, content):
     damaged = job(tmp_path)
@@ -257,7 +256,7 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
 
 
 def test_weights_of_another_network_are_named(tmp_path):
-    first, other = job(tmp_path / "a"), dataclasses.replace(job(tmp_path / "b"), shape=ResNetShape(2, ((2,),), (2,)))
+    first, other = job(tmp_path / "a"), dataclasses.replace(job(tmp_path / "b"), network=ResNetShape(2, ((2,),), (2,)))
     with Workers(1) as workers:
         workers.run([first, other], lambda place, epoch: None)
     (other.folder / "weights.safetensors").replace(first.folder / "weights.safetensors")
@@ -274,7 +273,7 @@ def test_a_kill_between_weights_and_record_leaves_no_record_of_another_run(tmp_p
 
 
 def test_what_kills_left_half_written_is_cleared(tmp_path):
-    (tmp_path / ".unfinished.safetensors.abc").write_text("half")
+    (tmp_path / ".unfinished.pt.abc").write_text("half")
     save_run(tmp_path, network(0), Run({}, (epoch(1),), 1.0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "weights.safetensors"]
 
@@ -287,21 +286,6 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"state\.json can't be written: No space left on device"):
         write_atomically(tmp_path / "state.json", "{}")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, in_use):
-    message = r"is in use by another process; wait for it"
-    with in_use(tmp_path), pytest.raises(ValueError, match=message), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "under"):
-        with pytest.raises(ValueError, match=r"can't be a folder: it, or what it lies in, is a file"), locked(folder):
-            pass
 
 
 def test_networks_finished_earlier_have_full_bars():
@@ -418,11 +402,41 @@ def test_balanced_classes_weigh_as_much_as_each_other():
     assert weights.tolist() == pytest.approx([4 / (3 * 2), 0, 4 / 2])
 
 
-def test_a_network_with_its_own_loss_needs_gaze_maps():
-    model = network()
-    model.loss = lambda images, labels, gaze: images.mean()
-    with pytest.raises(ValueError, match=r"its own loss \(ResNet\) needs gaze maps; the data has none"):
-        train(model, stripes(), CONFIG, 0)
+def test_the_loss_given_is_what_becomes_small():
+    def distance(model, batch, class_weights):
+        assert class_weights is None
+        return (model(batch.images) - 3).square().mean()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    config = dataclasses.replace(CONFIG, epochs=20, learning_rate=0.02, weight_decay=0.0)
+    history = train(model, stripes(), config, 0, loss=distance)
+    with torch.no_grad():
+        error = (model(stripes().train.images) - 3).square().mean().item()
+    assert error < 0.05 < history[0].loss
+    assert history[-1].loss == pytest.approx(error, rel=0.5)
+
+
+def test_a_loss_is_given_the_weights_of_the_classes():
+    seen = []
+
+    def weighed(model, batch, class_weights):
+        seen.append(class_weights)
+        return nn.functional.cross_entropy(model(batch.images), batch.labels, class_weights)
+
+    data, config = stripes(), dataclasses.replace(CONFIG, epochs=1, balance_classes=True)
+    train(network(), data, config, 0, loss=weighed)
+    assert torch.equal(seen[0], balanced_weights(data.train.labels, 3))
+
+
+def test_the_loss_of_gg_cam_needs_gaze_maps_and_no_weights_of_classes():
+    shape = dataclasses.replace(SHAPE, head="gg-cam")
+    with pytest.raises(ValueError, match="batch must have gaze maps for the loss of GG-CAM, got None"):
+        train(shape.build(), stripes(), CONFIG, 0, loss=shape.loss)
+    part = stripes().train
+    seen = dataclasses.replace(stripes(), train=Part(part.images, part.labels, torch.rand(len(part), 6, 6)))
+    config = dataclasses.replace(CONFIG, balance_classes=True)
+    with pytest.raises(ValueError, match=r"class_weights must be None for the loss of GG-CAM, got \["):
+        train(shape.build(), seen, config, 0, loss=shape.loss)
 
 
 def test_a_last_batch_of_one_image_joins_the_one_before():

@@ -379,7 +379,8 @@ def test_where_every_layer_is_within_target_it_says_that_there_is_nothing_to_nar
         ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
         (
             {"network": ResNetShape(8, ((8,),), (8,), block="bottleneck")},
-            r"network.out must be None, inferred, to search the widths of bottlenecks: .*; got \[8\]",
+            "network.widths must each count the filters of a layer that is measured, or be inferred, to be searched; "
+            "those of layer1 are of 1x1 convolutions or linear layers alone",
         ),
         ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
         (

@@ -143,35 +143,50 @@ class TestBracketRule:
             BracketRule().propose([])
 
 
+STAGES = {
+    "stem": "first",
+    "layer1.0.conv2": "second",
+    "layer1.1.conv2": "second",
+    "layer2.0.conv2": "third",
+    "tail": "third",
+}
+
+
 class TestStageRule:
     def test_a_stage_moves_as_its_neediest_width_does(self):
         seen = {
-            "conv1": within(16),
+            "stem": within(16),
             "layer1.0.conv2": redundant(64, 20),
             "layer1.1.conv2": within(64),
             "layer2.0.conv2": redundant(64, 9),
-            "layer2.1.conv2": redundant(64, 30),
+            "tail": redundant(64, 30),
         }
-        changes = StageRule(BracketRule()).propose([seen])
+        changes = StageRule(BracketRule(), STAGES).propose([seen])
         assert [(change.name, change.before, change.after) for change in changes] == [
-            ("conv1", 16, 16),
+            ("stem", 16, 16),
             ("layer1.0.conv2", 64, 63),  # its within target width has all 64 filters distinct
             ("layer1.1.conv2", 64, 63),
             ("layer2.0.conv2", 64, 30),
-            ("layer2.1.conv2", 64, 30),
+            ("tail", 64, 30),
         ]
 
     def test_it_goes_by_all_rounds(self):
         rounds = [
-            {"layer1.0": redundant(64), "layer1.1": within(64)},
-            {"layer1.0": within(4), "layer1.1": within(4)},
+            {"a": redundant(64), "b": within(64)},
+            {"a": within(4), "b": within(4)},
         ]
-        assert {change.after for change in StageRule(BracketRule()).propose(rounds)} == {16}
+        rule = StageRule(BracketRule(), {"a": "stage", "b": "stage"})
+        assert {change.after for change in rule.propose(rounds)} == {16}
 
     def test_widths_of_a_stage_that_differ(self):
-        check_tied({"conv1": 8, "layer1.0": 4, "layer1.1": 4, "layer2": 9})
-        message = "widths tied by stage must be equal in each stage, got layer1.0 = 4 and layer1.1 = 5"
+        stages = {"stem": "stem", "a.0": "a", "b.1": "a", "tail": "tail"}
+        check_tied({"stem": 8, "a.0": 4, "b.1": 4, "tail": 9}, stages)
+        message = "widths tied by stage must be equal in each stage, got a.0 = 4 and b.1 = 5"
         with pytest.raises(ValueError, match=message):
-            check_tied({"layer1.0": 4, "layer1.1": 5})
+            check_tied({"a.0": 4, "b.1": 5}, stages)
         with pytest.raises(ValueError, match=message):
-            StageRule(BracketRule()).propose([{"layer1.0": within(4), "layer1.1": within(5)}])
+            StageRule(BracketRule(), stages).propose([{"a.0": within(4), "b.1": within(5)}])
+
+    def test_a_width_without_a_stage(self):
+        with pytest.raises(ValueError, match="stage_of_width must name a stage for each width, it has none for b, c"):
+            check_tied({"a": 4, "b": 4, "c": 5}, {"a": "stage"})

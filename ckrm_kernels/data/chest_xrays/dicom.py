@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from ckrm_kernels.data.files import BadFile
+from ckrm_kernels.extras import require
 
 
 def check_pydicom() -> None:
     """Raises ImportError, naming the extra, where pydicom is missing."""
-    try:
+    with require("reading chest X-rays", "pydicom"):
         import pydicom  # noqa: F401
-    except ImportError as error:
-        raise ImportError('chest X-rays need pydicom: pip install "ckrm-kernels[cxr]"') from error
 
 
 def read_xray(path: Path) -> np.ndarray:

@@ -55,7 +55,7 @@ def egd_cxr(
         regions (N, 2, H / 32, W / 32), heart and lungs
     """
     check_pydicom()
-    check_pillow("chest X-rays")
+    check_pillow("reading chest X-rays")
     if image_size not in FRAMES:
         raise ValueError(f"image_size must be {' or '.join(map(str, FRAMES))} for egd-cxr, got {image_size}")
     root, images = existing_folder(folder), existing_folder(image_folder)

@@ -31,7 +31,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
     """
     return render(
         __file__,
-        title=f"Widths searched by redundancy: {findings.data}",
+        title=f"Widths chosen by redundancy: {findings.data}",
         lead=" ".join(findings.conclusions[:_LEAD]),
         headline=_headline(findings),
         rest=" ".join(findings.conclusions[_LEAD:]),

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.functional import pairwise_psi, psi_of_pairs, unpack
 from ckrm_kernels.presentation.pixels import picture, psi_stops, weight_stops
 from ckrm_kernels.psi_config import PsiConfig
@@ -97,10 +98,8 @@ def _side_by_side(slices: NDArray[np.float64], scale: int) -> NDArray[np.float64
 
 
 def _leaves(distances: NDArray[np.float64], filters: int) -> list[int]:
-    try:
+    with require("the report", "scipy"):
         from scipy.cluster import hierarchy
-    except ImportError as error:
-        raise ImportError('the report needs scipy: pip install "ckrm-kernels[train]"') from error
     tree = hierarchy.linkage(distances, "average", optimal_ordering=filters <= _MOST_ORDERED)
     order: list[int] = hierarchy.leaves_list(tree).tolist()
     return order

@@ -286,5 +286,5 @@ def test_a_size_of_its_own_is_refused(written):
 @pytest.mark.parametrize(("module", "extra"), [("pydicom", "pydicom: .*cxr"), ("PIL", "Pillow: .*train")])
 def test_without_a_reader_the_error_names_the_extra(written, monkeypatch, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f"chest X-rays need {extra}"):
+    with pytest.raises(ImportError, match=f"reading chest X-rays needs {extra}"):
         egd_cxr(written / "egd", written / "mimic")

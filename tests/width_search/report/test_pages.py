@@ -244,7 +244,7 @@ def test_drawing_leaves_pyplot_alone(tmp_path, monkeypatch):
     assert write_report(whole, tmp_path)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("matplotlib", "report"), ("scipy", "train"), ("PIL", "report")])
+@pytest.mark.parametrize(("module", "extra"), [("matplotlib", "report"), ("scipy", "train"), ("PIL", "train")])
 def test_a_missing_extra_is_named(module, extra, tmp_path, monkeypatch):
     whole = findings()
     without(module, monkeypatch)
@@ -376,7 +376,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written, page):
     assert len(page.ids) == len(set(page.ids))
     assert all(page.labels)
     assert text.count("<svg") == 5
-    assert page.headings[0] == f"Widths searched by redundancy: data of {NASTY}"
+    assert page.headings[0] == f"Widths chosen by redundancy: data of {NASTY}"
     sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at"]
     assert [heading for heading in page.headings if heading in sections] == sections
     assert page.headings[-1] == "How to read this"
@@ -411,7 +411,7 @@ def test_the_most_redundant_layer_is_unfolded(page):
     assert "12 filters, 66 pairs" in text
 
 
-def test_nothing_to_shrink_leaves_one_network(tmp_path):
+def test_nothing_to_narrow_leaves_one_network(tmp_path):
     files = write_report(nothing_to_shrink(), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert sorted(file.name for file in files if file.suffix == ".svg") == [

@@ -1,0 +1,52 @@
+"""The packages that are optional, by the extra of this one that brings them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXTRAS = {  # the modules of each, as they are imported
+    "triton": ("triton",),
+    "cli": ("typer", "rich", "safetensors"),
+    "report": ("pandas", "matplotlib"),
+    "train": (
+        *("sklearn", "scipy", "torchmetrics", "pydantic", "PIL", "tensorboard"),
+        *(() if sys.version_info >= (3, 11) else ("tomli",)),
+    ),
+    "cxr": ("pydicom",),
+    "build": ("ninja", "setuptools"),
+}
+_PROJECTS = {"sklearn": "scikit-learn", "PIL": "Pillow"}
+
+
+def project(module: str) -> str:
+    """The name under which a module's package is installed."""
+    return _PROJECTS.get(module, module)
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f'pip install "ckrm-kernels[{extra}]"'
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings a module, or the package it is in; None for a module of no extra."""
+    top = module.partition(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if top in modules), None)
+
+
+@contextmanager
+def require(what: str, module: str) -> Iterator[None]:
+    """Names, where an import in the statement fails, what needs the module and the extra that brings it.
+
+    what: in the singular, such as "the report"
+    module: a top-level one of `EXTRAS`
+    """
+    extra = extra_of(module)
+    if extra is None:
+        raise ValueError(f"module must be one of EXTRAS, got {module!r}")
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {project(module)}: {install(extra)}") from error

@@ -1,0 +1,27 @@
+"""Whether a network's widths can be searched: each must belong to a layer that is measured."""
+
+from __future__ import annotations
+
+from ckrm_kernels.filters import filter_banks, is_pointwise
+from ckrm_kernels.models import Network, without_memory
+
+
+def check_searchable(network: Network) -> None:
+    """Raises ValueError where no layer of a width is measured, or a layer of a width is not there.
+
+    Built without memory; a layer is measured where its slices hold more than one number.
+    """
+    modules = dict(without_memory(network).named_modules())
+    width_of_layer, widths = network.width_of_layer(), network.widths()
+    if not widths:
+        raise ValueError("network.widths must hold a width, to be searched, got none")
+    absent = [layer for layer in width_of_layer if layer not in modules]
+    if absent:
+        raise ValueError(f"network.width_of_layer must name layers of the network, got {', '.join(absent)}")
+    measured = {width for layer, width in width_of_layer.items() if not is_pointwise(filter_banks(modules[layer])[0])}
+    unmeasured = [name for name in widths if name not in measured]
+    if unmeasured:
+        raise ValueError(
+            "network.widths must each count the filters of a layer that is measured, or be inferred, to be searched; "
+            f"those of {', '.join(unmeasured)} are of 1x1 convolutions or linear layers alone"
+        )
