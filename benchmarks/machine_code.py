@@ -33,14 +33,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import gradient, listed, prepare, tiles
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, rows_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, slices_at_once
 
 ARCHITECTURES = (80, 90, 100)
 
-# Types of the kernels' arguments by name; what is not here is an int64 (a size, a stride or a place in the buffer).
-_FLOATS = ("eps", "alpha", "beta", "gamma", "scale")
+# Types of the kernels' arguments by name; what is not here is an integer (a size or a stride).
 _TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
-_DATA = ("buffer", "weight", "partial", "out", "edges", "grad", "of_coordinates", "of_moments")
+_DATA = ("buffer", "weight", "partial", "out", "edges", "grad")
+# Of those that are tuples, how many numbers they hold: coordinates and moments; places, see plan.Place.in_buffer.
+_DATA_TUPLES = {"of_bank": 2}
+_PLACES = {"place": 3, "row_place": 3, "column_place": 3}
+_SCALARS = 5
 
 _FMA = {"FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2"}
 _WIDE = {"IMAD", "FFMA2", "FMUL2", "FADD2"}
@@ -103,53 +106,58 @@ def jobs() -> Iterator[Job]:
     cases = {"alpha 0": (0, 1, 1), "alpha 1": (1, 1, 1), "beta = gamma": (2, 2, 3), "any exponents": (2, 2, 2)}
     loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
     for k, (row, steps) in loops.items():
-        yield _pair_job(f"pairs, {k}", row, {**default, "STEPS": steps})
-        yield _gradient_job(f"gradient, {k}", row, {**default, "STEPS": steps})
+        yield _tile_job(f"tile, {k}", row, {**default, "STEPS": steps})
+        yield _tile_gradient_job(f"tile gradient, {k}", row, {**default, "STEPS": steps})
     for name, case in cases.items():
-        yield _pair_job(f"pairs, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
-        yield _gradient_job(f"gradient, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
-    yield _pair_job("pairs, float64", "float64", {**default, "STEPS": 1})
-    yield _gradient_job("gradient, float64", "float64", {**default, "STEPS": 1})
+        yield _tile_job(f"tile, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
+        yield _tile_gradient_job(f"tile gradient, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
+    yield _tile_job("tile, float64", "float64", {**default, "STEPS": 1})
+    yield _tile_gradient_job("tile gradient, float64", "float64", {**default, "STEPS": 1})
     tile = TABLE["tensor cores"].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
         constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
-        yield Job(f"reduce, {output}", "tiles", "reduce_kernel", constants, {})
+        yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
     for suffix, double in (("", False), (", float64", True)):
-        listed_pairs = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
-        yield Job(f"listed pairs{suffix}", "listed", "pairs_kernel", listed_pairs, {}, double=double)
-        of_pairs = {**default, "SLICES": 32, "DOUBLE": double}
+        of_list = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
+        yield Job(f"listed{suffix}", "listed", "listed_kernel", of_list, {}, double=double)
+        of_listed_gradient = {**default, "SLICES": 32, "DOUBLE": double}
         yield Job(
-            f"listed gradient{suffix}", "gradient", "listed_gradient_kernel", of_pairs, ALL_REGISTERS, double=double
+            f"listed gradient{suffix}",
+            "gradient",
+            "listed_gradient_kernel",
+            of_listed_gradient,
+            ALL_REGISTERS,
+            double=double,
         )
-        of_weight = {"POSITIONS": 16, "ROWS": rows_at_once(16, double), "DOUBLE": double}
-        yield Job(f"weight gradient{suffix}", "prepare", "weight_gradient_kernel", of_weight, {}, double=double)
+        of_weight = {"POSITIONS": 16, "ROWS": slices_at_once(16, double), "DOUBLE": double}
+        yield Job(f"finish gradient{suffix}", "prepare", "finish_gradient_kernel", of_weight, {}, double=double)
         for k, (small, largest) in {"K = 9": (16, 16), "K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
-            constants = {"SMALL": small, "POSITIONS": largest, "BLOCK": rows_at_once(small, double), "DOUBLE": double}
+            constants = {"SMALL": small, "POSITIONS": largest, "BLOCK": slices_at_once(small, double), "DOUBLE": double}
             yield Job(f"prepare, {k}{suffix}", "prepare", "prepare_kernel", constants, {}, double=double)
     for weight in ("fp16", "bf16"):
-        constants = {"SMALL": 16, "POSITIONS": 16, "BLOCK": rows_at_once(16, False), "DOUBLE": False}
+        constants = {"SMALL": 16, "POSITIONS": 16, "BLOCK": slices_at_once(16, False), "DOUBLE": False}
         yield Job(f"prepare, {weight}", "prepare", "prepare_kernel", constants, {}, weight=weight)
     # Triton compiles an argument that is 1 as a constant.
     of_weight = {**of_weight, "filters": 1, "slices": 1, "positions": 1, "DOUBLE": False}
-    listed_pairs = {**listed_pairs, "count": 1, "filters": 1, "slices": 1, "steps": 1, "DOUBLE": False}
-    yield Job("weight gradient, K = 1", "prepare", "weight_gradient_kernel", of_weight, {})
-    yield Job("listed pairs, one slice", "listed", "pairs_kernel", listed_pairs, {})
-    yield Job("spread gradient", "gradient", "spread_kernel", {"PACKED": True, "BLOCK": 32}, {})
+    of_list = {**of_list, "count": 1, "filters": 1, "slices": 1, "steps": 1, "DOUBLE": False}
+    yield Job("finish gradient, K = 1", "prepare", "finish_gradient_kernel", of_weight, {})
+    yield Job("listed, one slice", "listed", "listed_kernel", of_list, {})
+    yield Job("spread gradient", "gradient", "spread_gradient_kernel", {"PACKED": True, "BLOCK": 32}, {})
 
 
-def _pair_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+def _tile_job(name: str, row: str, constants: dict[str, Any]) -> Job:
     config, double = TABLE[row], row == "float64"
     constants = {**constants, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "DOUBLE": double}
     terms = config.tile.rows * config.tile.columns / (32 * config.warps)
-    return Job(name, "tiles", "pair_kernel", constants, config.options, terms, double)
+    return Job(name, "tiles", "tile_kernel", constants, config.options, terms, double)
 
 
-def _gradient_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+def _tile_gradient_job(name: str, row: str, constants: dict[str, Any]) -> Job:
     config, double = TABLE[row], row == "float64"
     tile = config.gradient_tile
     constants = {**constants, "ROWS": tile.rows, "COLUMNS": tile.columns, "DOUBLE": double}
     terms = tile.rows * tile.columns / (32 * config.gradient_warps)
-    return Job(name, "gradient", "gradient_kernel", constants, config.gradient_options, terms, double)
+    return Job(name, "gradient", "tile_gradient_kernel", constants, config.gradient_options, terms, double)
 
 
 def count(job: Job, architecture: int) -> Count:
@@ -177,21 +185,28 @@ def _source(job: Job) -> ASTSource:
         {"tiles": tiles, "gradient": gradient, "listed": listed, "prepare": prepare}[job.module], job.kernel
     )
     number = "fp64" if job.double else "fp32"
-    signature, aligned, constants = {}, {}, dict(job.constants)
+    signature: dict[str, Any] = {}
+    aligned: dict[tuple[int, ...], list[Any]] = {}
     for index, name in enumerate(kernel.arg_names):
-        if name in constants:
+        if name in job.constants:
             signature[name] = "constexpr"
-        elif name == "parameters" and not job.double:
-            signature[name], constants[name] = "constexpr", None
-        elif name in _FLOATS:
-            signature[name] = "fp32"
+        elif name == "scalars":
+            signature[name] = "*fp64" if job.double else ("fp32",) * _SCALARS
+        elif name in _TABLES:
+            signature[name] = "*i64"
+        elif name in _DATA:
+            signature[name] = f"*{job.weight}" if name == "weight" and job.weight else f"*{number}"
+        elif name in _DATA_TUPLES:
+            signature[name] = (f"*{number}",) * _DATA_TUPLES[name]
+        elif name in _PLACES:
+            signature[name] = ("i32",) * _PLACES[name]
         else:
-            is_table, is_data = name in _TABLES, name in _DATA
-            number_here = job.weight if name == "weight" and job.weight else number
-            signature[name] = "*i64" if is_table else f"*{number_here}" if is_data or name == "parameters" else "i32"
-            if is_table or is_data or "coordinates" in name or "moments" in name or "padded" in name:
-                aligned[(index,)] = [["tt.divisibility", 16]]
-    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+            signature[name] = "i32"
+        if name in (*_TABLES, *_DATA) or (name == "scalars" and job.double):
+            aligned[(index,)] = [["tt.divisibility", 16]]
+        for part in range(_DATA_TUPLES.get(name, _PLACES.get(name, 0))):
+            aligned[(index, part)] = [["tt.divisibility", 16]]
+    return ASTSource(fn=kernel, signature=signature, constexprs=job.constants, attrs=aligned)
 
 
 def disassembled(cubin: bytes) -> tuple[list[Instruction], str]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
-from types import ModuleType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,10 +20,20 @@ from ckrm_kernels.extras import install
 
 Backend = Literal["reference", "cpu", "triton", "cuda"]
 GPU_BACKENDS: tuple[Literal["triton", "cuda"], ...] = ("triton", "cuda")  # the first that can run
-Implementation = ops.Operators | ModuleType
 
 
-def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
+def _counts_by_definition(banks: Sequence[Tensor], edges: Tensor, *psi: float) -> Tensor:
+    """`reference.psi_counts` of each of many banks: (banks, E + 2) int64."""
+    none = edges.new_empty(0, edges.numel() + 2, dtype=torch.int64)
+    return torch.cat([none, *(reference.psi_counts(bank, edges, *psi)[None] for bank in banks)])
+
+
+BY_DEFINITION = ops.Operators(
+    reference.pairwise_psi, reference.cross_psi, reference.psi_of_pairs, _counts_by_definition
+)
+
+
+def implementation(backend: Backend | None, *tensors: Tensor) -> ops.Operators:
     """What computes on these tensors of one device: the operators of a namespace, or the reference.
 
     Raises ValueError for an unknown backend, RuntimeError, which says why, for one that can't run, and
@@ -34,7 +43,7 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
     if backend not in (None, "reference", "cpu", *GPU_BACKENDS):
         raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
     if backend == "reference" or (backend is None and _have_tangents(tensors)):
-        return reference
+        return BY_DEFINITION
     if _are_transformed(tensors):
         raise NotImplementedError(
             'the kernels have no derivative for torch.func\'s grad, vjp, jacrev and hessian; backend="reference" has '
@@ -42,7 +51,7 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> Implementation:
         )
     device = tensors[0].device
     if backend is None:
-        return ops.by_device if device.type == "meta" or has_kernels(device, _are_long(tensors)) else reference
+        return ops.by_device if device.type == "meta" or has_kernels(device, are_long(tensors)) else BY_DEFINITION
     failure = why_not(backend, device)
     if failure:
         raise RuntimeError(f'backend="{backend}" can\'t run on {device}: {failure}')
@@ -74,7 +83,7 @@ def _needs_gradient(tensor: Tensor) -> bool:
     return tensor.requires_grad
 
 
-def _are_long(tensors: Iterable[Tensor]) -> bool:
+def are_long(tensors: Iterable[Tensor]) -> bool:
     """Whether a weight among them has slices of more numbers than the Triton kernels take."""
     return any(math.prod(tensor.shape[2:]) > ops.TRITON_MOST_POSITIONS for tensor in tensors)
 
@@ -82,26 +91,18 @@ def _are_long(tensors: Iterable[Tensor]) -> bool:
 def has_kernels(device: torch.device, long: bool = False) -> bool:
     """Whether `torch.ops.ckrm.*` can compute on the device; warns once if a slower backend must.
 
-    long: see `_are_long`
+    long: see `are_long`
     """
     if device.type == "cpu":
         return native.load_cpu()
     return device.type == "cuda" and gpu_backend(_index(device), long) != "reference"
 
 
-def counts_many(backend: Backend | None, banks: Sequence[Tensor]) -> bool:
-    """Whether what computes on these banks of one device counts all their pairs in one launch: Triton does."""
-    device = banks[0].device
-    if backend is None:
-        return device.type == "cuda" and gpu_backend(_index(device), _are_long(banks)) == "triton"
-    return backend == "triton" and not why_not("triton", device)
-
-
 @functools.cache
 def gpu_backend(index: int, long: bool) -> Literal["triton", "cuda", "reference"]:
     """The backend that computes on a GPU if none is forced; warns once where that is not Triton.
 
-    long: see `_are_long`
+    long: see `are_long`
     """
     device, failures = torch.device("cuda", index), []
     backend: Literal["triton", "cuda", "reference"] = "triton"
@@ -170,14 +171,23 @@ def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
+def _tensors_of(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments, those of lists too."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from argument
+
+
 def _register_by_device() -> None:
     """`torch.ops.ckrm.*` on a GPU: the operators of the backend that `gpu_backend` picks."""
     for name in ops.SCHEMAS:
 
         def run(*arguments: Any, name: str = name) -> Any:
-            tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+            tensors = list(_tensors_of(arguments))
             device = tensors[0].device
-            backend = gpu_backend(_index(device), _are_long(tensors))
+            backend = gpu_backend(_index(device), are_long(tensors))
             if backend == "reference":
                 raise RuntimeError(f"torch.ops.ckrm.{name} has no kernels on {device}; use ckrm_kernels.reference")
             return getattr(getattr(torch.ops, f"ckrm_{backend}"), name)(*arguments)

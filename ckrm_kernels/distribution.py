@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.functional import PsiOptions, checked_banks, psi_counts
+from ckrm_kernels.functional import PsiOptions, checked_banks, counts_of_banks, psi_counts
 
 
 def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
@@ -42,9 +42,7 @@ def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[
 def redundancy_of_banks(banks: Sequence[Tensor], thresholds: Tensor, options: PsiOptions) -> Tensor:
     """lambda^t over the pairs within each of several filter banks: float64, of the thresholds' shape."""
     edges, order = thresholds.flatten().sort()
-    counts = psi_counts(banks[0], edges, **options)
-    for bank in banks[1:]:
-        counts = counts + psi_counts(bank, edges, **options)
+    counts = counts_of_banks(banks, edges, **options).sum(0)
     above = counts[1:-1].flip(0).cumsum(0).flip(0)
     share = above.double() / counts.sum().clamp(min=1)
     share = torch.where(counts[-1] > 0, torch.nan, share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal, TypedDict
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels import ops
-from ckrm_kernels.backends import Backend, counts_many, implementation
+from ckrm_kernels.backends import Backend, are_long, implementation
 from ckrm_kernels.filters import filter_banks
 
 ALPHA, BETA, GAMMA, EPS = 0.1, 1.0, 1.0, 1e-4
@@ -134,37 +134,32 @@ def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Ten
     options: see `PsiOptions`
     out: (E + 2,) int64: (-inf, e0], (e0, e1], ..., (e_last, inf), and the pairs that are NaN
     """
-    scale_free = options.pop("scale_free", False)
-    banks = [bank.detach() for bank in checked_banks(weight, scale_free)]
-    return next(counts_of_each([banks], edges, **options))
+    banks = checked_banks(weight, options.pop("scale_free", False))
+    return counts_of_banks(banks, edges, **options).sum(0)
 
 
-def counts_of_each(layers: Sequence[Sequence[Tensor]], edges: Tensor, **options: Any) -> Iterator[Tensor]:
-    """`psi_counts` over the pairs within the banks of each layer, layer by layer.
+def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, **options: Any) -> Tensor:
+    """`psi_counts` over the pairs within each of any number of filter banks.
 
-    layers: checked filter banks, detached; options: see `PsiOptions`, without scale_free
-    Where the backend can and the dtype and device are one, all layers take one launch at the first; else each is
-    computed when it is asked for.
+    banks: checked, (F2, F1, *K) each, of any shapes, dtypes and devices; those of one dtype and device take one call
+    edges: (E,) ascending
+    options: see `PsiOptions`, without scale_free
+    out: (banks, E + 2) int64, on the device of the first bank, or of the edges where there is none
     """
     backend = options.pop("backend", None)
     psi = checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
-    banks = [bank for layer in layers for bank in layer]
-    if banks and len({(bank.device, bank.dtype) for bank in banks}) == 1 and counts_many(backend, banks):
-        from ckrm_kernels.kernels import psi_counts_of_banks
-
-        counts = psi_counts_of_banks(banks, _edges_for(banks[0], edges), *psi)
-        counts = counts.cpu() if len(layers) > 1 else counts  # one copy for all
-        yield from (part.sum(0) for part in counts.split([len(layer) for layer in layers]))
-        return
-    for layer in layers:
-        yield torch.stack(
-            [implementation(backend, bank).psi_counts(bank, _edges_for(bank, edges), *psi) for bank in layer]
-        ).sum(0)
-
-
-def _edges_for(bank: Tensor, edges: Tensor) -> Tensor:
-    """The edges where and as Psi of the bank is compared with them."""
-    return edges.to(bank.device, ops.result_dtype(bank.dtype))
+    if not banks:
+        return edges.new_zeros(0, edges.numel() + 2, dtype=torch.int64)
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, bank in enumerate(banks):  # slices too long for a backend must not keep the other banks from it
+        groups.setdefault((bank.device, bank.dtype, are_long([bank])), []).append(index)
+    counts: dict[int, Tensor] = {}
+    for (device, dtype, _), indices in groups.items():
+        group = [banks[index].detach() for index in indices]
+        limits = edges.to(device, ops.result_dtype(dtype))
+        found = implementation(backend, *group).psi_counts(group, limits, *psi)
+        counts.update(zip(indices, found.to(banks[0].device).unbind(), strict=True))
+    return torch.stack([counts[index] for index in range(len(banks))])
 
 
 def unpack(omega: Tensor, filters: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from ckrm_kernels.backends import Backend
 from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import PsiOptions, counts_of_each, unit_scale
+from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.psi_config import PsiConfig
@@ -134,9 +134,9 @@ def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) 
 
 
 def _counts_of(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
-    """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,); all in one go."""
-    banks = [[bank] for plan in plans for same in plan.banks for bank in same]
-    of_banks = iter([counts.cpu() for counts in counts_of_each(banks, edges, **psi)])
+    """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,); all in one call."""
+    banks = [bank for plan in plans for same in plan.banks for bank in same]
+    of_banks = iter(counts_of_banks(banks, edges, **psi).cpu())
     return [[torch.stack(list(islice(of_banks, len(same)))).sum(0) for same in plan.banks] for plan in plans]
 
 

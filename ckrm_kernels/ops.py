@@ -5,7 +5,8 @@
     torch.ops.ckrm_cuda.*     csrc/cuda, CUDA C++
 
 Compiled kernels register themselves under their device's dispatch key. Every operator takes filter banks (F2, F1, *K)
-of any strides; float16 and bfloat16 are computed in float32 and returned in float32.
+of any strides; float16 and bfloat16 are computed in float32 and returned in float32. `psi_counts` takes any number of
+banks, each of a shape of its own, of one dtype and device; `reference.py` defines it, and the others, on one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SCHEMAS = {
     "cross_psi_backward": f"(Tensor grad, Tensor a, Tensor b, {_PSI}) -> (Tensor, Tensor)",
     "psi_of_pairs": f"(Tensor weight, Tensor pairs, {_PSI}) -> Tensor",
     "psi_of_pairs_backward": f"(Tensor grad, Tensor weight, Tensor pairs, {_PSI}) -> Tensor",
-    "psi_counts": f"(Tensor weight, Tensor edges, {_PSI}) -> Tensor",
+    "psi_counts": f"(Tensor[] banks, Tensor edges, {_PSI}) -> Tensor",
 }
 
 TRITON_MOST_POSITIONS = 2**13  # of a slice: a program holds them all in one block, and larger ones compile for minutes
@@ -53,7 +54,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "cross_psi_backward": lambda grad, a, b, *psi: (_gradient_of(a), _gradient_of(b)),
     "psi_of_pairs": lambda weight, pairs, *psi: _empty(weight, pairs.shape[0]),
     "psi_of_pairs_backward": lambda grad, weight, pairs, *psi: _gradient_of(weight),
-    "psi_counts": lambda weight, edges, *psi: weight.new_empty(edges.shape[0] + 2, dtype=torch.int64),
+    "psi_counts": lambda banks, edges, *psi: edges.new_empty(len(banks), edges.shape[0] + 2, dtype=torch.int64),
 }
 
 
@@ -87,7 +88,7 @@ def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
 
 
 class Operators(NamedTuple):
-    """The differentiable face of one namespace."""
+    """The differentiable face of one namespace, or of the reference."""
 
     pairwise_psi: Any
     cross_psi: Any

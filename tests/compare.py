@@ -121,11 +121,21 @@ def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, 
 
 def check_counts(w: Tensor, edges: Tensor, psi: Psi, ops: Any = ops) -> None:
     """edges: (E,) ascending, of the result's dtype. The counts are exactly those of the operator's own Psi."""
+    check_counts_of_banks([w], edges, psi, ops)
+
+
+def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Psi, ops: Any = ops) -> None:
+    """banks: of one dtype, (F2, F1, *K) each. A bank's counts do not depend on the others."""
     with poisoned():
-        counts = ops.psi_counts(w, edges, *psi)
-        packed = ops.pairwise_psi(w, *psi)
-    assert_fresh(counts, (edges.shape[0] + 2,), torch.int64)
-    intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges))
+        counts = ops.psi_counts(banks, edges, *psi)
+        packed = [ops.pairwise_psi(w, *psi) for w in banks]
+    assert_fresh(counts, (len(banks), edges.shape[0] + 2), torch.int64)
+    for w, omega, row in zip(banks, packed, counts, strict=True):
+        _check_counts_of_one(w, omega, row, edges, psi)
+
+
+def _check_counts_of_one(w: Tensor, packed: Tensor, counts: Tensor, edges: Tensor, psi: Psi) -> None:
+    intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges.contiguous()))
     assert counts.tolist() == torch.bincount(intervals, minlength=edges.numel() + 2).tolist()
 
     i, j = all_pairs(w.shape[0]).T
@@ -173,6 +183,16 @@ def some_pairs(filters: int, count: int, seed: int = 0) -> Tensor:
     return torch.stack([i, (i + step) % filters], 1)
 
 
+def mixed_banks(dtype: torch.dtype) -> list[Tensor]:
+    """Banks of many shapes, none of which knows of the others: among them empty, strided and not finite ones."""
+    shapes = [(7, 3, 7, 7), (66, 9, 3, 3), (0, 2, 3), (5, 2, 1), (1, 4, 3, 3), (6, 70), (8, 40, 3, 3), (4, 3, 2, 2, 2)]
+    banks = [weight(shape, dtype, seed=index) for index, shape in enumerate(shapes)]
+    channels_last = weight((9, 5, 3, 3), dtype).to(memory_format=torch.channels_last)
+    spoilt = weight((6, 3, 3, 3), dtype)
+    spoilt[2, 1, 0, 0], spoilt[4] = math.nan, math.inf
+    return [*banks, channels_last, weight((9, 12), dtype).T[:, 1:8, None], spoilt]
+
+
 def check_all(w: Tensor, psi: Psi, ops: Any = ops) -> None:
     """Every operator, forward and backward, on w (F2, F1, *K)."""
     check_pairwise(w, psi, ops=ops)
@@ -190,7 +210,7 @@ def all_results(
             ops.pairwise_psi(w, *psi),
             ops.cross_psi(w, w, *psi),
             ops.psi_of_pairs(w, pairs, *psi),
-            ops.psi_counts(w, edges, *psi),
+            ops.psi_counts([w], edges, *psi),
             ops.pairwise_psi_backward(grads[0], w, *psi),
             *ops.cross_psi_backward(grads[1], w, w, *psi),
             ops.psi_of_pairs_backward(grads[2], w, pairs, *psi),

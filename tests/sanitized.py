@@ -36,8 +36,8 @@ def check(weight: Tensor, psi: tuple[float, float, float, float]) -> None:
     square = ops.cross_psi(weight, weight[: filters // 2 + 1], *psi)
     assert square.shape == (filters, min(filters, filters // 2 + 1))
     for edges in (0, 1, 50):
-        counts = ops.psi_counts(weight, torch.linspace(0, 1, edges, dtype=omega.dtype), *psi)
-        assert int(counts.sum()) == omega.numel()
+        counts = ops.psi_counts([weight, weight[:1], weight], torch.linspace(0, 1, edges, dtype=omega.dtype), *psi)
+        assert counts.sum(1).tolist() == [omega.numel(), 0, omega.numel()]
     leaf = weight.clone().requires_grad_()
     for result in (
         ops.pairwise_psi(leaf, *psi),

@@ -10,7 +10,7 @@ import torch
 from definition import Psi
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ckrm_kernels import backends, native, ops, reference
+from ckrm_kernels import backends, native, ops
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -58,14 +58,13 @@ def test_slices_too_long_for_triton_take_the_next_backend(monkeypatch):
     failing(monkeypatch)
     with FakeTensorMode():
         short, long = (torch.empty(2, 1, positions, device="cuda:0") for positions in (2**13, 2**13 + 1))
-    assert not backends._are_long([short])
-    assert backends.gpu_backend(0, backends._are_long([short])) == "triton"
+    assert not backends.are_long([short])
+    assert backends.gpu_backend(0, backends.are_long([short])) == "triton"
     with pytest.warns(
         RuntimeWarning, match=r"CUDA C\+\+.*\(triton: it takes slices of at most 8192 numbers\)"
     ) as caught:
-        assert [backends.gpu_backend(0, backends._are_long([short, long])) for _ in range(2)] == ["cuda"] * 2
+        assert [backends.gpu_backend(0, backends.are_long([short, long])) for _ in range(2)] == ["cuda"] * 2
     assert len(caught) == 1
-    assert not backends.counts_many(None, [short, long])
 
 
 def test_every_gpu_is_asked_on_its_own(monkeypatch):
@@ -170,7 +169,7 @@ def test_meta_tensors_take_the_operators_that_dispatch_by_device():
 
 def test_cpu_tensors_without_a_library_take_the_reference(monkeypatch):
     monkeypatch.setattr(native, "load_cpu", lambda: False)
-    assert backends.implementation(None, torch.zeros(2, 1, 3)) is reference
+    assert backends.implementation(None, torch.zeros(2, 1, 3)) is backends.BY_DEFINITION
 
 
 @pytest.mark.parametrize("namespace", ["ckrm", "ckrm_triton", "ckrm_cuda"])
@@ -186,7 +185,8 @@ def test_fakes_of_gpu_tensors(namespace, dtype):
         assert (omega.shape, omega.dtype, omega.device.type) == ((10,), result, "cuda")
         assert operators.cross_psi(w, other, *Psi()).shape == (5, 2)
         assert operators.psi_of_pairs(w, pairs, *Psi()).shape == (7,)
-        counts = operators.psi_counts(w, torch.empty(4, dtype=result, device="cuda"), *Psi())
-        assert (counts.shape, counts.dtype) == ((6,), torch.int64)
+        for banks in ([w, other], []):
+            counts = operators.psi_counts(banks, torch.empty(4, dtype=result, device="cuda"), *Psi())
+            assert (counts.shape, counts.dtype, counts.device.type) == ((len(banks), 6), torch.int64, "cuda")
         gradient = operators.pairwise_psi_backward(omega, w, *Psi())
         assert (gradient.shape, gradient.dtype, gradient.device.type) == (w.shape, dtype, "cuda")

@@ -16,10 +16,12 @@ from compare import (
     all_results,
     check_all,
     check_counts,
+    check_counts_of_banks,
     check_cross,
     check_pairs,
     check_pairwise,
     degenerate_slices,
+    mixed_banks,
     poisoned,
     some_pairs,
     strided,
@@ -28,6 +30,7 @@ from compare import (
 from definition import Psi
 from extension import load_extension
 from small_tree import needs_compiler
+from torch.utils._pytree import tree_map_only
 
 from ckrm_kernels import native
 from ckrm_kernels import ops as operators
@@ -62,8 +65,7 @@ class OnGpu:
 
     def __getattr__(self, name):
         def call(*arguments):
-            moved = [to_gpu(x) if isinstance(x, torch.Tensor) else x for x in arguments]
-            results = getattr(torch.ops.ckrm_cuda, name)(*moved)
+            results = getattr(torch.ops.ckrm_cuda, name)(*tree_map_only(torch.Tensor, to_gpu, arguments))
             return results.cpu() if isinstance(results, torch.Tensor) else [result.cpu() for result in results]
 
         return call
@@ -139,6 +141,14 @@ def test_slices_split_between_blocks(ops, slices):
     w = weight((9, slices, 3, 3))
     check_pairwise(w, DEFAULT, ops=ops)
     check_counts(w, torch.linspace(0, 1, 400), DEFAULT, ops=ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_of_many_banks(ops, dtype):
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+    check_counts_of_banks(mixed_banks(dtype), edges, DEFAULT, ops)
+    check_counts_of_banks(mixed_banks(dtype)[::-1], torch.stack([edges, edges], 1)[:, 0], Psi(eps=0.0), ops)
+    assert ops.psi_counts([], edges, *DEFAULT).shape == (0, 5)
 
 
 def test_many_slices_in_one_block_keep_their_digits(ops):
@@ -242,7 +252,7 @@ def test_filters_that_are_not_finite_make_exactly_their_pairs_nan(ops, shape, dt
             assert torch.equal(packed.isnan(), nan[i] | nan[j])
             assert torch.equal(ops.cross_psi(w, w[2:4], *psi).isnan(), nan[:, None] | nan[2:4])
             assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi).isnan(), nan[i] | nan[j])
-            assert ops.psi_counts(w, packed.new_tensor([0.5]), *psi)[-1] == (nan[i] | nan[j]).sum()
+            assert ops.psi_counts([w], packed.new_tensor([0.5]), *psi)[0, -1] == (nan[i] | nan[j]).sum()
         finite = ~(nan[i] | nan[j])
         assert torch.equal(packed[finite], ops.pairwise_psi(torch.where(w.isfinite(), w, 0), *psi)[finite])
         pairs = torch.stack([i, j], 1)[finite]  # a list that avoids them has a finite gradient
@@ -339,9 +349,18 @@ def test_opcheck(device, name):
         "pairwise_psi": (w,),
         "cross_psi": (w, weight((3, 3, 3, 3)).to(device).requires_grad_()),
         "psi_of_pairs": (w, some_pairs(5, 7).to(device)),
-        "psi_counts": (w, torch.tensor([0.5], device=device)),
+        "psi_counts": ([w, w[:, :1], w[:1]], torch.tensor([0.5], device=device)),
     }
     torch.library.opcheck(getattr(torch.ops.ckrm_cuda, name), (*inputs[name], *DEFAULT))
+
+
+def test_counts_of_many_banks_compile_as_one_graph(device):
+    torch._dynamo.reset()
+    banks = [bank.to(device) for bank in mixed_banks(torch.float32)]
+    edges = torch.tensor([0.2, 0.6], device=device)
+    counts = torch.ops.ckrm_cuda.psi_counts
+    compiled = torch.compile(lambda *arguments: counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(banks, edges, *DEFAULT), counts(banks, edges, *DEFAULT) + 1)
 
 
 def test_gradients_in_float64(device):
@@ -361,7 +380,8 @@ def test_gradients_in_float64(device):
         (lambda ops, w: ops.cross_psi(w, w[:, :1], *DEFAULT), "one number and shape"),
         (lambda ops, w: ops.cross_psi(w, w.double(), *DEFAULT), "one dtype"),
         (lambda ops, w: ops.psi_of_pairs(w, torch.zeros(3, 2), *DEFAULT), "pairs must be an int64 tensor"),
-        (lambda ops, w: ops.psi_counts(w, torch.zeros(3, dtype=torch.float64), *DEFAULT), "edges must be"),
+        (lambda ops, w: ops.psi_counts([w], torch.zeros(3, dtype=torch.float64), *DEFAULT), "edges must be"),
+        (lambda ops, w: ops.psi_counts([w, w.half()], torch.zeros(3), *DEFAULT), "banks must have one dtype"),
         (lambda ops, w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT), "grad must have the shape"),
     ],
 )

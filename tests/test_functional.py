@@ -14,7 +14,9 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-from ckrm_kernels import cross_psi, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
+from ckrm_kernels import cross_psi, functional, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
+from ckrm_kernels.backends import implementation
+from ckrm_kernels.functional import counts_of_banks
 
 OPTIONS = [Psi(), Psi(alpha=0.7), Psi(beta=0.5), Psi(gamma=2.0), Psi(eps=1e-2), Psi(1.0, 1.0, 1.0, 0.0), Psi(0, 0, 0)]
 
@@ -340,6 +342,74 @@ def test_histogram_bins_hold_their_upper_edge(bins, backend):
     counts = psi_histogram(w, bins, backend=backend)
     assert counts.dtype == torch.int64
     assert torch.equal(counts, expected)
+
+
+# ---- many banks ------------------------------------------------------------------------------------------------------
+
+
+def expected_counts(bank: Tensor, edges: list[float]) -> list[int]:
+    """Pairs in (-inf, e0], (e0, e1], ..., (e_last, inf) by the definition, and those that are NaN."""
+    omega_of_bank = omega(bank, Psi())
+    bounds = [-math.inf, *edges, math.inf]
+    within = [((omega_of_bank > low) & (omega_of_bank <= high)).sum() for low, high in itertools.pairwise(bounds)]
+    return [*map(int, within), int(omega_of_bank.isnan().sum())]
+
+
+def banks_of_all_kinds() -> list[Tensor]:
+    """Filter banks of many shapes, strides and dtypes, one with filters that are not finite, some without pairs."""
+    spoilt = double(5, 2, 3, 3)
+    spoilt[1], spoilt[3, 0, 0, 0] = math.inf, math.nan
+    banks = [double(4, 2, 3, 3), double(1, 2, 3), double(3, 5).half(), spoilt, double(0, 2), double(6, 9).T[:, 1:4]]
+    return [*banks, double(3, 2, 2).float(), double(4, 3, 1, 1).bfloat16(), double(5, 2, 5).half()]
+
+
+def test_counts_of_banks_reach_the_definition(backend):
+    banks, edges = banks_of_all_kinds(), [0.2, 0.5, 0.6]
+    counts = counts_of_banks(banks, torch.tensor(edges, dtype=torch.float64), backend=backend)
+    assert counts.dtype == torch.int64
+    assert counts.tolist() == [expected_counts(bank, edges) for bank in banks]
+    leaves = [bank.clone().requires_grad_() for bank in banks]
+    assert torch.equal(counts_of_banks(leaves, torch.tensor(edges), backend=backend), counts)
+
+
+@pytest.mark.parametrize("edges", [0, 3])
+def test_counts_of_no_banks(edges, backend):
+    counts = counts_of_banks([], torch.rand(edges).sort().values, backend=backend)
+    assert (counts.shape, counts.dtype) == ((0, edges + 2), torch.int64)
+
+
+def test_banks_of_one_dtype_and_device_take_one_call(backend, monkeypatch):
+    groups = []
+
+    def counted(backend, *tensors):
+        groups.append([tensor.dtype for tensor in tensors])
+        return implementation(backend, *tensors)
+
+    monkeypatch.setattr(functional, "implementation", counted)
+    counts_of_banks(banks_of_all_kinds(), torch.tensor([0.5]), backend=backend)
+    assert groups == [[torch.float64] * 5, [torch.float16] * 2, [torch.float32], [torch.bfloat16]]
+    # slices that Triton does not take stand apart, so that the others still can
+    groups.clear()
+    if backend != "triton":
+        counts_of_banks([double(2, 1, 2**13 + 1), double(2, 1, 3)], torch.tensor([0.5]), backend=backend)
+        assert groups == [[torch.float64], [torch.float64]]
+
+
+def test_counts_of_banks_compile_as_one_graph(backend):
+    def counts(banks: list[Tensor], edges: Tensor) -> Tensor:
+        return counts_of_banks(banks, edges, eps=1e-2, backend=backend) + 1
+
+    torch._dynamo.reset()
+    compiled = torch.compile(counts, fullgraph=True, backend="aot_eager")
+    for filters in (2, 3):  # the second size makes the dimension dynamic
+        banks, edges = [double(filters, 2, 3), torch.randn(2, 3, 2, 2), double(1, 3)], torch.tensor([0.2, 0.6])
+        assert torch.equal(compiled(banks, edges), counts(banks, edges))
+
+
+def test_counts_of_banks_on_the_meta_device():
+    banks = [torch.empty(4, 2, 3, device="meta"), torch.empty(9, 3, 3, 3, device="meta", dtype=torch.float64)]
+    counts = counts_of_banks(banks, torch.tensor([0.2, 0.6]))
+    assert (counts.shape, counts.dtype, counts.device.type) == ((2, 4), torch.int64, "meta")
 
 
 # ---- memory layouts --------------------------------------------------------------------------------------------------

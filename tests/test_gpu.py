@@ -249,7 +249,7 @@ def test_opcheck(gpu_backend, dtype):
     torch.library.opcheck(namespace.pairwise_psi.default, (w, *DEFAULT))
     torch.library.opcheck(namespace.cross_psi.default, (w, w.detach()[:2].requires_grad_(), *DEFAULT))
     torch.library.opcheck(namespace.psi_of_pairs.default, (w, some_pairs(5, 4).to(GPU), *DEFAULT))
-    torch.library.opcheck(namespace.psi_counts.default, (w.detach(), edges, *DEFAULT))
+    torch.library.opcheck(namespace.psi_counts.default, ([w.detach(), w.detach()[:, :1]], edges, *DEFAULT))
 
 
 @pytest.mark.parametrize("forced", [True, False])
@@ -291,7 +291,7 @@ def test_measure_agrees_with_the_cpu(gpu_backend, details):
 
 def test_measure_picks_triton():
     assert backends.gpu_backend(0, False) == "triton"
-    counts = torch.ops.ckrm.psi_counts(weight((9, 3, 3)).to(GPU), torch.tensor([0.5], device=GPU), *DEFAULT)
+    counts = torch.ops.ckrm.psi_counts([weight((9, 3, 3)).to(GPU)], torch.tensor([0.5], device=GPU), *DEFAULT)
     assert counts.sum() == 36
 
 

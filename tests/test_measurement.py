@@ -502,8 +502,8 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
     """As where a backend's squares overflow."""
     monkeypatch.setattr(
         measurement,
-        "counts_of_each",
-        lambda layers, edges, **_: iter([torch.tensor([0] * (len(edges) + 1) + [1])] * len(layers)),
+        "counts_of_banks",
+        lambda banks, edges, **_: torch.tensor([[0] * (len(edges) + 1) + [1]] * len(banks)),
     )
     with pytest.raises(ValueError, match=r"layer '0' overflows.*scale_free=True"):
         measure(small())

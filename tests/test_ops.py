@@ -15,6 +15,7 @@ import torch
 from compare import DTYPES, ops, poisoned, some_pairs, weight
 from definition import Psi
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from ckrm_kernels import cross_psi, pairwise_psi, psi_of_pairs
 from ckrm_kernels.ops import result_dtype
@@ -48,7 +49,7 @@ def everything(w: torch.Tensor, psi: Psi) -> list[torch.Tensor]:
         ops.pairwise_psi(w, *psi),
         ops.cross_psi(half, w, *psi),
         ops.psi_of_pairs(w, pairs, *psi),
-        ops.psi_counts(w, edges, *psi),
+        ops.psi_counts([w], edges, *psi),
         ops.pairwise_psi_backward(grads[0], w, *psi),
         *ops.cross_psi_backward(grads[1], half, w, *psi),
         ops.psi_of_pairs_backward(grads[2], w, pairs, *psi),
@@ -155,7 +156,7 @@ def peak_growth(call) -> int:
 
 def test_counts_use_no_memory_that_grows_with_the_pairs():
     w, edges = torch.randn(6000, 2, 3), torch.tensor([0.6])  # Omega would take 69 MiB
-    assert peak_growth(lambda: ops.psi_counts(w, edges, *DEFAULT)) < 8 * MEBIBYTE
+    assert peak_growth(lambda: ops.psi_counts([w], edges, *DEFAULT)) < 8 * MEBIBYTE
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -169,7 +170,7 @@ def test_peak_memory_is_at_most_twice_the_weight(name):
         "cross_psi_backward": (lambda: ops.cross_psi_backward(grad[:1024].view(32, 32), w[:32], w[32:], *DEFAULT), 1),
         "psi_of_pairs": (lambda: ops.psi_of_pairs(w, pairs, *DEFAULT), 0),
         "psi_of_pairs_backward": (lambda: ops.psi_of_pairs_backward(grad[:2], w, pairs, *DEFAULT), 1),
-        "psi_counts": (lambda: ops.psi_counts(w, torch.tensor([0.6]), *DEFAULT), 0),
+        "psi_counts": (lambda: ops.psi_counts([w], torch.tensor([0.6]), *DEFAULT), 0),
     }[name]
     assert peak_growth(call) < (2 + outputs) * w.numel() * 4 + 4 * MEBIBYTE
 
@@ -190,7 +191,7 @@ def arguments(name: str, dtype: torch.dtype, shape: tuple[int, ...], requires_gr
         "cross_psi_backward": (torch.randn(filters, 3, dtype=result), w.detach(), b.detach()),
         "psi_of_pairs": (w, pairs),
         "psi_of_pairs_backward": (torch.randn(7, dtype=result), w.detach(), pairs),
-        "psi_counts": (w.detach(), torch.tensor([0.2, 0.6], dtype=result)),
+        "psi_counts": ([w.detach(), b.detach(), b.detach()[:0, ..., :1]], torch.tensor([0.2, 0.6], dtype=result)),
     }[name] + tuple(DEFAULT)
 
 
@@ -206,6 +207,9 @@ def test_opcheck(name):
 def test_fake_and_meta_results_look_like_real_ones(name, dtype):
     operator = getattr(ops, name)
 
+    def of_tensors(args, function):
+        return tree_map_only(torch.Tensor, function, args)
+
     def looks(result):
         results = result if isinstance(result, (tuple, list)) else (result,)
         return [(r.shape, r.stride(), r.dtype, r.is_contiguous()) for r in results]
@@ -214,17 +218,12 @@ def test_fake_and_meta_results_look_like_real_ones(name, dtype):
         plain = arguments(name, dtype, shape, requires_grad=False)
         variants = [plain]
         if len(shape) == 4:
-            variants.append(
-                tuple(
-                    x.to(memory_format=torch.channels_last) if isinstance(x, torch.Tensor) and x.dim() == 4 else x
-                    for x in plain
-                )
-            )
+            variants.append(of_tensors(plain, lambda x: x.to(memory_format=torch.channels_last) if x.dim() == 4 else x))
         for args in variants:
             real = looks(operator(*args))
-            meta = looks(operator(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in args)))
+            meta = looks(operator(*of_tensors(args, lambda x: x.to("meta"))))
             with FakeTensorMode() as mode:
-                fake = looks(operator(*(mode.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in args)))
+                fake = looks(operator(*of_tensors(args, mode.from_tensor)))
             assert real == meta == fake
 
 
@@ -261,6 +260,16 @@ def test_compiles_as_one_graph(name):
         (expected,) = torch.autograd.grad(expected, w, grad)
         (actual,) = torch.autograd.grad(actual, w, grad)
         torch.testing.assert_close(actual, expected)
+
+
+def test_counts_of_many_banks_compile_as_one_graph():
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *arguments: ops.psi_counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
+    for filters in (5, 7, 9):
+        banks = [weight((filters, 3, 3, 3)), weight((4, filters)), weight((1, 2, 2))]
+        assert torch.equal(
+            compiled(banks, torch.tensor([0.2]), *DEFAULT), ops.psi_counts(banks, torch.tensor([0.2]), *DEFAULT) + 1
+        )
 
 
 def test_compiles_a_module_as_one_graph():

@@ -11,10 +11,12 @@ from compare import (
     all_results,
     check_all,
     check_counts,
+    check_counts_of_banks,
     check_cross,
     check_pairs,
     check_pairwise,
     degenerate_slices,
+    mixed_banks,
     ops,
     poisoned,
     some_pairs,
@@ -192,7 +194,21 @@ def test_counts_with_many_edges_on_the_values():
 
 
 def test_counts_without_edges():
-    assert ops.psi_counts(weight((9, 2, 3)), torch.zeros(0), *DEFAULT).tolist() == [36, 0]
+    assert ops.psi_counts([weight((9, 2, 3))], torch.zeros(0), *DEFAULT).tolist() == [[36, 0]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("psi", [DEFAULT, Psi(eps=0.0), Psi(0.5, 2.0, 0.5, 1e-2)], ids=str)
+def test_counts_of_many_banks(psi, dtype):
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+    check_counts_of_banks(mixed_banks(dtype), edges, psi)
+    check_counts_of_banks(mixed_banks(dtype)[::-1], torch.stack([edges, edges], 1)[:, 0], psi)
+    check_counts_of_banks([weight((0, 3, 3), dtype), weight((1, 3, 3), dtype)], edges, psi)
+
+
+def test_counts_of_no_bank():
+    for dtype in (torch.float32, torch.float64):
+        assert ops.psi_counts([], torch.rand(3, dtype=dtype), *DEFAULT).shape == (0, 5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -320,5 +336,5 @@ def test_more_pairs_than_32_bits_count():
     assert filters * (filters - 1) // 2 > 2**31
     w = torch.zeros(filters, 1, 1)
     w[7] = math.nan
-    counts = ops.psi_counts(w, torch.tensor([0.5]), 0.0, 1.0, 1.0, 1e-4).tolist()
-    assert counts == [0, (filters - 1) * (filters - 2) // 2, filters - 1]
+    counts = ops.psi_counts([w], torch.tensor([0.5]), 0.0, 1.0, 1.0, 1e-4).tolist()
+    assert counts == [[0, (filters - 1) * (filters - 2) // 2, filters - 1]]

@@ -1,4 +1,4 @@
-"""The functions of csrc/psi_math.h one by one, through a pybind11 module: errors as stated there, indices exact."""
+"""csrc/lanes.h, power.h, index.h function by function, through a pybind11 module: errors as stated, indices exact."""
 
 from __future__ import annotations
 

@@ -9,10 +9,9 @@ import triton
 
 from ckrm_kernels import ops
 from ckrm_kernels.kernels import operators
-from ckrm_kernels.kernels.operators import psi_counts_of_banks
 from ckrm_kernels.kernels.term import INTERPRETED
 
-__all__ = ["INTERPRETED", "failure", "psi_counts_of_banks"]
+__all__ = ["INTERPRETED", "failure"]
 
 _OLDEST_TRITON = (3, 4)
 # Before, it left out barriers around what the fifth generation of tensor cores computes: wrong values now and then

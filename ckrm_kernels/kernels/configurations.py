@@ -21,9 +21,9 @@ ALL_REGISTERS = {"maxnreg": 255}
 
 @dataclass(frozen=True)
 class Configuration:
-    """How the pair kernel and the gradient kernel are launched.
+    """How the tile kernel and the tile gradient kernel are launched.
 
-    tile: filters that a program of the pair kernel compares; warps, stages: Triton's num_warps and num_stages
+    tile: filters that a program of the tile kernel compares; warps, stages: Triton's num_warps and num_stages
     resident: programs that a multiprocessor of the Hopper generation holds at a time, by registers
     source: where the choice is from
     """
@@ -38,16 +38,16 @@ class Configuration:
 
     @property
     def options(self) -> dict[str, int]:
-        """Launch options of the pair kernel."""
+        """Launch options of the tile kernel."""
         return {"num_warps": self.warps, "num_stages": self.stages}
 
     @property
     def gradient_options(self) -> dict[str, int]:
-        """Launch options of the gradient kernel."""
+        """Launch options of the tile gradient kernel."""
         return {"num_warps": self.gradient_warps, "num_stages": 1, **ALL_REGISTERS}
 
 
-# By what the pair loop does with the coordinates of a slice.
+# By what the tile kernel does with the coordinates of a slice.
 TABLE = {
     "none": Configuration(Tile(32, 128), 4, 3, 4, Tile(32, 64), 4, "predicted"),  # K = 1
     "tensor cores": Configuration(Tile(64, 64), 4, 3, 3, Tile(64, 16), 4, "predicted"),
@@ -55,8 +55,8 @@ TABLE = {
 }
 
 
-def rows_at_once(positions: int, double: bool) -> int:
-    """Slices that a program of the prepare kernel holds, by the power of two above their positions."""
+def slices_at_once(positions: int, double: bool) -> int:
+    """Slices that a program of prepare or of finish gradient holds, by the power of two above their positions."""
     return max(1, (1024 if double else 2048) // positions)
 
 

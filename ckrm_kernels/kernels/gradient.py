@@ -1,9 +1,16 @@
 """The gradient of Psi with respect to a bank's coordinates and moments, recomputing psi instead of storing it.
 
-A program owns rows of one slice and visits all columns: nothing is added from two programs, so that the result is the
-same bits every time. With u the part of d(g psi) that falls to mu_i, and so on for each pair,
+Each factor of psi is a quotient N / D, whose differential is (dN - N / D dD) / D. With g the gradient of Psi (i, j),
+P = g psi, and the denominators D_L = (mu_i^2 + mu_j^2 + eps) / 2, D_C alike in sigma, and D_S = sigma_i sigma_j + eps:
 
-    d mu_i = sum_j u,   d sigma_i = sum_j w   at fixed covariance,   d z_i = sum_j A z_j,   A = d(g psi) / d cov.
+    u = dP / dmu_i    = alpha P / L (mu_j - L mu_i) / D_L                            d mu_i    = sum_j u
+    w = dP / dsigma_i = beta P / C (sigma_j - C sigma_i) / D_C - A S sigma_j         d sigma_i = sum_j w
+    A = dP / dcov     = gamma P / S / D_S                                            d z_i     = sum_j A z_j
+
+Here sigma_i and z_i are taken as independent; finish_gradient_kernel adds d sigma_i z_i / sigma_i to d z_i.
+
+A program owns rows i of one slice and visits all columns j: nothing is added from two programs, so that the result is
+the same bits every time.
 """
 
 from __future__ import annotations
@@ -12,13 +19,19 @@ import triton
 import triton.language as tl
 
 from ckrm_kernels.kernels import term
-from ckrm_kernels.kernels.listed import covariance_of_slices, load_coordinates
-from ckrm_kernels.kernels.listed import load_moments as load_moments_of_slices
+from ckrm_kernels.kernels.listed import (
+    coordinates_of_slices,
+    covariance_of_slices,
+    load_coordinates_of_slices,
+    load_moments_of_slices,
+)
 from ckrm_kernels.kernels.tiles import covariance_of_tile, load_moments
 
 
 @triton.jit
-def spread_kernel(grad, out, n, m, row_stride, column_stride, columns, PACKED: tl.constexpr, BLOCK: tl.constexpr):
+def spread_gradient_kernel(
+    grad, out, n, m, row_stride, column_stride, columns, PACKED: tl.constexpr, BLOCK: tl.constexpr
+):
     """A gradient of Psi as (padded rows, padded columns), contiguous, with zeros where there is no pair.
 
     grad: (n, m) of any strides; where PACKED (n (n - 1) / 2,) of row_stride, which becomes symmetric; columns: of out
@@ -70,23 +83,14 @@ def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.c
 
 
 @triton.jit
-def gradient_kernel(
+def tile_gradient_kernel(
     buffer,
     grad,
-    of_coordinates,
-    of_moments,
-    padded_rows,
-    padded_columns,
-    row_coordinates,
-    column_coordinates,
-    row_moments,
-    column_moments,
+    of_bank,
+    row_place,
+    column_place,
     steps,
-    parameters,
-    eps,
-    alpha,
-    beta,
-    gamma,
+    scalars,
     STEPS: tl.constexpr,
     KINDS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -95,12 +99,16 @@ def gradient_kernel(
 ):
     """One block of rows, one slice, and of the coordinates one step of 8; the moments go with the first step.
 
-    grad: (padded_rows, padded_columns), zero where there is no pair
-    of_coordinates, of_moments: see prepare.weight_gradient_kernel
+    grad: (padded rows, padded columns), zero where there is no pair; of_bank: see prepare.finish_gradient_kernel
+    row_place, column_place: of both banks in the buffer, their (padded, coordinates, moments), see plan.Place
+    scalars: see term.constants_of_psi; STEPS: see tiles.covariance_of_tile
     """
+    of_coordinates, of_moments = of_bank
+    padded_rows, row_coordinates, row_moments = row_place
+    padded_columns, column_coordinates, column_moments = column_place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(scalars, DOUBLE)
     eps, alpha, _, _ = constants
     block = tl.program_id(1).to(tl.int64) * ROWS
     k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
@@ -154,19 +162,12 @@ def listed_gradient_kernel(
     grad,
     others,
     starts,
-    of_coordinates,
-    of_moments,
+    of_bank,
     filters,
     slices,
-    padded,
     steps,
-    coordinates,
-    moments,
-    parameters,
-    eps,
-    alpha,
-    beta,
-    gamma,
+    place,
+    scalars,
     KINDS: tl.constexpr,
     SLICES: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -174,30 +175,33 @@ def listed_gradient_kernel(
     """One filter, SLICES of its slices and one step of 8 coordinates; visits the pairs that the filter is in.
 
     others, grad: (2 P,) the other filter of each, by filter, and the gradient of its Psi; starts: (F2 + 1,)
+    of_bank, place, scalars: see prepare.finish_gradient_kernel
     """
+    of_coordinates, of_moments = of_bank
+    padded, coordinates, _ = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(scalars, DOUBLE)
     eps, alpha, _, _ = constants
     i, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     k = tl.program_id(1).to(tl.int64) * SLICES + tl.arange(0, SLICES)
     present = k < slices
-    row = load_moments_of_slices(buffer, moments + 4 * k * padded + i, padded, present)
-    i_at = coordinates + (k * padded + i) * steps * width
+    row = load_moments_of_slices(buffer, place, i, k, present)
+    i_at = coordinates_of_slices(place, i, k, steps, DOUBLE)
     of_mu, of_sigma = tl.zeros([SLICES], dtype), tl.zeros([SLICES], dtype)
     of_z = tl.zeros([SLICES, 8], dtype)
     for entry in range(tl.load(starts + i), tl.load(starts + i + 1)):
         j, g = tl.load(others + entry), tl.load(grad + entry).to(dtype)
         valid = (j >= 0) & (j < filters)  # else the pair's Psi is NaN
         g, j = tl.where(valid, g, float("nan")), tl.where(valid, j, 0)
-        column = load_moments_of_slices(buffer, moments + 4 * k * padded + j, padded, present)
-        j_at = coordinates + (k * padded + j) * steps * width
+        column = load_moments_of_slices(buffer, place, j, k, present)
+        j_at = coordinates_of_slices(place, j, k, steps, DOUBLE)
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)
         u, w, a = term.gradient(g, row, column, cov, constants, KINDS)
         of_mu += u
         of_sigma += w
         if steps > 0:
-            of_z += a[:, None] * load_coordinates(buffer, j_at + own_step * width, present, DOUBLE)
+            of_z += a[:, None] * load_coordinates_of_slices(buffer, j_at + own_step * width, present, DOUBLE)
     if own_step == 0:
         target = of_moments + 2 * k * padded + i
         tl.store(target, of_mu * alpha, present)

@@ -1,4 +1,4 @@
-"""Psi of listed pairs of filters, and its gradient."""
+"""Psi of listed pairs of filters: a vector of slices of either filter at a time, instead of tiles of filters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,25 @@ from ckrm_kernels.kernels import term
 
 
 @triton.jit
-def load_coordinates(buffer, at, present, DOUBLE: tl.constexpr):
-    """(rows, 8): one step's coordinates of the slices that start at `at`."""
+def load_moments_of_slices(buffer, place, i, k, present):
+    """The moments of slices k of filters i, as term.py takes them; 1 where there is none. place: see listed_kernel."""
+    padded, _, moments = place
+    at = buffer + (moments + 4 * k * padded + i)
+    mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
+    return mu, half_mu2, tl.load(at + 2 * padded, present, other=1.0), tl.load(at + 3 * padded, present, other=1.0)
+
+
+@triton.jit
+def coordinates_of_slices(place, i, k, steps, DOUBLE: tl.constexpr):
+    """Where the coordinates of slices k of filters i start in the buffer. place: see listed_kernel."""
+    padded, coordinates, _ = place
+    width: tl.constexpr = 8 if DOUBLE else 16
+    return coordinates + (k * padded + i) * steps * width
+
+
+@triton.jit
+def load_coordinates_of_slices(buffer, at, present, DOUBLE: tl.constexpr):
+    """(slices, 8): one step's coordinates, which start at `at`; 0 where there is none."""
     c = tl.arange(0, 8)
     z = tl.load(buffer + at[:, None] + c[None, :], present[:, None], other=0.0)
     if not DOUBLE:
@@ -19,42 +36,28 @@ def load_coordinates(buffer, at, present, DOUBLE: tl.constexpr):
 
 
 @triton.jit
-def covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE: tl.constexpr, BLOCK: tl.constexpr):
-    """(BLOCK,): covariance plus eps of slices i with slices j."""
+def covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE: tl.constexpr, SLICES: tl.constexpr):
+    """(SLICES,): covariance plus eps of slices i with slices j."""
     width: tl.constexpr = 8 if DOUBLE else 16
-    cov = tl.zeros([BLOCK], tl.float64 if DOUBLE else tl.float32) + eps
+    cov = tl.zeros([SLICES], tl.float64 if DOUBLE else tl.float32) + eps
     for step in range(steps):
-        x = load_coordinates(buffer, i_at + step * width, present, DOUBLE)
-        y = load_coordinates(buffer, j_at + step * width, present, DOUBLE)
+        x = load_coordinates_of_slices(buffer, i_at + step * width, present, DOUBLE)
+        y = load_coordinates_of_slices(buffer, j_at + step * width, present, DOUBLE)
         cov += tl.sum(x * y, 1)
     return cov
 
 
 @triton.jit
-def load_moments(buffer, at, padded, present):
-    """The moments of slices, as term.py takes them; 1 where there is none."""
-    at = buffer + at
-    mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
-    return mu, half_mu2, tl.load(at + 2 * padded, present, other=1.0), tl.load(at + 3 * padded, present, other=1.0)
-
-
-@triton.jit
-def pairs_kernel(
+def listed_kernel(
     buffer,
     pairs,
     out,
     count,
     filters,
     slices,
-    padded,
     steps,
-    coordinates,
-    moments,
-    parameters,
-    eps,
-    alpha,
-    beta,
-    gamma,
+    place,
+    scalars,
     KINDS: tl.constexpr,
     PAIRS: tl.constexpr,
     SLICES: tl.constexpr,
@@ -62,11 +65,12 @@ def pairs_kernel(
 ):
     """Psi of PAIRS pairs; SLICES slices of each at a time. A pair outside the bank becomes NaN.
 
-    pairs: (count, 2) int64, contiguous; coordinates, moments: the bank's place in the buffer
+    pairs: (count, 2) int64, contiguous
+    place: of the bank in the buffer, its (padded, coordinates, moments), see plan.Place
+    scalars: see term.constants_of_psi
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    width: tl.constexpr = 8 if DOUBLE else 16
-    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    constants = term.constants_of_psi(scalars, DOUBLE)
     eps, _, _, _ = constants
     index = tl.arange(0, PAIRS * SLICES)
     pair = tl.program_id(0).to(tl.int64) * PAIRS + index // SLICES
@@ -77,10 +81,10 @@ def pairs_kernel(
     for start in range(0, slices, SLICES):
         k = start + (index % SLICES).to(tl.int64)
         present = (k < slices) & valid
-        row = load_moments(buffer, moments + 4 * k * padded + i, padded, present)
-        column = load_moments(buffer, moments + 4 * k * padded + j, padded, present)
-        i_at = coordinates + (k * padded + i) * steps * width
-        j_at = coordinates + (k * padded + j) * steps * width
+        row = load_moments_of_slices(buffer, place, i, k, present)
+        column = load_moments_of_slices(buffer, place, j, k, present)
+        i_at = coordinates_of_slices(place, i, k, steps, DOUBLE)
+        j_at = coordinates_of_slices(place, j, k, steps, DOUBLE)
         cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, PAIRS * SLICES)
         of_pair = term.psi(row, column, cov, constants, KINDS)
         sums += tl.where(present, of_pair, 0.0)

@@ -8,11 +8,13 @@ Tables are kept by the shapes: a second call of the same shapes copies nothing t
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ckrm_kernels.kernels.tables import BankRow, ItemRow, ProgramRow, TileRow, on_device
 
 COORDINATES_PER_STEP = 8  # the depth of one tf32 instruction of a tensor core
 MOMENTS = 4  # mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4
@@ -55,9 +57,19 @@ class Place(NamedTuple):
     width: int
 
     @property
+    def in_buffer(self) -> tuple[int, int, int]:
+        """The kernels' argument: none is ever 1, which Triton would compile as a constant, and 3.4 not in a tuple."""
+        return self.padded, self.coordinates, self.moments
+
+    @property
+    def filter_stride(self) -> int:
+        """Elements from one filter's coordinates to the next one's, in a slice."""
+        return self.shape.steps * self.width
+
+    @property
     def coordinate_stride(self) -> int:
         """Elements from one slice's coordinates to the next one's."""
-        return self.padded * self.shape.steps * self.width
+        return self.padded * self.filter_stride
 
 
 class Buffer(NamedTuple):
@@ -67,16 +79,13 @@ class Buffer(NamedTuple):
     size: int
 
 
-Row = tuple[int, ...]  # of a table
-
-
 def divide_up(a: int, b: int) -> int:
     """The smallest integer not below a / b."""
     return -(-a // b)
 
 
 @functools.lru_cache(maxsize=256)
-def buffer_of(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
+def plan_buffer(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
     """Gives every bank its place."""
     places, size = [], 0
     for shape in shapes:
@@ -90,26 +99,8 @@ def buffer_of(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
 
 # ---- prepare ---------------------------------------------------------------------------------------------------------
 
-PREPARE_FIELDS = (
-    "offset",  # of the weight's first element from the first bank's
-    "filters",
-    "slices",
-    "positions",
-    "filter_stride",
-    "slice_stride",
-    "middle_size",  # of the kernel's last but one dimension
-    "last_size",
-    "first_stride",
-    "middle_stride",
-    "last_stride",
-    "padded",
-    "steps",
-    "coordinates",
-    "moments",
-)
 
-
-def tail_of(weight: Tensor) -> tuple[list[int], list[int]] | None:
+def kernel_dimensions(weight: Tensor) -> tuple[list[int], list[int]] | None:
     """The sizes and strides of the kernel's dimensions as three; None if they are more, even merged."""
     sizes: list[int] = []
     strides: list[int] = []
@@ -126,70 +117,56 @@ def tail_of(weight: Tensor) -> tuple[list[int], list[int]] | None:
     return [1] * (3 - len(sizes)) + sizes, [0] * (3 - len(sizes)) + strides
 
 
-def bank_row(weight: Tensor, first: Tensor, place: Place) -> tuple[int, ...]:
-    """How the prepare kernel reads a weight, in the order of PREPARE_FIELDS."""
-    tail = tail_of(weight)
-    assert tail is not None
-    sizes, strides = tail
-    offset = (weight.data_ptr() - first.data_ptr()) // weight.element_size()
+def bank_row(weight: Tensor, first: Tensor, place: Place) -> BankRow:
+    """How prepare reads a weight; first: the weight that it has a pointer to."""
+    dimensions = kernel_dimensions(weight)
+    assert dimensions is not None
+    (_, middle_size, last_size), (first_stride, middle_stride, last_stride) = dimensions
     shape = place.shape
-    return (
-        offset,
-        *shape,
-        *weight.stride()[:2],
-        *sizes[1:],
-        *strides,
-        place.padded,
-        shape.steps,
-        place.coordinates,
-        place.moments,
+    return BankRow(
+        offset=(weight.data_ptr() - first.data_ptr()) // weight.element_size(),
+        filters=shape.filters,
+        slices=shape.slices,
+        positions=shape.positions,
+        filter_stride=weight.stride(0),
+        slice_stride=weight.stride(1),
+        middle_size=middle_size,
+        last_size=last_size,
+        first_stride=first_stride,
+        middle_stride=middle_stride,
+        last_stride=last_stride,
+        padded=place.padded,
+        steps=shape.steps,
+        coordinates=place.coordinates,
+        moments=place.moments,
     )
 
 
 @functools.lru_cache(maxsize=512)
-def prepare_tables(rows: tuple[tuple[int, ...], ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The banks (B, 15) and the programs (P, 2): bank and first of the block's (filter, slice) rows."""
-    padded, slices = PREPARE_FIELDS.index("padded"), PREPARE_FIELDS.index("slices")
-    firsts = [torch.arange(0, row[padded] * row[slices], block, device="cpu") for row in rows]
-    programs = [torch.stack([torch.full_like(first, index), first], 1) for index, first in enumerate(firsts)]
-    return on_device(torch.tensor(rows, device="cpu"), device), on_device(torch.cat(programs), device)
+def prepare_tables(banks: tuple[BankRow, ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The tables of BankRow and of ProgramRow; block: slices of a program."""
+    programs = torch.cat([_programs(index, bank, block) for index, bank in enumerate(banks)])
+    return _table(banks, device), on_device(programs, device)
 
 
-# ---- pairs -----------------------------------------------------------------------------------------------------------
+def _programs(index: int, bank: BankRow, block: int) -> Tensor:
+    """The rows of ProgramRow for one bank."""
+    first = torch.arange(0, bank.padded * bank.slices, block, device="cpu")
+    columns = {"bank": torch.full_like(first, index), "first": first}
+    return torch.stack([columns[field] for field in ProgramRow._fields], 1)
 
-ITEM_FIELDS = (
-    "row_coordinates",  # first elements, at the part's first slice
-    "column_coordinates",
-    "row_moments",
-    "column_moments",
-    "row_stride",  # of the coordinates, from slice to slice
-    "column_stride",
-    "padded_rows",
-    "padded_columns",
-    "slices",  # of this part
-    "steps",
-    "slot",  # where the sums go
-)
-TILE_FIELDS = (
-    "first_row",
-    "first_column",
-    "rows",  # filters of the bank
-    "columns",
-    "slices",  # of a filter
-    "output",  # the bank's first element of the output, or its row of the counts
-    "slot",  # the first of its parts
-    "parts",
-)
+
+# ---- tiles -----------------------------------------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """One launch of the pair kernel, over items (I, 11), and of the reduction of its tiles (T, 8)."""
+    """One launch of tile, over a table of ItemRow, and of combine, over one of TileRow."""
 
     items: Tensor
     tiles: Tensor
 
 
-class PairWork(NamedTuple):
+class TilePlan(NamedTuple):
     """Launches whose sums fill the same slots one after the other: one, unless a layer has thousands of filters."""
 
     batches: tuple[Batch, ...]
@@ -197,17 +174,17 @@ class PairWork(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def pair_work(
+def plan_tiles(
     rows: tuple[Place, ...],
     columns: tuple[Place, ...] | None,
     outputs: tuple[int, ...],
     tile: Tile,
     programs: int,
     device: torch.device,
-) -> PairWork:
+) -> TilePlan:
     """The tiles of rows x columns, or where columns is None those that touch the triangle i < j of each bank.
 
-    outputs: see TILE_FIELDS; programs: how many the device runs at a time
+    outputs: of each bank, see TileRow; programs: how many the device runs at a time
     """
     corners = [
         (a, b, output, i, j)
@@ -217,46 +194,53 @@ def pair_work(
         if columns is not None or min(j + tile.columns, b.shape.filters) > i + 1
     ]
     length = _part_length([a.shape.slices for a, *_ in corners], programs)
-    items: list[Row] = []
-    tiles: list[Row] = []
-    batches, most = [], 0
+    items: list[ItemRow] = []
+    tiles: list[TileRow] = []
+    batches, slots = [], 0
     for a, b, output, i, j in corners:
         slices, parts = a.shape.slices, divide_up(a.shape.slices, length)
         if items and len(items) + parts > _MOST_SLOTS:
             batches.append(_batch(items, tiles, device))
             items, tiles = [], []
-        tiles.append((i, j, a.shape.filters, b.shape.filters, slices, output, len(items), parts))
+        tiles.append(
+            TileRow(
+                first_row=i,
+                first_column=j,
+                rows=a.shape.filters,
+                columns=b.shape.filters,
+                slices=slices,
+                output=output,
+                slot=len(items),
+                parts=parts,
+            )
+        )
         for part in range(parts):
             first, last = part * slices // parts, (part + 1) * slices // parts
             items.append(_item(a, b, i, j, first, last - first, len(items)))
-        most = max(most, len(items))
-    return PairWork((*batches, _batch(items, tiles, device)), most)
+        slots = max(slots, len(items))
+    return TilePlan((*batches, _batch(items, tiles, device)), slots)
 
 
-def _batch(items: list[Row], tiles: list[Row], device: torch.device) -> Batch:
+def _batch(items: list[ItemRow], tiles: list[TileRow], device: torch.device) -> Batch:
     """The longest items first, so that none starts when the others are done."""
-    slices, steps = ITEM_FIELDS.index("slices"), ITEM_FIELDS.index("steps")
-    items.sort(key=lambda item: -item[slices] * max(1, item[steps]))
-    return Batch(
-        on_device(torch.tensor(items, device="cpu"), device), on_device(torch.tensor(tiles, device="cpu"), device)
-    )
+    items.sort(key=lambda item: -item.slices * max(1, item.steps))
+    return Batch(_table(items, device), _table(tiles, device))
 
 
-def _item(a: Place, b: Place, i: int, j: int, first: int, slices: int, slot: int) -> tuple[int, ...]:
-    """In the order of ITEM_FIELDS."""
-    per_filter = a.shape.steps * a.width
-    return (
-        a.coordinates + first * a.coordinate_stride + i * per_filter,
-        b.coordinates + first * b.coordinate_stride + j * per_filter,
-        a.moments + first * MOMENTS * a.padded + i,
-        b.moments + first * MOMENTS * b.padded + j,
-        a.coordinate_stride,
-        b.coordinate_stride,
-        a.padded,
-        b.padded,
-        slices,
-        a.shape.steps,
-        slot,
+def _item(a: Place, b: Place, i: int, j: int, first: int, slices: int, slot: int) -> ItemRow:
+    """The tile of a and b whose first filters are i and j, from slice `first` on."""
+    return ItemRow(
+        row_coordinates=a.coordinates + first * a.coordinate_stride + i * a.filter_stride,
+        column_coordinates=b.coordinates + first * b.coordinate_stride + j * b.filter_stride,
+        row_moments=a.moments + first * MOMENTS * a.padded + i,
+        column_moments=b.moments + first * MOMENTS * b.padded + j,
+        row_stride=a.coordinate_stride,
+        column_stride=b.coordinate_stride,
+        padded_rows=a.padded,
+        padded_columns=b.padded,
+        slices=slices,
+        steps=a.shape.steps,
+        slot=slot,
     )
 
 
@@ -270,21 +254,5 @@ def _part_length(slices: list[int], programs: int) -> int:
     return min(length, _MOST_SLICES)
 
 
-def keep_if_captured(*tables: Tensor) -> None:
-    """Keeps tables that a CUDA graph is being captured with: its replays read them, whatever the caches drop."""
-    if tables[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        _captured.extend(tables)
-
-
-_captured: list[Tensor] = []
-
-
-def on_device(table: Tensor, device: torch.device) -> Tensor:
-    """A table, from the CPU; raises RuntimeError while a CUDA graph is captured, which must find it in the caches."""
-    if device.type != "cuda":
-        return table.to(device)
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("the first call with these shapes can't be captured in a CUDA graph: make one before")
-    # On a thread of its own: while torch.compile warms its graphs up, they own what the calling thread allocates.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(table.to, device).result()
+def _table(rows: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+    return on_device(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)

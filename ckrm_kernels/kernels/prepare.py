@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels.term import tf32_parts
+from ckrm_kernels.kernels import tables, term
+from ckrm_kernels.kernels.tables import BANK_WIDTH, PROGRAM_WIDTH
 
 # Beyond, the product of three denominators could overflow float32: such a slice counts as not finite.
 _LARGEST_SQUARE = tl.constexpr(2.0**40)
@@ -45,21 +46,24 @@ def sum_of_rows(x):
 def prepare_rows(
     weight, bank, first, out, scale, quarter_eps, POSITIONS: tl.constexpr, ROWS: tl.constexpr, DOUBLE: tl.constexpr
 ):
-    """ROWS pairs (filter, slice) of one bank; its fields are plan.PREPARE_FIELDS."""
+    """ROWS slices of one bank (tables.BankRow), from `first` on."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    filters, slices, positions = tl.load(bank + 1), tl.load(bank + 2), tl.load(bank + 3)
-    middle, last = tl.load(bank + 6), tl.load(bank + 7)
-    padded, steps = tl.load(bank + 11), tl.load(bank + 12)
+    filters, slices = tl.load(bank + tables.BANK_FILTERS), tl.load(bank + tables.BANK_SLICES)
+    positions = tl.load(bank + tables.BANK_POSITIONS)
+    middle, last = tl.load(bank + tables.BANK_MIDDLE_SIZE), tl.load(bank + tables.BANK_LAST_SIZE)
+    padded, steps = tl.load(bank + tables.BANK_PADDED), tl.load(bank + tables.BANK_STEPS)
     row = first + tl.arange(0, ROWS)
     f, k = row // slices, row % slices
     q = tl.arange(0, POSITIONS).to(tl.int64)
     offset = (
-        (q // (middle * last)) * tl.load(bank + 8)
-        + (q // last % middle) * tl.load(bank + 9)
-        + (q % last) * tl.load(bank + 10)
+        (q // (middle * last)) * tl.load(bank + tables.BANK_FIRST_STRIDE)
+        + (q // last % middle) * tl.load(bank + tables.BANK_MIDDLE_STRIDE)
+        + (q % last) * tl.load(bank + tables.BANK_LAST_STRIDE)
     )
-    source = weight + tl.load(bank) + (f * tl.load(bank + 4) + k * tl.load(bank + 5))[:, None] + offset[None, :]
+    first_slice = weight + tl.load(bank + tables.BANK_OFFSET)
+    slice_at = f * tl.load(bank + tables.BANK_FILTER_STRIDE) + k * tl.load(bank + tables.BANK_SLICE_STRIDE)
+    source = first_slice + slice_at[:, None] + offset[None, :]
     inside = (f < filters)[:, None] & (q < positions)[None, :]
     x = tl.load(source, inside, other=0.0).to(dtype) * scale
     bad = tl.max((~(tl.abs(x) < float("inf"))).to(tl.int32), 1) > 0
@@ -75,18 +79,20 @@ def prepare_rows(
         bad = bad | (half_mu2 > _LARGEST_SQUARE) | (half_var > _LARGEST_SQUARE)
     nan = float("nan")
     present = f < padded
-    target = out + tl.load(bank + 14) + k * 4 * padded + f
+    target = out + tl.load(bank + tables.BANK_MOMENTS) + k * 4 * padded + f
     tl.store(target, tl.where(bad, nan, mu), present)
     tl.store(target + padded, half_mu2, present)
     tl.store(target + 2 * padded, tl.where(bad, nan, sigma), present)
     tl.store(target + 3 * padded, half_var, present)
     place = (q - 1) // 8 * width + (q - 1) % 8
-    target = out + tl.load(bank + 13) + ((k * padded + f) * steps * width)[:, None] + place[None, :]
+    target = (
+        out + tl.load(bank + tables.BANK_COORDINATES) + ((k * padded + f) * steps * width)[:, None] + place[None, :]
+    )
     stored = present[:, None] & ((q >= 1) & (q <= 8 * steps))[None, :]
     if DOUBLE:
         tl.store(target, z, stored)
     else:
-        high, low = tf32_parts(z)
+        high, low = term.tf32_parts(z)
         tl.store(target, high, stored)
         tl.store(target + 8, low, stored)
 
@@ -97,9 +103,7 @@ def prepare_kernel(
     banks,
     programs,
     out,
-    parameters,
-    scale,
-    eps,
+    scalars,
     SMALL: tl.constexpr,
     POSITIONS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -107,18 +111,18 @@ def prepare_kernel(
 ):
     """Slices of all banks -> coordinates and moments (plan.Place). A slice that is not finite has mu = sigma = NaN.
 
-    weight: the first bank's; scale: a power of two that multiplies every number; eps: times scale squared
-    parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
-    SMALL, POSITIONS: powers of two above K of most banks and of all: those with a larger K take fewer rows at a time
+    weight: the first bank's; banks, programs: tables of BankRow and ProgramRow; scalars: see term.constants_of_psi
+    SMALL, POSITIONS: powers of two above K of most banks and of all: those with a larger K take fewer slices at a time
     """
-    program = programs + tl.program_id(0) * 2
-    bank, first = banks + tl.load(program) * 15, tl.load(program + 1)
-    if DOUBLE:
-        eps, scale = tl.load(parameters), tl.load(parameters + 4)
+    program = programs + tl.program_id(0) * PROGRAM_WIDTH
+    bank = banks + tl.load(program + tables.PROGRAM_BANK) * BANK_WIDTH
+    first = tl.load(program + tables.PROGRAM_FIRST)
+    eps, _, _, _ = term.constants_of_psi(scalars, DOUBLE)
+    scale = term.scale_of_weights(scalars, DOUBLE)
     quarter_eps = eps * 0.25
     if POSITIONS == SMALL:  # noqa: SIM114  known when compiled, unlike the other
         prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
-    elif tl.load(bank + 12) * 8 < SMALL:
+    elif tl.load(bank + tables.BANK_STEPS) * 8 < SMALL:
         prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
     else:
         for start in range(0, BLOCK, BLOCK * SMALL // POSITIONS):
@@ -128,31 +132,29 @@ def prepare_kernel(
 
 
 @triton.jit
-def weight_gradient_kernel(
+def finish_gradient_kernel(
     buffer,
-    of_coordinates,
-    of_moments,
+    of_bank,
     out,
     filters,
     slices,
     positions,
-    padded,
     steps,
-    coordinates,
-    moments,
-    parameters,
-    scale,
+    place,
+    scalars,
     POSITIONS: tl.constexpr,
     ROWS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """The gradient of a bank (F2, F1, K), contiguous, from that of its coordinates and moments: prepare's transpose.
 
-    of_coordinates: [slice][filter][step][width]; of_moments: [slice][mu, sigma][filter]
-    parameters, scale: see prepare_kernel
+    of_bank: the gradients of coordinates [slice][filter][step][width] and of moments [slice][mu, sigma][filter]
+    place: of the bank in the buffer, its (padded, coordinates, moments), see plan.Place
+    scalars: see term.constants_of_psi
     """
-    if DOUBLE:
-        scale = tl.load(parameters + 4)
+    scale = term.scale_of_weights(scalars, DOUBLE)
+    of_coordinates, of_moments = of_bank
+    padded, coordinates, moments = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -162,16 +164,16 @@ def weight_gradient_kernel(
     of_mu = tl.load(of_moments + 2 * k * padded + f, present, other=0.0)
     of_sigma = tl.load(of_moments + (2 * k + 1) * padded + f, present, other=0.0)
     sigma = tl.load(buffer + moments + (4 * k + 2) * padded + f, present, other=0.0)
-    still = (sigma == 0.0) | (of_sigma == 0.0)  # also in a filter that is not finite, but in no pair
-    turn = tl.where(still, 0.0, of_sigma / tl.where(still, 1.0, sigma))
-    place = (k * padded + f)[:, None] * (steps * width) + ((q - 1) // 8 * width + (q - 1) % 8)[None, :]
+    none = (sigma == 0.0) | (of_sigma == 0.0)  # also in a filter that is not finite, but in no pair
+    of_sigma_over_sigma = tl.where(none, 0.0, of_sigma / tl.where(none, 1.0, sigma))
+    at = (k * padded + f)[:, None] * (steps * width) + ((q - 1) // 8 * width + (q - 1) % 8)[None, :]
     inside = present[:, None] & ((q >= 1) & (q < positions))[None, :]
-    z = tl.load(buffer + coordinates + place, inside, other=0.0)
-    of_z = tl.load(of_coordinates + place, inside, other=0.0)
+    z = tl.load(buffer + coordinates + at, inside, other=0.0)
+    of_z = tl.load(of_coordinates + at, inside, other=0.0)
     if not DOUBLE:
-        z += tl.load(buffer + coordinates + place + 8, inside, other=0.0)
-        of_z += tl.load(of_coordinates + place + 8, inside, other=0.0)
-    u = (of_z + turn[:, None] * z) * helmert_norms(q, positions, dtype)[None, :]
+        z += tl.load(buffer + coordinates + at + 8, inside, other=0.0)
+        of_z += tl.load(of_coordinates + at + 8, inside, other=0.0)
+    u = (of_z + of_sigma_over_sigma[:, None] * z) * helmert_norms(q, positions, dtype)[None, :]
     of_x = (
         tl.sum(u, 1)[:, None]
         - tl.cumsum(u, 1)

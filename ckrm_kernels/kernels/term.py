@@ -113,12 +113,21 @@ def inverse_or_zero(x):
 
 
 @triton.jit
-def constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE: tl.constexpr):
-    """eps, alpha, beta and gamma, as they are, in float32; where DOUBLE, `parameters` begins with them."""
+def constants_of_psi(scalars, DOUBLE: tl.constexpr):
+    """eps, alpha, beta and gamma. scalars: (eps, alpha, beta, gamma, scale) as float32; where DOUBLE, (5,) float64."""
     if DOUBLE:
-        return tl.load(parameters), tl.load(parameters + 1), tl.load(parameters + 2), tl.load(parameters + 3)
+        return tl.load(scalars), tl.load(scalars + 1), tl.load(scalars + 2), tl.load(scalars + 3)
     else:
-        return eps, alpha, beta, gamma
+        return scalars[0], scalars[1], scalars[2], scalars[3]
+
+
+@triton.jit
+def scale_of_weights(scalars, DOUBLE: tl.constexpr):
+    """What every number of a weight is multiplied by: a power of two. scalars: see `constants_of_psi`."""
+    if DOUBLE:
+        return tl.load(scalars + 4)
+    else:
+        return scalars[4]
 
 
 @triton.jit
@@ -253,7 +262,7 @@ def psi(row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
 
 @triton.jit
 def gradient_of_means(g, row, column, constants, KINDS: tl.constexpr):
-    """d(g psi) / d mu_i over alpha, for K = 1."""
+    """u / alpha of gradient.py, for K = 1."""
     mu_i, half_mu2_i, _, _ = row
     mu_j, half_mu2_j, _, _ = column
     eps, alpha, _, _ = constants
@@ -293,8 +302,8 @@ def _gradient_of_products(g, row, column, cov_plus_eps, constants, LUMINANCE: tl
         g_l = by_luminance * luminance
         of_mu = by_luminance * (by_cov * cov_plus_eps) * inverse_l * (mu_j - luminance * mu_i)
     inverse_s = half_var * inverse_cs  # times eps / 2: 1 - numerator of C / denominator of S, without its cancellation
-    turn = inverse_s * (half_eps * sigma_j) - by_cov * denominator_s * sigma_i
-    return of_mu, g_l * cov_plus_eps * inverse_cs * turn, g_l * by_cov
+    by_sigma = inverse_s * (half_eps * sigma_j) - by_cov * denominator_s * sigma_i
+    return of_mu, g_l * cov_plus_eps * inverse_cs * by_sigma, g_l * by_cov
 
 
 @triton.jit
@@ -329,7 +338,7 @@ def _gradient_of_factors(g, row, column, cov_plus_eps, constants, KINDS: tl.cons
 
 @triton.jit
 def gradient(g, row, column, cov_plus_eps, constants, KINDS: tl.constexpr):
-    """d(g psi) / d mu_i over alpha, d(g psi) / d sigma_i at fixed covariance, and d(g psi) / d cov."""
+    """u / alpha, w and A of gradient.py: what mu_i, sigma_i and the covariance get from one slice of a pair."""
     if cov_plus_eps.dtype == tl.float32 and KINDS[1] == 1 and KINDS[2] == 1:
         return _gradient_of_products(g, row, column, cov_plus_eps, constants, KINDS[0])
     else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import term
+from ckrm_kernels.kernels import tables, term
+from ckrm_kernels.kernels.tables import ITEM_WIDTH, TILE_WIDTH
 
 # What becomes of a tile's Psi: packed as torch.pdist does (0), stored as (rows, columns) (1), or counted (2).
 PACKED, RECTANGLE, COUNTS = 0, 1, 2
@@ -82,16 +83,19 @@ def sum_over_slices(
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The sum of psi over the slices of an item (plan.ITEM_FIELDS). STEPS: see `covariance_of_tile`."""
+    """The sum of psi over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     eps, _, _, _ = constants
-    rows_at, columns_at = tl.multiple_of(tl.load(item), 16), tl.multiple_of(tl.load(item + 1), 16)
-    row_moments, column_moments = tl.multiple_of(tl.load(item + 2), 16), tl.multiple_of(tl.load(item + 3), 16)
-    row_stride, column_stride = tl.multiple_of(tl.load(item + 4), 16), tl.multiple_of(tl.load(item + 5), 16)
-    padded_rows = tl.multiple_of(tl.load(item + 6).to(tl.int32), 16)
-    padded_columns = tl.multiple_of(tl.load(item + 7).to(tl.int32), 16)
-    slices, steps = tl.load(item + 8).to(tl.int32), tl.load(item + 9).to(tl.int32)
+    rows_at = tl.multiple_of(tl.load(item + tables.ITEM_ROW_COORDINATES), 16)
+    columns_at = tl.multiple_of(tl.load(item + tables.ITEM_COLUMN_COORDINATES), 16)
+    row_moments = tl.multiple_of(tl.load(item + tables.ITEM_ROW_MOMENTS), 16)
+    column_moments = tl.multiple_of(tl.load(item + tables.ITEM_COLUMN_MOMENTS), 16)
+    row_stride = tl.multiple_of(tl.load(item + tables.ITEM_ROW_STRIDE), 16)
+    column_stride = tl.multiple_of(tl.load(item + tables.ITEM_COLUMN_STRIDE), 16)
+    padded_rows = tl.multiple_of(tl.load(item + tables.ITEM_PADDED_ROWS).to(tl.int32), 16)
+    padded_columns = tl.multiple_of(tl.load(item + tables.ITEM_PADDED_COLUMNS).to(tl.int32), 16)
+    slices, steps = tl.load(item + tables.ITEM_SLICES).to(tl.int32), tl.load(item + tables.ITEM_STEPS).to(tl.int32)
     size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], dtype)
@@ -113,42 +117,38 @@ def sum_over_slices(
 
 
 @triton.jit
-def pair_kernel(
+def tile_kernel(
     buffer,
     items,
     partial,
-    parameters,
-    eps,
-    alpha,
-    beta,
-    gamma,
+    scalars,
     STEPS: tl.constexpr,
     KINDS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """One item of the work list: a tile, or some of its slices, whose sums go to a slot of `partial`.
+    """One item (tables.ItemRow): a tile, or some of its slices, whose sums go to a slot of `partial`.
 
-    parameters: (5,) float64, eps, alpha, beta, gamma, scale, read where DOUBLE; else they come as float32
+    scalars: see term.constants_of_psi
     """
-    item = items + tl.program_id(0).to(tl.int64) * 11
-    constants = term.constants_of_psi(parameters, eps, alpha, beta, gamma, DOUBLE)
+    item = items + tl.program_id(0).to(tl.int64) * ITEM_WIDTH
+    constants = term.constants_of_psi(scalars, DOUBLE)
     sums = sum_over_slices(buffer, item, constants, STEPS, KINDS, ROWS, COLUMNS, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    tl.store(partial + tl.load(item + 10) * (ROWS * COLUMNS) + at, sums)
+    tl.store(partial + tl.load(item + tables.ITEM_SLOT) * (ROWS * COLUMNS) + at, sums)
 
 
 @triton.jit
-def finish_rows(
+def write_or_count(
     sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Writes or counts Psi of some rows of a tile (plan.TILE_FIELDS), from `first` on, given the sums of psi."""
-    n, m = tl.load(tile + 2), tl.load(tile + 3)
-    i = (tl.load(tile) + first + tl.arange(0, ROWS))[:, None]
-    j = (tl.load(tile + 1) + tl.arange(0, COLUMNS))[None, :]
-    mean = sums / tl.load(tile + 4).to(sums.dtype)
-    output = tl.load(tile + 5)
+    """Writes or counts Psi of some rows of a tile (tables.TileRow), from `first` on, given the sums of psi."""
+    n, m = tl.load(tile + tables.TILE_ROWS), tl.load(tile + tables.TILE_COLUMNS)
+    i = (tl.load(tile + tables.TILE_FIRST_ROW) + first + tl.arange(0, ROWS))[:, None]
+    j = (tl.load(tile + tables.TILE_FIRST_COLUMN) + tl.arange(0, COLUMNS))[None, :]
+    mean = sums / tl.load(tile + tables.TILE_SLICES).to(sums.dtype)
+    output = tl.load(tile + tables.TILE_OUTPUT)
     if OUTPUT == 0:
         row = out + output + i * (2 * n - i - 1) // 2 - i - 1
         tl.store(row + j, mean, (i < j) & (j < n))
@@ -169,7 +169,7 @@ def finish_rows(
 
 
 @triton.jit
-def reduce_kernel(
+def combine_kernel(
     partial,
     tiles,
     out,
@@ -180,9 +180,9 @@ def reduce_kernel(
     COLUMNS: tl.constexpr,
     STRIP: tl.constexpr,
 ):
-    """Adds the parts of a tile, always in the same order, and finishes STRIP of its rows."""
-    tile, first = tiles + tl.program_id(0).to(tl.int64) * 8, tl.program_id(1) * STRIP
-    slot, parts = tl.load(tile + 6), tl.load(tile + 7)  # the first of its parts, and their number
+    """Adds the parts of a tile (tables.TileRow), always in the same order, and writes or counts STRIP of its rows."""
+    tile, first = tiles + tl.program_id(0).to(tl.int64) * TILE_WIDTH, tl.program_id(1) * STRIP
+    slot, parts = tl.load(tile + tables.TILE_SLOT), tl.load(tile + tables.TILE_PARTS)
     at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
     lost = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)  # by rounding so far (Kahan)
@@ -191,4 +191,4 @@ def reduce_kernel(
         total = sums + part_sum
         lost = (total - sums) - part_sum
         sums = total
-    finish_rows(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)
+    write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)

@@ -4,7 +4,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include "operators.h"
+#include "../operators.h"
 #include "packed.h"
 
 namespace ckrm {
@@ -56,45 +56,47 @@ void store_finished(const Bank<T>& bank, const T* slice, const T* of_slice, int6
 
 template <class T>
 void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool packed, const Tensor& grad,
-                     const Exponents& exponents, const Tensor& out_a, const Tensor& out_b) {
+                     const Scalars& scalars, const Tensor& out_a, const Tensor& out_b) {
   const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
   const int64_t lanes = kernels<T>().lanes, row = a.rows() * lanes;
   const int64_t size_a = divide_up(a.filters, lanes) * row, size_b = packed ? 0 : divide_up(b.filters, lanes) * row;
   const std::vector<T> g = values_of<T>(grad);
-  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha - 1);
+  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha - 1);
   const double scale = packed_a.scale() / static_cast<double>(a.slices);
   const int64_t slice_pairs = a.filters * b.filters * a.slices;
-  parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&] {
-    return [&, room = Buffer<T>(2 * (size_a + size_b) + 3 * row)](int64_t k) {
-      SliceScratch<T> s;
-      s.slice_a = room.get();
-      s.of_a = s.slice_a + size_a;
-      s.slice_b = packed ? s.slice_a : s.of_a + size_a;
-      s.of_b = packed ? s.of_a : s.slice_b + size_b;
-      s.of_row = room.get() + 2 * (size_a + size_b);
+  parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&](Items& items) {
+    const Buffer<T> room(2 * (size_a + size_b) + 3 * row);
+    SliceScratch<T> s;
+    s.slice_a = room.get();
+    s.of_a = s.slice_a + size_a;
+    s.slice_b = packed ? s.slice_a : s.of_a + size_a;
+    s.of_b = packed ? s.of_a : s.slice_b + size_b;
+    s.of_row = room.get() + 2 * (size_a + size_b);
+    T* positions = s.of_row + 2 * row;
+    for (int64_t k; items.take(k);) {
       std::fill_n(s.of_a, size_a, T(0));
       std::fill_n(s.of_b, size_b, T(0));
       kernels<T>().slice_gradient(a, b, k, {g.data(), packed}, psi, s);
-      T* positions = s.of_row + 2 * row;
       store_finished(a, s.slice_a, s.of_a, k, scale, positions, out_a);
       if (!packed) store_finished(b, s.slice_b, s.of_b, k, scale, positions, out_b);
-    };
+    }
   });
 }
 
 template <class T>
-void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Tensor& grad, const Exponents& exponents,
+void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Tensor& grad, const Scalars& scalars,
                     const Tensor& out) {
   const Bank<T>& bank = packed.bank();
   const int64_t lanes = kernels<T>().lanes, row = bank.rows() * lanes, blocks = divide_up(bank.slices, lanes);
   const std::vector<T> g = values_of<T>(grad);
-  const PsiParameters<T> psi = exponents.scaled<T>(packed.scale(), exponents.alpha - 1);
+  const PsiScalars<T> psi = scalars.scaled<T>(packed.scale(), scalars.alpha - 1);
   const double scale = packed.scale() / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
   const int64_t slice_pairs = static_cast<int64_t>(g.size()) * bank.slices;
-  parallel_items(blocks, 3 * nanoseconds_for(slice_pairs, bank.coordinates), [&] {
-    return [&, room = Buffer<T>(bank.filters * row + row)](int64_t block) {
-      T *of_bank = room.get(), *positions = room.get() + bank.filters * row;
+  parallel_items(blocks, 3 * nanoseconds_for(slice_pairs, bank.coordinates), [&](Items& items) {
+    const Buffer<T> room(bank.filters * row + row);
+    T *of_bank = room.get(), *positions = room.get() + bank.filters * row;
+    for (int64_t block; items.take(block);) {
       std::fill_n(of_bank, bank.filters * row, T(0));
       kernels<T>().pairs_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
       for (int64_t filter = 0; filter < bank.filters; ++filter) {
@@ -103,7 +105,7 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
         for (int64_t lane = 0; lane < std::min(lanes, bank.slices - block * lanes); ++lane)
           store_slice(out, filter * bank.slices + block * lanes + lane, count, positions + lane);
       }
-    };
+    }
   });
 }
 

@@ -44,7 +44,7 @@ CKRM_INLINE void copy_slice(const Bank<T>& bank, int64_t k, T* slice) {
 // Psi. In passes, as sum_of_terms.
 template <PsiCase kCase, int64_t kCoordinates, class T>
 CKRM_INLINE void add_gradients(const T* const (&x)[2], const T* y, int64_t columns, int64_t coordinates,
-                               const Vector<T> (&g)[2][kColumnChunk], const PsiParameters<T>& psi, T* const (&of_x)[2],
+                               const Vector<T> (&g)[2][kColumnChunk], const PsiScalars<T>& psi, T* const (&of_x)[2],
                                T* of_y) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
@@ -108,7 +108,7 @@ CKRM_INLINE void add_gradients(const T* const (&x)[2], const T* y, int64_t colum
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
 void slice_gradient_of(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                       const PsiParameters<T>& psi, const SliceScratch<T>& scratch) {
+                       const PsiScalars<T>& psi, const SliceScratch<T>& scratch) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t size = a.rows() * L;
@@ -140,7 +140,7 @@ void slice_gradient_of(const Bank<T>& a, const Bank<T>& b, int64_t k, const Pair
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
 void pairs_gradient_of(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
-                       const PsiParameters<T>& psi, T* of_bank) {
+                       const PsiScalars<T>& psi, T* of_bank) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t n = bank.coordinates, step = bank.rows() * L, blocks = (bank.slices + L - 1) / L;

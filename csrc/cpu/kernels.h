@@ -2,7 +2,7 @@
 //
 // A filter bank is packed before the pair loop. Per slice it holds the K - 1 coordinates of the centred slice in an
 // orthonormal (Helmert) basis scaled by 1 / sqrt(K), so that the population covariance of two slices is their dot
-// product, then mu, half_mu2, sigma, half_var (psi_math.h). These rows of numbers come in vectors of lanes:
+// product, then mu, half_mu2, sigma, half_var (psi.h). These rows of numbers come in vectors of lanes:
 //   filters in lanes:  [filter / lanes][slice][row][lane = filter % lanes]   (all pairs, a x b)
 //   slices in lanes:   [filter][slice / lanes][row][lane = slice % lanes]    (lists of pairs)
 // Lanes past the end hold zero slices.
@@ -11,7 +11,8 @@
 #include <cstdint>
 
 #include "../element.h"
-#include "../psi_math.h"
+#include "../inline.h"
+#include "../psi.h"
 
 namespace ckrm {
 
@@ -72,18 +73,18 @@ struct Kernels {
 
   // Adds to sums[row - row_begin][column - column_begin] (ld apart) the psi of slices [k_begin, k_end).
   void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
-               const PsiParameters<T>& psi, T* sums, int64_t ld);
+               const PsiScalars<T>& psi, T* sums, int64_t ld);
 
   // The gradient of both banks at slice k, for all pairs (i, j), added to scratch.of_a and of_b.
   void (*slice_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                         const PsiParameters<T>& psi, const SliceScratch<T>& scratch);
+                         const PsiScalars<T>& psi, const SliceScratch<T>& scratch);
 
   // Psi of the listed pairs (slices in lanes).
-  void (*pairs)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiParameters<T>& psi, T* out);
+  void (*pairs)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out);
 
   // The gradient at the slices of vector k_block, for all listed pairs: rows() * filters * lanes accumulators.
   void (*pairs_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
-                         const PsiParameters<T>& psi, T* of_bank);
+                         const PsiScalars<T>& psi, T* of_bank);
 
   // From one vector of packed slices and their accumulated gradient to that of their K positions, times scale:
   // positions[q * lanes + lane].

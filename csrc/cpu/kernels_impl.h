@@ -1,6 +1,10 @@
 // The kernels' bodies, compiled once for each instruction set: CKRM_ISA names its namespace, CKRM_VECTOR_BYTES its
-// width. Included after the instruction set's #pragma, so none of these files may include a system header.
+// width. Included after the instruction set's #pragma, so none of these files may be the first to include
+// a system header.
 
+#include "../index.h"
+#include "../lanes.h"
+#include "../psi.h"
 #include "vectors_impl.h"
 #include "pack_impl.h"
 #include "psi_impl.h"
@@ -26,8 +30,8 @@ namespace CKRM_ISA {
     }
 
 template <class T>
-void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end,
-          const PsiParameters<T>& psi, T* sums, int64_t ld) {
+void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const PsiScalars<T>& psi,
+          T* sums, int64_t ld) {
   if (a.coordinates == 0) {
     CKRM_BY_CASE(tile_of, 0, a, b, t, k_begin, k_end, psi, sums, ld)
   }
@@ -39,7 +43,7 @@ void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, in
 
 template <class T>
 void slice_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                    const PsiParameters<T>& psi, const SliceScratch<T>& scratch) {
+                    const PsiScalars<T>& psi, const SliceScratch<T>& scratch) {
   if (a.coordinates == 0) {
     CKRM_BY_CASE(slice_gradient_of, 0, a, b, k, grad, psi, scratch)
   }
@@ -50,7 +54,7 @@ void slice_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGra
 }
 
 template <class T>
-void pairs(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiParameters<T>& psi, T* out) {
+void pairs(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiScalars<T>& psi, T* out) {
   if (bank.coordinates == 0) {
     CKRM_BY_CASE(pairs_of, 0, bank, list, count, psi, out)
   }
@@ -59,7 +63,7 @@ void pairs(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiPar
 
 template <class T>
 void pairs_gradient(const Bank<T>& bank, int64_t k_block, const int64_t* list, int64_t count, const T* grad,
-                    const PsiParameters<T>& psi, T* of_bank) {
+                    const PsiScalars<T>& psi, T* of_bank) {
   if (bank.coordinates == 0) {
     CKRM_BY_CASE(pairs_gradient_of, 0, bank, k_block, list, count, grad, psi, of_bank)
   }

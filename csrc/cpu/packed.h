@@ -55,6 +55,20 @@ inline void check_alike(const Weight& a, const Weight& b) {
   STD_TORCH_CHECK(a.view().element == b.view().element, "a and b must have one dtype");
 }
 
+// Raises unless pairs is (P, 2) int64 with different indices in [0, filters).
+inline Tensor checked_pairs(const Tensor& pairs, int64_t filters) {
+  STD_TORCH_CHECK(pairs.dim() == 2 && pairs.size(1) == 2 && pairs.scalar_type() == ScalarType::Long,
+                  "pairs must be an int64 tensor of shape (P, 2)");
+  const Tensor list = torch::stable::contiguous(pairs);
+  const int64_t* index = list.const_data_ptr<int64_t>();
+  for (int64_t p = 0; p < list.size(0); ++p, index += 2) {
+    STD_TORCH_CHECK(index[0] >= 0 && index[0] < filters && index[1] >= 0 && index[1] < filters,
+                    "pairs must index filters 0 to ", filters - 1, ", got (", index[0], ", ", index[1], ")");
+    STD_TORCH_CHECK(index[0] != index[1], "pairs must name two different filters each, got ", index[0], " twice");
+  }
+  return list;
+}
+
 // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
 inline bool fits_float32(const Weight& weight, double eps) {
   return weight.view().element != Element::kFloat64 && eps >= 0x1p-100;
@@ -75,13 +89,14 @@ class PackedBank {
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
     std::atomic<bool> in_range{true};
     const double nanoseconds = 1.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
-    parallel_items(divide_up(units, grain), nanoseconds, [&] {
-      return [&, scratch = Buffer<double>(weight.positions * lanes)](int64_t item) {
+    parallel_items(divide_up(units, grain), nanoseconds, [&](Items& items) {
+      const Buffer<double> scratch(weight.positions * lanes);
+      for (int64_t item; items.take(item);) {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
         const double largest =
             kernels<T>().pack(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
         if (largest > 0x1p40) in_range = false;
-      };
+      }
     });
     in_range_ = in_range;
   }

@@ -13,21 +13,29 @@ namespace ckrm {
 // Below this much work a thread costs more than it brings.
 constexpr double kNanosecondsPerThread = 1e4;
 
-// Calls make_worker() once on each thread taking part, then worker(item) for items 0 .. count - 1 in any order.
+// Items 0 .. count - 1, each for the one thread that takes it.
+class Items {
+ public:
+  explicit Items(int64_t count) : count_(count) {}
+  // Whether there was one more item, which `item` now is.
+  bool take(int64_t& item) { return (item = next_.fetch_add(1, std::memory_order_relaxed)) < count_; }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  int64_t count_;
+};
+
+// Calls work(items) once on each thread taking part, which takes items until none is left.
 // nanoseconds: an estimate of the whole work on one thread.
-template <class MakeWorker>
-void parallel_items(int64_t count, double nanoseconds, const MakeWorker& make_worker) {
+template <class Work>
+void parallel_items(int64_t count, double nanoseconds, const Work& work) {
   const int64_t worthwhile = 1 + static_cast<int64_t>(std::min(nanoseconds / kNanosecondsPerThread, 1e6));
   const int64_t threads = std::min({count, worthwhile, static_cast<int64_t>(torch::stable::get_num_threads())});
-  std::atomic<int64_t> next{0};
-  const auto run = [&](int64_t, int64_t) {
-    auto worker = make_worker();
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count;) worker(item);
-  };
+  Items items(count);
   if (threads > 1)
-    torch::stable::parallel_for(0, threads, 1, run);
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(items); });
   else if (count > 0)
-    run(0, 1);
+    work(items);
 }
 
 }  // namespace ckrm

@@ -18,7 +18,7 @@ CKRM_INLINE Vector<T> covariance(const T* x, const T* y, int64_t coordinates, T 
 // dependent operations is long, and only short loop bodies let the processor work on many terms at once.
 template <PsiCase kCase, int64_t kCoordinates, int kRows, int kColumns, class T>
 CKRM_INLINE void sum_of_terms(const T* const (&x)[kRows], const T* const (&y)[kColumns], int64_t coordinates,
-                              int64_t slices, const PsiParameters<T>& psi, T* sums, int64_t ld) {
+                              int64_t slices, const PsiScalars<T>& psi, T* sums, int64_t ld) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t n = kCoordinates == kAnyCoordinates ? coordinates : kCoordinates;
@@ -72,7 +72,7 @@ CKRM_INLINE const T* row_lane(const Bank<T>& bank, int64_t filter, int64_t k) {
 
 template <PsiCase kCase, int64_t kCoordinates, int kRows, class T>
 CKRM_INLINE void rows_of_tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t row, int64_t k, int64_t slices,
-                              const PsiParameters<T>& psi, T* sums, int64_t ld) {
+                              const PsiScalars<T>& psi, T* sums, int64_t ld) {
   constexpr int64_t L = kLanes<T>;
   const T* x[kRows];
   for (int r = 0; r < kRows; ++r) x[r] = row_lane(a, row + r, k);
@@ -91,7 +91,7 @@ CKRM_INLINE void rows_of_tile(const Bank<T>& a, const Bank<T>& b, const Tile& t,
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
 void tile_of(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end,
-             const PsiParameters<T>& psi, T* sums, int64_t ld) {
+             const PsiScalars<T>& psi, T* sums, int64_t ld) {
   for (int64_t k = k_begin; k < k_end; k += kSliceChunk) {
     const int64_t slices = k_end - k < kSliceChunk ? k_end - k : kSliceChunk;
     int64_t row = t.row_begin;
@@ -102,7 +102,7 @@ void tile_of(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin,
 }
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
-void pairs_of(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiParameters<T>& psi, T* out) {
+void pairs_of(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t n = bank.coordinates, step = bank.rows() * L, blocks = (bank.slices + L - 1) / L;

@@ -1,8 +1,8 @@
 // Gradients of all pairs and of a x b.
 #include "backward.cuh"
 
+#include "../operators.h"
 #include "gradient.h"
-#include "operators.h"
 
 namespace ckrm {
 namespace cuda {
@@ -11,7 +11,7 @@ namespace {
 // The gradient of a's filters from their pairs with b's.
 template <class T>
 void rows_gradient(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, const PairGradient& grad,
-                   const Exponents& exponents, const Tensor& out, const CurrentStream& stream) {
+                   const Scalars& scalars, const Tensor& out, const CurrentStream& stream) {
   const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
   const Tensor square = new_numbers<T>(packed_a.data(), a.padded * b.padded);
   T* spread = static_cast<T*>(square.mutable_data_ptr());
@@ -19,7 +19,7 @@ void rows_gradient(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b,
 
   const Tensor of_a = new_numbers<T>(packed_a.data(), packed_a.data().numel());
   T* gathered = static_cast<T*>(of_a.mutable_data_ptr());
-  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha - 1);
+  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha - 1);
   const int64_t blocks = a.padded / kOwnedFilters<T> * a.slices;
   with_case(psi, [&](auto psi_case) {
     with_coordinates<T>(a.coordinates, [&](auto coordinates) {
@@ -34,6 +34,9 @@ void rows_gradient(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b,
 bool is_float32(const Tensor& grad) { return grad.scalar_type() == ScalarType::Float; }
 
 }  // namespace
+}  // namespace cuda
+
+using namespace cuda;
 
 Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double alpha, double beta, double gamma,
                              double eps) {
@@ -62,18 +65,17 @@ std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& 
   const CurrentStream stream(a);
   if (grad.numel() == 0) return {zero_gradient(a), zero_gradient(b)};
   const Tensor out_a = empty_gradient(a), out_b = empty_gradient(b);
-  const Exponents exponents{alpha, beta, gamma, eps};
+  const Scalars scalars{alpha, beta, gamma, eps};
   const PairGradient by_a{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(0), grad.stride(1)}};
   const PairGradient by_b{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(1), grad.stride(0)}};
   with_arithmetic(a, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
     const PackedBank<T> packed_a(wa, Layout::kFiltersInRow, eps, stream);
     const PackedBank<T> packed_b(wb, Layout::kFiltersInRow, eps, stream);
-    rows_gradient(packed_a, packed_b, by_a, exponents, out_a, stream);
-    rows_gradient(packed_b, packed_a, by_b, exponents, out_b, stream);
+    rows_gradient(packed_a, packed_b, by_a, scalars, out_a, stream);
+    rows_gradient(packed_b, packed_a, by_b, scalars, out_b, stream);
   });
   return {out_a, out_b};
 }
 
-}  // namespace cuda
 }  // namespace ckrm

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../element.h"
-#include "../psi_math.h"
+#include "../inline.h"
 #include "runtime.h"
 
 namespace ckrm {

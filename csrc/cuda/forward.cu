@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "operators.h"
+#include "../operators.h"
 #include "packed.h"
 
 namespace ckrm {
@@ -29,8 +29,8 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
 }
 
 template <class T>
-void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular,
-               const Exponents& exponents, Result<T> result, const CurrentStream& stream) {
+void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular, const Scalars& scalars,
+               Result<T> result, const CurrentStream& stream) {
   const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
   const TilePlan plan = plan_tiles(a, b, triangular);
   Tensor partial;
@@ -38,7 +38,7 @@ void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, boo
     partial = new_numbers<T>(packed_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
     result.partial = static_cast<T*>(partial.mutable_data_ptr());
   }
-  const PsiParameters<T> psi = exponents.scaled<T>(packed_a.scale(), exponents.alpha);
+  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha);
   with_case(psi, [&](auto psi_case) {
     with_coordinates<T>(a.coordinates, [&](auto coordinates) {
       stream.launch(tile_kernel<psi_case.value, coordinates.value, T>, plan.tiles, plan.splits, kThreads, a, b, plan,
@@ -58,7 +58,27 @@ Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {
   return result;
 }
 
+// Adds the numbers of all pairs of a bank to counts[edges + 2]. edges: contiguous.
+void count_pairs(const Weight& bank, const Tensor& edges, const Scalars& scalars, unsigned long long* counts,
+                 const CurrentStream& stream) {
+  if (bank.view().filters < 2) return;
+  with_arithmetic(bank.tensor(), scalars.eps, [&](auto arithmetic) {
+    using T = decltype(arithmetic);
+    const PackedBank<T> packed(bank, Layout::kFiltersInRow, scalars.eps, stream);
+    Result<T> result{};
+    result.kind = ResultKind::kCounts;
+    result.is_float32 = result_type(bank.tensor()) == ScalarType::Float;
+    result.counts = counts;
+    result.edges = edges.const_data_ptr();
+    result.edge_count = edges.size(0);
+    sum_tiles(packed, packed, true, scalars, result, stream);
+  });
+}
+
 }  // namespace
+}  // namespace cuda
+
+using namespace cuda;
 
 Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamma, double eps) {
   const Weight w(weight);
@@ -91,28 +111,21 @@ Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, do
   return out;
 }
 
-Tensor psi_counts(const Tensor& weight, const Tensor& edges, double alpha, double beta, double gamma, double eps) {
-  const Weight w(weight);
-  STD_TORCH_CHECK(edges.dim() == 1 && edges.scalar_type() == result_type(weight),
-                  "edges must be one-dimensional and of the dtype that Psi is returned in");
-  check_same_device(edges, weight, "edges");
-  const CurrentStream stream(weight);
+Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double alpha, double beta, double gamma,
+                  double eps) {
+  check_edges(edges, banks);
+  for (const Tensor& bank : banks)
+    STD_TORCH_CHECK(bank.device() == edges.device(), "banks and edges must be on one device");
+  const CurrentStream stream(edges);
   const Tensor sorted = torch::stable::contiguous(edges);
-  const Tensor out = torch::stable::new_zeros(weight, {edges.size(0) + 2}, ScalarType::Long);
-  if (w.view().filters < 2) return out;
-  with_arithmetic(weight, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
-    Result<T> result{};
-    result.kind = ResultKind::kCounts;
-    result.is_float32 = result_type(weight) == ScalarType::Float;
-    result.counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
-    result.edges = sorted.const_data_ptr();
-    result.edge_count = sorted.size(0);
-    sum_tiles(packed, packed, true, {alpha, beta, gamma, eps}, result, stream);
-  });
+  const int64_t intervals = edges.size(0) + 2;
+  const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
+  unsigned long long* counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
+  for (const Tensor& bank : banks) {
+    count_pairs(Weight(bank), sorted, {alpha, beta, gamma, eps}, counts, stream);
+    counts += intervals;
+  }
   return out;
 }
 
-}  // namespace cuda
 }  // namespace ckrm

@@ -12,7 +12,7 @@ constexpr int kChunkSlices = 32;
 
 template <PsiCase kCase, int kCoordinates, class T>
 __device__ __forceinline__ void add_terms(const Stage<T, kTile<T>>& stage, int row, Place place,
-                                          const T (&cov)[kPerThread<T>][kPerThread<T>], const PsiParameters<T>& psi,
+                                          const T (&cov)[kPerThread<T>][kPerThread<T>], const PsiScalars<T>& psi,
                                           T (&sums)[kPerThread<T>][kPerThread<T>]) {
   constexpr int N = kPerThread<T>;
   Moments<T> x[N], y[N];
@@ -51,7 +51,7 @@ constexpr int kBlocksAtOnce = kCase == PsiCase::kGeneral ? 1 : 2;
 // blockIdx: tile, split.
 template <PsiCase kCase, int kCoordinates, class T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kCase>)
-    tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, PsiParameters<T> psi, Result<T> result) {
+    tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, PsiScalars<T> psi, Result<T> result) {
   constexpr int N = kPerThread<T>;
   __shared__ Stage<T, kTile<T>> stage;
   __shared__ T total[kTilePairs<T>];

@@ -3,8 +3,8 @@
 
 #include <array>
 
+#include "../operators.h"
 #include "gradient.h"
-#include "operators.h"
 
 namespace ckrm {
 namespace cuda {
@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> sorted(const Tensor& values) {
 
 // Calls launch(case, coordinates); lists have no kernels of their own for 3 x 3.
 template <class T, class Launch>
-void with_constants(const PsiParameters<T>& psi, int coordinates, const Launch& launch) {
+void with_constants(const PsiScalars<T>& psi, int coordinates, const Launch& launch) {
   with_case(psi, [&](auto psi_case) {
     if (coordinates == 0)
       launch(psi_case, CoordinatesConstant<0>());
@@ -38,6 +38,9 @@ void with_constants(const PsiParameters<T>& psi, int coordinates, const Launch& 
 }
 
 }  // namespace
+}  // namespace cuda
+
+using namespace cuda;
 
 Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, double beta, double gamma, double eps) {
   const Weight w(weight);
@@ -49,7 +52,7 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
     const PackedBank<T> packed(w, Layout::kSlicesInRow, eps, stream);
-    const PsiParameters<T> psi = Exponents{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha);
+    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha);
     with_constants(psi, packed.bank().coordinates, [&](auto psi_case, auto coordinates) {
       stream.launch(listed_kernel<psi_case.value, coordinates.value, T>, divide_up(listed.count, kPairsPerBlock), 1,
                     kThreads, packed.bank(), listed, psi, out.mutable_data_ptr(),
@@ -79,7 +82,7 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
     const Bank<T>& bank = packed.bank();
     const Tensor of_bank = new_numbers<T>(packed.data(), packed.data().numel());
     T* gathered = static_cast<T*>(of_bank.mutable_data_ptr());
-    const PsiParameters<T> psi = Exponents{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha - 1);
+    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha - 1);
     with_constants(psi, bank.coordinates, [&](auto psi_case, auto coordinates) {
       stream.launch(listed_gradient_kernel<psi_case.value, coordinates.value, T>,
                     divide_up(bank.filters * bank.slices, kThreads),
@@ -91,5 +94,4 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
   return out;
 }
 
-}  // namespace cuda
 }  // namespace ckrm

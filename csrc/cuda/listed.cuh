@@ -38,7 +38,7 @@ __device__ __forceinline__ T covariance_of(const Bank<T>& bank, int64_t i, int64
 // psi_of: (count,), NaN for pairs out of range.
 template <PsiCase kCase, int kCoordinates, class T>
 __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to make room for more blocks
-    listed_kernel(Bank<T> bank, PairList pairs, PsiParameters<T> psi, void* psi_of, bool is_float32) {
+    listed_kernel(Bank<T> bank, PairList pairs, PsiScalars<T> psi, void* psi_of, bool is_float32) {
   __shared__ T sums[kThreads];
   const int lane = threadIdx.x % kThreadsPerPair;
   const int64_t p = blockIdx.x * int64_t{kPairsPerBlock} + threadIdx.x / kThreadsPerPair;
@@ -83,7 +83,7 @@ struct Incidence {
 // coordinates.
 template <PsiCase kCase, int kCoordinates, class T>
 __global__ void __launch_bounds__(kThreads) listed_gradient_kernel(Bank<T> bank, PairList pairs, Incidence incidence,
-                                                                   PairGradient g, PsiParameters<T> psi, T* of_bank) {
+                                                                   PairGradient g, PsiScalars<T> psi, T* of_bank) {
   constexpr int kOwned = Gathered<kCoordinates, T>::kOwned;
   const int64_t at = blockIdx.x * int64_t{kThreads} + threadIdx.x, filter = at / bank.slices, slice = at % bank.slices;
   if (filter >= bank.filters) return;

@@ -1,4 +1,8 @@
-// From tensors to what the kernels take, and which kernel a call needs.
+// From tensors to what the kernels take, and which kernel a call needs. No operator waits for the device.
+//
+// float32 and half weights are computed in float32 from eps = 2^-64 up, else in float64. In float32 a filter with a
+// mean or a standard deviation above 2^39 sqrt(eps) (5e9 at the default eps) may have NaN for its Psi, as one that is
+// not finite has; psi_of_pairs gives NaN for a pair that is out of range.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -149,7 +153,7 @@ using CoordinatesConstant = std::integral_constant<int, kCoordinates>;
 // Calls launch(case) with the exponents' case as a constant; float64 has one case. On a GPU a power costs two
 // instructions whatever its exponent, so that kPower serves any alpha.
 template <class T, class Launch>
-void with_case(const PsiParameters<T>& psi, const Launch& launch) {
+void with_case(const PsiScalars<T>& psi, const Launch& launch) {
   if constexpr (sizeof(T) == sizeof(double)) {
     launch(CaseConstant<PsiCase::kGeneral>());
   } else {

@@ -4,6 +4,8 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "../index.h"
+#include "../lanes.h"
 #include "bank.h"
 
 namespace ckrm {
@@ -128,14 +130,14 @@ struct PositionWalk {
   }
 };
 
-// float32's shared reciprocal needs half_mu2, half_var <= 2^40 (psi_math.h).
+// float32's shared reciprocal needs half_mu2, half_var <= 2^40 (psi.h).
 template <class T>
 __device__ __forceinline__ bool is_in_range(T half_mu2, T half_var) {
   const T largest = sizeof(T) == sizeof(float) ? T(0x1p40) : T(1.7976931348623157e308);
   return half_mu2 <= largest && half_var <= largest;
 }
 
-// scale, eps: as PsiParameters', for scaled weights. bank.poison holds zeros.
+// scale, eps: as in PsiScalars, for scaled weights. bank.poison holds zeros.
 template <class T>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(WeightView w, Bank<T> bank, T scale, T eps) {
   __shared__ Exchange<T> shared;

@@ -1,6 +1,7 @@
 // Where the Psi of a tile's pairs go: partial sums, packed, a rectangle, or counts by interval.
 #pragma once
 
+#include "../index.h"
 #include "terms.cuh"
 
 namespace ckrm {

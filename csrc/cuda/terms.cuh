@@ -2,6 +2,7 @@
 // memory, from which the threads of a block read a tile of filters by filters.
 #pragma once
 
+#include "../psi.h"
 #include "bank.h"
 
 namespace ckrm {
@@ -11,7 +12,7 @@ constexpr int kAnyCoordinates = -1;  // else the number is known at compile time
 
 template <PsiCase kCase, int kCoordinates, class T>
 __device__ __forceinline__ T term_of(const Moments<T>& a, const Moments<T>& b, T cov_plus_eps,
-                                     const PsiParameters<T>& psi) {
+                                     const PsiScalars<T>& psi) {
   if constexpr (kCoordinates == 0) return power_of_luminance<kCase>(luminance_of_means(a, b, psi.eps), psi);
   const PsiParts<T> parts = psi_parts<kCase>(a, b, cov_plus_eps, psi);
   return power_of_luminance<kCase>(parts.luminance, psi) * parts.rest;
@@ -19,7 +20,7 @@ __device__ __forceinline__ T term_of(const Moments<T>& a, const Moments<T>& b, T
 
 template <PsiCase kCase, int kCoordinates, class T>
 __device__ __forceinline__ PsiGradient<T> gradient_of(T g, const Moments<T>& a, const Moments<T>& b, T cov_plus_eps,
-                                                      const PsiParameters<T>& psi) {
+                                                      const PsiScalars<T>& psi) {
   if constexpr (kCoordinates == 0) {
     const T luminance = luminance_of_means(a, b, psi.eps);
     return psi_gradient_of_means<kCase>(g, a, b, luminance, slope_of_luminance<kCase>(luminance, psi), psi);

@@ -103,7 +103,7 @@ struct Packed {
 };
 
 template <class T>
-PsiParameters<T> parameters(const Problem& p, double fitted) {
+PsiScalars<T> scalars(const Problem& p, double fitted) {
   return {static_cast<T>(p.alpha), static_cast<T>(p.beta), static_cast<T>(p.gamma), static_cast<T>(p.eps),
           fit_power(fitted)};
 }
@@ -123,7 +123,7 @@ template <class T>
 void check(const Kernels<T>& kernels, const Problem& p) {
   const Real tolerance = sizeof(T) == 4 ? 3e-6L : 1e-12L, slope_tolerance = sizeof(T) == 4 ? 2e-4L : 1e-6L;
   const int64_t lanes = kernels.lanes, n = p.filters;
-  const PsiParameters<T> psi_of = parameters<T>(p, p.alpha), gradient_of = parameters<T>(p, p.alpha - 1);
+  const PsiScalars<T> psi_of = scalars<T>(p, p.alpha), gradient_of = scalars<T>(p, p.alpha - 1);
 
   const Packed<T> packed(kernels, p, Layout::kFiltersInLanes);
   const int64_t columns = (n + lanes - 1) / lanes * lanes;

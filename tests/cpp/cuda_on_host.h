@@ -16,7 +16,7 @@
 #include <vector>
 
 #define CKRM_CUDA_ON_HOST
-#define CKRM_ON_GPU  // psi_math.h then takes the functions below
+#define CKRM_ON_GPU  // gpu.h leaves its place to the functions below
 #define CKRM_DISPATCH_KEY CPU
 #define __global__
 #define __device__

@@ -1,8 +1,10 @@
-// The scalar functions of csrc/psi_math.h as Python sees them, on arrays, for the property tests.
+// The scalar functions of csrc/lanes.h, power.h and index.h as Python sees them, on arrays, for the property tests.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include "psi_math.h"
+#include "index.h"
+#include "lanes.h"
+#include "power.h"
 
 namespace py = pybind11;
 

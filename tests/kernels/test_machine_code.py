@@ -49,7 +49,7 @@ def test_float64_kernels_hold_float64_instructions(counts):
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
-@pytest.mark.parametrize("name", ["pairs, K = 9", "pairs, K = 1"])
+@pytest.mark.parametrize("name", ["tile, K = 9", "tile, K = 1"])
 def test_a_term_costs_at_most_26_cycles(counts, name, architecture):
     """24 are its three special functions."""
     row = counts[name, architecture]
@@ -60,19 +60,19 @@ def test_a_term_costs_at_most_26_cycles(counts, name, architecture):
 @pytest.mark.parametrize("architecture", [90, 100])
 def test_forward_and_backward_cost_at_most_5_times_forward(counts, architecture):
     """The gradient visits every pair in both orders."""
-    forward, backward = (counts[f"{kernel}, K = 9", architecture]["cycles"] for kernel in ("pairs", "gradient"))
+    forward, backward = (counts[f"{kernel}, K = 9", architecture]["cycles"] for kernel in ("tile", "tile gradient"))
     assert forward + 2 * backward <= 5 * forward
 
 
 def test_the_covariance_is_on_tensor_cores(counts):
     for architecture in (80, 90, 100):
-        assert counts["pairs, K = 9", architecture]["per_term"].get("tensor", 0) > 0
+        assert counts["tile, K = 9", architecture]["per_term"].get("tensor", 0) > 0
 
 
 def test_kernels_fit_as_often_as_their_configuration_says(counts):
     from ckrm_kernels.kernels.configurations import TABLE
 
-    for name, row in (("pairs, K = 9", "tensor cores"), ("pairs, K = 1", "none")):
+    for name, row in (("tile, K = 9", "tensor cores"), ("tile, K = 1", "none")):
         config, count = TABLE[row], counts[name, 90]
         registers = -(-count["registers"] // 8) * 8 * 32 * config.warps
         assert 65536 // registers >= config.resident

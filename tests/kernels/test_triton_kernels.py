@@ -12,7 +12,19 @@ import re
 import numpy as np
 import pytest
 import torch
-from compare import all_pairs, check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
+from compare import (
+    DTYPES,
+    all_pairs,
+    check_all,
+    check_counts,
+    check_counts_of_banks,
+    check_cross,
+    check_pairs,
+    check_pairwise,
+    mixed_banks,
+    some_pairs,
+    weight,
+)
 from definition import Psi
 from exhaustive import also
 from hypothesis import given, settings
@@ -22,7 +34,8 @@ from ckrm_kernels import native, reference
 from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
-from ckrm_kernels.kernels import plan, term  # noqa: E402
+from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
+from ckrm_kernels.kernels.arithmetic import Arithmetic  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
 
 if not kernels.INTERPRETED:
@@ -141,8 +154,8 @@ def test_a_filter_that_is_not_finite_spoils_its_pairs_alone(shape, value, expone
     psi = ops.pairwise_psi(w, *Psi(*exponents))
     assert torch.equal(psi.isnan(), spoilt)
     assert torch.equal(psi[~spoilt], whole[~spoilt])
-    counts = ops.psi_counts(w, torch.tensor([0.5]), *Psi(*exponents))
-    assert counts[-1] == spoilt.sum()
+    counts = ops.psi_counts([w], torch.tensor([0.5]), *Psi(*exponents))
+    assert counts[0, -1] == spoilt.sum()
     pairs = torch.tensor([[0, 3], [0, 1]])
     assert ops.psi_of_pairs(w, pairs, *Psi(*exponents)).isnan().tolist() == [True, False]
 
@@ -191,7 +204,7 @@ def test_no_pairs():
     for filters in (0, 1):
         assert ops.pairwise_psi(w[:filters], *DEFAULT).shape == (0,)
         assert not ops.pairwise_psi_backward(torch.empty(0), w[:filters], *DEFAULT).any()
-        assert ops.psi_counts(w[:filters], torch.tensor([0.5]), *DEFAULT).tolist() == [0, 0, 0]
+        assert ops.psi_counts([w[:filters]], torch.tensor([0.5]), *DEFAULT).tolist() == [[0, 0, 0]]
     assert ops.cross_psi(w[:0], w, *DEFAULT).shape == (0, 4)
 
 
@@ -206,11 +219,16 @@ def test_the_same_bits_every_time():
 # ---- many banks in one launch ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_of_many_banks(dtype):
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+    check_counts_of_banks([bank for bank in mixed_banks(dtype) if len(bank) < 10], edges, DEFAULT, ops)
+    assert ops.psi_counts([], edges, *DEFAULT).shape == (0, 5)
+
+
 def test_many_banks_are_counted_as_each_alone():
-    shapes = [(7, 3, 7, 7), (66, 9, 3, 3), (1, 4, 3, 3), (5, 2, 1), (6, 70), (8, 40, 3, 3), (0, 2, 3)]
-    banks = [weight(shape, seed=index) for index, shape in enumerate(shapes)]
-    edges = torch.tensor([0.1, 0.3, 0.6])
-    counts = kernels.psi_counts_of_banks(banks, edges, *DEFAULT)
+    banks, edges = mixed_banks(torch.float32), torch.tensor([0.1, 0.3, 0.6])
+    counts = ops.psi_counts(banks, edges, *DEFAULT)
     assert counts.tolist() == [reference.psi_counts(bank.double(), edges, *DEFAULT).tolist() for bank in banks]
 
 
@@ -218,7 +236,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
     from ckrm_kernels.kernels import prepare, tiles
 
     launched = []
-    for module, name in ((prepare, "prepare_kernel"), (tiles, "pair_kernel"), (tiles, "reduce_kernel")):
+    for module, name in ((prepare, "prepare_kernel"), (tiles, "tile_kernel"), (tiles, "combine_kernel")):
         kernel = getattr(module, name)
 
         class Counted:
@@ -232,7 +250,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
         monkeypatch.setattr(module, name, Counted(kernel, name))
     stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
     report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
-    assert launched == ["prepare_kernel", "pair_kernel", "reduce_kernel"]
+    assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"]
     assert len(report.measured) == 5
 
 
@@ -254,26 +272,27 @@ def kernels_report(model):
     tile=st.sampled_from([config.tile for config in TABLE.values()]),
 )
 def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, tile):
-    places = plan.buffer_of(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
-    work_items = plan.pair_work(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
+    places = plan.plan_buffer(tuple(plan.Shape(*shape) for shape in shapes), tile, 16).places
+    assert all(1 not in place.in_buffer for place in places)  # Triton 3.4 takes no constant in a tuple
+    tile_plan = plan.plan_tiles(places, None, tuple(range(len(shapes))), tile, programs, torch.device("cpu"))
     tiles_of_bank = {}
-    for batch in work_items.batches:
-        slot = {int(item[plan.ITEM_FIELDS.index("slot")]): item.tolist() for item in batch.items}
-        assert len(slot) == len(batch.items) <= work_items.slots
-        for i, j, rows, columns, slices, bank, first, parts in batch.tiles.tolist():
-            place = places[bank]
-            assert (rows, columns, slices) == (place.shape.filters, place.shape.filters, place.shape.slices)
-            tiles_of_bank.setdefault(bank, set()).add((i, j))
+    for batch in tile_plan.batches:
+        items = [tables.ItemRow(*row) for row in batch.items.tolist()]
+        of_slot = {item.slot: item for item in items}
+        assert len(of_slot) == len(items) <= tile_plan.slots
+        for tile_row in (tables.TileRow(*row) for row in batch.tiles.tolist()):
+            place, i, j = places[tile_row.output], tile_row.first_row, tile_row.first_column
+            filters, slices, _ = place.shape
+            assert (tile_row.rows, tile_row.columns, tile_row.slices) == (filters, filters, slices)
+            tiles_of_bank.setdefault(tile_row.output, set()).add((i, j))
             start = 0
-            for part in range(first, first + parts):
-                item = dict(zip(plan.ITEM_FIELDS, slot[part], strict=True))
-                assert item["row_moments"] == place.moments + start * 4 * place.padded + i
-                assert item["column_moments"] == place.moments + start * 4 * place.padded + j
-                assert (
-                    item["row_coordinates"] == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
-                )
-                assert item["steps"] == place.shape.steps
-                start += item["slices"]
+            for slot in range(tile_row.slot, tile_row.slot + tile_row.parts):
+                item = of_slot[slot]
+                assert item.row_moments == place.moments + start * 4 * place.padded + i
+                assert item.column_moments == place.moments + start * 4 * place.padded + j
+                assert item.row_coordinates == place.coordinates + (start * place.padded + i) * place.shape.steps * 16
+                assert item.steps == place.shape.steps
+                start += item.slices
             assert start == slices
     for bank, (filters, _, _) in enumerate(shapes):
         needed = {
@@ -285,15 +304,30 @@ def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, ti
         assert tiles_of_bank.get(bank, set()) == needed
 
 
+@pytest.mark.parametrize(
+    ("row", "prefix"),
+    [
+        (tables.BankRow, "BANK"),
+        (tables.ProgramRow, "PROGRAM"),
+        (tables.ItemRow, "ITEM"),
+        (tables.TileRow, "TILE"),
+    ],
+)
+def test_kernels_read_every_field_of_a_table_where_it_stands(row, prefix):
+    assert getattr(tables, f"{prefix}_WIDTH").value == len(row._fields)
+    for index, field in enumerate(row._fields):
+        assert getattr(tables, f"{prefix}_{field.upper()}").value == index
+
+
 @pytest.mark.exhaustive
 def test_more_tiles_than_slots_take_several_launches(monkeypatch):
     monkeypatch.setattr(plan, "_MOST_SLOTS", 4)
-    plan.pair_work.cache_clear()
+    plan.plan_tiles.cache_clear()
     try:
         w = weight((200, 30, 3))
         check_counts(w, torch.tensor([0.3, 0.6]), DEFAULT, ops)
     finally:
-        plan.pair_work.cache_clear()
+        plan.plan_tiles.cache_clear()
 
 
 # ---- tensor cores ----------------------------------------------------------------------------------------------------
@@ -384,7 +418,7 @@ def test_opcheck(dtype):
         (ops.pairwise_psi, (w, *DEFAULT)),
         (ops.cross_psi, (w, w.detach()[:2].requires_grad_(), *DEFAULT)),
         (ops.psi_of_pairs, (w, pairs, *DEFAULT)),
-        (ops.psi_counts, (w.detach(), edges, *DEFAULT)),
+        (ops.psi_counts, ([w.detach(), w.detach()[:, :1], w.detach()[:1]], edges, *DEFAULT)),
     ):
         torch.library.opcheck(operator.default, arguments)
 
@@ -409,11 +443,19 @@ def test_compiled_whole():
     assert torch.equal(found, expected)
 
 
+def test_counts_of_many_banks_compile_as_one_graph():
+    torch._dynamo.reset()
+    banks, edges = mixed_banks(torch.float32)[2:6], torch.tensor([0.2, 0.6])
+    compiled = torch.compile(lambda *arguments: ops.psi_counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(banks, edges, *DEFAULT), ops.psi_counts(banks, edges, *DEFAULT) + 1)
+
+
 BAD_CALLS = {
     "mismatched slices": lambda w: ops.cross_psi(w, w[:, :2], *DEFAULT),
     "mismatched dtypes": lambda w: ops.cross_psi(w, w.double(), *DEFAULT),
     "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT),
-    "edges of another dtype": lambda w: ops.psi_counts(w, torch.rand(2).double(), *DEFAULT),
+    "banks of two dtypes": lambda w: ops.psi_counts([w, w.half()], torch.rand(2), *DEFAULT),
+    "edges of another dtype": lambda w: ops.psi_counts([w], torch.rand(2).double(), *DEFAULT),
     "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT),
     "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT),
 }
@@ -433,6 +475,18 @@ def test_why_the_kernels_can_not_run(monkeypatch):
     assert "TRITON_INTERPRET" in kernels.failure(torch.device("cuda", 0))
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert kernels.failure(torch.device("cpu")) == "it needs a tensor on a GPU"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scalars_are_floats_whatever_is_given(dtype):
+    """An integer that is 1 would be a constant, which Triton 3.4 can't take in a tuple."""
+    scalars = Arithmetic.of(dtype, 0, 1, 2, 1).of_psi(torch.device("cpu"))["scalars"]
+    if dtype == torch.float64:
+        assert scalars.dtype == torch.float64
+        assert scalars.tolist() == [1, 0, 1, 2, 1]
+    else:
+        assert [type(scalar) for scalar in scalars] == [float] * 5
+        assert scalars == (2.0**-38, 0, 1, 2, 2.0**-19)
 
 
 def test_pair_lists_of_any_layout():
@@ -463,7 +517,7 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
             lambda here: here.cross_psi(bad, bad, *Psi()),
             lambda here: here.psi_of_pairs(bad, pairs, *Psi()),
             lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi()),
-            lambda here: here.psi_counts(bad, edges, *Psi()),
+            lambda here: here.psi_counts([bad], edges, *Psi()),
         ):
             with pytest.raises(RuntimeError, match=re.escape(message)):
                 call(namespace)

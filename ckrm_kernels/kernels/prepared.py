@@ -1,0 +1,114 @@
+"""Filter banks as the kernels read them: coordinates and moments of several banks in one buffer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ckrm_kernels.kernels import plan, prepare, tables
+from ckrm_kernels.kernels.arithmetic import Arithmetic
+from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, slices_at_once
+
+_LARGEST_BUFFER = 2**28  # elements, for many banks in one launch
+
+
+class Prepared(NamedTuple):
+    """Several banks in one buffer, ready for the kernels that compute psi."""
+
+    data: Tensor
+    places: tuple[plan.Place, ...]
+    arithmetic: Arithmetic
+    configuration: Configuration
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.data.device
+
+    @property
+    def steps(self) -> int:
+        """Groups of 8 coordinates, the same in all banks; -1 where they differ or are several."""
+        found = {place.shape.steps for place in self.places}
+        return found.pop() if found in ({0}, {1}) else -1
+
+
+def prepare_banks(weights: Sequence[Tensor], arithmetic: Arithmetic, together: bool = False) -> Prepared:
+    """The weights of one dtype and device in one buffer.
+
+    together: by one launch, whose tables hold where the weights stand in memory; else by one each, whose tables are
+        known from the shapes, so that weights that are new at every call find them
+    """
+    weights = [weight if plan.kernel_dimensions(weight) else weight.contiguous() for weight in weights]
+    device = weights[0].device
+    shapes = tuple(shape_of(weight) for weight in weights)
+    config = configuration(max(shape.steps for shape in shapes), arithmetic.double, device)
+    buffer = plan.plan_buffer(shapes, config.tile, arithmetic.width)
+    data = _allocate(buffer.size, arithmetic.dtype, device)
+    placed = list(zip(weights, buffer.places, strict=True))
+    for launched in [placed] if together else [[bank] for bank in placed]:
+        _launch_prepare(launched, arithmetic, data)
+    return Prepared(data, buffer.places, arithmetic, config)
+
+
+def indices_by_buffer(indices: list[int], weights: Sequence[Tensor], arithmetic: Arithmetic) -> Iterator[list[int]]:
+    """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does."""
+    run: list[int] = []
+    size = 0
+    for index in indices:
+        shape = shape_of(weights[index])
+        tile = configuration(shape.steps, arithmetic.double, weights[index].device).tile
+        added = plan.plan_buffer((shape,), tile, arithmetic.width).size
+        if run and size + added > _LARGEST_BUFFER:
+            yield run
+            run, size = [], 0
+        run.append(index)
+        size += added
+    if run:
+        yield run
+
+
+def shape_of(weight: Tensor) -> plan.Shape:
+    """The shape of a weight (F2, F1, *K)."""
+    return plan.Shape(weight.shape[0], weight.shape[1], math.prod(weight.shape[2:]))
+
+
+def positions_block(steps: int) -> int:
+    """A power of two that holds K positions and the places of all coordinates, those that only pad too."""
+    return int(triton.next_power_of_2(plan.COORDINATES_PER_STEP * steps + 1))
+
+
+def _allocate(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.empty(size, dtype=dtype, device=device)
+    except torch.OutOfMemoryError as error:
+        needed = size * dtype.itemsize / 2**30
+        raise torch.OutOfMemoryError(
+            f"the weight's slices take {needed:.1f} GiB of memory on {device}, more than is free"
+        ) from error
+
+
+def _launch_prepare(placed: list[tuple[Tensor, plan.Place]], arithmetic: Arithmetic, data: Tensor) -> None:
+    first, steps = placed[0][0], [place.shape.steps for _, place in placed]
+    most, fewest = positions_block(max(steps)), positions_block(min(steps))
+    small = fewest if most <= fewest * slices_at_once(fewest, arithmetic.double) else most
+    block = slices_at_once(small, arithmetic.double)
+    banks, programs = plan.prepare_tables(
+        tuple(plan.bank_row(weight, first, place) for weight, place in placed), block, first.device
+    )
+    tables.keep_if_captured(banks, programs)
+    prepare.prepare_kernel[(programs.shape[0],)](
+        first,
+        banks,
+        programs,
+        data,
+        **arithmetic.of_weight(first.device),
+        SMALL=small,
+        POSITIONS=most,
+        BLOCK=block,
+        **LAUNCH,
+    )

@@ -1,0 +1,87 @@
+// How many pairs of each bank have their Psi in each interval, without storing Omega.
+#include <torch/csrc/stable/ops.h>
+
+#include <mutex>
+
+#include "../operators.h"
+#include "tiles.h"
+
+namespace ckrm {
+namespace {
+
+// Slices after which a tile asks whether more can change its counts.
+constexpr int64_t kCountStep = 32;
+
+// Whether the slices after the first `done` can't move any Psi of the tile across an edge: psi lies in [0, 1].
+template <class T>
+bool is_decided(Tiles<T>& tiles, int64_t done, int64_t slices, T lowest, T highest) {
+  const T rounding = T(1e-5) * static_cast<T>(slices);
+  const T below = lowest * static_cast<T>(slices) - static_cast<T>(slices - done) - rounding;
+  const T above = highest * static_cast<T>(slices) + rounding;
+  for (int64_t i = tiles.row_begin(); i < tiles.row_end(); ++i)
+    for (int64_t j = tiles.column_begin(i); j < tiles.column_end(); ++j) {
+      const T sum = tiles.sums(i)[j];
+      if (!(sum < below || sum > above)) return false;
+    }
+  return true;
+}
+
+// Adds the numbers of all pairs of a bank to counts[edges + 2]. Out: the type that Psi is returned in, to which it is
+// rounded first, so that counts agree with what pairwise_psi returns.
+template <class Out, class T>
+void count_pairs(const Bank<T>& bank, const PsiScalars<T>& psi, const std::vector<T>& edges, int64_t* counts) {
+  std::mutex alone;
+  parallel_tiles(bank, bank, true, [&](Tiles<T>& tiles) {
+    std::vector<int64_t> counted(edges.size() + 2);
+    while (tiles.take()) {
+      for (int64_t k = 0; k < bank.slices; k += kCountStep) {
+        if (k > 0 && !edges.empty() && is_decided(tiles, k, bank.slices, edges.front(), edges.back())) break;
+        tiles.add(k, std::min(k + kCountStep, bank.slices), psi);
+      }
+      for (int64_t i = tiles.row_begin(); i < tiles.row_end(); ++i)
+        for (int64_t j = tiles.column_begin(i); j < tiles.column_end(); ++j) {
+          const T value = static_cast<T>(static_cast<Out>(mean_of(tiles.sums(i)[j], bank.slices)));
+          const bool is_nan = value != value;
+          const auto below = std::lower_bound(edges.begin(), edges.end(), value) - edges.begin();
+          ++counted[is_nan ? edges.size() + 1 : static_cast<size_t>(below)];
+        }
+    }
+    const std::lock_guard<std::mutex> lock(alone);
+    for (size_t at = 0; at < counted.size(); ++at) counts[at] += counted[at];
+  });
+}
+
+// edges: contiguous, of type Out
+template <class Out>
+void count_bank(const Tensor& bank, const Tensor& edges, const Scalars& scalars, int64_t* counts) {
+  const Weight w(bank);
+  if (w.view().filters < 2) return;
+  const Out* first = edges.const_data_ptr<Out>();
+  with_packed(w, Layout::kFiltersInLanes, scalars.eps, [&](const auto& packed, const auto&) {
+    using T = std::remove_reference_t<decltype(*packed.bank().data)>;
+    const std::vector<T> limits(first, first + edges.numel());
+    count_pairs<Out>(packed.bank(), scalars.scaled<T>(packed.scale(), scalars.alpha), limits, counts);
+  });
+}
+
+}  // namespace
+
+Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double alpha, double beta, double gamma,
+                  double eps) {
+  check_edges(edges, banks);
+  const Scalars scalars{alpha, beta, gamma, eps};
+  const Tensor sorted = torch::stable::contiguous(edges);
+  const int64_t intervals = edges.numel() + 2;
+  const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
+  int64_t* counts = out.mutable_data_ptr<int64_t>();
+  for (const Tensor& bank : banks) {
+    if (result_type(bank) == ScalarType::Double)
+      count_bank<double>(bank, sorted, scalars, counts);
+    else
+      count_bank<float>(bank, sorted, scalars, counts);
+    counts += intervals;
+  }
+  return out;
+}
+
+}  // namespace ckrm
