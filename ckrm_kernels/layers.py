@@ -31,7 +31,8 @@ _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 class Layer:
     """A module with a weight.
 
-    banks: its filter banks (filters, F1, *K), each compared within itself; none where it can't be measured
+    banks: its filter banks (filters, F1, *K), each compared within itself, differentiable in the parameters that the
+        weight is made of; none where it can't be measured
     note: why it can't, or what is to be known of how it is compared
     """
 
@@ -51,14 +52,15 @@ def model_layers(model: nn.Module) -> list[Layer]:
 
     Names are without the prefixes of torch.compile, (Distributed)DataParallel, FSDP and checkpoint wrappers.
     Reads only: the model, its buffers, mode and gradients and the random number generators stay as they are.
+    The banks keep the graph of the weight, through weight_norm, pruning masks and parametrisations too, unless called
+    under `torch.no_grad`.
     """
     layers: dict[nn.Module, Layer] = {}  # a computed weight is computed once, and so found to be shared
-    with torch.no_grad():
-        named = [(name, module) for name, module in _named(model) if _has_weight(module)]
-        for name, module in named:
-            if module not in layers:
-                layers[module] = _layer(name, module)
-        return share_marked([replace(layers[module], name=name) for name, module in named])
+    named = [(name, module) for name, module in _named(model) if _has_weight(module)]
+    for name, module in named:
+        if module not in layers:
+            layers[module] = _layer(name, module)
+    return share_marked([replace(layers[module], name=name) for name, module in named])
 
 
 def share_marked(layers: list[Layer]) -> list[Layer]:
@@ -118,7 +120,7 @@ def _layer(name: str, module: nn.Module) -> Layer:
     except (TypeError, ValueError) as error:
         return Layer(name, kind, (), str(error))
     groups = getattr(module, "groups", 1)
-    banks = tuple(module_banks(module, weight.detach()))
+    banks = tuple(module_banks(module, weight))
     note = f"{groups} groups, compared within each" if groups > 1 else ""
     return Layer(name, kind, banks, "depthwise, all filters compared" if len(banks) < groups else note)
 
@@ -127,7 +129,11 @@ def _read_weight(module: nn.Module) -> Tensor:
     """The weight, without what computing it may change: a parametrisation's buffers and random numbers."""
     if not parametrize.is_parametrized(module, "weight"):
         return current_weight(module)
-    parametrization = copy.deepcopy(module.get_submodule("parametrizations.weight")).eval()
+    original = module.get_submodule("parametrizations.weight")
+    shared = [*original.parameters(), *(buffer for buffer in original.buffers() if buffer.requires_grad)]
+    parametrization = copy.deepcopy(
+        original, {id(tensor): tensor for tensor in shared}
+    ).eval()  # gradients flow to them
     gpus = {tensor.get_device() for tensor in parametrization.parameters() if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(gpus)):
         weight: Tensor = parametrization()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ckrm_kernels.backends import Backend
 from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import ALPHA, BETA, EPS, GAMMA, PsiOptions, checked_psi, counts_of_banks, unit_scale
+from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.sampling import chance_of_banks
 
@@ -37,8 +39,9 @@ def measure(
 ) -> RedundancyReport:
     """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
 
-    model_or_models: a model, or several of one structure, trained independently; then the report has their mean and
-        deviation. Wrapped ones (torch.compile, DataParallel, DistributedDataParallel) are named as without the wrapper.
+    model_or_models: a model, or several of one structure, trained independently; then the report has their means, the
+        deviation of lambda^t and the values of each. Wrapped ones (torch.compile, DataParallel,
+        DistributedDataParallel) are named as without the wrapper.
     threshold: a number in [0, 1]
     pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
         since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
@@ -60,7 +63,8 @@ def measure(
     for model in models:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
-    return measure_layers([model_layers(model) for model in models], threshold, pointwise, options, details)
+    with torch.no_grad():
+        return measure_layers([model_layers(model) for model in models], threshold, pointwise, options, details)
 
 
 @torch.no_grad()
@@ -73,7 +77,7 @@ def measure_layers(
     track: Track = iter,
 ) -> RedundancyReport:
     """`measure` on the layers of each model; `track` wraps the iteration over them, to show progress."""
-    limit, psi = checked_threshold(threshold), _resolved(options)
+    limit, psi, backend = checked_threshold(threshold), *_resolved(options)
     if pointwise not in ("skip", "slices", "vector"):
         raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
     if not models:
@@ -81,20 +85,17 @@ def measure_layers(
     _check_alike(models)
     for index, layers in enumerate(models):
         _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
-    plans = [_planned(same, pointwise, psi["scale_free"]) for same in zip(*models, strict=True)]
+    plans = [_planned(same, pointwise, psi.scale_free) for same in zip(*models, strict=True)]
     edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
-    _, unscaled = split_scale(psi)
-    measured = [banks for plan in plans for banks in plan.banks]
-    all_banks = [bank for banks in measured for bank in banks]
-    counts = counts_of_banks(all_banks, edges, **unscaled).cpu()
-    of_layer = iter([part.sum(0) for part in counts.split([len(banks) for banks in measured])])
+    _, unscaled = split_scale({**psi.options(), "backend": backend})
+    counted = list(zip(plans, _counts_of(plans, edges, unscaled), strict=True))
     rows = []
-    for plan in track(plans):
-        results = [_measured(banks, next(of_layer), at, limit, details, unscaled) for banks in plan.banks]
+    for plan, counts in track(counted):
+        measured = zip(plan.banks, counts, strict=True)
+        results = [_measured(banks, each, at, limit, details, unscaled) for banks, each in measured]
         rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
-    del psi["backend"]
-    return RedundancyReport(tuple(rows), limit, len(models), psi)
+    return RedundancyReport(tuple(rows), limit, len(models), psi.options())
 
 
 class _Plan(NamedTuple):
@@ -123,12 +124,20 @@ def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) 
     if single_numbers and pointwise == "skip":
         return _Plan(layer, [], "pointwise, a slice of one number has no structure", False)
     as_one_slice = single_numbers and pointwise == "vector"
-    banks = [[as_vectors(bank) for bank in each.banks] if as_one_slice else list(each.banks) for each in layers]
+    banks = [[bank.detach() for bank in each.banks] for each in layers]
     if as_one_slice:
+        banks = [[as_vectors(bank) for bank in same] for same in banks]
         note = f"{note}, each filter as one slice".lstrip(", ")
     if scale_free:
         banks = [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks]
     return _Plan(layer, banks, note, not single_numbers or as_one_slice)
+
+
+def _counts_of(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
+    """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,); all in one call."""
+    banks = [bank for plan in plans for same in plan.banks for bank in same]
+    of_banks = iter(counts_of_banks(banks, edges, **psi).cpu())
+    return [[torch.stack(list(islice(of_banks, len(same)))).sum(0) for same in plan.banks] for plan in plans]
 
 
 def _measured(
@@ -153,9 +162,11 @@ def _measured(
 def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
     layer, shape = plan.layer, plan.layer.shape
     assert shape is not None
-    redundancies, chances, distincts, histograms = zip(*results, strict=True)
+    redundancies = tuple(each.redundancy for each in results)
     if not all(map(math.isfinite, redundancies)):
         raise ValueError(f"layer {layer.name!r} overflows its precision; scale_free=True takes its scale out")
+    chances = tuple(each.chance for each in results if each.chance is not None and plan.has_chance)
+    distincts = tuple(each.distinct for each in results if each.distinct is not None)
     return LayerRedundancy(
         name=layer.name,
         kind=layer.kind,
@@ -166,9 +177,12 @@ def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
         redundancy=statistics.fmean(redundancies),
         deviation=statistics.stdev(redundancies) if len(redundancies) > 1 else None,
         per_model=redundancies,
-        chance=None if None in chances or not plan.has_chance else statistics.fmean(chances),
-        distinct=None if None in distincts else statistics.fmean(distincts),
-        histogram=tuple(torch.stack(histograms).sum(0).tolist()),
+        chance=statistics.fmean(chances) if chances else None,
+        chance_per_model=chances,
+        distinct=statistics.fmean(distincts) if distincts else None,
+        distinct_per_model=distincts,
+        histogram=tuple(torch.stack([each.histogram for each in results]).sum(0).tolist()),
+        histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in results),
         status="measured",
         reason=plan.note,
     )
@@ -187,23 +201,23 @@ def _skipped(layer: Layer, reason: str) -> LayerRedundancy:
         deviation=None,
         per_model=(),
         chance=None,
+        chance_per_model=(),
         distinct=None,
+        distinct_per_model=(),
         histogram=None,
+        histogram_per_model=(),
         status="skipped",
         reason=reason,
     )
 
 
-def _resolved(options: PsiOptions) -> PsiOptions:
-    """The options with their defaults, checked."""
+def _resolved(options: PsiOptions) -> tuple[PsiConfig, Backend | None]:
+    """The options with their defaults, checked, and the backend."""
     unknown = set(options) - set(PsiOptions.__annotations__)
     if unknown:
         accepted = sorted({"threshold", "pointwise", "details", *PsiOptions.__annotations__})
         raise TypeError(f"measure got unknown options {sorted(unknown)}; accepted are {accepted}")
-    values = (options.get("alpha", ALPHA), options.get("beta", BETA), options.get("gamma", GAMMA))
-    alpha, beta, gamma, eps = checked_psi(*values, options.get("eps", EPS))
-    scale_free, backend = bool(options.get("scale_free", False)), options.get("backend")
-    return {"alpha": alpha, "beta": beta, "gamma": gamma, "eps": eps, "scale_free": scale_free, "backend": backend}
+    return PsiConfig.of(options), options.get("backend")
 
 
 def _check_alike(models: Sequence[Sequence[Layer]]) -> None:

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
@@ -20,6 +21,7 @@ from ckrm_kernels import (
     redundancy,
     redundant_groups,
 )
+from ckrm_kernels.layers import model_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 
 
@@ -367,6 +369,18 @@ def test_measuring_inside_training_and_inference():
     assert measure(frozen).layers[0].status == "measured"
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_measuring_records_nothing_for_autograd():
+    model = Block()
+    model.normed, model.hook = parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), weight_norm(nn.Conv2d(3, 4, 3))
+    model.pruned = pruned(nn.Conv2d(3, 4, 3))
+    layers = model_layers(model)
+    assert all(bank.requires_grad for layer in layers for bank in layer.banks)
+    with torch.autograd.graph.saved_tensors_hooks(lambda _: pytest.fail("recorded"), lambda saved: saved):
+        measure(model, pointwise="vector", scale_free=True)
+        measurement.measure_layers([layers], 0.6, "vector", {"scale_free": True})
+
+
 def test_a_default_device_without_values_changes_nothing():
     model, weight = nn.Sequential(nn.Conv2d(3, 20, 3), nn.Linear(4, 8)), torch.randn(20, 2, 3)
 
@@ -394,7 +408,7 @@ def test_a_report_does_not_depend_on_what_was_measured_before():
 # ---- several models --------------------------------------------------------------------------------------------------
 
 
-def test_several_models_give_mean_and_spread():
+def test_several_models_give_means_a_deviation_and_the_values_of_each():
     models = [small().double() for _ in range(3)]
     with torch.no_grad():
         models[1][0].weight[4] = models[1][0].weight[1]
@@ -409,8 +423,22 @@ def test_several_models_give_mean_and_spread():
         assert row.chance == pytest.approx(sum(r.chance for r in rows) / 3)
         assert row.distinct == pytest.approx(sum(r.distinct for r in rows) / 3)
         assert row.histogram == tuple(map(sum, zip(*(r.histogram for r in rows), strict=True)))
+        assert row.chance_per_model == tuple(r.chance for r in rows)
+        assert row.distinct_per_model == tuple(r.distinct for r in rows)
+        assert row.histogram_per_model == tuple(r.histogram for r in rows)
         assert row.pairs == rows[0].pairs
     assert report.layers[1].status == "skipped"
+    assert report.layers[1].per_model == report.layers[1].histogram_per_model == ()
+
+
+def test_what_is_not_measured_has_no_values_per_model():
+    models = [nn.Sequential(nn.Conv2d(3, 6, 3), nn.Linear(6, 4)) for _ in range(2)]
+    conv, linear = measure(models, pointwise="slices").layers
+    assert len(conv.chance_per_model) == len(linear.distinct_per_model) == 2
+    assert (linear.chance, linear.chance_per_model) == (None, ())
+    conv, _ = measure(models, details=False).layers
+    assert (conv.chance, conv.chance_per_model, conv.distinct, conv.distinct_per_model) == (None, (), None, ())
+    assert len(conv.histogram_per_model) == len(conv.per_model) == 2
 
 
 def test_a_list_of_one_model_is_a_single_model():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckrm_kernels.commands.shared import interruptible
+from ckrm_kernels.commands import shared
 
 
 def compare(
@@ -15,10 +15,15 @@ def compare(
         list[Path], typer.Argument(metavar="RUNS", help="Folders of `ckrm train`, the first the standard.")
     ],
     margin: Annotated[float, typer.Option(help="The largest difference that counts as none.")] = 0.01,
+    threshold: shared.Threshold = 0.6,
+    eps: shared.Eps = 1e-4,
+    scale_free: shared.ScaleFree = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the comparison as JSON.")] = None,
 ) -> None:
-    """Compare networks trained on the same data: quality with tests, parameters, multiply-adds, size and time."""
+    """Compare networks trained on the same data: quality with tests, cost, time, and redundancy by layer."""
     from ckrm_kernels.comparison.trained_runs import compare_runs
+    from ckrm_kernels.psi_config import PsiConfig
 
-    with interruptible("nothing was written; run the same command again"):
-        compare_runs(runs, margin, json)
+    psi = PsiConfig(eps=eps, scale_free=scale_free)
+    with shared.interruptible("nothing was written; run the same command again"):
+        compare_runs(runs, margin, json, threshold=threshold, psi=psi)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ckrm_kernels.commands.shared import interruptible
+from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible
 from ckrm_kernels.extras import require
 from ckrm_kernels.measurement import Pointwise
 
@@ -24,9 +24,9 @@ def measure(
     checkpoints: Annotated[
         list[Path], typer.Argument(metavar="CHECKPOINT", help="safetensors or torch.save state dict")
     ],
-    threshold: Annotated[float, typer.Option(help="t of lambda^t, in [0, 1].")] = 0.6,
-    eps: Annotated[float, typer.Option(help="The constant of Psi; absolute, unless --scale-free.")] = 1e-4,
-    scale_free: Annotated[bool, typer.Option("--scale-free", help="Divide each weight by its RMS first.")] = False,
+    threshold: Threshold = 0.6,
+    eps: Eps = 1e-4,
+    scale_free: ScaleFree = False,
     pointwise: Annotated[
         Pointwise, typer.Option(help="1x1 and linear layers: skip, slice by slice, or a filter as one slice.")
     ] = "skip",

@@ -20,6 +20,10 @@ def search(
     epochs: shared.Epochs = None,
     seeds: Annotated[int | None, typer.Option(help="Networks of each round; by default 3.")] = None,
     final_seeds: Annotated[int | None, typer.Option(help="Networks of each kind compared; by default 10.")] = None,
+    eps: Annotated[
+        float | None, typer.Option(help="The constant of Psi, by default 1e-4; absolute, unless --scale-free.")
+    ] = None,
+    scale_free: shared.ScaleFree = False,
     tied: Annotated[
         Literal["layer", "stage"] | None, typer.Option(help="layer: each has its own width; stage: one to each.")
     ] = None,
@@ -50,12 +54,19 @@ def search(
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.width_search.config import WidthSearchConfig
-    from ckrm_kernels.width_search.experiment import config_of
     from ckrm_kernels.width_search.pipeline import search_widths
+    from ckrm_kernels.width_search.state import config_of
 
     options = {
         **shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs),
-        **shared.given({"seeds": seeds, "final_seeds": final_seeds, "rule": {"tied": tied, "multiple": multiple}}),
+        **shared.given(
+            {
+                "seeds": seeds,
+                "final_seeds": final_seeds,
+                "psi": {"eps": eps, "scale_free": scale_free or None},
+                "rule": {"tied": tied, "multiple": multiple},
+            }
+        ),
     }
     if resume and (options or settings or config):
         raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")

@@ -1,32 +1,26 @@
-"""The redundancy of a network's layers over its seeds, at several eps: what the width rules and the report go by."""
+"""The redundancy of a network's layers over its seeds, at one psi and its neighbours: what rules and reports go by."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from torch import nn
 
-from ckrm_kernels.distribution import psi_histogram
-from ckrm_kernels.functional import PsiOptions
-from ckrm_kernels.groups import redundant_groups
 from ckrm_kernels.measurement import measure
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy
 
 BINS = 50
-ABSOLUTE, TINY, SCALE_FREE = "eps 1e-4", "eps 1e-6", "scale-free"
-PSI_SETTINGS: dict[str, PsiOptions] = {
-    TINY: {"eps": 1e-6},
-    ABSOLUTE: {"eps": 1e-4},
-    SCALE_FREE: {"eps": 1e-4, "scale_free": True},
-}
+CONFIGURED, SMALLER_EPS, SCALE_FREE = "configured", "smaller_eps", "scale_free"
 
 
 @dataclass(frozen=True)
 class Level:
-    """lambda of one layer at one eps: in each of the networks, and the mean chance level."""
+    """lambda of one layer at one psi: in each of the networks, and the mean chance level."""
 
     per_model: tuple[float, ...]
     chance: float
@@ -42,9 +36,9 @@ class MeasuredLayer:
     """One layer of several networks of one structure, trained from different seeds.
 
     name, filters, slices, kernel_size: of the layer; pairs: of its filters
-    distinct: for each network the number of filters left when repeats are merged, at eps 1e-4
-    levels: lambda by the names of `PSI_SETTINGS`
-    histograms: for each network the number of pairs by Psi, in `BINS` equal bins over [0, 1], at eps 1e-4
+    distinct: for each network the number of filters left when repeats are merged, at the configured psi
+    levels: lambda by the names of `psi_settings`
+    histograms: for each network the number of pairs by Psi, in `BINS` equal bins over [0, 1], at the configured psi
     """
 
     name: str
@@ -62,26 +56,48 @@ class MeasuredLayer:
         return (self.filters, self.slices, *self.kernel_size)
 
     @property
+    def configured(self) -> Level:
+        """lambda at the configured psi."""
+        return self.levels[CONFIGURED]
+
+    @property
+    def scale_free(self) -> Level:
+        """lambda at the configured psi made scale-free; that at the configured one where both are the same."""
+        return self.levels.get(SCALE_FREE, self.configured)
+
+    @property
     def allowed(self) -> float:
         """The scale-free chance level, and three standard errors that a share of so few pairs has."""
-        chance = self.levels[SCALE_FREE].chance
+        chance = self.scale_free.chance
         pairs = max(self.pairs * len(self.histograms), 1)
         return chance + 3 * math.sqrt(chance * (1 - chance) / pairs)
 
     def is_within(self, target: float) -> bool:
-        """Whether lambda at eps 1e-4 is at most the target, or at most what is allowed."""
-        return self.levels[ABSOLUTE].mean <= max(target, self.allowed)
+        """Whether lambda at the configured psi is at most the target, or at most what is allowed."""
+        return self.configured.mean <= max(target, self.allowed)
 
 
-def measure_networks(models: Sequence[nn.Module], threshold: float) -> tuple[MeasuredLayer, ...]:
+def psi_settings(psi: PsiConfig) -> dict[str, PsiConfig]:
+    """The configured psi between its neighbours: at a hundredth of its eps, and scale-free; none that is the same."""
+    settings = {CONFIGURED: psi}
+    if psi.eps > 0:
+        settings = {SMALLER_EPS: replace(psi, eps=float(Decimal(repr(psi.eps)) / 100)), **settings}
+    if psi.depends_on_scale:
+        settings[SCALE_FREE] = replace(psi, scale_free=True)
+    return settings
+
+
+def names_of_settings(psi: PsiConfig) -> dict[str, str]:
+    """What tables call the settings of `psi_settings`."""
+    words = {name: each.in_words() for name, each in psi_settings(psi).items()}
+    return {name: "scale-free" if name == SCALE_FREE else each for name, each in words.items()}
+
+
+def measure_networks(models: Sequence[nn.Module], threshold: float, psi: PsiConfig) -> tuple[MeasuredLayer, ...]:
     """The layers of the networks that have slices of more than one number, in order."""
-    reports = {name: measure(list(models), threshold, **options) for name, options in PSI_SETTINGS.items()}
-    rows = zip(*(report.layers for report in reports.values()), strict=True)
-    return tuple(
-        _measured(dict(zip(reports, row, strict=True)), models, threshold)
-        for row in rows
-        if row[0].status == "measured"
-    )
+    reports = {name: measure(list(models), threshold, **each.options()) for name, each in psi_settings(psi).items()}
+    rows = zip(*(report.measured for report in reports.values()), strict=True)
+    return tuple(_measured(dict(zip(reports, row, strict=True))) for row in rows)
 
 
 def majority(distinct: Sequence[int]) -> int:
@@ -89,9 +105,8 @@ def majority(distinct: Sequence[int]) -> int:
     return sorted(distinct)[len(distinct) // 2]
 
 
-def _measured(rows: dict[str, LayerRedundancy], models: Sequence[nn.Module], threshold: float) -> MeasuredLayer:
-    row = rows[ABSOLUTE]
-    weights = [model.get_submodule(row.name) for model in models]
+def _measured(rows: dict[str, LayerRedundancy]) -> MeasuredLayer:
+    row = rows[CONFIGURED]
     assert row.filters is not None
     assert row.slices is not None
     assert row.kernel_size is not None
@@ -101,7 +116,13 @@ def _measured(rows: dict[str, LayerRedundancy], models: Sequence[nn.Module], thr
         row.slices,
         row.kernel_size,
         row.pairs,
-        tuple(redundant_groups(weight, threshold, **PSI_SETTINGS[ABSOLUTE]).kept.numel() for weight in weights),
+        row.distinct_per_model,
         {name: Level(each.per_model, each.chance or 0.0) for name, each in rows.items()},
-        tuple(tuple(psi_histogram(weight, BINS, **PSI_SETTINGS[ABSOLUTE]).tolist()) for weight in weights),
+        tuple(_in_bins(histogram) for histogram in row.histogram_per_model),
     )
+
+
+def _in_bins(histogram: Sequence[int]) -> tuple[int, ...]:
+    """The histogram of a report in `BINS` bins, each a whole number of its own."""
+    together = len(histogram) // BINS
+    return tuple(sum(histogram[start : start + together]) for start in range(0, len(histogram), together))

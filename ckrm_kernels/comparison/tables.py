@@ -9,7 +9,8 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
 from ckrm_kernels.comparison.latency import Latency
-from ckrm_kernels.comparison.measured_layers import ABSOLUTE, SCALE_FREE
+from ckrm_kernels.comparison.measured_layers import Level
+from ckrm_kernels.psi_config import PsiConfig
 
 _FILE_WIDTH = 80
 
@@ -27,8 +28,8 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     table.add_row("parameters", *(_with_share(each.parameters, first.parameters) for each in candidates))
     table.add_row("multiply-adds", *(_with_share(each.multiply_adds, first.multiply_adds) for each in candidates))
     table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
-    table.add_row("accuracy", *(mean_and_spread(each.accuracies) for each in candidates))
-    table.add_row("macro AUC", *(mean_and_spread(each.aucs) for each in candidates))
+    table.add_row("accuracy", *(mean_and_deviation(each.accuracies) for each in candidates))
+    table.add_row("macro AUC", *(mean_and_deviation(each.aucs) for each in candidates))
     for latency in latencies:
         images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
         times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)
@@ -36,21 +37,22 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     return table
 
 
-def layers_of(candidate: Candidate, threshold: float) -> Any:
-    """lambda of each layer, absolute and scale-free, each beside its chance level."""
-    table = new_table(f"lambda^{threshold:g} of the {candidate.name} network, mean ± deviation over the seeds")
+def layers_of(candidate: Candidate, threshold: float, psi: PsiConfig) -> Any:
+    """lambda of each layer at the psi, and scale-free where that differs, each beside its chance level."""
+    table = new_table(
+        f"lambda^{threshold:g} of the {candidate.name} network at {psi.in_words()}, mean ± deviation over the seeds"
+    )
     table.add_column("layer", overflow="fold")
-    for heading in ("filters", ABSOLUTE, "chance", SCALE_FREE, "chance", "distinct"):
+    beside = ("scale-free", "chance") if psi.depends_on_scale else ()
+    for heading in ("filters", "lambda", "chance", *beside, "distinct"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer in candidate.layers:
-        levels = [
-            text
-            for level in (layer.levels[ABSOLUTE], layer.levels[SCALE_FREE])
-            for text in (f"{_short(level.mean)}±{_short(deviation(level.per_model))}", f"{level.chance:.3f}")
-        ]
-        table.add_row(layer.name, str(layer.filters), *levels, f"{statistics.fmean(layer.distinct):.1f}")
+        levels = [layer.configured, *((layer.scale_free,) if psi.depends_on_scale else ())]
+        shown = [text for level in levels for text in _level(level)]
+        table.add_row(layer.name, str(layer.filters), *shown, f"{statistics.fmean(layer.distinct):.1f}")
     table.caption = (
-        "chance: the same, positions in every slice permuted. distinct: filters left when repeats at eps 1e-4 merge"
+        "chance: the same, positions in every slice permuted. "
+        f"distinct: filters left when repeats at {psi.in_words()} merge"
     )
     return table
 
@@ -67,7 +69,7 @@ def as_text(renderables: Sequence[Any]) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
     """Of the seeds, in four decimals."""
     return f"{statistics.fmean(values):.4f} ± {deviation(values):.4f}"
 
@@ -75,6 +77,10 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def listed(widths: dict[str, int]) -> str:
     """The widths alone, in order."""
     return "/".join(map(str, widths.values()))
+
+
+def _level(level: Level) -> tuple[str, str]:
+    return f"{_short(level.mean)}±{_short(deviation(level.per_model))}", f"{level.chance:.3f}"
 
 
 def _short(share: float) -> str:

@@ -14,15 +14,21 @@ from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.measured_layers import measure_networks
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.distribution import checked_threshold
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import TrainedRuns
 
-THRESHOLD = 0.6
-
 
 def compare_runs(
-    folders: Sequence[Path], margin: float, json: Path | None = None, console: Any = None
+    folders: Sequence[Path],
+    margin: float,
+    json: Path | None = None,
+    console: Any = None,
+    *,
+    threshold: float = 0.6,
+    psi: PsiConfig = PsiConfig(),  # noqa: B008
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
     """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
 
@@ -30,7 +36,9 @@ def compare_runs(
     margin: the largest difference that counts as none, > 0
     json: where the result is written, too
     console: a rich console, by default one on standard output
+    threshold, psi: t of lambda^t, in [0, 1], and the psi that the layers are measured with
     """
+    threshold = checked_threshold(threshold)
     display = Display(console)
     groups = _groups(folders, margin, display)
     data = groups[0].data
@@ -39,18 +47,22 @@ def compare_runs(
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
         models = [job.trained() for job in group.jobs()]
-        layers = measure_networks(models, THRESHOLD)
+        layers = measure_networks(models, threshold, psi)
         candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
         of_name[name] = models[0]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
+    for each in candidates:
+        display.show(tables.layers_of(each, threshold, psi))
     for comparison in comparisons:
         display.say(f"{comparison.metric}: {in_words(comparison)}")
     if json:
         write_json(
             json,
             {
+                "threshold": threshold,
+                "psi": asdict(psi),
                 "networks": [asdict(each) for each in candidates],
                 "comparisons": [asdict(each) for each in comparisons],
                 "latencies": [asdict(each) for each in latencies],

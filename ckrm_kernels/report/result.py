@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerRedundancy:
-    """One layer with a weight, measured or skipped. Of several models, means over the models.
+    """One layer with a weight, measured or skipped.
+
+    The fields per model hold a value for each model, in order, and none where the value for all is None.
 
     name, kind: the module's path and class
     filters, slices, kernel_size: F2, F1 and the kernel's shape; None where the weight is not a convolution's
     pairs: of filters that were compared, in one model
-    redundancy: lambda^t; None where skipped
+    redundancy, per_model: lambda^t, its mean and of each model; None where skipped
     deviation: standard deviation (n - 1) of lambda^t over the models; None for a single one
-    per_model: lambda^t of each model
-    chance: lambda^t of the same slices with permuted positions; None where skipped, K = 1 or without details
-    distinct: filters left when repeats are merged (`redundant_groups`); None where skipped or without details
-    histogram: Omega of all models, in equal bins over [0, 1] with the edges of `psi_histogram`
+    chance, chance_per_model: lambda^t of the same slices with permuted positions, its mean and of each model; None
+        where skipped, K = 1 or without details
+    distinct, distinct_per_model: filters left when repeats are merged (`redundant_groups`), their mean and of each
+        model; None where skipped or without details
+    histogram, histogram_per_model: number of pairs in equal bins over [0, 1] with the edges of `psi_histogram`, of all
+        models together and of each; None where skipped
     status, reason: "measured" or "skipped", and why skipped or how compared
     """
 
@@ -39,8 +43,11 @@ class LayerRedundancy:
     deviation: float | None
     per_model: tuple[float, ...]
     chance: float | None
+    chance_per_model: tuple[float, ...]
     distinct: float | None
+    distinct_per_model: tuple[int, ...]
     histogram: tuple[int, ...] | None
+    histogram_per_model: tuple[tuple[int, ...], ...]
     status: Literal["measured", "skipped"]
     reason: str
 
@@ -93,7 +100,10 @@ class RedundancyReport:
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
     def to_csv(self) -> str:
-        """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histogram, and median_psi."""
+        """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histograms, and median_psi.
+
+        The values of the models are in one field, divided by blanks.
+        """
         from ckrm_kernels.report.table import as_csv
 
         names = [field.name for field in fields(LayerRedundancy)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.tables import aligned, csv_text, together
+from ckrm_kernels.psi_config import PsiConfig
 
 if TYPE_CHECKING:
     import pandas
@@ -27,13 +28,10 @@ def table(report: RedundancyReport) -> str:
 
 def heading(report: RedundancyReport) -> str:
     """What was measured and with which options, in one line."""
-    psi = report.psi
-    exponents = ", ".join(f"{name} {psi[name]:g}" for name in ("alpha", "beta", "gamma"))
-    eps = f"eps {psi['eps']:g} " + ("relative to each layer's scale" if psi["scale_free"] else "absolute")
     models = f" Mean of {report.models} models." if report.models > 1 else ""
     counted = f"{len(report.measured)} of {len(report.layers)} layers measured"
     share = f"share of pairs of filters with Psi above {report.threshold:g}"
-    return f"Redundancy: {share}; {exponents}, {eps}.{models} {counted}."
+    return f"Redundancy: {share}; {PsiConfig.of(report.psi).in_words()}.{models} {counted}."
 
 
 def columns(report: RedundancyReport) -> tuple[str, ...]:

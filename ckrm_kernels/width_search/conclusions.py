@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.comparison.measured_layers import SCALE_FREE, MeasuredLayer
+from ckrm_kernels.comparison.measured_layers import MeasuredLayer
 from ckrm_kernels.comparison.statistics import Comparison, mean_interval
-from ckrm_kernels.comparison.tables import mean_and_spread
+from ckrm_kernels.comparison.tables import mean_and_deviation
 from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.search import Outcome, Round
 
 
@@ -18,21 +19,22 @@ def conclusions(
     candidates: Sequence[Candidate],
     comparisons: Sequence[Comparison],
     target: float,
+    psi: PsiConfig,
     most_frequent: float,
 ) -> list[str]:
     """The sentences of a finished experiment.
 
     candidates: standard, and, where the search changed anything, searched and uniform
-    comparisons: as `compare_candidates` gives them; target: of the search
+    comparisons: as `compare_candidates` gives them; target, psi: of the search
     most_frequent: share of the held-out images that are of the most frequent class
     """
     return [
-        *_warn_of_chance_level(candidates[0], most_frequent),
-        *_search_sentences(rounds, outcome, candidates, comparisons, target),
+        *_warning_of_no_learning(candidates[0], most_frequent),
+        *_results(rounds, outcome, candidates, comparisons, target, psi),
     ]
 
 
-def _warn_of_chance_level(standard: Candidate, most_frequent: float) -> list[str]:
+def _warning_of_no_learning(standard: Candidate, most_frequent: float) -> list[str]:
     """A warning where the standard network is not shown to be better than naming the most frequent class."""
     interval = mean_interval(standard.accuracies)
     if (interval.mean if interval.low is None else interval.low) > most_frequent:
@@ -44,21 +46,23 @@ def _warn_of_chance_level(standard: Candidate, most_frequent: float) -> list[str
     ]
 
 
-def _search_sentences(
+def _results(
     rounds: Sequence[Round],
     outcome: Outcome,
     candidates: Sequence[Candidate],
     comparisons: Sequence[Comparison],
     target: float,
+    psi: PsiConfig,
 ) -> list[str]:
+    """How the search ended, what the networks compared cost and how well they do, and what scale has to do with it."""
     standard = candidates[0]
     if rounds[0].within_target:
         return [
-            f"Every layer of the standard network is within target at eps 1e-4 (lambda at most {target:g}, or "
+            f"Every layer of the standard network is within target at {psi.in_words()} (lambda at most {target:g}, or "
             "within three standard errors of its scale-free chance level): there is nothing to narrow.",
-            f"Its held-out accuracy is {mean_and_spread(standard.accuracies)}.",
+            f"Its held-out accuracy is {mean_and_deviation(standard.accuracies)}.",
         ]
-    sentences = [_search(rounds, outcome), *_scale(standard.layers, target)]
+    sentences = [_ending(rounds, outcome, psi), *_redundant_by_scale(standard.layers, target, psi)]
     if len(candidates) == 1:
         return sentences
     searched, uniform = candidates[1:]
@@ -67,36 +71,38 @@ def _search_sentences(
         sentences[0],
         f"The searched network keeps {searched.parameters / standard.parameters:.1%} of the parameters and "
         f"{searched.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
-        f"Held-out accuracy of {len(standard.scores)} networks each: standard {mean_and_spread(standard.accuracies)}, "
-        f"searched {mean_and_spread(searched.accuracies)}; {in_words(by_accuracy['standard'])}.",
-        f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_spread(uniform.accuracies)}, with "
+        f"Held-out accuracy of {len(standard.scores)} networks each: "
+        f"standard {mean_and_deviation(standard.accuracies)}, searched {mean_and_deviation(searched.accuracies)}; "
+        f"{in_words(by_accuracy['standard'])}.",
+        f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_deviation(uniform.accuracies)}, with "
         f"{uniform.multiply_adds / searched.multiply_adds:.2f} times the searched network's multiply-adds; "
         f"{in_words(by_accuracy['uniform'])}.",
         *sentences[1:],
     ]
 
 
-def _search(rounds: Sequence[Round], outcome: Outcome) -> str:
+def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
+    """How the search ended, and which round was chosen."""
     chosen = rounds[outcome.chosen]
     if rounds[-1].within_target:
-        return f"After {len(rounds)} rounds of training every layer is within target at eps 1e-4."
+        return f"After {len(rounds)} rounds of training every layer is within target at {psi.in_words()}."
     ended = f"The search ended after {len(rounds)} rounds of training: {outcome.reason}"
     if chosen.within_target:
-        return f"{ended}. Every layer of round {outcome.chosen} is within target at eps 1e-4."
+        return f"{ended}. Every layer of round {outcome.chosen} is within target at {psi.in_words()}."
     return (
         f"{ended}. Of the rounds whose validation accuracy is near the best, round {outcome.chosen} is the smallest of "
         f"those with the fewest redundant widths: {', '.join(chosen.redundant)}."
     )
 
 
-def _scale(layers: Sequence[MeasuredLayer], target: float) -> list[str]:
-    """How many of the redundant layers are so only by their scale."""
+def _redundant_by_scale(layers: Sequence[MeasuredLayer], target: float, psi: PsiConfig) -> list[str]:
+    """How many of the redundant layers are so only by their scale; nothing where psi is scale-free."""
     redundant = [layer for layer in layers if not layer.is_within(target)]
-    by_scale = [layer for layer in redundant if layer.levels[SCALE_FREE].mean <= max(target, layer.allowed)]
+    by_scale = [layer for layer in redundant if layer.scale_free.mean <= max(target, layer.allowed)]
     if not by_scale:
         return []
     return [
         f"Of the {len(redundant)} redundant layers of the standard network, {len(by_scale)} are within target when "
-        "measured scale-free: at eps 1e-4 their lambda speaks of small weights, not of filters that repeat each "
-        "other's shape."
+        f"measured scale-free: at {psi.in_words()} their lambda speaks of small weights, not of filters that repeat "
+        "each other's shape."
     ]

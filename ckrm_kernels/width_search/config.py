@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import network_settings
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.settings import Tables
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
@@ -59,6 +60,7 @@ class WidthSearchConfig:
     seeds: each round trains its widths from the seeds 0, 1, ... of this number
     final_seeds: the networks compared are trained from so many, >= seeds
     threshold: t of lambda^t, in [0, 1]
+    psi: what lambda is measured with; its eps decides what counts as redundant
     target: a layer is within target when its lambda is at most this or what `MeasuredLayer` allows
     most_rounds: see `Search`
     margin: the largest difference in accuracy and in AUC that counts as none, > 0; see `Search` too
@@ -71,6 +73,7 @@ class WidthSearchConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
+    psi: PsiConfig = field(default_factory=PsiConfig)
     seeds: int = 3
     final_seeds: int = 10
     threshold: float = 0.6

@@ -10,6 +10,7 @@ from torch import Tensor
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.statistics import Comparison
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.search import Outcome, Round
 
 
@@ -18,7 +19,8 @@ class Findings:
     """A finished experiment.
 
     data: the data set's name; images: of its held-out part
-    threshold: t of lambda^t; target: a layer is within target when lambda is at most this, or no more than chance
+    threshold, psi: t of lambda^t, and the psi that the search goes by
+    target: a layer is within target when lambda is at most this, or no more than chance
     rounds, outcome: of the search
     candidates: the standard network first, then, where the search changed anything, the searched one and the uniformly
         narrowed one
@@ -31,6 +33,7 @@ class Findings:
     data: str
     images: int
     threshold: float
+    psi: PsiConfig
     target: float
     rounds: tuple[Round, ...]
     outcome: Outcome

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ckrm_kernels.comparison.tables import listed, mean_and_spread, new_table
+from ckrm_kernels.comparison.tables import listed, mean_and_deviation, new_table
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.search import Round
 
 
-def rounds_table(rounds: Sequence[Round]) -> Any:
-    """The widths of each round of the search."""
-    table = new_table("Rounds of the search")
+def rounds_table(rounds: Sequence[Round], psi: PsiConfig) -> Any:
+    """The widths of each round of the search, and how many are redundant at the psi."""
+    table = new_table(f"Rounds of the search, redundant at {psi.in_words()}")
     for heading in ("round", "widths", "redundant", "validation accuracy"):
         table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
     for place, each in enumerate(rounds):
-        accuracy = mean_and_spread(each.trained.validation_accuracy)
+        accuracy = mean_and_deviation(each.trained.validation_accuracy)
         table.add_row(str(place), listed(each.widths), f"{len(each.redundant)} of {len(each.widths)}", accuracy)
     return table
 

@@ -12,7 +12,7 @@ from ckrm_kernels.models import network_shape
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig
-from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 
 FUNCTIONS = {
@@ -79,10 +79,12 @@ def test_shrink_with_options(asked, tmp_path):
     (_, config), _ = asked(
         *("search", "--data", "digits", "--network", "resnet-digits", "--config", tmp_path / "a.toml"),
         *("--seeds", "4", "--final-seeds", "6", "--tied", "stage", "--multiple", "8", "--set", "margin=0.02"),
+        *("--eps", "1e-3", "--scale-free", "--set", "psi.alpha=1"),
     )
     assert config == WidthSearchConfig(
         network=network_shape("resnet-digits"),
         rule=RuleConfig(tied="stage", multiple=8),
+        psi=PsiConfig(alpha=1.0, eps=1e-3, scale_free=True),
         seeds=4,
         final_seeds=6,
         most_rounds=2,
@@ -168,7 +170,7 @@ def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
 
     config = replace(WidthSearchConfig(), seeds=2, training=TrainingConfig(epochs=1))
     experiment = Experiment(tmp_path, config, Runtime(), Display(Console(quiet=True)))
-    experiment._save_state()
+    experiment.state_file.save(experiment.state)
     (folder, asked_for), _ = asked("search", "--resume", tmp_path)
     assert (folder, asked_for) == (tmp_path, experiment.config)
     code, _, err = ckrm("search", "--resume", tmp_path, "--epochs", "3")
@@ -183,8 +185,10 @@ def test_report_and_compare(asked):
     assert asked("report", "runs/a") == ((Path("runs/a"),), {})
     assert asked("compare", "a", "b", "--margin", "0.02", "--json", "c.json") == (
         ([Path("a"), Path("b")], 0.02, Path("c.json")),
-        {},
+        {"threshold": 0.6, "psi": PsiConfig()},
     )
+    _, options = asked("compare", "a", "b", "--threshold", "0.5", "--eps", "1e-3", "--scale-free")
+    assert options == {"threshold": 0.5, "psi": PsiConfig(eps=1e-3, scale_free=True)}
 
 
 def test_the_demo_is_a_small_search(asked):
@@ -224,6 +228,9 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
         (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
         (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
         (("train", "--data", "folder", "--data-folder", "x"), "image_size must be two whole numbers >= 1"),
+        (("search", "--eps=-1"), "the configuration: psi: eps must be a finite number >= 0, got -1"),
+        (("compare", "a", "b", "--eps=-1"), "eps must be a finite number >= 0, got -1.0"),
+        (("compare", "a", "b", "--threshold", "2"), "threshold must lie in [0, 1], got 2.0"),
         (("search", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),
         (("search", "--resume", "nowhere"), "nowhere holds no experiment of `ckrm search`"),
         (("report", "nowhere"), "nowhere holds no experiment of `ckrm search`"),

@@ -54,8 +54,7 @@ def empty() -> RedundancyReport:
 
 def test_the_table_has_an_aligned_line_a_layer(report):
     lines = str(report).splitlines()
-    assert lines[0].startswith("Redundancy: share of pairs of filters with Psi above 0.6; alpha 0.1, beta 1, gamma 1")
-    assert "eps 0.0001 absolute" in lines[0]
+    assert lines[0].startswith("Redundancy: share of pairs of filters with Psi above 0.6; eps 1e-4 absolute. ")
     assert ("Mean of 3 models" in lines[0]) == (report.models == 3)
     assert "3 of 5 layers measured" in lines[0]
     header, rule, *rows = lines[2:]
@@ -72,9 +71,9 @@ def test_the_table_has_an_aligned_line_a_layer(report):
 
 
 def test_the_table_names_a_single_layer_and_relative_eps():
-    text = str(measure(nn.Conv2d(1, 3, 3), scale_free=True, eps=1e-3))
+    text = str(measure(nn.Conv2d(1, 3, 3), scale_free=True, eps=1e-3, alpha=0.5))
     assert "(whole)" in text
-    assert "eps 0.001 relative to each layer's scale" in text
+    assert "alpha 0.5, eps 1e-3 relative to each layer's scale" in text
 
 
 # ---- JSON, CSV, pandas -----------------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def test_json_has_every_field_and_is_finite(report):
     assert value["psi"] == {"alpha": 0.1, "beta": 1.0, "gamma": 1.0, "eps": 1e-4, "scale_free": False}
     for row, layer in zip(value["layers"], report.layers, strict=True):
         fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
-        assert row == {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+        assert row == json.loads(json.dumps(fields))
 
 
 def test_csv_has_a_row_a_layer(report):
@@ -101,8 +100,10 @@ def test_csv_has_a_row_a_layer(report):
         assert row["status"] == layer.status
         assert row["reason"] == layer.reason
         assert row["redundancy"] == ("" if layer.redundancy is None else repr(layer.redundancy))
-        assert row["per_model"].split() == [repr(value) for value in layer.per_model]
-        assert "histogram" not in row
+        for name in ("per_model", "chance_per_model", "distinct_per_model"):
+            assert row[name].split() == [repr(value) for value in getattr(layer, name)]
+            assert len(row[name].split()) == (report.models if layer.status == "measured" else 0)
+        assert not any("histogram" in name for name in row)
     assert rows[0]["kernel_size"] == "5x5"
     assert rows[2]["kernel_size"] == ""
     assert float(rows[0]["median_psi"]) == report.layers[0].quantile(0.5)

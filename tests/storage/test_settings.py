@@ -11,7 +11,7 @@ from ckrm_kernels.models import network_shape
 from ckrm_kernels.storage.settings import as_json, read_config, typed
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.training.runs import RunsConfig
-from ckrm_kernels.width_search import WidthSearchConfig
+from ckrm_kernels.width_search import PsiConfig, WidthSearchConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,35 @@ def test_a_configuration_survives_its_file(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps(as_json(config)))
     assert read_config(WidthSearchConfig(), file, []) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "psi"),
+    [
+        (["psi.eps=1e-3"], PsiConfig(eps=1e-3)),
+        (["psi.eps=0"], PsiConfig(eps=0.0)),
+        (["psi.scale_free=true", "psi.alpha=1"], PsiConfig(alpha=1.0, scale_free=True)),
+    ],
+)
+def test_psi_is_set_and_survives_its_file(tmp_path, settings, psi):
+    config = read_config(WidthSearchConfig(), None, settings)
+    assert config == WidthSearchConfig(psi=psi)
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
+    assert read_config(WidthSearchConfig(), tmp_path / "config.json", []) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("psi.eps=-1", "the configuration: psi: eps must be a finite number >= 0, got -1"),
+        ("psi.eps=small", "the configuration: psi.eps: .* got 'small'"),
+        ("psi.scale_free=1", "the configuration: psi.scale_free: .* got 1"),
+        ("psi.epsilon=1", r"the configuration has no setting psi.epsilon"),
+    ],
+)
+def test_psi_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(WidthSearchConfig(), None, [setting])
 
 
 def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
@@ -157,6 +186,7 @@ def test_the_documented_file_holds_every_setting_with_its_default():
     file = Path(__file__).parents[2] / "docs" / "search.toml"
     assert read_config(WidthSearchConfig(), file, []) == WidthSearchConfig()
     text = file.read_text()
-    for part in (WidthSearchConfig(), WidthSearchConfig().data, WidthSearchConfig().training, WidthSearchConfig().rule):
+    whole = WidthSearchConfig()
+    for part in (whole, whole.psi, whole.data, whole.training, whole.rule):
         for each in fields(part):
             assert f"\n{each.name} = " in text or f"\n# {each.name} = " in text or f"\n[{each.name}]" in text

@@ -1,7 +1,7 @@
 """`ckrm train` and `ckrm compare`, on the embedded digits."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 
 import pytest
@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import Part
 from ckrm_kernels.models import ResNetShape, count_parameters
+from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.reference import pairwise_psi
 from ckrm_kernels.storage.settings import as_json
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -132,6 +134,29 @@ def test_groups_compared(folders, tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert [each["name"] for each in written["networks"]] == [wide.name, narrow.name]
     assert f"{narrow.parameters:,}" in file.getvalue()
+    assert (written["threshold"], written["psi"]) == (0.6, asdict(PsiConfig()))
+    shown = " ".join(file.getvalue().split())
+    for each in candidates:
+        assert f"lambda^0.6 of the {each.name} network at eps 1e-4 absolute" in shown
+
+
+def test_groups_compared_at_another_psi(folders, tmp_path):
+    file, psi = StringIO(), PsiConfig(eps=1e-3, scale_free=True)
+    both = [folders / "wide", folders / "narrow"]
+    console = Console(file=file, width=200)
+    candidates, _, _ = compare_runs(both, 0.02, tmp_path / "out.json", console, threshold=0.3, psi=psi)
+    for folder, candidate in zip(both, candidates, strict=True):
+        models = [job.trained() for job in TrainedRuns.of(folder, Display(QUIET)).jobs()]
+        for layer in candidate.layers:
+            weights = [model.get_submodule(layer.name).weight.detach().double() for model in models]
+            units = [weight / weight.square().mean().sqrt() for weight in weights]
+            shares = [(pairwise_psi(unit, 0.1, 1.0, 1.0, 1e-3) > 0.3).double().mean().item() for unit in units]
+            assert layer.configured.per_model == pytest.approx(shares)
+        words = "at eps 1e-3 relative to each layer's scale"
+        assert f"lambda^0.3 of the {candidate.name} network {words}" in " ".join(file.getvalue().split())
+    assert "1e-4" not in file.getvalue()
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert (written["threshold"], written["psi"]) == (0.3, asdict(psi))
 
 
 def test_groups_refused(folders, tmp_path):

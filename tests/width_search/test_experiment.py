@@ -1,23 +1,26 @@
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from html import unescape
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+import torch
 from exhaustive import also
 from rich.console import Console
 
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
-from ckrm_kernels.width_search.experiment import Experiment
+from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
 
 # so much weight decay that a few steps make a layer redundant
@@ -72,6 +75,85 @@ def test_the_report(finished):
     for sentence in report["conclusions"]:
         assert sentence in printed
         assert "".join(sentence.split()) in "".join(table.split())  # lines break at no-break spaces, too
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """Everything that a report says, by file: its words, with single blanks between, and what stands for pictures."""
+    files = [folder / "report.html", folder / "report.txt", *folder.glob("figures/*.svg"), *folder.glob("tables/*.csv")]
+    said = {}
+    for file in files:
+        text = re.sub(r"<style>.*?</style>", "", file.read_text(), flags=re.DOTALL)
+        labels = re.findall(r' (?:alt|aria-label)="([^"]*)"', text)
+        words = text if file.suffix in (".txt", ".csv") else re.sub(r"<[^>]*>", " ", text)
+        said[str(file.relative_to(folder))] = " ".join(unescape(" ".join([words, *labels])).split())
+    return said
+
+
+@pytest.mark.parametrize(
+    ("psi", "words", "neighbour"),
+    [
+        (PsiConfig(eps=1e-3), "eps 1e-3 absolute", "eps 1e-5 absolute"),
+        (
+            PsiConfig(eps=0.02, scale_free=True),
+            "eps 0.02 relative to each layer's scale",
+            "eps 2e-4 relative to each layer's scale",
+        ),
+        (
+            PsiConfig(scale_free=True),
+            "eps 1e-4 relative to each layer's scale",
+            "eps 1e-6 relative to each layer's scale",
+        ),
+    ],
+    ids=["another eps", "another eps, scale-free", "scale-free"],
+)
+def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, neighbour):
+    from safetensors.torch import load_file
+
+    config = replace(SMALL, psi=psi, final_seeds=2)
+    printed = " ".join(small(tmp_path, config).split())
+    found, _, _ = results(tmp_path)
+    # the verdicts, by the definition
+    network = replace(SMALL.network, classes=10)
+    width_of_layer = network.width_of_layer()
+    for place, done in enumerate(found["search"]["rounds"]):
+        runs = [tmp_path / "networks" / f"round-{place}" / f"seed-{seed}" for seed in range(SMALL.seeds)]
+        weights = [load_file(run / "weights.safetensors") for run in runs]
+        within = dict.fromkeys(done["widths"], True)
+        for layer in done["trained"]["layers"]:
+            name = f"{layer['name']}.weight"
+            shares, chances = zip(*(shares_above(each[name], psi) for each in weights), strict=True)
+            assert layer["levels"]["configured"]["per_model"] == pytest.approx(shares)
+            chance = sum(chances) / len(chances)
+            allowed = chance + 3 * math.sqrt(chance * (1 - chance) / (layer["pairs"] * len(chances)))
+            if sum(shares) / len(shares) > max(SMALL.target, allowed):
+                within[width_of_layer[layer["name"]]] = False
+        assert {name: each["within_target"] for name, each in done["observations"].items()} == within
+    # the words
+    assert found["config"]["psi"] == asdict(psi)
+    said = {**texts(tmp_path), "printed": printed}
+    for name, text in said.items():
+        if not re.search("quality|comparisons|structure|accuracy|auc|widths.svg", name):
+            assert words in text, name
+        # eps is named as it is here or in a neighbour's column; no other eps is
+        named = set(re.findall(r"eps \d[\de.-]* (?:absolute|relative to each)", text))
+        assert named <= {words.removesuffix(" layer's scale"), neighbour.removesuffix(" layer's scale")}
+        assert not re.search("10⁻|ε = ", text)
+        assert psi.eps == 1e-4 or "1e-4" not in text
+    assert ("scale-free mean" in said["tables/layers.csv"]) != psi.scale_free
+
+
+def shares_above(weight: torch.Tensor, psi: PsiConfig) -> tuple[float, float]:
+    """lambda of a weight, by the definition, and its scale-free chance level."""
+    from ckrm_kernels import chance_redundancy
+    from ckrm_kernels.reference import pairwise_psi
+
+    exact = weight.double()
+    unit = exact / exact.square().mean().sqrt()
+    omega = pairwise_psi(unit if psi.scale_free else exact, 0.1, 1.0, 1.0, psi.eps)
+    rounds = min(max(-(-4096 // len(omega)), 1), 16)
+    generator = torch.Generator().manual_seed(0)
+    chance = chance_redundancy(weight, 0.6, rounds=rounds, generator=generator, eps=psi.eps, scale_free=True)
+    return (omega > 0.6).double().mean().item(), chance.item()
 
 
 def test_the_scores_are_those_of_the_saved_weights(finished):
@@ -167,13 +249,13 @@ def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypat
     assert results(tmp_path) == results(finished[0])
 
 
-@pytest.mark.parametrize("step", ["_compare", *also("_time")])
+@pytest.mark.parametrize("step", ["train_and_evaluate", *also("time_networks")])
 def test_interrupted_between_phases_it_ends_the_same(finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
-        patched.setattr(Experiment, step, lambda self, *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(experiment, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             small(tmp_path)
-    if step == "_compare":
+    if step == "train_and_evaluate":
         for weights in (tmp_path / "networks" / "round-0").rglob("weights.safetensors"):
             weights.unlink()  # trained again where they are needed again
     small(tmp_path)
@@ -189,7 +271,8 @@ def test_no_report_of_a_folder_that_another_process_works_in(finished, in_use):
 def test_a_search_that_is_not_finished_has_no_report(tmp_path):
     with pytest.raises(ValueError, match=r"holds no experiment of `ckrm search`: state\.json is missing"):
         report(tmp_path)
-    Experiment(tmp_path, SMALL, ON_CPU, Display(Console(quiet=True)))._save_state()
+    started = experiment.Experiment(tmp_path, SMALL, ON_CPU, Display(Console(quiet=True)))
+    started.state_file.save(started.state)
     with pytest.raises(ValueError, match=rf"is not finished; `ckrm search --resume {tmp_path}` goes on with it"):
         report(tmp_path)
 

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,20 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ckrm_kernels import pairwise_psi
-from ckrm_kernels.comparison import tables
+from ckrm_kernels import measure, pairwise_psi, psi_histogram, redundant_groups, reference
+from ckrm_kernels.comparison import measured_layers, tables
 from ckrm_kernels.comparison.candidates import Candidate, compare_candidates, evaluate_candidate
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.measured_layers import (
-    ABSOLUTE,
-    PSI_SETTINGS,
+    CONFIGURED,
     SCALE_FREE,
+    SMALLER_EPS,
     Level,
     MeasuredLayer,
     measure_networks,
+    names_of_settings,
+    psi_settings,
 )
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
 from ckrm_kernels.presentation.drawing import png_file
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.conclusions import conclusions
@@ -31,12 +34,14 @@ from ckrm_kernels.width_search.rules import BracketRule, Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Search, Trained, observe_widths
 from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
 
+PSI = PsiConfig()
+
 
 def layer(name="conv1", filters=16, redundancy=0.0, *, chance=0.0, scale_free=0.0, distinct=None, seeds=3):
     """A measured layer with the same lambda in every network."""
     pairs = filters * (filters - 1) // 2
-    levels = {measure: Level((0.0,) * seeds, 0.0) for measure in PSI_SETTINGS}
-    levels[ABSOLUTE] = Level((redundancy,) * seeds, 0.0)
+    levels = {name: Level((0.0,) * seeds, 0.0) for name in psi_settings(PSI)}
+    levels[CONFIGURED] = Level((redundancy,) * seeds, 0.0)
     levels[SCALE_FREE] = Level((scale_free,) * seeds, chance)
     histogram = (pairs - round(redundancy * pairs),) + (0,) * 40 + (round(redundancy * pairs),) + (0,) * 8
     distinct = filters if distinct is None else distinct
@@ -63,7 +68,7 @@ class TestVerdict:
 
     def test_the_chance_level_at_the_absolute_eps_excuses_nothing(self):
         wide = layer(redundancy=0.9)
-        levels = {**wide.levels, ABSOLUTE: Level((0.9, 0.9, 0.9), 0.95)}
+        levels = {**wide.levels, CONFIGURED: Level((0.9, 0.9, 0.9), 0.95)}
         assert not MeasuredLayer(**{**vars(wide), "levels": levels}).is_within(0.01)
 
     def test_tied_layers_speak_with_one_voice(self):
@@ -194,8 +199,21 @@ class TestMeasuring:
     def models(self):
         return [ResNetShape(stem=6, inner=((5,),), out=(4,)).build() for _ in range(2)]
 
-    def test_lambda_by_its_definition(self, models):
-        layers = measure_networks(models, 0.4)
+    @pytest.mark.parametrize(
+        ("psi", "names"),
+        [
+            (PSI, ("eps 1e-6 absolute", "eps 1e-4 absolute", "scale-free")),
+            (PsiConfig(eps=1e-3, alpha=1), ("alpha 1, eps 1e-5 absolute", "alpha 1, eps 1e-3 absolute", "scale-free")),
+            (
+                PsiConfig(eps=0.02, scale_free=True),
+                ("eps 2e-4 relative to each layer's scale", "eps 0.02 relative to each layer's scale"),
+            ),
+            (PsiConfig(eps=0.0), ("eps 0",)),
+        ],
+        ids=["default", "another eps", "scale-free", "no eps"],
+    )
+    def test_lambda_by_its_definition_at_the_psi_and_its_neighbours(self, models, psi, names):
+        layers = measure_networks(models, 0.4, psi)
         assert [each.name for each in layers] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
         assert [(each.filters, each.slices, each.kernel_size) for each in layers] == [
             (6, 1, (3, 3)),
@@ -203,13 +221,47 @@ class TestMeasuring:
             (4, 5, (3, 3)),
         ]
         for each in layers:
-            for name, options in PSI_SETTINGS.items():
-                omegas = [pairwise_psi(model.get_submodule(each.name), **options) for model in models]
-                expected = [(omega > 0.4).double().mean().item() for omega in omegas]
-                assert each.levels[name].per_model == pytest.approx(expected)
+            weights = [model.get_submodule(each.name).weight.detach().double() for model in models]
+            by_name = {
+                SMALLER_EPS: (psi.eps / 100, psi.scale_free),
+                CONFIGURED: (psi.eps, psi.scale_free),
+                SCALE_FREE: (psi.eps, True),
+            }
+            assert set(each.levels) == set(psi_settings(psi))
+            assert tuple(names_of_settings(psi).values()) == names
+            for name, level in each.levels.items():
+                eps, scale_free = by_name[name]
+                units = [weight / weight.square().mean().sqrt() if scale_free else weight for weight in weights]
+                omegas = [reference.pairwise_psi(unit, psi.alpha, 1.0, 1.0, eps) for unit in units]
+                assert level.per_model == pytest.approx([(omega > 0.4).double().mean().item() for omega in omegas])
+            assert each.configured == each.levels[CONFIGURED]
+            assert each.scale_free == each.levels.get(SCALE_FREE, each.configured)
+
+    @pytest.mark.parametrize("psi", [PsiConfig(eps=1e-3), PsiConfig(eps=0.02, scale_free=True)])
+    def test_what_is_kept_of_each_network_is_at_the_configured_psi(self, models, psi):
+        with torch.no_grad():
+            models[1].conv1.weight[3:] = models[1].conv1.weight[:3] + 0.02 * torch.randn(3, 1, 3, 3)
+        for each in measure_networks(models, 0.6, psi):
+            for model, distinct, histogram in zip(models, each.distinct, each.histograms, strict=True):
+                module = model.get_submodule(each.name)
+                assert distinct == redundant_groups(module, 0.6, **psi.options()).kept.numel()
+                assert histogram == tuple(psi_histogram(module, 50, **psi.options()).tolist())
+            # by hand: at most the target of 0.01, or three standard errors above the chance level
+            chance = measure(models, 0.6, **replace(psi, scale_free=True).options())
+            (level,) = (row.chance for row in chance.layers if row.name == each.name)
+            error = math.sqrt(level * (1 - level) / (2 * each.pairs))
+            assert each.is_within(0.01) == (each.configured.mean <= max(0.01, level + 3 * error))
+
+    def test_every_psi_is_measured_once(self, models, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            measured_layers, "measure", lambda *given, **options: calls.append(options) or measure(*given, **options)
+        )
+        measure_networks(models, 0.6, PSI)
+        assert calls == [each.options() for each in psi_settings(PSI).values()]
 
     def test_histograms_are_those_of_each_network(self, models):
-        for each in measure_networks(models, 0.6):
+        for each in measure_networks(models, 0.6, PSI):
             for model, histogram in zip(models, each.histograms, strict=True):
                 omega = pairwise_psi(model.get_submodule(each.name))
                 assert histogram == tuple(torch.histc(omega, 50, 0, 1).long().tolist())
@@ -219,12 +271,12 @@ class TestMeasuring:
         with torch.no_grad():
             for model in models:
                 model.conv1.weight[3:] = model.conv1.weight[:3]
-        stem = measure_networks(models, 0.6)[0]
+        stem = measure_networks(models, 0.6, PSI)[0]
         assert all(level.mean >= 3 / 15 for level in stem.levels.values())
         assert max(stem.distinct) <= 3
 
     def test_layers_survive_json(self, models):
-        layers = measure_networks(models, 0.6)
+        layers = measure_networks(models, 0.6, PSI)
         assert (
             typed(tuple[MeasuredLayer, ...], json.loads(json.dumps([asdict(each) for each in layers])), "layers")
             == layers
@@ -291,7 +343,7 @@ class TestComparison:
     def test_nothing_to_narrow(self):
         rounds = [one_round(within(8), within(16))]
         sentences = conclusions(
-            rounds, Outcome(0, "every layer is within target"), [compared("standard", 0.9)], (), 0.01, 0.1
+            rounds, Outcome(0, "every layer is within target"), [compared("standard", 0.9)], (), 0.01, PSI, 0.1
         )
         assert "there is nothing to narrow" in sentences[0]
         assert sentences[1] == "Its held-out accuracy is 0.9000 ± 0.0100."
@@ -314,8 +366,10 @@ class TestComparison:
         rounds = [one_round(redundant(8), within(16)), one_round(within(4), within(16))]
         networks = [standard, searched, uniform]
         comparisons = compare_candidates(networks, 0.01)
-        sentences = conclusions(rounds, Outcome(1, "every layer is within target"), networks, comparisons, 0.01, 0.1)
-        assert sentences[0] == "After 2 rounds of training every layer is within target at eps 1e-4."
+        sentences = conclusions(
+            rounds, Outcome(1, "every layer is within target"), networks, comparisons, 0.01, PSI, 0.1
+        )
+        assert sentences[0] == "After 2 rounds of training every layer is within target at eps 1e-4 absolute."
         assert sentences[1] == "The searched network keeps 25.0% of the parameters and 20.0% of the multiply-adds."
         assert said in sentences[2].replace("\N{NO-BREAK SPACE}", " ")
         assert "Narrowed alike to 240 parameters" in sentences[3]
@@ -325,12 +379,24 @@ class TestComparison:
             "Of the 2 redundant layers of the standard network, 1 are within target when measured"
         )
 
+    def test_a_scale_free_search_says_nothing_of_scale(self):
+        measured = layer(redundancy=0.9)
+        levels = {name: measured.levels[name] for name in psi_settings(PsiConfig(scale_free=True))}
+        layers = [replace(measured, levels=levels)]
+        networks = [compared(name, 0.9, layers=layers) for name in ("standard", "searched", "uniform")]
+        rounds = [one_round(redundant(8), within(16)), one_round(within(4), within(16))]
+        comparisons, psi = compare_candidates(networks, 0.01), PsiConfig(scale_free=True)
+        outcome = Outcome(1, "every layer is within target")
+        sentences = conclusions(rounds, outcome, networks, comparisons, 0.01, psi, 0.1)
+        assert sentences[0].endswith("every layer is within target at eps 1e-4 relative to each layer's scale.")
+        assert len(sentences) == 4
+
     @pytest.mark.parametrize(("most_frequent", "warned"), [(0.87, False), (0.88, True), (0.95, True)])
     def test_a_network_that_learnt_nothing(self, most_frequent, warned):
         # 0.89, 0.90 and 0.91: Student's interval of the mean begins at 0.9 - 4.303 * 0.01 / sqrt(3) = 0.8752
         rounds = [one_round(within(8), within(16))]
         found = [compared("standard", 0.9)]
-        sentences = conclusions(rounds, Outcome(0, "every layer is within target"), found, (), 0.01, most_frequent)
+        sentences = conclusions(rounds, Outcome(0, "every layer is within target"), found, (), 0.01, PSI, most_frequent)
         assert sentences[0].startswith("The standard network is not shown to have learnt anything") == warned
         assert "there is nothing to narrow" in sentences[warned]
 
@@ -343,6 +409,7 @@ class TestComparison:
             networks,
             compare_candidates(networks, 0.01),
             0.01,
+            PSI,
             0.1,
         )
         expected = (
@@ -363,8 +430,8 @@ class TestViews:
         text = tables.as_text(
             [
                 tables.compared(networks, [Latency("CPU", 64, {"standard": 0.012, "searched": 0.0034})]),
-                tables.layers_of(networks[0], 0.6),
-                rounds_table(rounds),
+                tables.layers_of(networks[0], 0.6, PSI),
+                rounds_table(rounds, PSI),
                 "An [end].",
             ]
         )
@@ -391,7 +458,7 @@ class TestViews:
         ]
 
     def test_the_figure_has_a_panel_for_each_layer_of_each_network(self, networks):
-        figure = comparison_figure(networks[::-1], 0.6, 0.01)
+        figure = comparison_figure(networks[::-1], 0.6, PSI, 0.01)
         assert len(figure.axes) == 4
         assert [len(axes.lines) for axes in figure.axes] == [4] * 4  # the threshold and three seeds
         texts = [text.get_text() for text in figure.axes[2].texts]
@@ -400,7 +467,7 @@ class TestViews:
         assert png_file(figure).startswith(b"\x89PNG")
 
     def test_a_curve_is_the_density_of_its_pairs(self, networks):
-        line = comparison_figure(networks, 0.6, 0.01).axes[2].lines[1]
+        line = comparison_figure(networks, 0.6, PSI, 0.01).axes[2].lines[1]
         places, heights = line.get_data()
         assert places[heights.argmax()] == pytest.approx(0.01, abs=0.011)  # three quarters of the pairs, in bin 0
         area = (heights[1:] + heights[:-1]) / 2
@@ -417,8 +484,9 @@ class TestViews:
             "from ckrm_kernels.comparison.measured_layers import *\n"
             "from ckrm_kernels.training import Score\n"
             "row = MeasuredLayer('a', 2, 1, (3,), 1, (2,), "
-            "{n: Level((0.0,), 0.0) for n in PSI_SETTINGS}, ((1,) * 50,))\n"
-            "png_file(comparison_figure([Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))], 0.6, 0.01))\n"
+            "{n: Level((0.0,), 0.0) for n in psi_settings(PsiConfig())}, ((1,) * 50,))\n"
+            "standard = Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))\n"
+            "png_file(comparison_figure([standard], 0.6, PsiConfig(), 0.01))\n"
             "assert 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.comparison.measured_layers import ABSOLUTE, MeasuredLayer
+from ckrm_kernels.comparison.measured_layers import MeasuredLayer
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.pixels import bar, psi_stops, weight_stops
@@ -26,7 +26,7 @@ from ckrm_kernels.width_search.report.psi_matrix import (
 def layers_section(findings: Findings) -> Markup:
     """A fold for each layer, the most redundant one of the standard network open, one open at a time."""
     standard = findings.candidates[0].layers
-    most = max(standard, key=lambda layer: layer.levels[ABSOLUTE].mean) if standard else None
+    most = max(standard, key=lambda layer: layer.configured.mean) if standard else None
     layers = [
         {
             "name": layer.name,
@@ -36,12 +36,13 @@ def layers_section(findings: Findings) -> Markup:
         for place, layer in enumerate(standard)
     ]
     note = (
-        "The networks of the first seed. The square shows Ψ of every filter with every other, at ε = 10⁻⁴, the filters "
-        "ordered so that similar ones are neighbours. Below it are the pairs with the highest Ψ: one filter above the "
-        "other, in the slices where both have the largest weights. A pair’s colours reach to its largest magnitude on "
-        "both sides of zero, which is written with it; zero is clear. Where Ψ is high and scale-free Ψ is not, small "
-        "weights make the pair redundant, not a common shape."
+        "The networks of the first seed. The square shows Ψ of every filter with every other, at "
+        f"{findings.psi.in_words()}, the filters ordered so that similar ones are neighbours. Below it are the pairs "
+        "with the highest Ψ: one filter above the other, in the slices where both have the largest weights. A pair’s "
+        "colours reach to its largest magnitude on both sides of zero, which is written with it; zero is clear."
     )
+    if findings.psi.depends_on_scale:
+        note += " Where Ψ is high and scale-free Ψ is not, small weights make the pair redundant, not a common shape."
     return render(
         __file__,
         note=note,
@@ -56,29 +57,27 @@ def _layer_in_network(findings: Findings, candidate: Candidate, layer: MeasuredL
     """What the template shows of the layer in one network."""
     weight = findings.weights[candidate.name][layer.name]
     mean = "mean " if len(candidate.scores) > 1 else ""
-    _, psi = clustered(weight)
+    _, psi = clustered(weight, findings.psi)
     return {
         "network": candidate.name,
         "shape": times(layer.shape),
-        "level": f"{mean}λ {layer.levels[ABSOLUTE].mean:.3f}",
+        "level": f"{mean}λ {layer.configured.mean:.3f}",
         "matrix": matrix_png(psi, findings.threshold),
         "matrix_in_words": (
             f"Psi of the {layer.filters} filters of {layer.name} in the {candidate.name} network, in clustered order"
         ),
         "counts": f"{layer.filters} filters, {layer.pairs:,} pairs",
-        "pairs": [_pair(weight, pair) for pair in most_redundant(weight)],
+        "pairs": [_pair(weight, pair) for pair in most_redundant(weight, findings.psi)],
     }
 
 
 def _pair(weight: Tensor, pair: Pair) -> dict[str, Any]:
     png, largest = pair_png(weight, pair)
     slices = ", ".join(map(str, largest_slices(weight, pair)))
+    scale_free = "" if pair.scale_free is None else f", scale-free {pair.scale_free:.3f}"
     return {
         "png": png,
         "slices": slices,
         "in_words": f"filters {pair.first} and {pair.second} in slices {slices}",
-        "lines": (
-            f"{pair.first}, {pair.second}; weights ±{largest:.2g}",
-            f"Ψ {pair.psi:.3f}, scale-free {pair.scale_free:.3f}",
-        ),
+        "lines": (f"{pair.first}, {pair.second}; weights ±{largest:.2g}", f"Ψ {pair.psi:.3f}{scale_free}"),
     }

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
-from ckrm_kernels.comparison.measured_layers import ABSOLUTE, MeasuredLayer
+from ckrm_kernels.comparison.measured_layers import MeasuredLayer
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.theme import LIGHT
+from ckrm_kernels.psi_config import PsiConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _ROW_HEIGHT, _GAP = 0.98, 0.16  # inches, the gap below each row's own height
-_ABOVE, _BELOW = 0.95, 0.5  # inches
-_LONGEST_NAME = 26
+_ABOVE, _BELOW, _LINE_HEIGHT = 0.57, 0.5, 0.19  # inches, above without the caption's lines
+_LONGEST_NAME, _LONGEST_LINE = 26, 60
 _BANDWIDTH, _POINTS = 0.015, 201
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
 
-def comparison_figure(candidates: Sequence[Candidate], threshold: float, target: float) -> Figure:
+def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: PsiConfig, target: float) -> Figure:
     """One row a layer and one column a candidate: the distribution of Omega, one curve a seed, lambda written in.
 
     candidates: of one structure but for their widths, the leftmost first
-    threshold, target: lambda of a layer that is not within target is red
+    threshold, psi: of lambda; target: lambda of a layer that is not within it is red
     """
     rows, columns = len(candidates[0].layers), len(candidates)
-    width, height = WIDTH * columns, _ABOVE + _ROW_HEIGHT * rows + _BELOW
+    caption = textwrap.wrap(_caption(len(candidates[0].scores), psi), _LONGEST_LINE * columns)
+    above = _ABOVE + _LINE_HEIGHT * len(caption)
+    width, height = WIDTH * columns, above + _ROW_HEIGHT * rows + _BELOW
     figure = new_figure(height, width)
     widest = max(each.parameters for each in candidates)
     for column, each in enumerate(candidates):
@@ -40,7 +44,7 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, target:
         )
     for row, column in product(range(rows), range(columns)):
         bottom, size = (
-            height - _ABOVE - (row + 1) * _ROW_HEIGHT + _GAP,
+            height - above - (row + 1) * _ROW_HEIGHT + _GAP,
             (WIDTH - 2 * MARGIN, _ROW_HEIGHT - _GAP),
         )
         axes = figure.add_axes((_left(column) / width, bottom / height, size[0] / width, size[1] / height))
@@ -49,11 +53,13 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, target:
         axes.tick_params(axis="x", labelbottom=row == rows - 1)
         if row == rows - 1:
             axes.set_xlabel("Ψ of a pair of filters", fontsize=TYPE, color=LIGHT["soft"])
-    seeds = len(candidates[0].scores)
-    curves = f"one curve for each of {seeds} seeds" if seeds > 1 else "one seed"
-    caption = f"Distribution of Ω, smoothed, {curves};\npairs in the shaded part are redundant"
-    figure.text(MARGIN / width, 1 - 0.36 / height, caption, **_text(TYPE, "soft"), linespacing=1.35)
+    figure.text(MARGIN / width, 1 - 0.36 / height, "\n".join(caption), **_text(TYPE, "soft"), linespacing=1.35)
     return figure
+
+
+def _caption(seeds: int, psi: PsiConfig) -> str:
+    curves = f"one curve for each of {seeds} seeds" if seeds > 1 else "one seed"
+    return f"Distribution of Ω at {psi.in_words()}, smoothed, {curves}; pairs in the shaded part are redundant"
 
 
 def _left(column: int) -> float:
@@ -83,7 +89,7 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
         heights = [value / highest for value in curve]
         axes.fill_between(places, heights, color=colour, alpha=0.13, linewidth=0)
         axes.plot(places, heights, color=colour, linewidth=1.2, alpha=0.9)
-    level = layer.levels[ABSOLUTE]
+    level = layer.configured
     after_mean = f" ± {deviation(level.per_model):.3f}" if len(level.per_model) > 1 else ""
     verdict = "text" if layer.is_within(target) else "redundant"
     _write(axes, 0.0, 0.98, "left", shortened(layer.name, _LONGEST_NAME), "text")

@@ -13,6 +13,7 @@ from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import percent, signed
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
@@ -87,18 +88,15 @@ def _terms(findings: Findings) -> dict[str, str]:
             "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
             f"and λ is the share of them strictly above {threshold}."
         ),
-        "ε": (
-            "A small constant in each of the three factors, here 10⁻⁴, an absolute number. So λ falls as weights "
-            "grow, and a layer of tiny weights counts as redundant whatever their shape."
-        ),
+        "ε (eps)": _eps_in_words(findings.psi),
         "scale-free": (
             "The layer’s weight is first divided by its root mean square. Then only filters that repeat each "
             "other’s shape count, however small the weights are."
         ),
         "chance": (
             "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes. "
-            f"A layer is within target when its λ at ε = 10⁻⁴ is at most {findings.target:g}, or at most its "
-            "scale-free chance level and three standard errors of so few pairs."
+            f"A layer is within target when its λ at {findings.psi.in_words()} is at most {findings.target:g}, or at "
+            "most its scale-free chance level and three standard errors of so few pairs."
         ),
         "red": (
             f"What is redundant: pairs of filters with Ψ above {threshold}, and layers and widths that are not within "
@@ -113,13 +111,21 @@ def _terms(findings: Findings) -> dict[str, str]:
             "reach beyond 1. A large p of the analysis of variance is not evidence of sameness; that is what the "
             "equivalence test is for: two one-sided tests against a margin chosen beforehand."
             if networks > 1
-            else "One network of each kind was trained: there is no spread over seeds, no interval and no test."
+            else "One network of each kind was trained: there is no deviation over seeds, no interval and no test."
         ),
         "made with": _versions(),
     }
     if len(findings.candidates) == 1:
         del terms["uniform"]
     return terms
+
+
+def _eps_in_words(psi: PsiConfig) -> str:
+    """What eps is in this experiment, and what follows from it."""
+    constant = f"A small constant in each of the three factors. Here λ is measured at {psi.in_words()}"
+    if psi.depends_on_scale:
+        return f"{constant}: it falls as weights grow, and a layer of tiny weights is redundant whatever their shape."
+    return f"{constant}: it does not depend on how large the weights are."
 
 
 def _versions() -> str:

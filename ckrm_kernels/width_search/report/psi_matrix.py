@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ckrm_kernels.comparison.measured_layers import ABSOLUTE, PSI_SETTINGS, SCALE_FREE
 from ckrm_kernels.extras import require
 from ckrm_kernels.functional import pairwise_psi, psi_of_pairs, unpack
 from ckrm_kernels.presentation.pixels import picture, psi_stops, weight_stops
+from ckrm_kernels.psi_config import PsiConfig
 
 PAIRS, SLICES = 6, 6
 _MOST_ORDERED = 512  # filters whose leaves are ordered for the best, which takes a time of their cube
@@ -22,21 +22,21 @@ _MOST_PIXELS = 512
 
 @dataclass(frozen=True)
 class Pair:
-    """Two filters and their Psi, at eps 1e-4 absolute and scale-free."""
+    """Two filters and their Psi, as configured and scale-free, None where that is the same."""
 
     first: int
     second: int
     psi: float
-    scale_free: float
+    scale_free: float | None
 
 
-def clustered(weight: Tensor) -> tuple[list[int], Tensor]:
+def clustered(weight: Tensor, config: PsiConfig) -> tuple[list[int], Tensor]:
     """The filters of a layer ordered so that similar ones are neighbours, by average linkage of 1 - Psi.
 
-    weight: (F2, F1, *K)
+    weight: (F2, F1, *K); config: of Psi
     out: the order of the filters, and Psi (F2, F2) in that order
     """
-    omega = pairwise_psi(weight, **PSI_SETTINGS[ABSOLUTE])
+    omega = pairwise_psi(weight, **config.options())
     psi = unpack(omega, weight.shape[0])
     order = list(range(weight.shape[0]))
     if len(order) > 2:
@@ -44,14 +44,16 @@ def clustered(weight: Tensor) -> tuple[list[int], Tensor]:
     return order, psi[order][:, order]
 
 
-def most_redundant(weight: Tensor, count: int = PAIRS) -> list[Pair]:
+def most_redundant(weight: Tensor, config: PsiConfig, count: int = PAIRS) -> list[Pair]:
     """The pairs of filters with the largest Psi, the largest first, of equal ones the earlier."""
-    omega = pairwise_psi(weight, **PSI_SETTINGS[ABSOLUTE])
+    omega = pairwise_psi(weight, **config.options())
     i, j = torch.triu_indices(weight.shape[0], weight.shape[0], 1)
     places = omega.sort(descending=True, stable=True).indices[:count].tolist()
     pairs = torch.stack([i[places], j[places]], 1)
-    scale_free = psi_of_pairs(weight, pairs, **PSI_SETTINGS[SCALE_FREE])
-    both = zip(pairs.tolist(), omega[places].tolist(), scale_free.tolist(), strict=True)
+    scale_free: list[float] | list[None] = [None] * len(places)
+    if config.depends_on_scale:
+        scale_free = psi_of_pairs(weight, pairs, **replace(config, scale_free=True).options()).tolist()
+    both = zip(pairs.tolist(), omega[places].tolist(), scale_free, strict=True)
     return [Pair(first, second, psi, free) for (first, second), psi, free in both]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from ckrm_kernels.comparison.candidates import Candidate, deviation
-from ckrm_kernels.comparison.measured_layers import PSI_SETTINGS, SCALE_FREE, Level
+from ckrm_kernels.comparison.measured_layers import SCALE_FREE, SMALLER_EPS, Level, names_of_settings
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
@@ -23,28 +23,38 @@ if TYPE_CHECKING:
 def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     """The distributions of Omega of the standard and of the searched network, by their names."""
     return {
-        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.target)
+        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.psi, findings.target)
         for each in findings.candidates[:2]
     }
 
 
 def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
-    """The distributions, and lambda at every eps folded away. drawings: all figures of the page"""
-    threshold, target = findings.threshold, findings.target
+    """The distributions, and lambda at the neighbouring psi too, folded away. drawings: all figures of the page"""
+    threshold, target, psi = findings.threshold, findings.target, findings.psi
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
-    note = (
-        f"λ is the share of pairs with Ψ above {threshold:g}, at ε = 10⁻⁴{over}; it is red where the layer is not "
-        f"within target: above {target:g} and more than three standard errors above the chance level of its "
-        "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
-        "high as λ, small weights make the layer redundant, not a shape that its filters share."
+    as_high = (
+        "small weights make the layer redundant, not a shape that its filters share"
+        if psi.depends_on_scale
+        else "the layer's filters share no shape"
     )
+    note = (
+        f"λ is the share of pairs with Ψ above {threshold:g}, at {psi.in_words()}{over}; it is red where the layer is "
+        f"not within target: above {target:g} and more than three standard errors above the chance level of its "
+        "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
+        f"high as λ, {as_high}."
+    )
+    names = names_of_settings(psi)
+    beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
+    summary = ", ".join(["λ", *(text for name, text in beside.items() if name in names), "distinct filters"])
     shown = [drawings[f"omega-{each.name}"] for each in findings.candidates[:2]]
-    return render(__file__, drawings=shown, note=note, tables=[_numbers(each) for each in findings.candidates])
+    tables = [_numbers(each, names) for each in findings.candidates]
+    return render(__file__, drawings=shown, note=note, summary=summary, tables=tables)
 
 
 def layers_csv(findings: Findings) -> str:
     """A row for each measured layer of each candidate."""
-    of_levels = [f"{name} {field}" for name in PSI_SETTINGS for field in ("mean", "deviation", "per_model", "chance")]
+    names = names_of_settings(findings.psi)
+    of_levels = [f"{name} {field}" for name in names.values() for field in ("mean", "deviation", "per_model", "chance")]
     of_layer = ("layer", "filters", "slices", "kernel", "pairs", "distinct", "allowed", "within_target")
     head = ["network", *of_layer, *of_levels]
     rows = [
@@ -52,7 +62,7 @@ def layers_csv(findings: Findings) -> str:
             candidate.name,
             *(layer.name, layer.filters, layer.slices, "x".join(map(str, layer.kernel_size)), layer.pairs),
             *(together(layer.distinct), layer.allowed, layer.is_within(findings.target)),
-            *(cell for name in PSI_SETTINGS for cell in _level_cells(layer.levels[name])),
+            *(cell for name in names for cell in _level_cells(layer.levels[name])),
         ]
         for candidate in findings.candidates
         for layer in candidate.layers
@@ -64,14 +74,15 @@ def _level_cells(level: Level) -> list[object]:
     return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
-def _numbers(candidate: Candidate) -> Table:
-    head = ["layer", "shape", *(name.replace("eps", "ε") for name in PSI_SETTINGS), "scale-free chance", "distinct"]
+def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Table:
+    """names: of the settings of psi, as `names_of_settings` gives them"""
+    head = ["layer", "shape", *names.values(), "scale-free chance", "distinct"]
     rows = [
         [
             layer.name,
             times(layer.shape),
-            *(_mean_and_spread(layer.levels[name]) for name in PSI_SETTINGS),
-            f"{layer.levels[SCALE_FREE].chance:.3f}",
+            *(_mean_and_deviation(layer.levels[name]) for name in names),
+            f"{layer.scale_free.chance:.3f}",
             f"{statistics.fmean(layer.distinct):.1f}",
         ]
         for layer in candidate.layers
@@ -79,5 +90,5 @@ def _numbers(candidate: Candidate) -> Table:
     return Table(f"λ of the {candidate.name} network", head, rows)
 
 
-def _mean_and_spread(level: Level) -> str:
+def _mean_and_deviation(level: Level) -> str:
     return f"{level.mean:.3f}" + (f" ± {deviation(level.per_model):.3f}" if len(level.per_model) > 1 else "")

@@ -34,7 +34,8 @@ def search_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup
         return render(__file__, drawing=None, caption=f"The search ended after its first round: {outcome.reason}.")
     caption = (
         f"The search ended after {len(rounds)} rounds: {outcome.reason}. The widths of round {outcome.chosen} were "
-        "chosen. Lines of equal widths run side by side; grey ones never changed."
+        f"chosen. Lines of equal widths run side by side; grey ones never changed. Redundant is meant at "
+        f"{findings.psi.in_words()}."
     )
     changed = [[change for change in done.changes if change.after != change.before] for done in rounds]
     unfolded = sum(map(len, changed)) <= _UNFOLDED
@@ -45,11 +46,16 @@ def search_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup
 def widths_csv(findings: Findings) -> str:
     """A row for each width of each round."""
     rows = [
-        [place, place == findings.outcome.chosen, *_cells(done.observations[change.name], change)]
+        [
+            place,
+            place == findings.outcome.chosen,
+            findings.psi.in_words(),
+            *_cells(done.observations[change.name], change),
+        ]
         for place, done in enumerate(findings.rounds)
         for change in done.changes
     ]
-    return csv_text(["round", "chosen", "name", "width", "within_target", "distinct", "after", "reason"], rows)
+    return csv_text(["round", "chosen", "psi", "name", "width", "within_target", "distinct", "after", "reason"], rows)
 
 
 def _cells(seen: Observation, change: Change) -> tuple[object, ...]:

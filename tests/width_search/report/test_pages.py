@@ -26,11 +26,12 @@ from torch import nn
 
 from ckrm_kernels import reference
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.comparison.measured_layers import ABSOLUTE, SCALE_FREE, measure_networks
+from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, measure_networks
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
 from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
@@ -47,6 +48,7 @@ from ckrm_kernels.width_search.rules import Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Trained
 
 NASTY = '<script>alert("x")</script>&$a_1$'
+PSI = PsiConfig()
 STUDENT = {3: 4.302653}  # the 97.5 % quantile of Student's t by the number of values, from a table
 SCORES = {
     "standard": ((0.91, 0.981), (0.92, 0.982), (0.93, 0.983)),
@@ -68,9 +70,11 @@ def networks(width: int, seeds: int) -> list[nn.Module]:
     return models
 
 
-def evaluate_candidate(name: str, width: int, parameters: int, seeds: int) -> tuple[Candidate, dict[str, torch.Tensor]]:
+def evaluate_candidate(
+    name: str, width: int, parameters: int, seeds: int, psi: PsiConfig
+) -> tuple[Candidate, dict[str, torch.Tensor]]:
     models = networks(width, seeds)
-    layers = measure_networks(models, 0.6)
+    layers = measure_networks(models, 0.6, psi)
     scores = tuple(Score(*pair) for pair in SCORES[name][:seeds])
     widths = {"conv1": 6, NASTY: width}
     made = Candidate(name, widths, parameters, 40 * parameters, 4 * parameters + 200, scores, layers)
@@ -84,10 +88,10 @@ def one_round(width: int, within_target: bool, layers, change: Change) -> Round:
 
 
 @cache
-def findings(seeds: int = 3) -> Findings:
+def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
     """A search that made the second layer's 12 filters 5, everything in it named in the worst way."""
     named = {"standard": (12, 1000), "searched": (5, 540), "uniform": (7, 550)}
-    made = {name: evaluate_candidate(name, *sizes, seeds) for name, sizes in named.items()}
+    made = {name: evaluate_candidate(name, *sizes, seeds, psi) for name, sizes in named.items()}
     standard, searched, uniform = (each for each, _ in made.values())
     rounds = (
         one_round(12, False, standard.layers, Change(NASTY, 12, 5, f"6.5 of 12 repeat {NASTY}")),
@@ -102,6 +106,7 @@ def findings(seeds: int = 3) -> Findings:
         data=f"data of {NASTY}",
         images=200,
         threshold=0.6,
+        psi=psi,
         target=0.01,
         rounds=rounds,
         outcome=Outcome(1, "every layer is within target"),
@@ -329,11 +334,11 @@ def test_layers(written, page):
     expected = [(each, layer) for each in findings().candidates for layer in each.layers]
     for row, (each, layer) in zip(saved, expected, strict=True):
         assert (row["network"], row["layer"], int(row["filters"])) == (each.name, layer.name, layer.filters)
-        per_model = [float(value) for value in row[f"{ABSOLUTE} per_model"].split()]
-        assert per_model == list(layer.levels[ABSOLUTE].per_model)
-        assert float(row[f"{ABSOLUTE} mean"]) == pytest.approx(statistics.fmean(per_model))
-        assert float(row[f"{ABSOLUTE} deviation"]) == pytest.approx(statistics.stdev(per_model))
-        assert float(row[f"{SCALE_FREE} chance"]) == layer.levels[SCALE_FREE].chance
+        per_model = [float(value) for value in row["eps 1e-4 absolute per_model"].split()]
+        assert per_model == list(layer.levels[CONFIGURED].per_model)
+        assert float(row["eps 1e-4 absolute mean"]) == pytest.approx(statistics.fmean(per_model))
+        assert float(row["eps 1e-4 absolute deviation"]) == pytest.approx(statistics.stdev(per_model))
+        assert float(row["scale-free chance"]) == layer.levels[SCALE_FREE].chance
         shown = f"{statistics.fmean(per_model):.3f} ± {statistics.stdev(per_model):.3f}"
         table = page.tables[4 + [other.name for other in findings().candidates].index(each.name)]
         assert shown in next(line for line in table if line[0] == layer.name)
@@ -421,6 +426,19 @@ def test_nothing_to_narrow_leaves_one_network(tmp_path):
     assert rows(tmp_path, "comparisons.csv") == []
 
 
+@pytest.mark.parametrize("psi", [PsiConfig(eps=0.0), PsiConfig(scale_free=True), PsiConfig(eps=1e-2)], ids=str)
+def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tmp_path):
+    write_report(findings(1, psi), tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    (head, *_), *_ = (table for table in page.tables if "distinct" in table[0])
+    smaller = {1e-2: "eps 1e-4 absolute", 1e-4: "eps 1e-6 relative to each layer's scale", 0.0: None}[psi.eps]
+    beside = "scale-free" if psi.depends_on_scale else None
+    expected = ["layer", "shape", smaller, psi.in_words(), beside, "scale-free chance", "distinct"]
+    assert head == [name for name in expected if name]
+    assert ("small weights" in page.words) == psi.depends_on_scale
+    assert (", scale-free 0." in page.words) == psi.depends_on_scale
+
+
 def test_one_seed_gives_no_intervals(tmp_path):
     write_report(findings(1), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
@@ -469,7 +487,7 @@ def test_the_page_says_what_its_colours_mean(page):
 def test_the_clustered_order_is_a_permutation_of_the_filters(filters):
     torch.manual_seed(1)
     weight = torch.randn(filters, 3, 3, 3)
-    order, psi = clustered(weight)
+    order, psi = clustered(weight, PSI)
     assert sorted(order) == list(range(filters))
     expected = reference.cross_psi(weight.double(), weight.double(), 0.1, 1, 1, 1e-4)
     assert torch.allclose(psi.double(), expected[order][:, order], atol=1e-5)
@@ -478,7 +496,7 @@ def test_the_clustered_order_is_a_permutation_of_the_filters(filters):
 def test_filters_that_repeat_each_other_become_neighbours():
     torch.manual_seed(1)
     weight = torch.randn(4, 2, 3, 3).repeat(3, 1, 1, 1) + 1e-3 * torch.randn(12, 2, 3, 3)
-    order, _ = clustered(weight)
+    order, _ = clustered(weight, PSI)
     groups = [filter % 4 for filter in order]
     assert sum(before != after for before, after in pairwise(groups)) == 3
 
@@ -487,7 +505,7 @@ def test_the_most_redundant_pairs():
     torch.manual_seed(2)
     weight = 0.05 * torch.randn(7, 2, 3, 3)
     weight[4] = weight[1]
-    pairs = most_redundant(weight)
+    pairs = most_redundant(weight, PSI)
     every = reference.cross_psi(weight.double(), weight.double(), 0.1, 1, 1, 1e-4)
     unit = weight.double() / weight.double().square().mean().sqrt()
     scale_free = reference.cross_psi(unit, unit, 0.1, 1, 1, 1e-4)

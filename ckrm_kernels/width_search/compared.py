@@ -1,0 +1,62 @@
+"""The comparison after the search: which networks, trained from all seeds, scored on held-out data and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckrm_kernels.comparison.candidates import Candidate, evaluate_candidate
+from ckrm_kernels.comparison.latency import Latency, measure_latencies
+from ckrm_kernels.comparison.tables import listed
+from ckrm_kernels.distributed import team
+from ckrm_kernels.models import Network
+from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
+from ckrm_kernels.width_search.networks import Networks
+from ckrm_kernels.width_search.rounds import round_folder
+from ckrm_kernels.width_search.search import Round
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the networks compared: its name, the name of the folder with its runs, and its shape."""
+
+    name: str
+    folder: str
+    shape: Network
+
+
+def networks_compared(standard: Network, rounds: Sequence[Round], chosen: int) -> list[Compared]:
+    """The standard network and, where another round than the first was chosen, the searched and the uniform one."""
+    networks = [Compared("standard", round_folder(0), standard)]
+    if chosen > 0:
+        searched = standard.with_widths(rounds[chosen].widths)
+        networks.append(Compared("searched", round_folder(chosen), searched))
+        networks.append(Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(searched))))
+    return networks
+
+
+def train_and_evaluate(networks: Networks, workers: Workers, compared: Compared) -> Candidate:
+    """One of the networks from all seeds, on the held-out part."""
+    shape, seeds = compared.shape, networks.config.final_seeds
+    widths, size = listed(shape.widths()), f"{parameters_of(shape):,} parameters"
+    networks.display.phase(f"Comparison: the {compared.name} network from {seeds} seeds, {widths}, {size}")
+    jobs = networks.jobs(compared.folder, shape)
+    networks.train(workers, jobs)
+
+    def evaluated() -> Candidate:
+        models = [job.trained() for job in jobs]
+        return evaluate_candidate(compared.name, shape.widths(), models, networks.measure(models), networks.data)
+
+    return team().of_first(evaluated)
+
+
+def time_networks(networks: Networks, compared: Sequence[Compared]) -> list[Latency]:
+    """Times the networks, one of each."""
+    networks.display.phase("Comparison: timing the networks")
+
+    def timed() -> list[Latency]:
+        models = {each.name: networks.jobs(each.folder, each.shape)[0].trained() for each in compared}
+        return measure_latencies(models, networks.data.image_shape)
+
+    return team().of_first(timed)

@@ -1,0 +1,52 @@
+"""The networks that an experiment trains: their runs, each in a folder of its own, and what is measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
+from ckrm_kernels.data import Dataset
+from ckrm_kernels.models import Network
+from ckrm_kernels.storage.files import read_json
+from ckrm_kernels.training import Runtime
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.run_files import Run
+from ckrm_kernels.training.runs import jobs_of, run_shown
+from ckrm_kernels.training.workers import Job, Workers
+from ckrm_kernels.width_search.config import WidthSearchConfig
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What trains and measures the networks of one experiment.
+
+    folder: of all runs; data: what `config` loads
+    """
+
+    folder: Path
+    config: WidthSearchConfig
+    data: Dataset
+    runtime: Runtime
+    display: Display
+
+    def jobs(self, name: str, shape: Network) -> list[Job]:
+        """The runs of a shape from all seeds of the comparison, of which a round takes the first. name: the folder's"""
+        seeds = range(self.config.final_seeds)
+        return jobs_of(self.config, self.data, shape, seeds, self.folder / name, self.runtime)
+
+    def train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
+        """The finished runs, with a bar for each."""
+        return run_shown(workers, jobs, self.display)
+
+    def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
+        """The layers of trained networks."""
+        return measure_networks(models, self.config.threshold, self.config.psi)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, summed over all networks."""
+        return sum(read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json")))

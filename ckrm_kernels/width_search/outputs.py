@@ -1,0 +1,71 @@
+"""What a finished experiment leaves in its folder, and shows."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+import ckrm_kernels
+from ckrm_kernels.comparison import tables
+from ckrm_kernels.storage.files import write_atomically, write_json
+from ckrm_kernels.storage.settings import as_json
+from ckrm_kernels.width_search.experiment import Experiment
+from ckrm_kernels.width_search.findings import Findings
+from ckrm_kernels.width_search.report import write_report
+from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
+
+
+def write_outputs(experiment: Experiment, findings: Findings) -> None:
+    """Writes the finished experiment's files, then shows it: the reader of the output may be gone."""
+    folder, display = experiment.folder, experiment.display
+    drawn = [
+        *(tables.layers_of(each, findings.threshold, findings.psi) for each in findings.candidates),
+        rounds_table(findings.rounds, findings.psi),
+    ]
+    changes = [
+        f"round {place}, {line}" for place, done in enumerate(findings.rounds) for line in changes_in_words(done)
+    ]
+    write_atomically(
+        folder / "report.txt",
+        tables.as_text([*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(changes)]),
+    )
+    write_json(folder / "report.json", _as_json(experiment, findings))
+    write_report(findings, folder)
+    for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
+        display.show(table)
+    for sentence in findings.conclusions:
+        display.say(sentence)
+    display.say(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
+
+
+def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
+    """Everything measured, as JSON; only `seconds` differs from one run to the next."""
+    data = experiment.data
+    return {
+        "conclusions": list(findings.conclusions),
+        "config": as_json(experiment.config),
+        "data": {
+            "name": data.name,
+            "identity": data.identity,
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "held_out": len(data.held_out),
+            "skipped": [list(each) for each in data.skipped],
+        },
+        "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},
+        "networks": [asdict(each) for each in findings.candidates],
+        "comparisons": [asdict(each) for each in findings.comparisons],
+        "versions": {
+            "ckrm_kernels": ckrm_kernels.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "seconds": {
+            "training": experiment.networks.seconds,
+            "forward": [asdict(each) for each in findings.latencies],
+        },
+    }

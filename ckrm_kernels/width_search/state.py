@@ -1,0 +1,91 @@
+"""The file that says what of an experiment is finished, so that a second start goes on from there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.latency import Latency
+from ckrm_kernels.data import Dataset
+from ckrm_kernels.distributed import team
+from ckrm_kernels.storage.files import read_json, write_json
+from ckrm_kernels.storage.settings import as_json, check_same, typed
+from ckrm_kernels.width_search.config import WidthSearchConfig
+from ckrm_kernels.width_search.search import Round
+
+_STATE, _CONFIG = "state.json", "config.json"
+
+
+@dataclass
+class State:
+    """What is finished: the rounds of the search, the networks compared, and their times, which come last.
+
+    candidates: standard first, then, where the search changed anything, searched and uniform
+    """
+
+    rounds: list[Round] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    latencies: list[Latency] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase is done."""
+        return bool(self.latencies)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The state of the experiment of one configuration, on one data set, in one folder."""
+
+    folder: Path
+    config: WidthSearchConfig
+    data: Dataset
+
+    def load(self) -> State:
+        """The state, an empty one where there is no file.
+
+        Raises ValueError where the folder holds an experiment of another configuration or of other data, or something
+        else.
+        """
+        path = self.folder / _STATE
+        if not path.exists():
+            if (self.folder / _CONFIG).exists():
+                raise ValueError(f"{self.folder} holds something else, not an experiment: choose another folder")
+            return State()
+        theirs, data, state = _split(path)
+        check_same(as_json(self.config), theirs, self.folder)
+        if data != json.loads(json.dumps(self.data.identity)):
+            raise ValueError(f"{self.folder} holds an experiment of other data, files or settings of {self.data.name}")
+        return state
+
+    def save(self, state: State) -> None:
+        """Replaces the file, whole or not at all."""
+        if team().is_first:
+            content = {"config": as_json(self.config), "data": self.data.identity, **asdict(state)}
+            write_json(self.folder / _STATE, content)
+
+    def save_config(self) -> None:
+        """Writes the configuration alone, in the form that `--config` reads."""
+        if team().is_first:
+            write_json(self.folder / _CONFIG, as_json(self.config))
+
+
+def config_of(folder: Path) -> WidthSearchConfig:
+    """The configuration of the experiment in a folder; raises ValueError where there is none."""
+    path = folder / _STATE
+    if not path.exists():
+        raise ValueError(f"{folder} holds no experiment of `ckrm search`: {_STATE} is missing")
+    theirs, _, _ = _split(path)
+    theirs.pop("version", None)
+    return typed(WidthSearchConfig, theirs, str(path))
+
+
+def _split(path: Path) -> tuple[dict, Any, State]:
+    """The configuration and the data's identity, as JSON, and the state that the file holds."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
+        raise ValueError(f"{path} is not the state of an experiment; choose another folder")
+    return value.pop("config"), value.pop("data", None), typed(State, value, str(path))
