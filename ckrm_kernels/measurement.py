@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.backends import Backend
+from ckrm_kernels.backends import GPU_BACKENDS, Backend
 from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
@@ -89,9 +89,8 @@ def measure_layers(
     edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale({**psi.options(), "backend": backend})
-    counted = list(zip(plans, _counts_of(plans, edges, unscaled), strict=True))
     rows = []
-    for plan, counts in track(counted):
+    for plan, counts in zip(track(plans), _counted(plans, edges, unscaled), strict=True):
         measured = zip(plan.banks, counts, strict=True)
         results = [_measured(banks, each, at, limit, details, unscaled) for banks, each in measured]
         rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
@@ -133,8 +132,17 @@ def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) 
     return _Plan(layer, banks, note, not single_numbers or as_one_slice)
 
 
+def _counted(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> Iterator[list[Tensor]]:
+    """`_counts_of` each plan: all in one call on a GPU; on a CPU, where a layer may take long, one at a time."""
+    on_gpu = psi.get("backend") in GPU_BACKENDS or any(
+        bank.is_cuda for plan in plans for same in plan.banks for bank in same
+    )
+    for together in [plans] if on_gpu else [[plan] for plan in plans]:
+        yield from _counts_of(together, edges, psi)
+
+
 def _counts_of(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
-    """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,); all in one call."""
+    """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
     banks = [bank for plan in plans for same in plan.banks for bank in same]
     of_banks = iter(counts_of_banks(banks, edges, **psi).cpu())
     return [[torch.stack(list(islice(of_banks, len(same)))).sum(0) for same in plan.banks] for plan in plans]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from exhaustive import also
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -24,59 +25,62 @@ def printed(arguments, **variables):
     return json.loads(run.stdout)
 
 
+@pytest.fixture(scope="module", params=[90, *also(80, 100)])
+def architecture(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory):
-    """By kernel and architecture."""
-    rows = printed(
-        [str(ROOT / "benchmarks/machine_code.py"), "--json"], TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("triton"))
-    )
-    found = {(row["name"], row["architecture"]): row for row in rows}
-    assert {architecture for _, architecture in found} == {80, 90, 100}
-    return found
+def counts(architecture, tmp_path_factory):
+    """By kernel."""
+    command = [str(ROOT / "benchmarks/machine_code.py"), "--json", "--architecture", str(architecture)]
+    rows = printed(command, TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("triton")))
+    assert {row["architecture"] for row in rows} == {architecture}
+    return {row["name"]: row for row in rows}
 
 
 def test_nothing_is_spilled(counts):
-    assert {key: row["spilled"] for key, row in counts.items() if row["spilled"]} == {}
+    assert {name: row["spilled"] for name, row in counts.items() if row["spilled"]} == {}
 
 
 def test_float32_kernels_hold_no_float64_instruction(counts):
-    assert {key: row["doubles"] for key, row in counts.items() if row["doubles"] and "float64" not in key[0]} == {}
+    assert {name: row["doubles"] for name, row in counts.items() if row["doubles"] and "float64" not in name} == {}
 
 
 def test_float64_kernels_hold_float64_instructions(counts):
     """The counter sees them."""
-    assert all(row["doubles"] > 100 for key, row in counts.items() if "float64" in key[0])
+    assert all(row["doubles"] > 100 for name, row in counts.items() if "float64" in name)
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
 @pytest.mark.parametrize("name", ["tile, K = 9", "tile, K = 1"])
-def test_a_term_costs_at_most_26_cycles(counts, name, architecture):
+def test_a_term_costs_at_most_26_cycles(counts, name):
     """24 are its three special functions."""
-    row = counts[name, architecture]
-    assert 24 <= row["cycles"] <= 26
-    assert 32 * row["per_term"]["special"] == pytest.approx(3, abs=0.05)
+    assert 24 <= counts[name]["cycles"] <= 26
+    assert 32 * counts[name]["per_term"]["special"] == pytest.approx(3, abs=0.05)
 
 
-@pytest.mark.parametrize("architecture", [90, 100])
 def test_forward_and_backward_cost_at_most_5_times_forward(counts, architecture):
     """The gradient visits every pair in both orders."""
-    forward, backward = (counts[f"{kernel}, K = 9", architecture]["cycles"] for kernel in ("tile", "tile gradient"))
+    if architecture == 80:
+        pytest.skip("5.1 times there")
+    forward, backward = (counts[f"{kernel}, K = 9"]["cycles"] for kernel in ("tile", "tile gradient"))
     assert forward + 2 * backward <= 5 * forward
 
 
 def test_the_covariance_is_on_tensor_cores(counts):
-    for architecture in (80, 90, 100):
-        assert counts["tile, K = 9", architecture]["per_term"].get("tensor", 0) > 0
+    assert counts["tile, K = 9"]["per_term"].get("tensor", 0) > 0
 
 
-def test_kernels_fit_as_often_as_their_configuration_says(counts):
+@pytest.mark.parametrize(("name", "row"), [("tile, K = 9", "tensor cores"), ("tile, K = 1", "none")])
+def test_kernels_fit_as_often_as_their_configuration_says(counts, architecture, name, row):
     from ckrm_kernels.kernels.configurations import TABLE
 
-    for name, row in (("tile, K = 9", "tensor cores"), ("tile, K = 1", "none")):
-        config, count = TABLE[row], counts[name, 90]
-        registers = -(-count["registers"] // 8) * 8 * 32 * config.warps
-        assert 65536 // registers >= config.resident
-        assert 227 * 1024 // (count["shared"] + 1024) >= config.resident
+    if architecture != 90:
+        pytest.skip("the configurations are for sm_90")
+    config, count = TABLE[row], counts[name]
+    registers = -(-count["registers"] // 8) * 8 * 32 * config.warps
+    assert 65536 // registers >= config.resident
+    assert 227 * 1024 // (count["shared"] + 1024) >= config.resident
 
 
 # A loop of two MUFU, 0x10 to 0x50, that waits behind the code, at 0x90; then a copy of its last turn.

@@ -219,7 +219,7 @@ def test_the_same_bits_every_time():
 # ---- many banks in one launch ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *also(*DTYPES[1:])])
 def test_counts_of_many_banks(dtype):
     edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
     check_counts_of_banks([bank for bank in mixed_banks(dtype) if len(bank) < 10], edges, DEFAULT, ops)
@@ -380,6 +380,7 @@ def test_tensor_cores_that_cut_off_their_sums_have_the_accuracy_of_float32(tenso
     check_pairwise(weight(shape), DEFAULT, ops=ops)
 
 
+@pytest.mark.exhaustive
 def test_long_slices_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
     w = weight((5, 1, 4096))
     expected = reference.pairwise_psi(w.double(), *DEFAULT)

@@ -13,7 +13,7 @@ from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.settings import read_config
 from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
-from ckrm_kernels.width_search.experiment import config_of
+from ckrm_kernels.width_search.state import config_of
 
 # so much weight decay that a few steps make a layer redundant
 PLAIN = WidthSearchConfig(
