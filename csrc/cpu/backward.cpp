@@ -5,7 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../operators.h"
-#include "packed.h"
+#include "prepared.h"
 
 namespace ckrm {
 namespace {
@@ -55,14 +55,14 @@ void store_finished(const Bank<T>& bank, const T* slice, const T* of_slice, int6
 }
 
 template <class T>
-void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool packed, const Tensor& grad,
-                     const Scalars& scalars, const Tensor& out_a, const Tensor& out_b) {
-  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
+void slices_backward(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool packed,
+                     const Tensor& grad, const Scalars& scalars, const Tensor& out_a, const Tensor& out_b) {
+  const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
   const int64_t lanes = kernels<T>().lanes, row = a.rows() * lanes;
   const int64_t size_a = divide_up(a.filters, lanes) * row, size_b = packed ? 0 : divide_up(b.filters, lanes) * row;
   const std::vector<T> g = values_of<T>(grad);
-  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha - 1);
-  const double scale = packed_a.scale() / static_cast<double>(a.slices);
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha - 1);
+  const double scale = prepared_a.scale() / static_cast<double>(a.slices);
   const int64_t slice_pairs = a.filters * b.filters * a.slices;
   parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&](Items& items) {
     const Buffer<T> room(2 * (size_a + size_b) + 3 * row);
@@ -76,7 +76,7 @@ void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_
     for (int64_t k; items.take(k);) {
       std::fill_n(s.of_a, size_a, T(0));
       std::fill_n(s.of_b, size_b, T(0));
-      kernels<T>().slice_gradient(a, b, k, {g.data(), packed}, psi, s);
+      kernels<T>().tile_gradient(a, b, k, {g.data(), packed}, psi, s);
       store_finished(a, s.slice_a, s.of_a, k, scale, positions, out_a);
       if (!packed) store_finished(b, s.slice_b, s.of_b, k, scale, positions, out_b);
     }
@@ -84,13 +84,13 @@ void slices_backward(const PackedBank<T>& packed_a, const PackedBank<T>& packed_
 }
 
 template <class T>
-void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Tensor& grad, const Scalars& scalars,
-                    const Tensor& out) {
-  const Bank<T>& bank = packed.bank();
+void listed_backward(const PreparedBank<T>& prepared, const int64_t* pairs, const Tensor& grad, const Scalars& scalars,
+                     const Tensor& out) {
+  const Bank<T>& bank = prepared.bank();
   const int64_t lanes = kernels<T>().lanes, row = bank.rows() * lanes, blocks = divide_up(bank.slices, lanes);
   const std::vector<T> g = values_of<T>(grad);
-  const PsiScalars<T> psi = scalars.scaled<T>(packed.scale(), scalars.alpha - 1);
-  const double scale = packed.scale() / static_cast<double>(bank.slices);
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared.scale(), scalars.alpha - 1);
+  const double scale = prepared.scale() / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
   const int64_t slice_pairs = static_cast<int64_t>(g.size()) * bank.slices;
   parallel_items(blocks, 3 * nanoseconds_for(slice_pairs, bank.coordinates), [&](Items& items) {
@@ -98,7 +98,7 @@ void pairs_backward(const PackedBank<T>& packed, const int64_t* pairs, const Ten
     T *of_bank = room.get(), *positions = room.get() + bank.filters * row;
     for (int64_t block; items.take(block);) {
       std::fill_n(of_bank, bank.filters * row, T(0));
-      kernels<T>().pairs_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
+      kernels<T>().listed_gradient(bank, block, pairs, static_cast<int64_t>(g.size()), g.data(), psi, of_bank);
       for (int64_t filter = 0; filter < bank.filters; ++filter) {
         const T* slices = bank.data + (filter * blocks + block) * row;
         kernels<T>().finish_gradient(slices, of_bank + filter * row, bank.norms, bank.coordinates, scale, positions);
@@ -123,7 +123,7 @@ Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double al
   check_gradient(grad, weight, {n * (n - 1) / 2});
   if (n < 2) return zeros_like(weight);
   const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
-  with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
+  with_prepared(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
     slices_backward(a, b, true, grad, {alpha, beta, gamma, eps}, out, out);
   });
   return out;
@@ -136,8 +136,8 @@ std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& 
   check_gradient(grad, a, {wa.view().filters, wb.view().filters});
   if (grad.numel() == 0) return {zeros_like(a), zeros_like(b)};
   const Tensor out_a = torch::stable::new_empty(a, shape_of(a)), out_b = torch::stable::new_empty(b, shape_of(b));
-  with_packed(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& packed_a, const auto& packed_b) {
-    slices_backward(packed_a, packed_b, false, grad, {alpha, beta, gamma, eps}, out_a, out_b);
+  with_prepared(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& prepared_a, const auto& prepared_b) {
+    slices_backward(prepared_a, prepared_b, false, grad, {alpha, beta, gamma, eps}, out_a, out_b);
   });
   return {out_a, out_b};
 }
@@ -149,8 +149,8 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
   check_gradient(grad, weight, {list.size(0)});
   if (list.size(0) == 0) return zeros_like(weight);
   const Tensor out = torch::stable::new_empty(weight, shape_of(weight));
-  with_packed(w, Layout::kSlicesInLanes, eps, [&](const auto& packed, const auto&) {
-    pairs_backward(packed, list.template const_data_ptr<int64_t>(), grad, {alpha, beta, gamma, eps}, out);
+  with_prepared(w, Layout::kSlicesInLanes, eps, [&](const auto& prepared, const auto&) {
+    listed_backward(prepared, list.template const_data_ptr<int64_t>(), grad, {alpha, beta, gamma, eps}, out);
   });
   return out;
 }

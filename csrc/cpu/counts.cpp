@@ -57,10 +57,10 @@ void count_bank(const Tensor& bank, const Tensor& edges, const Scalars& scalars,
   const Weight w(bank);
   if (w.view().filters < 2) return;
   const Out* first = edges.const_data_ptr<Out>();
-  with_packed(w, Layout::kFiltersInLanes, scalars.eps, [&](const auto& packed, const auto&) {
-    using T = std::remove_reference_t<decltype(*packed.bank().data)>;
+  with_prepared(w, Layout::kFiltersInLanes, scalars.eps, [&](const auto& prepared, const auto&) {
+    using T = std::remove_reference_t<decltype(*prepared.bank().data)>;
     const std::vector<T> limits(first, first + edges.numel());
-    count_pairs<Out>(packed.bank(), scalars.scaled<T>(packed.scale(), scalars.alpha), limits, counts);
+    count_pairs<Out>(prepared.bank(), scalars.scaled<T>(prepared.scale(), scalars.alpha), limits, counts);
   });
 }
 

@@ -10,11 +10,11 @@ namespace {
 
 // Every Psi, packed (triangular) or as a rectangle.
 template <class Out, class T>
-void store_all(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular, const Scalars& scalars,
-               void* out) {
+void store_all(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
+               const Scalars& scalars, void* out) {
   Out* result = static_cast<Out*>(out);
-  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
-  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha);
+  const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha);
   parallel_tiles(a, b, triangular, [&](Tiles<T>& tiles) {
     while (tiles.take()) {
       tiles.add(0, a.slices, psi);
@@ -28,15 +28,16 @@ void store_all(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, boo
 }
 
 template <class Out, class T>
-void store_pairs(const PackedBank<T>& packed, const int64_t* pairs, int64_t count, const Scalars& scalars, void* out) {
+void store_pairs(const PreparedBank<T>& prepared, const int64_t* pairs, int64_t count, const Scalars& scalars,
+                 void* out) {
   constexpr int64_t kGrain = 64;
-  const PsiScalars<T> psi = scalars.scaled<T>(packed.scale(), scalars.alpha);
-  const Bank<T>& bank = packed.bank();
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared.scale(), scalars.alpha);
+  const Bank<T>& bank = prepared.bank();
   parallel_items(divide_up(count, kGrain), nanoseconds_for(count * bank.slices, bank.coordinates), [&](Items& items) {
     for (int64_t item; items.take(item);) {
       const int64_t begin = item * kGrain, length = std::min(kGrain, count - begin);
       T values[kGrain];
-      kernels<T>().pairs(bank, pairs + 2 * begin, length, psi, values);
+      kernels<T>().listed(bank, pairs + 2 * begin, length, psi, values);
       std::transform(values, values + length, static_cast<Out*>(out) + begin,
                      [](T value) { return static_cast<Out>(value); });
     }
@@ -51,7 +52,7 @@ Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamm
   Tensor out = torch::stable::new_empty(weight, {n * (n - 1) / 2}, result_type(weight));
   if (n < 2) return out;
   const Scalars scalars{alpha, beta, gamma, eps};
-  with_packed(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
+  with_prepared(w, Layout::kFiltersInLanes, eps, [&](const auto& a, const auto& b) {
     if (result_type(weight) == ScalarType::Double)
       store_all<double>(a, b, true, scalars, out.mutable_data_ptr());
     else
@@ -66,7 +67,7 @@ Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, do
   Tensor out = torch::stable::new_empty(a, {wa.view().filters, wb.view().filters}, result_type(a));
   if (out.numel() == 0) return out;
   const Scalars scalars{alpha, beta, gamma, eps};
-  with_packed(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& pa, const auto& pb) {
+  with_prepared(wa, wb, Layout::kFiltersInLanes, eps, [&](const auto& pa, const auto& pb) {
     if (result_type(a) == ScalarType::Double)
       store_all<double>(pa, pb, false, scalars, out.mutable_data_ptr());
     else
@@ -82,11 +83,11 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
   if (list.size(0) == 0) return out;
   const Scalars scalars{alpha, beta, gamma, eps};
   const int64_t* index = list.const_data_ptr<int64_t>();
-  with_packed(w, Layout::kSlicesInLanes, eps, [&](const auto& packed, const auto&) {
+  with_prepared(w, Layout::kSlicesInLanes, eps, [&](const auto& prepared, const auto&) {
     if (result_type(weight) == ScalarType::Double)
-      store_pairs<double>(packed, index, list.size(0), scalars, out.mutable_data_ptr());
+      store_pairs<double>(prepared, index, list.size(0), scalars, out.mutable_data_ptr());
     else
-      store_pairs<float>(packed, index, list.size(0), scalars, out.mutable_data_ptr());
+      store_pairs<float>(prepared, index, list.size(0), scalars, out.mutable_data_ptr());
   });
   return out;
 }

@@ -139,8 +139,8 @@ void slice_gradient_of(const Bank<T>& a, const Bank<T>& b, int64_t k, const Pair
 }
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
-void pairs_gradient_of(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
-                       const PsiScalars<T>& psi, T* of_bank) {
+void listed_gradient_of(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
+                        const PsiScalars<T>& psi, T* of_bank) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t n = bank.coordinates, step = bank.rows() * L, blocks = (bank.slices + L - 1) / L;

@@ -1,6 +1,6 @@
 // The CPU kernels: one table of functions for each instruction set, chosen once at run time.
 //
-// A filter bank is packed before the pair loop. Per slice it holds the K - 1 coordinates of the centred slice in an
+// A filter bank is prepared before the pair loop. Per slice it holds the K - 1 coordinates of the centred slice in an
 // orthonormal (Helmert) basis scaled by 1 / sqrt(K), so that the population covariance of two slices is their dot
 // product, then mu, half_mu2, sigma, half_var (psi.h). These rows of numbers come in vectors of lanes:
 //   filters in lanes:  [filter / lanes][slice][row][lane = filter % lanes]   (all pairs, a x b)
@@ -54,7 +54,7 @@ struct PairGradient {
   bool packed;
 };
 
-// Room for one slice of both banks, packed, and for its gradient in the same form: blocks * rows() * lanes numbers
+// Room for one slice of both banks, prepared, and for its gradient in the same form: blocks * rows() * lanes numbers
 // each, of_row 2 * rows() * lanes. The same arrays twice where a is b; of_a and of_b begin as zeros.
 template <class T>
 struct SliceScratch {
@@ -68,25 +68,25 @@ struct Kernels {
 
   // Packs blocks [begin, end) of `lanes` filters (filters in lanes) or filters [begin, end) (slices in lanes) of
   // `scale` * weight. Returns the largest half_mu2 + half_var met. scratch: K * lanes doubles, aligned.
-  double (*pack)(const WeightView& weight, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
-                 double* scratch);
+  double (*prepare)(const WeightView& weight, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
+                    double* scratch);
 
   // Adds to sums[row - row_begin][column - column_begin] (ld apart) the psi of slices [k_begin, k_end).
   void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
                const PsiScalars<T>& psi, T* sums, int64_t ld);
 
   // The gradient of both banks at slice k, for all pairs (i, j), added to scratch.of_a and of_b.
-  void (*slice_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                         const PsiScalars<T>& psi, const SliceScratch<T>& scratch);
+  void (*tile_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
+                        const PsiScalars<T>& psi, const SliceScratch<T>& scratch);
 
   // Psi of the listed pairs (slices in lanes).
-  void (*pairs)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out);
+  void (*listed)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out);
 
   // The gradient at the slices of vector k_block, for all listed pairs: rows() * filters * lanes accumulators.
-  void (*pairs_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
-                         const PsiScalars<T>& psi, T* of_bank);
+  void (*listed_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
+                          const PsiScalars<T>& psi, T* of_bank);
 
-  // From one vector of packed slices and their accumulated gradient to that of their K positions, times scale:
+  // From one vector of prepared slices and their accumulated gradient to that of their K positions, times scale:
   // positions[q * lanes + lane].
   void (*finish_gradient)(const T* slice, const T* gradient, const double* norms, int64_t coordinates, double scale,
                           T* positions);

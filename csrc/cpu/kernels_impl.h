@@ -6,7 +6,7 @@
 #include "../lanes.h"
 #include "../psi.h"
 #include "vectors_impl.h"
-#include "pack_impl.h"
+#include "prepare_impl.h"
 #include "psi_impl.h"
 #include "gradient_impl.h"
 
@@ -42,8 +42,8 @@ void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, in
 }
 
 template <class T>
-void slice_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                    const PsiScalars<T>& psi, const SliceScratch<T>& scratch) {
+void tile_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad, const PsiScalars<T>& psi,
+                   const SliceScratch<T>& scratch) {
   if (a.coordinates == 0) {
     CKRM_BY_CASE(slice_gradient_of, 0, a, b, k, grad, psi, scratch)
   }
@@ -54,28 +54,28 @@ void slice_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGra
 }
 
 template <class T>
-void pairs(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiScalars<T>& psi, T* out) {
+void listed(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiScalars<T>& psi, T* out) {
   if (bank.coordinates == 0) {
-    CKRM_BY_CASE(pairs_of, 0, bank, list, count, psi, out)
+    CKRM_BY_CASE(listed_psi, 0, bank, list, count, psi, out)
   }
-  CKRM_BY_CASE(pairs_of, kAnyCoordinates, bank, list, count, psi, out)
+  CKRM_BY_CASE(listed_psi, kAnyCoordinates, bank, list, count, psi, out)
 }
 
 template <class T>
-void pairs_gradient(const Bank<T>& bank, int64_t k_block, const int64_t* list, int64_t count, const T* grad,
-                    const PsiScalars<T>& psi, T* of_bank) {
+void listed_gradient(const Bank<T>& bank, int64_t k_block, const int64_t* list, int64_t count, const T* grad,
+                     const PsiScalars<T>& psi, T* of_bank) {
   if (bank.coordinates == 0) {
-    CKRM_BY_CASE(pairs_gradient_of, 0, bank, k_block, list, count, grad, psi, of_bank)
+    CKRM_BY_CASE(listed_gradient_of, 0, bank, k_block, list, count, grad, psi, of_bank)
   }
-  CKRM_BY_CASE(pairs_gradient_of, kAnyCoordinates, bank, k_block, list, count, grad, psi, of_bank)
+  CKRM_BY_CASE(listed_gradient_of, kAnyCoordinates, bank, k_block, list, count, grad, psi, of_bank)
 }
 
 #undef CKRM_BY_CASE
 
-extern const Kernels<float> kFloat32 = {CKRM_ISA_NAME,  kLanes<float>, pack,           tile,
-                                        slice_gradient, pairs,         pairs_gradient, finish_gradient};
-extern const Kernels<double> kFloat64 = {CKRM_ISA_NAME,  kLanes<double>, pack,           tile,
-                                         slice_gradient, pairs,          pairs_gradient, finish_gradient};
+extern const Kernels<float> kFloat32 = {CKRM_ISA_NAME, kLanes<float>, prepare,         tile,
+                                        tile_gradient, listed,        listed_gradient, finish_gradient};
+extern const Kernels<double> kFloat64 = {CKRM_ISA_NAME, kLanes<double>, prepare,         tile,
+                                         tile_gradient, listed,         listed_gradient, finish_gradient};
 
 }  // namespace CKRM_ISA
 }  // namespace ckrm

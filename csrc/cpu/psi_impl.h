@@ -102,7 +102,7 @@ void tile_of(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin,
 }
 
 template <PsiCase kCase, int64_t kCoordinates, class T>
-void pairs_of(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out) {
+void listed_psi(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
   const int64_t n = bank.coordinates, step = bank.rows() * L, blocks = (bank.slices + L - 1) / L;

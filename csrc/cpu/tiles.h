@@ -1,7 +1,7 @@
 // The tiles of pairs that threads share out among themselves.
 #pragma once
 
-#include "packed.h"
+#include "prepared.h"
 
 namespace ckrm {
 

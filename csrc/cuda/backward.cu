@@ -10,25 +10,25 @@ namespace {
 
 // The gradient of a's filters from their pairs with b's.
 template <class T>
-void rows_gradient(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, const PairGradient& grad,
+void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, const PairGradient& grad,
                    const Scalars& scalars, const Tensor& out, const CurrentStream& stream) {
-  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
-  const Tensor square = new_numbers<T>(packed_a.data(), a.padded * b.padded);
+  const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
+  const Tensor square = new_numbers<T>(prepared_a.data(), a.padded * b.padded);
   T* spread = static_cast<T*>(square.mutable_data_ptr());
   stream.launch(spread_gradient_kernel<T>, divide_up(a.padded * b.padded, kThreads), 1, kThreads, a, b, grad, spread);
 
-  const Tensor of_a = new_numbers<T>(packed_a.data(), packed_a.data().numel());
+  const Tensor of_a = new_numbers<T>(prepared_a.data(), prepared_a.data().numel());
   T* gathered = static_cast<T*>(of_a.mutable_data_ptr());
-  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha - 1);
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha - 1);
   const int64_t blocks = a.padded / kOwnedFilters<T> * a.slices;
   with_case(psi, [&](auto psi_case) {
     with_coordinates<T>(a.coordinates, [&](auto coordinates) {
-      stream.launch(rows_gradient_kernel<psi_case.value, coordinates.value, T>, blocks,
+      stream.launch(tile_gradient_kernel<psi_case.value, coordinates.value, T>, blocks,
                     parts_of_coordinates<coordinates.value>(a.coordinates), kThreads, a, b,
                     static_cast<const T*>(spread), psi, gathered);
     });
   });
-  finish_gradient(packed_a, of_a, out, stream);
+  finish_gradient(prepared_a, of_a, out, stream);
 }
 
 bool is_float32(const Tensor& grad) { return grad.scalar_type() == ScalarType::Float; }
@@ -50,8 +50,8 @@ Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double al
   const PairGradient of_pairs{grad.const_data_ptr(), is_float32(grad), true, {grad.stride(0), 0}};
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
-    rows_gradient(packed, packed, of_pairs, {alpha, beta, gamma, eps}, out, stream);
+    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, eps, stream);
+    tile_gradient(prepared, prepared, of_pairs, {alpha, beta, gamma, eps}, out, stream);
   });
   return out;
 }
@@ -70,10 +70,10 @@ std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& 
   const PairGradient by_b{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(1), grad.stride(0)}};
   with_arithmetic(a, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed_a(wa, Layout::kFiltersInRow, eps, stream);
-    const PackedBank<T> packed_b(wb, Layout::kFiltersInRow, eps, stream);
-    rows_gradient(packed_a, packed_b, by_a, scalars, out_a, stream);
-    rows_gradient(packed_b, packed_a, by_b, scalars, out_b, stream);
+    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, eps, stream);
+    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, eps, stream);
+    tile_gradient(prepared_a, prepared_b, by_a, scalars, out_a, stream);
+    tile_gradient(prepared_b, prepared_a, by_b, scalars, out_b, stream);
   });
   return {out_a, out_b};
 }

@@ -81,7 +81,7 @@ __device__ __forceinline__ void store_sums(T (&shared)[kSide][kOwnedFilters<T>],
 // blockIdx: filters and slice, part of the coordinates.
 template <PsiCase kCase, int kCoordinates, class T>
 __global__ void __launch_bounds__(kThreads)
-    rows_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, PsiScalars<T> psi, T* of_a) {
+    tile_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, PsiScalars<T> psi, T* of_a) {
   constexpr int R = kOwnedPerThread<T>, C = kPerThread<T>, kOwned = Gathered<kCoordinates, T>::kOwned;
   __shared__ Stage<T, kOwnedFilters<T>> stage;
   __shared__ T shared[kSide][kOwnedFilters<T>];

@@ -1,6 +1,6 @@
-// How the CUDA kernels see weights and packed filter banks.
+// How the CUDA kernels see weights and prepared filter banks.
 //
-// A slice is packed as in csrc/cpu/kernels.h: the K - 1 coordinates of the centred slice in an orthonormal (Helmert)
+// A slice is prepared as in csrc/cpu/kernels.h: the K - 1 coordinates of the centred slice in an orthonormal (Helmert)
 // basis scaled by 1 / sqrt(K), whose dot product is the population covariance, then mu, half_mu2, sigma, half_var; of
 // slices of one number (K = 1) mu and half_mu2 alone. Each of these is a row of numbers:
 //   filters in a row:  [slice][row][filter]   (all pairs, a x b: a tile reads rows of neighbouring filters)

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "../operators.h"
-#include "packed.h"
+#include "prepared.h"
 
 namespace ckrm {
 namespace cuda {
@@ -29,16 +29,16 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
 }
 
 template <class T>
-void sum_tiles(const PackedBank<T>& packed_a, const PackedBank<T>& packed_b, bool triangular, const Scalars& scalars,
-               Result<T> result, const CurrentStream& stream) {
-  const Bank<T>&a = packed_a.bank(), &b = packed_b.bank();
+void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
+               const Scalars& scalars, Result<T> result, const CurrentStream& stream) {
+  const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
   const TilePlan plan = plan_tiles(a, b, triangular);
   Tensor partial;
   if (plan.splits > 1) {
-    partial = new_numbers<T>(packed_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
+    partial = new_numbers<T>(prepared_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
     result.partial = static_cast<T*>(partial.mutable_data_ptr());
   }
-  const PsiScalars<T> psi = scalars.scaled<T>(packed_a.scale(), scalars.alpha);
+  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha);
   with_case(psi, [&](auto psi_case) {
     with_coordinates<T>(a.coordinates, [&](auto coordinates) {
       stream.launch(tile_kernel<psi_case.value, coordinates.value, T>, plan.tiles, plan.splits, kThreads, a, b, plan,
@@ -64,14 +64,14 @@ void count_pairs(const Weight& bank, const Tensor& edges, const Scalars& scalars
   if (bank.view().filters < 2) return;
   with_arithmetic(bank.tensor(), scalars.eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed(bank, Layout::kFiltersInRow, scalars.eps, stream);
+    const PreparedBank<T> prepared(bank, Layout::kFiltersInRow, scalars.eps, stream);
     Result<T> result{};
     result.kind = ResultKind::kCounts;
     result.is_float32 = result_type(bank.tensor()) == ScalarType::Float;
     result.counts = counts;
     result.edges = edges.const_data_ptr();
     result.edge_count = edges.size(0);
-    sum_tiles(packed, packed, true, scalars, result, stream);
+    sum_tiles(prepared, prepared, true, scalars, result, stream);
   });
 }
 
@@ -88,9 +88,9 @@ Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamm
   const CurrentStream stream(weight);
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed(w, Layout::kFiltersInRow, eps, stream);
+    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, eps, stream);
     const Result<T> result = result_to<T>(out, ResultKind::kPacked, result_type(weight) == ScalarType::Float);
-    sum_tiles(packed, packed, true, {alpha, beta, gamma, eps}, result, stream);
+    sum_tiles(prepared, prepared, true, {alpha, beta, gamma, eps}, result, stream);
   });
   return out;
 }
@@ -103,10 +103,10 @@ Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, do
   const CurrentStream stream(a);
   with_arithmetic(a, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed_a(wa, Layout::kFiltersInRow, eps, stream);
-    const PackedBank<T> packed_b(wb, Layout::kFiltersInRow, eps, stream);
+    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, eps, stream);
+    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, eps, stream);
     const Result<T> result = result_to<T>(out, ResultKind::kRectangle, result_type(a) == ScalarType::Float);
-    sum_tiles(packed_a, packed_b, false, {alpha, beta, gamma, eps}, result, stream);
+    sum_tiles(prepared_a, prepared_b, false, {alpha, beta, gamma, eps}, result, stream);
   });
   return out;
 }

@@ -1,8 +1,8 @@
-// From the gradient of a packed bank to that of the weight, for all pairs and for lists.
+// From the gradient of a prepared bank to that of the weight, for all pairs and for lists.
 #pragma once
 
 #include "backward.cuh"
-#include "packed.h"
+#include "prepared.h"
 
 namespace ckrm {
 namespace cuda {
@@ -21,11 +21,11 @@ int64_t parts_of_coordinates(int coordinates) {
 
 // of_bank: the sums that the kernels gathered, in the bank's layout. out: contiguous, of the weight's shape and dtype.
 template <class T>
-void finish_gradient(const PackedBank<T>& packed, const Tensor& of_bank, const Tensor& out,
+void finish_gradient(const PreparedBank<T>& prepared, const Tensor& of_bank, const Tensor& out,
                      const CurrentStream& stream) {
-  const Bank<T>& bank = packed.bank();
+  const Bank<T>& bank = prepared.bank();
   const int64_t blocks = divide_up(bank.filters, kBlockFilters) * divide_up(bank.slices, kBlockSlices);
-  const double scale = packed.scale() / static_cast<double>(bank.slices);
+  const double scale = prepared.scale() / static_cast<double>(bank.slices);
   stream.launch(finish_gradient_kernel<T>, blocks, 1, kThreads, bank, static_cast<const T*>(of_bank.const_data_ptr()),
                 static_cast<T>(scale), out.mutable_data_ptr(), element_of(out));
 }

@@ -51,11 +51,11 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, dou
   if (listed.count == 0) return out;
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed(w, Layout::kSlicesInRow, eps, stream);
-    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha);
-    with_constants(psi, packed.bank().coordinates, [&](auto psi_case, auto coordinates) {
+    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, eps, stream);
+    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(prepared.scale(), alpha);
+    with_constants(psi, prepared.bank().coordinates, [&](auto psi_case, auto coordinates) {
       stream.launch(listed_kernel<psi_case.value, coordinates.value, T>, divide_up(listed.count, kPairsPerBlock), 1,
-                    kThreads, packed.bank(), listed, psi, out.mutable_data_ptr(),
+                    kThreads, prepared.bank(), listed, psi, out.mutable_data_ptr(),
                     result_type(weight) == ScalarType::Float);
     });
   });
@@ -78,18 +78,18 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
   const Tensor out = empty_gradient(weight);
   with_arithmetic(weight, eps, [&](auto arithmetic) {
     using T = decltype(arithmetic);
-    const PackedBank<T> packed(w, Layout::kSlicesInRow, eps, stream);
-    const Bank<T>& bank = packed.bank();
-    const Tensor of_bank = new_numbers<T>(packed.data(), packed.data().numel());
+    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, eps, stream);
+    const Bank<T>& bank = prepared.bank();
+    const Tensor of_bank = new_numbers<T>(prepared.data(), prepared.data().numel());
     T* gathered = static_cast<T*>(of_bank.mutable_data_ptr());
-    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(packed.scale(), alpha - 1);
+    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(prepared.scale(), alpha - 1);
     with_constants(psi, bank.coordinates, [&](auto psi_case, auto coordinates) {
       stream.launch(listed_gradient_kernel<psi_case.value, coordinates.value, T>,
                     divide_up(bank.filters * bank.slices, kThreads),
                     parts_of_coordinates<coordinates.value>(bank.coordinates), kThreads, bank, listed, incidence,
                     of_pairs, psi, gathered);
     });
-    finish_gradient(packed, of_bank, out, stream);
+    finish_gradient(prepared, of_bank, out, stream);
   });
   return out;
 }

@@ -79,7 +79,7 @@ struct Incidence {
   }
 };
 
-// As rows_gradient_kernel; a thread owns one slice of one filter. blockIdx: filters and slices, part of the
+// As tile_gradient_kernel; a thread owns one slice of one filter. blockIdx: filters and slices, part of the
 // coordinates.
 template <PsiCase kCase, int kCoordinates, class T>
 __global__ void __launch_bounds__(kThreads) listed_gradient_kernel(Bank<T> bank, PairList pairs, Incidence incidence,

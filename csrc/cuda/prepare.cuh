@@ -1,4 +1,4 @@
-// From a weight to a packed filter bank, and from the gradient of a bank to that of the weight.
+// From a weight to a prepared filter bank, and from the gradient of a bank to that of the weight.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

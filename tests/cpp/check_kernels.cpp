@@ -74,13 +74,13 @@ T* aligned(std::vector<T>& room, int64_t count) {
 }
 
 template <class T>
-struct Packed {
+struct Prepared {
   std::vector<T> data_room, poison_room;
   std::vector<double> norms, scratch_room;
   std::vector<int64_t> offsets;
   Bank<T> bank;
 
-  Packed(const Kernels<T>& kernels, const Problem& p, Layout layout) {
+  Prepared(const Kernels<T>& kernels, const Problem& p, Layout layout) {
     const int64_t lanes = kernels.lanes, filter_blocks = (p.filters + lanes - 1) / lanes;
     const int64_t slice_blocks = (p.slices + lanes - 1) / lanes;
     const bool by_filter = layout == Layout::kFiltersInLanes;
@@ -97,8 +97,8 @@ struct Packed {
             layout};
     const WeightView view{p.weight.data(),        Element::kFloat64, p.filters,      p.slices,
                           p.slices * p.positions, p.positions,       offsets.data(), p.positions};
-    kernels.pack(view, 1, p.eps, bank, 0, by_filter ? filter_blocks : p.filters,
-                 aligned(scratch_room, p.positions * lanes));
+    kernels.prepare(view, 1, p.eps, bank, 0, by_filter ? filter_blocks : p.filters,
+                    aligned(scratch_room, p.positions * lanes));
   }
 };
 
@@ -125,13 +125,13 @@ void check(const Kernels<T>& kernels, const Problem& p) {
   const int64_t lanes = kernels.lanes, n = p.filters;
   const PsiScalars<T> psi_of = scalars<T>(p, p.alpha), gradient_of = scalars<T>(p, p.alpha - 1);
 
-  const Packed<T> packed(kernels, p, Layout::kFiltersInLanes);
+  const Prepared<T> prepared(kernels, p, Layout::kFiltersInLanes);
   const int64_t columns = (n + lanes - 1) / lanes * lanes;
   std::vector<T> room;
   T* sums = aligned(room, n * columns);
   for (const bool triangular : {true, false}) {
     for (int64_t at = 0; at < n * columns; ++at) sums[at] = 0;
-    kernels.tile(packed.bank, packed.bank, {0, n, 0, n, triangular}, 0, p.slices, psi_of, sums, columns);
+    kernels.tile(prepared.bank, prepared.bank, {0, n, 0, n, triangular}, 0, p.slices, psi_of, sums, columns);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = triangular ? i + 1 : 0; j < n; ++j)
         expect_close("tile", kernels.name, sums[i * columns + j] / static_cast<T>(p.slices), mean_psi(p, i, j),
@@ -144,9 +144,9 @@ void check(const Kernels<T>& kernels, const Problem& p) {
     for (int64_t j = i + 1; j < n; ++j)
       list.insert(list.end(), {i, j}), grad.push_back(static_cast<T>((i + 2 * j) % 5) - 2);
   const int64_t pairs = static_cast<int64_t>(grad.size());
-  const Packed<T> by_slice(kernels, p, Layout::kSlicesInLanes);
+  const Prepared<T> by_slice(kernels, p, Layout::kSlicesInLanes);
   psi_list.resize(grad.size());
-  kernels.pairs(by_slice.bank, list.data(), pairs, psi_of, psi_list.data());
+  kernels.listed(by_slice.bank, list.data(), pairs, psi_of, psi_list.data());
   for (int64_t at = 0; at < pairs; ++at)
     expect_close("pairs", kernels.name, psi_list[static_cast<size_t>(at)],
                  mean_psi(p, list[static_cast<size_t>(2 * at)], list[static_cast<size_t>(2 * at + 1)]), tolerance);
@@ -162,25 +162,25 @@ void check(const Kernels<T>& kernels, const Problem& p) {
       return sum;
     };
   };
-  const int64_t row = packed.bank.rows() * lanes, size = columns / lanes * row;
+  const int64_t row = prepared.bank.rows() * lanes, size = columns / lanes * row;
   std::vector<T> work_room, by_slice_room, out_room;
   T *work = aligned(work_room, 2 * size + 2 * row), *of_bank = aligned(by_slice_room, n * row);
   T* out = aligned(out_room, p.positions * lanes);
   for (int64_t k = 0; k < p.slices; k += 3) {
     for (int64_t at = 0; at < size; ++at) work[size + at] = 0;
-    kernels.slice_gradient(packed.bank, packed.bank, k, {grad.data(), true}, gradient_of,
-                           {work, work, work + size, work + size, work + 2 * size});
+    kernels.tile_gradient(prepared.bank, prepared.bank, k, {grad.data(), true}, gradient_of,
+                          {work, work, work + size, work + size, work + 2 * size});
     for (int64_t at = 0; at < n * row; ++at) of_bank[at] = 0;
-    kernels.pairs_gradient(by_slice.bank, k / lanes, list.data(), pairs, grad.data(), gradient_of, of_bank);
+    kernels.listed_gradient(by_slice.bank, k / lanes, list.data(), pairs, grad.data(), gradient_of, of_bank);
     for (int64_t filter = 0; filter < n; filter += 2) {
       const int64_t slice_blocks = (p.slices + lanes - 1) / lanes, q = (filter + k) % p.positions;
       const Real want = difference(p, filter, k, q, weighted(filter, k));
       const Real allowed = slope_tolerance * (1 + std::fabs(want));
-      kernels.finish_gradient(work + filter / lanes * row, work + size + filter / lanes * row, packed.bank.norms,
+      kernels.finish_gradient(work + filter / lanes * row, work + size + filter / lanes * row, prepared.bank.norms,
                               p.positions - 1, 1, out);
       expect_close("slice gradient", kernels.name, out[q * lanes + filter % lanes], want, allowed);
       kernels.finish_gradient(by_slice.bank.data + (filter * slice_blocks + k / lanes) * row, of_bank + filter * row,
-                              packed.bank.norms, p.positions - 1, 1, out);
+                              prepared.bank.norms, p.positions - 1, 1, out);
       expect_close("pairs gradient", kernels.name, out[q * lanes + k % lanes], want, allowed);
     }
   }

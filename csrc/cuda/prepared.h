@@ -101,11 +101,12 @@ Tensor new_numbers(const Tensor& like, int64_t count) {
   return new_tensor(like, shape, scalar_type<T>());
 }
 
-// A packed filter bank and its memory.
+// A prepared filter bank and its memory.
 template <class T>
-class PackedBank {
+class PreparedBank {
  public:
-  PackedBank(const Weight& weight, Layout layout, double eps, const CurrentStream& stream) : scale_(scale_for<T>(eps)) {
+  PreparedBank(const Weight& weight, Layout layout, double eps, const CurrentStream& stream)
+      : scale_(scale_for<T>(eps)) {
     const WeightView& w = weight.view();
     const bool by_filter = layout == Layout::kFiltersInRow;
     bank_.filters = w.filters, bank_.slices = w.slices, bank_.coordinates = w.positions - 1, bank_.layout = layout;

@@ -1,4 +1,4 @@
-// From a tensor to a packed filter bank in the arithmetic that its numbers need.
+// From a tensor to a prepared filter bank in the arithmetic that its numbers need.
 #pragma once
 
 #include <memory>
@@ -75,9 +75,9 @@ inline bool fits_float32(const Weight& weight, double eps) {
 }
 
 template <class T>
-class PackedBank {
+class PreparedBank {
  public:
-  PackedBank(const WeightView& weight, Layout layout, double eps)
+  PreparedBank(const WeightView& weight, Layout layout, double eps)
       : scale_(scale_for<T>(eps)),
         data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
         poison_(divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
@@ -94,7 +94,7 @@ class PackedBank {
       for (int64_t item; items.take(item);) {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
         const double largest =
-            kernels<T>().pack(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
+            kernels<T>().prepare(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
         if (largest > 0x1p40) in_range = false;
       }
     });
@@ -131,22 +131,22 @@ class PackedBank {
 // Packs the weights (one or two) and calls compute(banks...) in float32 where that is exact enough, else in float64:
 // for a float64 weight, eps = 0, or numbers whose range against eps is too wide for the shared reciprocal.
 template <class Compute>
-void with_packed(const Weight& a, Layout layout, double eps, const Compute& compute) {
+void with_prepared(const Weight& a, Layout layout, double eps, const Compute& compute) {
   if (fits_float32(a, eps)) {
-    const PackedBank<float> packed(a.view(), layout, eps);
-    if (packed.in_range()) return compute(packed, packed);
+    const PreparedBank<float> prepared(a.view(), layout, eps);
+    if (prepared.in_range()) return compute(prepared, prepared);
   }
-  const PackedBank<double> packed(a.view(), layout, eps);
-  compute(packed, packed);
+  const PreparedBank<double> prepared(a.view(), layout, eps);
+  compute(prepared, prepared);
 }
 
 template <class Compute>
-void with_packed(const Weight& a, const Weight& b, Layout layout, double eps, const Compute& compute) {
+void with_prepared(const Weight& a, const Weight& b, Layout layout, double eps, const Compute& compute) {
   if (fits_float32(a, eps)) {
-    const PackedBank<float> packed_a(a.view(), layout, eps), packed_b(b.view(), layout, eps);
-    if (packed_a.in_range() && packed_b.in_range()) return compute(packed_a, packed_b);
+    const PreparedBank<float> prepared_a(a.view(), layout, eps), prepared_b(b.view(), layout, eps);
+    if (prepared_a.in_range() && prepared_b.in_range()) return compute(prepared_a, prepared_b);
   }
-  compute(PackedBank<double>(a.view(), layout, eps), PackedBank<double>(b.view(), layout, eps));
+  compute(PreparedBank<double>(a.view(), layout, eps), PreparedBank<double>(b.view(), layout, eps));
 }
 
 // Rough time of one thread for psi (or its gradient) of that many slice pairs; only decides how many threads to use.

@@ -1,4 +1,4 @@
-// From a weight to a packed filter bank.
+// From a weight to a prepared filter bank.
 // A part of kernels_impl.h, which says how it is compiled.
 
 namespace ckrm {
@@ -41,7 +41,7 @@ CKRM_INLINE DoubleVector square_root(DoubleVector v) {
   return v;
 }
 
-// K rows of lanes of doubles -> one packed vector of slices; returns half_mu2 + half_var by lane in `size`. Means and
+// K rows of lanes of doubles -> one prepared vector of slices; returns half_mu2 + half_var by lane in `size`. Means and
 // coordinates are computed in float64 from differences to the first position, so that they are accurate where they
 // cancel and exact zeros where a slice is constant.
 template <class T>
@@ -77,7 +77,7 @@ struct LaneStep {
   int64_t filters, slices;
 };
 
-// One packed vector. Lanes outside the weight become zero slices; so does a slice that is not finite, and its filter
+// One prepared vector. Lanes outside the weight become zero slices; so does a slice that is not finite, and its filter
 // is poisoned. Returns the largest half_mu2 + half_var.
 template <class T, class From>
 CKRM_INLINE double pack_vector(const WeightView& w, const double* norms, int64_t filter, int64_t k, LaneStep step,
@@ -131,8 +131,8 @@ double pack_from(const WeightView& w, double scale, double eps, const Bank<T>& b
 }
 
 template <class T>
-double pack(const WeightView& w, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
-            double* scratch) {
+double prepare(const WeightView& w, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
+               double* scratch) {
   switch (w.element) {
     case Element::kFloat32:
       return pack_from<T, float>(w, scale, eps, bank, begin, end, scratch);
