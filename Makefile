@@ -32,7 +32,7 @@ help:
 demo: $(READY)
 	$(VENV)/bin/ckrm demo
 
-PYTEST = OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --benchmark-disable
+PYTEST = OMP_NUM_THREADS=2 $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --benchmark-disable
 
 test: $(READY)
 	$(PYTEST) -m "not exhaustive"

@@ -301,6 +301,7 @@ def test_the_report_where_the_output_takes_ascii_alone(finished, tmp_path):
     assert b"written to" in done.stdout
 
 
+@pytest.mark.exhaustive
 def test_widths_tied_by_stage(tmp_path):
     config = replace(
         SMALL,

@@ -60,6 +60,7 @@ def test_the_widths_that_layers_share_change_together(finished):
     assert config_of(finished).network == replace(PLAIN.network, in_channels=1, classes=10)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_find_the_same(finished, tmp_path):
     search(tmp_path, processes=2)
     assert result(tmp_path) == result(finished)
