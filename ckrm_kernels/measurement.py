@@ -85,14 +85,14 @@ def measure_layers(
     _check_alike(models)
     for index, layers in enumerate(models):
         _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
-    plans = [_planned(same, pointwise, psi.scale_free) for same in zip(*models, strict=True)]
+    plans = [_plan_layer(same, pointwise, psi.scale_free) for same in zip(*models, strict=True)]
     edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale({**psi.options(), "backend": backend})
     rows = []
-    for plan, counts in zip(track(plans), _counted(plans, edges, unscaled), strict=True):
+    for plan, counts in zip(track(plans), _count(plans, edges, unscaled), strict=True):
         measured = zip(plan.banks, counts, strict=True)
-        results = [_measured(banks, each, at, limit, details, unscaled) for banks, each in measured]
+        results = [_measure_banks(banks, each, at, limit, details, unscaled) for banks, each in measured]
         rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
     return RedundancyReport(tuple(rows), limit, len(models), psi.options())
 
@@ -115,7 +115,7 @@ class _Measured(NamedTuple):
     histogram: Tensor
 
 
-def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> _Plan:
+def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> _Plan:
     layer = layers[0]
     if layer.shape is None:
         return _Plan(layer, [], layer.note, False)
@@ -132,23 +132,23 @@ def _planned(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) 
     return _Plan(layer, banks, note, not single_numbers or as_one_slice)
 
 
-def _counted(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> Iterator[list[Tensor]]:
-    """`_counts_of` each plan: all in one call on a GPU; on a CPU, where a layer may take long, one at a time."""
+def _count(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> Iterator[list[Tensor]]:
+    """The counts of each plan: all in one call on a GPU; on a CPU, where a layer may take long, one at a time."""
     on_gpu = psi.get("backend") in GPU_BACKENDS or any(
         bank.is_cuda for plan in plans for same in plan.banks for bank in same
     )
     for together in [plans] if on_gpu else [[plan] for plan in plans]:
-        yield from _counts_of(together, edges, psi)
+        yield from _count_in_one_call(together, edges, psi)
 
 
-def _counts_of(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
+def _count_in_one_call(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
     banks = [bank for plan in plans for same in plan.banks for bank in same]
     of_banks = iter(counts_of_banks(banks, edges, **psi).cpu())
     return [[torch.stack(list(islice(of_banks, len(same)))).sum(0) for same in plan.banks] for plan in plans]
 
 
-def _measured(
+def _measure_banks(
     banks: list[Tensor], counts: Tensor, at: int, threshold: float, details: bool, psi: PsiOptions
 ) -> _Measured:
     """One layer of one model, given how many of its pairs lie between the edges; at: the threshold's place there."""

@@ -97,7 +97,7 @@ def measure_networks(models: Sequence[nn.Module], threshold: float, psi: PsiConf
     """The layers of the networks that have slices of more than one number, in order."""
     reports = {name: measure(list(models), threshold, **each.options()) for name, each in psi_settings(psi).items()}
     rows = zip(*(report.measured for report in reports.values()), strict=True)
-    return tuple(_measured(dict(zip(reports, row, strict=True))) for row in rows)
+    return tuple(_measured_layer(dict(zip(reports, row, strict=True))) for row in rows)
 
 
 def majority(distinct: Sequence[int]) -> int:
@@ -105,7 +105,7 @@ def majority(distinct: Sequence[int]) -> int:
     return sorted(distinct)[len(distinct) // 2]
 
 
-def _measured(rows: dict[str, LayerRedundancy]) -> MeasuredLayer:
+def _measured_layer(rows: dict[str, LayerRedundancy]) -> MeasuredLayer:
     row = rows[CONFIGURED]
     assert row.filters is not None
     assert row.slices is not None

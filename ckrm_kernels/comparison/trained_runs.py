@@ -56,7 +56,7 @@ def compare_runs(
     for each in candidates:
         display.show(tables.layers_of(each, threshold, psi))
     for comparison in comparisons:
-        display.say(f"{comparison.metric}: {in_words(comparison)}")
+        display.print_line(f"{comparison.metric}: {in_words(comparison)}")
     if json:
         write_json(
             json,

@@ -26,8 +26,8 @@ def read_colour(path: Path, size: tuple[int, int]) -> np.ndarray:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise BadFile(path, f"holds numbers of an unknown range (Pillow's mode {image.mode})")
-    adapted_to = ImageOps.fit(image.convert("RGB"), size[::-1], method=Image.Resampling.BILINEAR)
-    return np.asarray(adapted_to).transpose(2, 0, 1)
+    resized = ImageOps.fit(image.convert("RGB"), size[::-1], method=Image.Resampling.BILINEAR)
+    return np.asarray(resized).transpose(2, 0, 1)
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -29,7 +29,7 @@ class Display:
         """Announces what happens next."""
         self.console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line of what was found."""
         self.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
@@ -46,9 +46,9 @@ class Display:
     def skipped(self, data: Dataset) -> None:
         """Lists what was left out of the data."""
         for each in data.skipped:
-            self.say(f"left out {each.path}: {each.reason}")
+            self.print_line(f"left out {each.path}: {each.reason}")
         if data.skipped:
-            self.say(f"left out: {len(data.skipped)} of the images")
+            self.print_line(f"left out: {len(data.skipped)} of the images")
 
     def bars(self, names: Sequence[str], epochs: int, finished: Collection[int] = ()) -> TrainingBars:
         """A bar of so many epochs for each network named, full for those at the places that are finished already."""

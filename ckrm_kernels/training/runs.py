@@ -91,7 +91,7 @@ def jobs_of(
     ]
 
 
-def run_shown(workers: Workers, jobs: Sequence[Job], display: Display) -> list[Run]:
+def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display) -> list[Run]:
     """The finished runs of the jobs, all of as many epochs, with a bar for each."""
     names, epochs = [f"seed {job.seed}" for job in jobs], jobs[0].config.epochs
     with display.bars(names, epochs, finished_places(jobs)) as bars:
@@ -129,7 +129,7 @@ class TrainedRuns:
         if team().is_first:
             write_json(self.folder / _CONFIG, as_json(self.config))
         with Workers(processes) as workers:
-            run_shown(workers, self.jobs(), self.display)
+            run_with_bars(workers, self.jobs(), self.display)
 
     def _check_folder(self) -> None:
         path = self.folder / _CONFIG
@@ -180,7 +180,7 @@ def train_runs(
         scores = team.of_first(lambda: {job.seed: _scored(job, runs, display) for job in runs.jobs()})
         if team.is_first:
             write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
-        display.say(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
+        display.print_line(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
     return scores
 
 
@@ -190,5 +190,5 @@ def _scored(job: Job, runs: TrainedRuns, display: Display) -> Score:
     score = evaluate(model, data.held_out, data.classes)
     hits = localization(model, data.held_out, data.region_of_class)
     where = "" if hits is None else f", activation maps highest in the right region {hits:.4f}"
-    display.say(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{where}")
+    display.print_line(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{where}")
     return score

@@ -15,7 +15,7 @@ from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
-from ckrm_kernels.training.runs import jobs_of, run_shown
+from ckrm_kernels.training.runs import jobs_of, run_with_bars
 from ckrm_kernels.training.workers import Job, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
 
@@ -40,7 +40,7 @@ class Networks:
 
     def train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
         """The finished runs, with a bar for each."""
-        return run_shown(workers, jobs, self.display)
+        return run_with_bars(workers, jobs, self.display)
 
     def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
         """The layers of trained networks."""

@@ -37,8 +37,8 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
     for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
         display.show(table)
     for sentence in findings.conclusions:
-        display.say(sentence)
-    display.say(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
+        display.print_line(sentence)
+    display.print_line(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
 
 
 def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:

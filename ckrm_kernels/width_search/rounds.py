@@ -40,6 +40,6 @@ def show_round(done: Round, psi: PsiConfig, display: Display) -> None:
     """What a round measured, and the changes that the rule asks for."""
     accuracy = ", ".join(f"{each:.3f}" for each in done.trained.validation_accuracy)
     redundant = f"{len(done.redundant)} of {len(done.widths)} widths redundant at {psi.in_words()}"
-    display.say(f"validation accuracy {accuracy}; {redundant}")
+    display.print_line(f"validation accuracy {accuracy}; {redundant}")
     for line in changes_in_words(done):
-        display.say(line)
+        display.print_line(line)
