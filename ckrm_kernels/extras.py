@@ -43,10 +43,13 @@ def require(what: str, module: str) -> Iterator[None]:
     what: in the singular, such as "the report"
     module: a top-level one of `EXTRAS`
     """
-    extra = extra_of(module)
-    if extra is None:
+    if extra_of(module) is None:
         raise ValueError(f"module must be one of EXTRAS, got {module!r}")
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"{what} needs {project(module)}: {install(extra)}") from error
+        absent = (error.name or module).partition(".")[0]
+        missing = absent if extra_of(absent) else module  # what the module itself needs may be what lacks
+        extra = extra_of(missing)
+        assert extra is not None
+        raise ImportError(f"{what} needs {project(missing)}: {install(extra)}") from error

@@ -54,6 +54,12 @@ def test_what_needs_a_missing_module_and_its_extra_are_named(monkeypatch):
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
+def test_where_the_module_is_there_and_one_that_it_needs_is_not_that_one_is_named():
+    with pytest.raises(ImportError) as caught, require("the digits", "sklearn"):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy.sparse")
+    assert str(caught.value) == 'the digits needs scipy: pip install "ckrm-kernels[train]"'
+
+
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), require("the picture", "PIL"):
         raise ZeroDivisionError

@@ -39,7 +39,7 @@ _ALL = (
         for depth in (18, 34, 50, 101, 152)
     ),
     NamedNetwork(
-        "resnet-digits", "basic blocks for 8x8 digits, too wide for them; `ckrm demo` shrinks it", ResNetShape()
+        "resnet-digits", "basic blocks for 8x8 digits, too wide for them; `ckrm demo` narrows it", ResNetShape()
     ),
     NamedNetwork(
         "resnet-paper-digits",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.presentation.drawing import new_figure, plain, shortened
 from ckrm_kernels.presentation.theme import LIGHT
+from ckrm_kernels.psi_config import PsiConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def figure(report: RedundancyReport) -> Figure:
     _beside(axes, len(layers) + 0.12, rf"$\lambda^{{{t:g}}}$", _LAMBDA_AT)
     _beside(axes, len(layers) + 0.12, "chance", chance_at, color=LIGHT["soft"])
     axes.set(xlim=(0, 1), ylim=(-0.1, max(len(layers), 1) + 0.1))
-    axes.set_xlabel("Ψ of pairs of filters", color=LIGHT["soft"])
+    axes.set_xlabel(f"Ψ of pairs of filters, {PsiConfig.of(report.psi).in_words()}", color=LIGHT["soft"])
     axes.set_yticks([len(layers) - 1 - row + 0.3 for row in range(len(layers))])
     axes.set_yticklabels([_label(layer) for layer in layers], fontsize=_TYPE, color=LIGHT["text"])
     axes.tick_params(axis="y", length=0)

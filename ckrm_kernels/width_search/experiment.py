@@ -12,7 +12,7 @@ from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import adapted_to
 from ckrm_kernels.training.workers import Workers
-from ckrm_kernels.width_search.compared import Compared, networks_compared, time_networks, train_and_evaluate
+from ckrm_kernels.width_search.comparison_phase import Compared, networks_compared, time_networks, train_and_evaluate
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import run_round, show_round

@@ -68,13 +68,13 @@ def test_the_seeds_of_a_file_hold_where_the_option_says_nothing(asked, tmp_path)
     assert config.seeds == (0,)
 
 
-def test_shrink_with_its_defaults(asked):
+def test_search_with_its_defaults(asked):
     (folder, config), options = asked("search")
     assert (folder, config) == (Path("runs/search"), WidthSearchConfig())
     assert options == {"runtime": Runtime(), "processes": None}
 
 
-def test_shrink_with_options(asked, tmp_path):
+def test_search_with_options(asked, tmp_path):
     (tmp_path / "a.toml").write_text("seeds = 5\nmost_rounds = 2\n")
     (_, config), _ = asked(
         *("search", "--data", "digits", "--network", "resnet-digits", "--config", tmp_path / "a.toml"),
@@ -165,7 +165,7 @@ def test_a_value_that_does_not_fit_is_named_by_its_setting(ckrm):
     )
 
 
-def test_shrink_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
+def test_search_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     from rich.console import Console
 
     config = replace(WidthSearchConfig(), seeds=2, training=TrainingConfig(epochs=1))
