@@ -153,13 +153,15 @@ def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, **options: Any) -> T
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, bank in enumerate(banks):  # slices too long for a backend must not keep the other banks from it
         groups.setdefault((bank.device, bank.dtype, are_long([bank])), []).append(index)
-    counts: dict[int, Tensor] = {}
+    counts = []
     for (device, dtype, _), indices in groups.items():
         group = [banks[index].detach() for index in indices]
         limits = edges.to(device, ops.result_dtype(dtype))
-        found = implementation(backend, *group).psi_counts(group, limits, *psi)
-        counts.update(zip(indices, found.to(banks[0].device).unbind(), strict=True))
-    return torch.stack([counts[index] for index in range(len(banks))])
+        counts.append(implementation(backend, *group).psi_counts(group, limits, *psi))
+    if len(counts) == 1:
+        return counts[0]
+    order = torch.tensor([index for indices in groups.values() for index in indices], device=banks[0].device)
+    return torch.cat([found.to(banks[0].device) for found in counts])[order.argsort()]
 
 
 def unpack(omega: Tensor, filters: int) -> Tensor:

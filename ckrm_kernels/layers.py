@@ -52,8 +52,8 @@ def model_layers(model: nn.Module) -> list[Layer]:
 
     Names are without the prefixes of torch.compile, (Distributed)DataParallel, FSDP and checkpoint wrappers.
     Reads only: the model, its buffers, mode and gradients and the random number generators stay as they are.
-    The banks keep the graph of the weight, through weight_norm, pruning masks and parametrisations too, unless called
-    under `torch.no_grad`.
+    The banks keep the graph of the weight, through weight_norm, pruning masks and parametrisations too (to whatever
+    these register), unless called under `torch.no_grad`.
     """
     layers: dict[nn.Module, Layer] = {}  # a computed weight is computed once, and so found to be shared
     named = [(name, module) for name, module in _named(model) if _has_weight(module)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ Track = Callable[[Sequence[Any]], Iterable[Any]]
 _BINS = 100
 _INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
+_MOST_AT_ONCE = 1 << 28  # psi of slices: a second on an old core without vectors, a tenth of it on others
 
 
 def measure(
@@ -133,19 +134,20 @@ def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: boo
 
 
 def _count(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> Iterator[list[Tensor]]:
-    """The counts of each plan: all in one call on a GPU; on a CPU, where a layer may take long, one at a time."""
-    on_gpu = psi.get("backend") in GPU_BACKENDS or any(
-        bank.is_cuda for plan in plans for same in plan.banks for bank in same
-    )
-    for together in [plans] if on_gpu else [[plan] for plan in plans]:
+    """The counts of each plan: all in one call, unless that takes long on a CPU; then a plan at a time."""
+    banks = [bank for plan in plans for same in plan.banks for bank in same]
+    on_gpu = psi.get("backend") in GPU_BACKENDS or any(bank.is_cuda for bank in banks)
+    work = sum(bank.shape[0] ** 2 // 2 * bank.shape[1] for bank in banks)
+    for together in [plans] if on_gpu or work <= _MOST_AT_ONCE else [[plan] for plan in plans]:
         yield from _count_in_one_call(together, edges, psi)
 
 
 def _count_in_one_call(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
     banks = [bank for plan in plans for same in plan.banks for bank in same]
-    of_banks = iter(counts_of_banks(banks, edges, **psi).cpu())
-    return [[torch.stack(list(islice(of_banks, len(same)))).sum(0) for same in plan.banks] for plan in plans]
+    counts = counts_of_banks(banks, edges, **psi).cpu()
+    of_layers = iter(counts.split([len(same) for plan in plans for same in plan.banks]))
+    return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
 
 
 def _measure_banks(

@@ -11,7 +11,7 @@ banks, each of a shape of its own, of one dtype and device; `reference.py` defin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,8 +54,41 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "cross_psi_backward": lambda grad, a, b, *psi: (_gradient_of(a), _gradient_of(b)),
     "psi_of_pairs": lambda weight, pairs, *psi: _empty(weight, pairs.shape[0]),
     "psi_of_pairs_backward": lambda grad, weight, pairs, *psi: _gradient_of(weight),
-    "psi_counts": lambda banks, edges, *psi: edges.new_empty(len(banks), edges.shape[0] + 2, dtype=torch.int64),
+    "psi_counts": lambda banks, edges, *psi: _counts(banks, edges),
 }
+
+
+def _counts(banks: Sequence[Tensor], edges: Tensor) -> Tensor:
+    for bank in banks:
+        if bank.device != edges.device:  # also where one on the meta device brings real ones here
+            raise RuntimeError(f"banks and edges must be on one device, got {bank.device} and {edges.device}")
+    return edges.new_empty(len(banks), edges.shape[0] + 2, dtype=torch.int64)
+
+
+# ---- vmap ------------------------------------------------------------------------------------------------------------
+
+
+def _vmap_of_counts(operator: Any) -> Callable[..., tuple[Tensor, int]]:
+    """For torch.func.vmap, which makes a loop of the other operators but not of one that takes a list."""
+
+    def counts_of_batch(
+        info: Any, in_dims: tuple[Any, ...], banks: Sequence[Tensor], edges: Tensor, *psi: float
+    ) -> tuple[Tensor, int]:
+        def example(tensor: Tensor, dim: int | None, index: int) -> Tensor:
+            return tensor if dim is None else tensor.select(dim, index)
+
+        of_banks, of_edges = in_dims[:2]
+        counts = [
+            operator(
+                [example(bank, dim, index) for bank, dim in zip(banks, of_banks, strict=True)],
+                example(edges, of_edges, index),
+                *psi,
+            )
+            for index in range(info.batch_size)
+        ]
+        return torch.stack(counts), 0
+
+    return counts_of_batch
 
 
 # ---- autograd --------------------------------------------------------------------------------------------------------
@@ -110,6 +143,7 @@ def _operators(namespace: str) -> Operators:
         backward = getattr(here, f"{name}_backward").default
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
+    torch.library.register_vmap(f"{namespace}::psi_counts", _vmap_of_counts(here.psi_counts.default))
     return Operators(*(getattr(here, name).default for name in Operators._fields))
 
 

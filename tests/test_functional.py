@@ -589,6 +589,17 @@ def test_gradients_inside_a_checkpoint(reentrant, backend):
 # ---- torch.func ------------------------------------------------------------------------------------------------------
 
 
+def test_vmap_counts_as_a_loop(backend):
+    stack, thresholds = torch.randn(3, 5, 2, 3), torch.tensor([0.2, 0.5])
+    if backend == "reference":
+        pytest.skip("counting in plain PyTorch reads values, which vmap does not allow")
+    for function in (
+        lambda w: redundancy(w, thresholds, backend=backend),
+        lambda w: psi_histogram(w, 7, backend=backend),
+    ):
+        assert_same(torch.func.vmap(function)(stack), torch.stack([function(w) for w in stack]))
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_is_a_loop(backend):
     stack, pairs = double(3, 4, 2, 3), torch.tensor([[0, 1], [3, 2]])

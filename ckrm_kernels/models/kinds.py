@@ -67,8 +67,13 @@ def _imported(kind: str) -> type[Any]:
         )
     try:
         found: Any = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        where = "; its folder must be on PYTHONPATH" if error.name == module.partition(".")[0] else ""
+        raise ValueError(f"kind {kind!r} can't be imported: {error}{where}") from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"kind {kind!r} can't be imported: {error}") from error
+    except Exception as error:  # whatever a module breaks with
+        raise ValueError(f"kind {kind!r} can't be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not is_dataclass(found):
         raise ValueError(f"kind {kind!r} must be a dataclass, as models.Network says, got {found!r}")
     own = {each.name: each for each in fields(found)}

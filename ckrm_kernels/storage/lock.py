@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def building_alone(file: Path, work: str, remains: str) -> Iterator[None]:
     On a file system without locks none waits and nothing is removed: two builds at once do no harm.
     """
     with ExitStack() as held:
-        with suppress(OSError):
+        with suppress(OSError, NotImplementedError):  # the latter of filelock before 3.30
             held.enter_context(_wait_for(_lock(file), work))
             for folder in file.parent.glob(remains):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -64,8 +65,10 @@ def _wait_for(lock: FileLock, work: str) -> AbstractContextManager[Any]:
 
 
 def _lock(file: Path) -> FileLock:
-    # without the soft lock, a file whose presence is the lock: that of a killed process would stay
-    try:
-        return FileLock(file, fallback_to_soft=False)
-    except TypeError:  # filelock before 3.30, which has no fallback
-        return FileLock(file)
+    return FileLock(file, **_WITHOUT_SOFT_LOCK)
+
+
+# A soft lock is a file whose presence is the lock: that of a killed process would stay. Older ones have no such option.
+_WITHOUT_SOFT_LOCK: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
+)
