@@ -15,6 +15,10 @@ from filelock import FileLock, Timeout
 from ckrm_kernels.distributed import team
 
 _logger = logging.getLogger(__name__)
+# A soft lock is a file whose presence is the lock: that of a killed process would stay. Older ones have no such option.
+_WITHOUT_SOFT_LOCK: dict[str, Any] = (
+    {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
+)
 
 
 @contextmanager
@@ -66,9 +70,3 @@ def _wait_for(lock: FileLock, work: str) -> AbstractContextManager[Any]:
 
 def _lock(file: Path) -> FileLock:
     return FileLock(file, **_WITHOUT_SOFT_LOCK)
-
-
-# A soft lock is a file whose presence is the lock: that of a killed process would stay. Older ones have no such option.
-_WITHOUT_SOFT_LOCK: dict[str, Any] = (
-    {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
-)
