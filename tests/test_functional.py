@@ -589,10 +589,10 @@ def test_gradients_inside_a_checkpoint(reentrant, backend):
 # ---- torch.func ------------------------------------------------------------------------------------------------------
 
 
-def test_vmap_counts_as_a_loop(backend):
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("backend", ["cpu", "triton"])  # in plain PyTorch, counting is no operator that vmap can take
+def test_vmap_counts_as_a_loop(backend, cpu_kernels):
     stack, thresholds = torch.randn(3, 5, 2, 3), torch.tensor([0.2, 0.5])
-    if backend == "reference":
-        pytest.skip("counting in plain PyTorch reads values, which vmap does not allow")
     for function in (
         lambda w: redundancy(w, thresholds, backend=backend),
         lambda w: psi_histogram(w, 7, backend=backend),
