@@ -6,8 +6,7 @@ from ckrm_kernels.groups import RedundantGroups, redundant_groups
 from ckrm_kernels.measurement import measure
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.sampling import RedundancyEstimate, chance_redundancy, estimate_redundancy
-
-__version__ = "0.1.0"
+from ckrm_kernels.version import __version__ as __version__
 
 __all__ = [
     "LayerRedundancy",

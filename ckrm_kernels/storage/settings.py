@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ckrm_kernels
 from ckrm_kernels.extras import require
+from ckrm_kernels.version import __version__
 
 T = TypeVar("T")
 Tables = Mapping[str, Callable[[Any], "dict[str, Any] | None"]]
@@ -65,7 +65,7 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
 
 def as_json(config: Any) -> dict[str, Any]:
     """The configuration, a dataclass, as JSON gives it back, with the version of the package."""
-    value: dict[str, Any] = json.loads(json.dumps({"version": ckrm_kernels.__version__, **asdict(config)}))
+    value: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(config)}))
     return value
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-import ckrm_kernels
 from ckrm_kernels.comparison import tables
 from ckrm_kernels.storage.files import write_atomically, write_json
 from ckrm_kernels.storage.settings import as_json
+from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.experiment import Experiment
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report import write_report
@@ -59,7 +59,7 @@ def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
         "networks": [asdict(each) for each in findings.candidates],
         "comparisons": [asdict(each) for each in findings.comparisons],
         "versions": {
-            "ckrm_kernels": ckrm_kernels.__version__,
+            "ckrm_kernels": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "machine": platform.machine(),

@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from markupsafe import Markup
 
-import ckrm_kernels
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import percent, signed
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
@@ -130,7 +130,7 @@ def _eps_in_words(psi: PsiConfig) -> str:
 
 def _versions() -> str:
     others = [f"{name} {_version(name)}" for name in ("torch", "scipy", "matplotlib")]
-    return ", ".join([f"ckrm_kernels {ckrm_kernels.__version__}", *others, f"Python {platform.python_version()}"]) + "."
+    return ", ".join([f"ckrm_kernels {__version__}", *others, f"Python {platform.python_version()}"]) + "."
 
 
 def _version(name: str) -> str:
