@@ -130,10 +130,9 @@ def _read_weight(module: nn.Module) -> Tensor:
     if not parametrize.is_parametrized(module, "weight"):
         return current_weight(module)
     original = module.get_submodule("parametrizations.weight")
+    # not copied, so that gradients flow to them
     shared = [*original.parameters(), *(buffer for buffer in original.buffers() if buffer.requires_grad)]
-    parametrization = copy.deepcopy(
-        original, {id(tensor): tensor for tensor in shared}
-    ).eval()  # gradients flow to them
+    parametrization = copy.deepcopy(original, {id(tensor): tensor for tensor in shared}).eval()
     gpus = {tensor.get_device() for tensor in parametrization.parameters() if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(gpus)):
         weight: Tensor = parametrization()

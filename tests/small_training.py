@@ -1,6 +1,9 @@
-"""A data set that is learnt in seconds, a network for it, and a training that is killed."""
+"""A data set that is learnt in seconds, a network for it, and trainings that are killed or interrupted."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ from torch import nn
 
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.training import Runtime, TrainingConfig, UnfinishedRun, train
+from ckrm_kernels.training import Epoch, Runtime, TrainingConfig, UnfinishedRun, train
+from ckrm_kernels.training.progress import TrainingBars
 from ckrm_kernels.training.workers import Job
 
 SHAPE = ResNetShape(stem=4, inner=((4,),), out=(6,), classes=3)
@@ -64,3 +68,20 @@ def killed_after(saves: int, monkeypatch, *arguments, **options) -> None:
         patched.setattr(UnfinishedRun, "save", save)
         with pytest.raises(Killed):
             train(*arguments, **options, runtime=AT_ONCE)
+
+
+@contextmanager
+def interrupted_after(epochs: int, monkeypatch) -> Iterator[None]:
+    """A statement that Ctrl-C ends when so many epochs, of all its trainings, have been shown."""
+    seen, original = [], TrainingBars.on_event
+
+    def interrupt(self, place, event):
+        seen.extend([event] if isinstance(event, Epoch) else [])
+        if len(seen) == epochs:
+            raise KeyboardInterrupt
+        original(self, place, event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingBars, "on_event", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            yield

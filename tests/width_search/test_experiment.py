@@ -16,9 +16,10 @@ import pytest
 import torch
 from exhaustive import also
 from rich.console import Console
+from small_training import interrupted_after
 
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
+from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
@@ -229,21 +230,8 @@ def test_a_state_file_of_something_else(tmp_path):
 
 @pytest.mark.parametrize("epochs", [4, 18, *also(1, 9, 14, 20)])
 def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypatch, epochs):
-    from ckrm_kernels.training.progress import TrainingBars
-
-    seen = []
-    original = TrainingBars.on_event
-
-    def interrupt(self, place, event):
-        seen.extend([event] if isinstance(event, Epoch) else [])
-        if len(seen) == epochs:
-            raise KeyboardInterrupt
-        original(self, place, event)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingBars, "on_event", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            small(tmp_path)
+    with interrupted_after(epochs, monkeypatch):
+        small(tmp_path)
     assert not (tmp_path / "report.json").exists()
     small(tmp_path)
     assert results(tmp_path) == results(finished[0])

@@ -7,11 +7,12 @@ import pytest
 from gaze_digits import gaze_digits
 from plain_network import PlainNetwork
 from rich.console import Console
+from small_training import interrupted_after
 
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.settings import read_config
-from ckrm_kernels.training import Epoch, Runtime, TrainingConfig
+from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
 from ckrm_kernels.width_search.state import config_of
 
@@ -68,20 +69,8 @@ def test_two_processes_find_the_same(finished, tmp_path):
 
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_an_interrupted_search_goes_on_from_its_folder_alone(finished, tmp_path, monkeypatch, epochs):
-    from ckrm_kernels.training.progress import TrainingBars
-
-    seen, original = [], TrainingBars.on_event
-
-    def interrupt(self, place, event):
-        seen.extend([event] if isinstance(event, Epoch) else [])
-        if len(seen) == epochs:
-            raise KeyboardInterrupt
-        original(self, place, event)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainingBars, "on_event", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            search(tmp_path)
+    with interrupted_after(epochs, monkeypatch):
+        search(tmp_path)
     search(tmp_path, config_of(tmp_path))
     assert result(tmp_path) == result(finished)
 
