@@ -112,7 +112,9 @@ def _measured_rows(report: RedundancyReport) -> Table:
     for layer in report.measured:
         row = dict(zip(columns(report), cells(layer, report), strict=True))
         row["filters"] = "x".join(map(str, (layer.filters, layer.slices, *(layer.kernel_size or ()))))
-        table.add_row(*(Text(row[name]) for name in shown), style="bold" if layer.above_chance else "")
+        table.add_row(
+            *(Text(row[name]) for name in shown), style="bold" if (layer.finding in ("repeats", "scale")) else ""
+        )
     return table
 
 

@@ -60,7 +60,7 @@ def _draw_row(axes: Axes, base: int, layer: LayerRedundancy, threshold: float, c
     text = "" if layer.redundancy is None else f"{layer.redundancy:.3f}"
     if layer.deviation is not None:
         text += f" ± {layer.deviation:.3f}"
-    _beside(axes, base + 0.3, text, _LAMBDA_AT, weight="bold" if layer.above_chance else "normal")
+    _beside(axes, base + 0.3, text, _LAMBDA_AT, weight="bold" if (layer.finding in ("repeats", "scale")) else "normal")
     if layer.chance is not None:
         _beside(axes, base + 0.3, f"{layer.chance:.3f}", chance_at, color=LIGHT["soft"])
 

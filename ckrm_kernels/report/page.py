@@ -40,7 +40,7 @@ def _row(layer: LayerRedundancy, report: RedundancyReport) -> dict[str, Any]:
         "name": cell_of["layer"],
         "cells": [(column, cell_of[column]) for column in shown],
         "note": cell_of["note"] if skipped else "",
-        "above_chance": layer.above_chance,
+        "above_chance": (layer.finding in ("repeats", "scale")),
         "bars": _bars(layer.histogram or (), report.threshold),
     }
 

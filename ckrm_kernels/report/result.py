@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 from ckrm_kernels.functional import PsiOptions
@@ -11,6 +12,42 @@ from ckrm_kernels.functional import PsiOptions
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
+
+TARGET = 0.01
+"""Of lambda^t: what is not above it counts as no redundancy, whatever chance gives."""
+Finding = Literal["repeats", "scale", "none"]
+
+
+def allowed_by_chance(chance: float, pairs: int) -> float:
+    """The largest lambda^t that chance explains: its level, and three standard errors of a share of so many pairs."""
+    return chance + 3 * math.sqrt(chance * (1 - chance) / max(pairs, 1))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was measured.
+
+    name: a model's class, or the path of a checkpoint's file; size: of the file, in bytes; sha256: of its content
+    weights: which of a file's weights, where it holds several
+    """
+
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class ScaleFreeRedundancy:
+    """What `LayerRedundancy` says of a layer, of the layer divided by its root mean square; see there."""
+
+    redundancy: float
+    deviation: float | None
+    per_model: tuple[float, ...]
+    chance: float | None
+    chance_per_model: tuple[float, ...]
+    distinct: float
+    distinct_per_model: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,6 +68,10 @@ class LayerRedundancy:
     histogram, histogram_per_model: number of pairs in equal bins over [0, 1] with the edges of `psi_histogram`, of all
         models together and of each; None where skipped
     status, reason: "measured" or "skipped", and why skipped or how compared
+    dead, dead_per_model: filters that are all but zero, their mean and of each model; None where skipped
+    live_redundancy, live_chance: means of lambda^t and its chance level among the other filters; None where the former
+        are
+    scale_free: None where the psi measured does not depend on scale, where skipped, or without details
     """
 
     name: str
@@ -50,11 +91,28 @@ class LayerRedundancy:
     histogram_per_model: tuple[tuple[int, ...], ...]
     status: Literal["measured", "skipped"]
     reason: str
+    dead: float | None = None
+    dead_per_model: tuple[int, ...] = ()
+    live_redundancy: float | None = None
+    live_chance: float | None = None
+    scale_free: ScaleFreeRedundancy | None = None
 
     @property
-    def above_chance(self) -> bool:
-        """Whether lambda^t is known to exceed its chance level."""
-        return self.redundancy is not None and self.chance is not None and self.redundancy > self.chance
+    def finding(self) -> Finding | None:
+        """What lambda^t speaks of; None where no chance level is known. A search for widths goes by the same rule.
+
+        "repeats": filters that repeat each other's shape: scale-free, lambda^t is above `TARGET` and above what its
+            chance level allows
+        "scale": small weights: only lambda^t as measured is above those
+        "none": neither is
+        """
+        by_shape = self.scale_free or self
+        if self.redundancy is None or by_shape.redundancy is None or by_shape.chance is None:
+            return None
+        limit = max(TARGET, allowed_by_chance(by_shape.chance, self.pairs * max(len(self.per_model), 1)))
+        if by_shape.redundancy > limit:
+            return "repeats"
+        return "scale" if self.redundancy > limit else "none"
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""
@@ -78,12 +136,22 @@ class RedundancyReport:
     threshold: t of lambda^t
     models: how many were measured
     psi: the options that Psi was computed with
+    pointwise: what was done with layers whose slices are single numbers, see `measure`
+    sources: what was measured, one for each model or file
+    notes: what is to be known of how the sources were read
+    created: when, in UTC, as ISO 8601
+    versions: of the packages that decide the numbers, by their names
     """
 
     layers: tuple[LayerRedundancy, ...]
     threshold: float
     models: int
     psi: PsiOptions
+    pointwise: str = "skip"
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+    created: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def measured(self) -> tuple[LayerRedundancy, ...]:
