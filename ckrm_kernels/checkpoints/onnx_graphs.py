@@ -71,12 +71,11 @@ def read_onnx(path: Path) -> list[StoredTensor]:
             raise CheckpointError(f"{path}: is an ONNX model without a graph")
         found = _Found()
         _walk(model.graph, None, found)
-        used = {id(tensor) for weight in found.weights.values() for tensor in weight.value.tensors.values()}
         tensors = [_stored(weight, path, list(model.opset_import)) for weight in found.weights.values()]
         tensors += found.refused
         names = {tensor.name for tensor in tensors}
         for name, tensor in found.initializers.items():
-            if id(tensor) not in used and name not in names:
+            if id(tensor) not in found.used and name not in names:
                 tensors += _other(name, tensor, found.others.get(id(tensor), []), path)
         return _of_unique_names(tensors)
 
@@ -104,12 +103,14 @@ class _Found:
     initializers: by their names
     weights: by what they are made of: one that several nodes use is one
     refused: weights that can't be read, each with the reason
+    used: the ids of the tensors that all these are made of
     others: the operators that use an initialiser otherwise, by its id
     """
 
     initializers: dict[str, Any] = field(default_factory=dict)
     weights: dict[Any, _Weight] = field(default_factory=dict)
     refused: list[StoredTensor] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
     others: dict[int, list[str]] = field(default_factory=dict)
 
 
@@ -122,7 +123,7 @@ def _walk(graph: Any, outer: Scope | None, found: _Found) -> None:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 _walk(inner, scope, found)
         if node.op_type in _NOT_READ:
-            found.refused.append(_refused(node, scope, f"{node.op_type}: {_NOT_READ[node.op_type]}"))
+            _note_refused(node, scope, found, f"{node.op_type}: {_NOT_READ[node.op_type]}")
         elif node.op_type in _WEIGHTED:
             _note_weight(node, scope, found)
         elif node.op_type not in ORDERS:
@@ -140,7 +141,7 @@ def _note_weight(node: Any, scope: Scope, found: _Found) -> None:
     value = constant(_dequantised(node, settings, scope), scope)
     if convolution:
         if value is None:
-            found.refused.append(_refused(node, scope, "its weight is computed in the graph, from what is no constant"))
+            _note_refused(node, scope, found, "its weight is computed in the graph, from what is no constant")
             return
         operator = "ConvTranspose" if node.op_type == "ConvTranspose" else "Conv"
         weight = _Weight(_name(node, value), value, operator, settings.get("group", 1))
@@ -152,6 +153,7 @@ def _note_weight(node: Any, scope: Scope, found: _Found) -> None:
             return
         weight = _Weight(_name(node, value), value, "Linear", 1, swapped, settings.get("alpha", 1.0))
     found.weights.setdefault(value.key, weight)
+    found.used |= {id(tensor) for tensor in value.tensors.values()}
 
 
 def _dequantised(node: Any, settings: dict[str, Any], scope: Scope) -> str:
@@ -167,15 +169,15 @@ def _dequantised(node: Any, settings: dict[str, Any], scope: Scope) -> str:
     return name
 
 
-def _refused(node: Any, scope: Scope, reason: str) -> StoredTensor:
-    """The row of a node whose weight can't be read."""
+def _note_refused(node: Any, scope: Scope, found: _Found, reason: str) -> None:
     value = constant(node.input[1], scope)
     if value is None or not value.matrices:
-        return StoredTensor(_of_node(node) or node.output[0], (), "", None, note=reason)
+        found.refused.append(StoredTensor(_of_node(node) or node.output[0], (), "", None, note=reason))
+        return
     tensor = value.tensors[value.matrices[0]]
-    return StoredTensor(
-        _name(node, value), tuple(tensor.dims), dtype_of(tensor), None, note=f"{dtype_of(tensor)}, {reason}"
-    )
+    dtype = dtype_of(tensor)
+    found.used.add(id(tensor))
+    found.refused.append(StoredTensor(_name(node, value), tuple(tensor.dims), dtype, None, note=f"{dtype}, {reason}"))
 
 
 def _name(node: Any, value: Constant) -> str:
@@ -200,7 +202,7 @@ def _of_module(node: Any) -> str:
 def _of_node(node: Any) -> str:
     """A node's name; as a module's path where it is such as "/layer1/layer1.0/conv1/Conv"."""
     *path, last = node.name.split("/")
-    if len(path) < 2 or path[0] or not re.fullmatch(rf"{node.op_type}(_\d+)?", last):
+    if len(path) < 2 or path[0] or not last[:1].isupper():  # the operator's name
         return str(node.name)
     names: list[str] = []
     for name in path[1:]:
@@ -214,13 +216,17 @@ def _stored(weight: _Weight, path: Path, opsets: list[Any]) -> StoredTensor:
     value = weight.value
     if unread := [dtype_of(tensor) for tensor in value.tensors.values() if not value.nodes and not is_read(tensor)]:
         return _unread(weight.name, value, f"{unread[0]}, which torch has not")
-    dtype, shape = form(value, path, opsets)
-    if weight.operator == "Linear":
-        if len(shape) != 2:
-            return _unread(weight.name, value, f"multiplied as a stack of matrices, {len(shape)} dimensions")
-        operator = "Linear"
-    else:
-        operator = f"{weight.operator}{len(shape) - 2}d"
+    try:
+        dtype, shape = form(value, path, opsets)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what the implementation has no operator or no such value for
+        return _unread(weight.name, value, f"{value.note or 'computed in the graph'}, which failed: {error}")
+    if weight.operator == "Linear" and len(shape) != 2:
+        return _unread(weight.name, value, f"multiplied as a stack of matrices, {len(shape)} dimensions")
+    if weight.operator != "Linear" and len(shape) < 3:
+        return _unread(weight.name, value, f"a convolution's, of {len(shape)} dimensions")
+    operator = weight.operator if weight.operator == "Linear" else f"{weight.operator}{len(shape) - 2}d"
 
     def read() -> Tensor:
         with damage_named(path, f"an ONNX model with {weight.name}"):
