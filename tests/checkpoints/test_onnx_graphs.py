@@ -373,14 +373,16 @@ def test_a_fake_quantised_weight_is_the_rounded_one(tmp_path):
 
 def test_a_weight_that_can_not_be_computed_is_listed_and_the_others_are_read(tmp_path):
     nodes = [
-        node("Reshape", ["w", "shape"], "r"),
-        node("Conv", ["x", "r"], "c"),
-        node("Conv", ["c", "good"], "y"),
+        node("Concat", ["w", "narrow"], "r", axis=0),
+        node("Conv", ["x", "r"], "c", name="joined"),
+        node("Conv", ["c", "flat"], "d"),
+        node("Conv", ["d", "good"], "y"),
     ]
-    tensors = {"w": weight(4, 2, 3, 3), "shape": np.array([5, 5]), "good": weight(4, 2, 3, 3)}
-    found = read(tmp_path, nodes, tensors)
-    assert found["w"].read is None
-    assert found["w"].note.startswith("computed in the graph, which failed: ")
+    shapes = {"w": (4, 2, 3, 3), "narrow": (4, 1, 3, 3), "flat": (4, 2), "good": (4, 2, 3)}
+    found = read(tmp_path, nodes, {name: weight(*shape) for name, shape in shapes.items()})
+    assert found["joined"].read is None
+    assert found["joined"].note.startswith("computed as the graph does, by Concat, which failed: ")
+    assert (found["flat"].read, found["flat"].note) == (None, "a convolution's, of 2 dimensions")
     assert found["good"].read is not None
 
 
