@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ckrm_kernels.checkpoints.onnx_values import (
+    DOMAINS,
     ORDERS,
     Constant,
     Scope,
@@ -26,12 +27,12 @@ from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
 
 _FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # of a ModelProto, one of which follows the version
-_QUANTISED = {"QLinearConv", "QLinearMatMul", "QGemm"}  # whose weight is the input 3, its scale and zero point follow
+# Where the weight is among the inputs; its scale and zero point follow.
+_QUANTISED = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "DynamicQuantizeMatMul": 1}
 _WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", *_QUANTISED}
 _NOT_READ = {
     "ConvInteger": "its scale is applied elsewhere in the graph",
     "MatMulInteger": "its scale is applied elsewhere in the graph",
-    "DynamicQuantizeMatMul": "quantised as onnxruntime does",
     "MatMulNBits": "of few bits, packed as onnxruntime does",
     "NhwcFusedConv": "quantised as onnxruntime does",
     "NhwcConv": "of another layout",
@@ -73,10 +74,9 @@ def read_onnx(path: Path) -> list[StoredTensor]:
         _walk(model.graph, None, found)
         tensors = [_stored(weight, path, list(model.opset_import)) for weight in found.weights.values()]
         tensors += found.refused
-        names = {tensor.name for tensor in tensors}
-        for name, tensor in found.initializers.items():
-            if id(tensor) not in found.used and name not in names:
-                tensors += _other(name, tensor, found.others.get(id(tensor), []), path)
+        for tensor in found.initializers:
+            if id(tensor) not in found.used:
+                tensors += _other(tensor, found.others.get(id(tensor), []), path)
         return _of_unique_names(tensors)
 
 
@@ -100,14 +100,14 @@ class _Weight:
 class _Found:
     """What the graphs of a model hold.
 
-    initializers: by their names
+    initializers: of all graphs
     weights: by what they are made of: one that several nodes use is one
     refused: weights that can't be read, each with the reason
     used: the ids of the tensors that all these are made of
     others: the operators that use an initialiser otherwise, by its id
     """
 
-    initializers: dict[str, Any] = field(default_factory=dict)
+    initializers: list[Any] = field(default_factory=list)
     weights: dict[Any, _Weight] = field(default_factory=dict)
     refused: list[StoredTensor] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
@@ -117,13 +117,15 @@ class _Found:
 def _walk(graph: Any, outer: Scope | None, found: _Found) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     scope = Scope(tensors, {output: node for node in graph.node for output in node.output if output}, outer)
-    found.initializers.update(tensors)
+    found.initializers += tensors.values()
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 _walk(inner, scope, found)
         if node.op_type in _NOT_READ:
             _note_refused(node, scope, found, f"{node.op_type}: {_NOT_READ[node.op_type]}")
+        elif node.op_type in _WEIGHTED and node.domain not in DOMAINS:
+            _note_refused(node, scope, found, f"{node.op_type} of {node.domain}, whose layout is not known")
         elif node.op_type in _WEIGHTED:
             _note_weight(node, scope, found)
         elif node.op_type not in ORDERS:
@@ -162,10 +164,11 @@ def _dequantised(node: Any, settings: dict[str, Any], scope: Scope) -> str:
 
     if node.op_type not in _QUANTISED:
         return str(node.input[1])
-    stored, scale, zero = node.input[3:6]
+    place = _QUANTISED[node.op_type]
+    stored, scale, *zero = node.input[place : place + 3]
     name = f"{stored} dequantised by {node.output[0]}"
     axis = 0 if node.op_type == "QLinearConv" or settings.get("transB", 0) else 1
-    scope.nodes[name] = make_node("DequantizeLinear", [stored, scale, zero], [name], axis=axis)
+    scope.nodes[name] = make_node("DequantizeLinear", [stored, scale, *zero], [name], axis=axis)
     return name
 
 
@@ -245,9 +248,9 @@ def _unread(name: str, value: Constant, reason: str) -> StoredTensor:
     return StoredTensor(name, tuple(tensor.dims), dtype_of(tensor), None, note=reason)
 
 
-def _other(name: str, tensor: Any, operators: list[str], path: Path) -> list[StoredTensor]:
+def _other(tensor: Any, operators: list[str], path: Path) -> list[StoredTensor]:
     """An initialiser that is no weight of a convolution or a linear layer; none where it is no parameter."""
-    shape, dtype = tuple(tensor.dims), dtype_of(tensor)
+    name, shape, dtype = tensor.name, tuple(tensor.dims), dtype_of(tensor)
     if len(shape) > 1:
         others = f" but by {', '.join(operators[:3])}" if operators else ""
         return [StoredTensor(name, shape, dtype, None, note=f"not used by a convolution or linear layer{others}")]

@@ -20,6 +20,8 @@ _DTYPES: dict[int, str] = {
     **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16"},
     **{17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu"},
 }
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+"""Of operators whose meaning is known."""
 ORDERS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Operators that keep the numbers, and put them into another form."""
 _QUANTISES = ("QuantizeLinear", "DequantizeLinear")
@@ -86,10 +88,7 @@ class Constant:
 
 def constant(name: str, scope: Scope) -> Constant | None:
     """The value of this name, if it is made of the file's tensors alone by operators that can be computed here."""
-    node = scope.find(name)[1]
-    while node is not None and node.op_type == "Identity":
-        name = node.input[0]
-        node = scope.find(name)[1]
+    name = _behind_identities(name, scope)
     found, done = Constant(name), set()
 
     def collect(value: str) -> bool:
@@ -100,7 +99,7 @@ def constant(name: str, scope: Scope) -> Constant | None:
         if tensor is not None:
             found.tensors[value] = tensor
             return True
-        if node is None or node.domain not in ("", "ai.onnx", "com.microsoft") or node.op_type not in _COMPUTES:
+        if node is None or node.domain not in DOMAINS or node.op_type not in _COMPUTES:
             return False
         held = next((each.t for each in node.attribute if each.name == "value"), None)
         if node.op_type == "Constant" and held is not None:
@@ -113,6 +112,16 @@ def constant(name: str, scope: Scope) -> Constant | None:
         return True
 
     return found if collect(name) and found.tensors else None
+
+
+def _behind_identities(name: str, scope: Scope) -> str:
+    passed: set[str] = set()
+    node = scope.find(name)[1]
+    while node is not None and node.op_type == "Identity" and name not in passed:  # a damaged graph may have a circle
+        passed.add(name)
+        name = node.input[0]
+        node = scope.find(name)[1]
+    return name
 
 
 def dtype_of(tensor: Any) -> str:

@@ -128,7 +128,7 @@ def read(tmp_path, *arguments, **options):
 
 
 def node(operator, inputs, output, name="", **attributes):
-    domain = "com.microsoft" if operator.startswith(("Fused", "QGemm", "MatMulNBits")) else ""
+    domain = "com.microsoft" if operator.startswith(("Fused", "QGemm", "MatMulNBits", "Dynamic")) else ""
     return helper.make_node(operator, inputs, [output], name=name, domain=domain, **attributes)
 
 
@@ -308,6 +308,8 @@ def test_quantised_matrices_are_dequantised(tmp_path):
     nodes = [node("QLinearMatMul", ["x", "xs", "xz", "w", "s", "z", "xs", "xz"], "y")]
     found = read(tmp_path, nodes, tensors)["w"]
     np.testing.assert_allclose(found.read().numpy(), (value * scale).T, rtol=1e-6)
+    nodes = [node("DynamicQuantizeMatMul", ["x", "w", "s"], "y")]
+    np.testing.assert_allclose(read(tmp_path, nodes, tensors)["w"].read().numpy(), (value * scale).T, rtol=1e-6)
     nodes = [node("QGemm", ["x", "xs", "xz", "t", "s", "z"], "y", transB=1)]
     found = read(tmp_path, nodes, {**tensors, "t": value.T.copy()})["t"]
     np.testing.assert_allclose(found.read().numpy(), (value * scale).T, rtol=1e-6)
@@ -326,6 +328,21 @@ def test_what_is_quantised_otherwise_is_named(tmp_path):
         "w": "int8, ConvInteger: its scale is applied elsewhere in the graph",
         "m": "int8, MatMulInteger: its scale is applied elsewhere in the graph",
         "packed": "uint8, MatMulNBits: of few bits, packed as onnxruntime does",
+    }
+
+
+def test_operators_of_others_and_circles_are_listed(tmp_path):
+    blocked = helper.make_node("Conv", ["x", "w"], ["a"], domain="com.microsoft.nchwc")
+    nodes = [
+        blocked,
+        node("Identity", ["same"], "other"),
+        node("Identity", ["other"], "same"),
+        node("Conv", ["a", "same"], "y", name="endless"),
+    ]
+    found = {name: (each.read, each.note) for name, each in read(tmp_path, nodes, {"w": weight(8, 2, 3, 3)}).items()}
+    assert found == {
+        "w": (None, "float32, Conv of com.microsoft.nchwc, whose layout is not known"),
+        "endless": (None, "its weight is computed in the graph, from what is no constant"),
     }
 
 
