@@ -18,6 +18,7 @@ from ckrm_kernels.checkpoints.onnx_values import (
     computed,
     constant,
     dtype_of,
+    external,
     form,
     is_read,
     tensor_of,
@@ -58,7 +59,7 @@ def read_onnx(path: Path) -> list[StoredTensor]:
     more is listed with the reason why it is none; those of one dimension that are floating point are given as they
     are. Graphs in nodes, such as branches, and functions of the model are walked. A weight's name is its initialiser's,
     or that of the module or node which uses it, where an exporter generated it.
-    path: of a regular file; what it keeps in other files is looked for beside it, mapped when asked for
+    path: of a regular file; what it keeps in other files must lie beside it, and is mapped when asked for
     Raises CheckpointError; ImportError where the extra `onnx` lacks.
     """
     with require(f"reading {path}", "onnx"):
@@ -217,6 +218,9 @@ def _of_node(node: Any) -> str:
 
 def _stored(weight: _Weight, path: Path, opsets: list[Any]) -> StoredTensor:
     value = weight.value
+    for tensor in value.tensors.values():
+        if tensor.data_location == tensor.EXTERNAL:
+            external(tensor, path)  # what lacks is said at once
     if unread := [dtype_of(tensor) for tensor in value.tensors.values() if not value.nodes and not is_read(tensor)]:
         return _unread(weight.name, value, f"{unread[0]}, which torch has not")
     try:
