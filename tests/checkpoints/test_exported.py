@@ -112,6 +112,7 @@ def test_weights_that_the_program_computes(tmp_path, core):
             self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, groups=2))
             self.standard = nn.Conv2d(4, 4, 3)
             self.moved = nn.Conv2d(4, 4, 3)
+            self.scaled, self.scale = nn.Conv2d(4, 4, 1), nn.Parameter(torch.rand(4))
             self.dynamic = nn.Linear(4, 36)
 
         def forward(self, x):
@@ -119,6 +120,7 @@ def test_weights_that_the_program_computes(tmp_path, core):
             weight = self.standard.weight
             x = nn.functional.conv2d(x, (weight - weight.mean()) / weight.std())
             x = nn.functional.conv2d(x, self.moved.weight.transpose(0, 1))
+            x = nn.functional.conv2d(x, self.scaled.weight * self.scale[:, None, None, None])
             kernel = self.dynamic(x.mean((0, 2, 3))).view(1, 4, 3, 3)
             return nn.functional.conv2d(x, kernel)
 
@@ -129,8 +131,9 @@ def test_weights_that_the_program_computes(tmp_path, core):
     kept = found["normed.parametrizations.weight.original1"]
     assert (kept.operator, kept.groups, kept.note) == ("Conv2d", 2, "")  # put together by who reads state dicts
     assert torch.equal(kept.read(), net.normed.parametrizations.weight.original1)
-    assert found["standard.weight"].note == "as stored, the program changes it before it is used"
-    assert torch.equal(found["standard.weight"].read(), net.standard.weight)
+    for name in ("standard", "scaled"):
+        assert found[f"{name}.weight"].note == "as stored, the program changes it before it is used"
+        assert torch.equal(found[f"{name}.weight"].read(), net.get_submodule(name).weight)
     assert found["moved.weight"].read is None
     assert "another order" in found["moved.weight"].note
     assert (found["dynamic.weight"].operator, found["dynamic.weight"].note) == ("Linear", "")
