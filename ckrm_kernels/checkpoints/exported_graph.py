@@ -52,6 +52,8 @@ class Use:
         if not self.operator:
             others = f" but by {', '.join(self.others[:3])}" if self.others else ""
             return f"not used by a convolution or linear layer{others}"
+        if self.operator == "Linear" and len(shape) != 2 and not self.moved:
+            return f"multiplied as a stack of matrices, {len(shape)} dimensions"
         if self.moved or (self.operator == "Linear") != (len(shape) == 2):
             return "the program puts its numbers into another order before it uses them"
         return ""

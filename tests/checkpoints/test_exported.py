@@ -12,6 +12,8 @@ from torch import nn
 from ckrm_kernels.checkpoints.exported import is_exported, read_exported
 from ckrm_kernels.checkpoints.stored import CheckpointError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's own
+
 OPERATORS = {
     "plain": ("Conv2d", 1),
     "grouped": ("Conv2d", 2),
@@ -38,6 +40,7 @@ class Net(nn.Module):
         self.inside = nn.Linear(5, 4)
         self.table = nn.Embedding(7, 4)
         self.register_buffer("mixing", torch.randn(4, 3))
+        self.register_buffer("stack", torch.randn(2, 3, 3))
 
     def forward(self, x, index):
         x = self.up(self.grouped(self.norm(self.plain(x)).relu()))
@@ -45,7 +48,7 @@ class Net(nn.Module):
             x = self.frozen(x)
         x = self.line(self.volume(x[:, :, None])[:, :, 0].mean(-1)).mean(-1)
         x = torch.cond(x.sum() > 0, lambda x: self.inside(x), lambda x: self.inside(-x), (self.head(x),))
-        return (x + self.table(index)) @ self.mixing
+        return ((x + self.table(index)) @ self.mixing) @ self.stack
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,7 @@ def test_the_weights_of_a_program(net, file):
             assert found[name].operator == ""
     assert found["table.weight"].read is None
     assert found["table.weight"].note == "not used by a convolution or linear layer but by embedding"
+    assert found["stack"].note == "multiplied as a stack of matrices, 3 dimensions"
     # a matrix (F1, F2) on the right of a product is given as a Linear's
     assert (found["mixing"].operator, found["mixing"].shape) == ("Linear", (3, 4))
     assert torch.equal(found["mixing"].read(), state["mixing"].t())
@@ -191,7 +195,12 @@ def test_what_holds_no_program(file, tmp_path):
         read_exported(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("serialized_exported_program.json", "{}")
-    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: save it again"):
+    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: load it there"):
+        read_exported(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/models/model.json", "{}")
+        archive.writestr("a/data/weights/model.pt", "x")
+    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: load it there"):
         read_exported(path)
     rewritten(file, path, lambda name, content: b"big" if name.endswith("byteorder") else content)
     with pytest.raises(CheckpointError, match="big-endian"):
