@@ -169,6 +169,9 @@ def test_bfloat16_float8_and_what_torch_has_not(tmp_path):
         assert torch.equal(found[name].read().float(), values.to(kinds[name][1]).float())
         assert found[name].dtype == str(kinds[name][1]).removeprefix("torch.")
     assert (found["q"].read, found["q"].dtype, found["q"].note) == (None, "int4", "int4, which torch has not")
+    made.graph.initializer[-1].data_type = 99  # of a later version
+    (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
+    assert read_onnx(tmp_path / "a.onnx")[-1].note == "type 99, which torch has not"
 
 
 @pytest.mark.parametrize(
