@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from ckrm_kernels import measure
 from ckrm_kernels.checkpoints.into_model import constructor_of, load_into
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.layers import model_layers
@@ -58,6 +59,17 @@ def test_the_tensors_are_in_the_model(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name])
     assert [layer.note for layer in model_layers(model)][:1] == ["2 groups, compared within each"]
+
+
+def test_groups_and_transposition_are_known_in_the_model():
+    """A layer of a ResNeXt has 192 pairs in its groups, 8,128 in all; a transposed one as many filters as outputs."""
+
+    def model():
+        return nn.Sequential(nn.Conv2d(128, 128, 3, groups=32), nn.ConvTranspose2d(32, 64, 3))
+
+    rows = measure(load_into(model, model().state_dict(), "a.pt")).layers
+    assert [row.pairs for row in rows] == [192, 64 * 63 // 2]
+    assert [row.filters for row in rows] == [128, 64]
 
 
 def test_dtypes_are_those_of_the_file():
