@@ -25,6 +25,14 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int], *, rule: bo
     return "\n".join(lines)
 
 
+def shortened(name: str, longest: int) -> str:
+    """A name of at most so many characters: of a longer one its begin and, twice as much, its end."""
+    if len(name) <= longest:
+        return name
+    begin = (longest - 1) // 3
+    return f"{name[:begin]}…{name[len(name) - (longest - 1 - begin) :]}"
+
+
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows under their head; floats are written so that they read back as they were, None as nothing."""
     out = StringIO()
