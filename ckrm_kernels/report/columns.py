@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.psi_config import PsiConfig, written
@@ -19,7 +19,8 @@ NOTHING = "–"  # noqa: RUF001 - an en dash: there is no such number
 TOO_FEW = "fewer than two filters"
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A column of the table.
 
     key: what it is called in this package; head: above it; group: above that, over neighbours of one group

@@ -5,7 +5,7 @@ const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
 // ---- sorting: by a head or by the list, which a phone shows in place of the heads
 
 const list = document.getElementById("sort");
-const key = (row, place) => row.cells[place].firstChild?.textContent.trim() ?? "";
+const key = (row, place) => place ? row.cells[place].textContent.trim() : row.dataset.name;
 const isWord = (head) => head.dataset.kind === "word";
 const usual = (head) => isWord(head) ? "ascending" : "descending";
 
@@ -90,7 +90,8 @@ function choose(place) {
   chosen = Math.min(Math.max(place, 0), counts.length - 1);
   look.querySelectorAll("rect").forEach((rect, at) => rect.classList.toggle("chosen", at === chosen));
   const edge = (at) => (at / counts.length).toFixed(2);
-  bin.textContent = `Ψ from ${edge(chosen)} to ${edge(chosen + 1)}: ${counts[chosen].toLocaleString("en")} pairs`;
+  const pairs = counts[chosen] === 1 ? "1 pair" : `${counts[chosen].toLocaleString("en")} pairs`;
+  bin.textContent = `Ψ from ${edge(chosen)} to ${edge(chosen + 1)}: ${pairs}`;
 }
 
 function close() {

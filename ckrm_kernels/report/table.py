@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -62,19 +63,24 @@ def lines(report: RedundancyReport, width: int | None = None, *, every: bool = F
 
 def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int | None) -> Iterator[Line]:
     """The head, with its groups above it, a rule, and a line a layer."""
-    widths = _widths(shown, layers)
-    names = [shortened(shown_name(layer), _room(widths, width)) for layer in layers]
-    cells = [[name, *(column.text(layer) for column in shown[1:])] for name, layer in zip(names, layers, strict=True)]
-    widths[0] = max(map(len, [shown[0].head, *names]))
-    heads = [column.head if column.is_word else column.head.rjust(most) for column, most in zip(shown, widths, strict=True)]
-    numbers = [place for place, column in enumerate(shown) if not column.is_word]
-    head, rule, *body = aligned([heads, *cells], numbers, rule=True).split("\n")
-    if any(column.group for column in shown):
-        yield Line(_groups(shown, widths), "head")
+    room = _room(_widths(shown, layers), width)
+    names = replace(shown[0], text=lambda layer: shortened(shown_name(layer), room))
+    above, head, rule, *body = grid([names, *shown[1:]], layers)
+    if above:
+        yield Line(above, "head")
     yield Line(head, "head")
     yield Line(rule, "soft")
     for layer, text in zip(layers, body, strict=True):
         yield Line(text, finding(layer))
+
+
+def grid(shown: Sequence[Column], layers: Sequence[LayerRedundancy]) -> list[str]:
+    """Lines whose columns line up: the groups ("" without any), the head, a rule, and one a layer."""
+    widths = _widths(shown, layers)
+    head = [column.head if column.is_word else column.head.rjust(width) for column, width in zip(shown, widths, strict=True)]
+    cells = [[column.text(layer) for column in shown] for layer in layers]
+    numbers = [place for place, column in enumerate(shown) if not column.is_word]
+    return [_groups(shown, widths), *aligned([head, *cells], numbers, rule=True).split("\n")]
 
 
 def _groups(shown: Sequence[Column], widths: Sequence[int]) -> str:

@@ -38,7 +38,7 @@ def verdict(report: RedundancyReport) -> str:
     found = sorted(known, key=lambda layer: -(excess(layer) or 0))
     repeats = [layer for layer in found if layer.finding == "repeats"]
     scale = [layer for layer in known if layer.finding == "scale"]
-    others = "other" if repeats else f"of {_counted(len(known), 'layer')}"
+    others = f"other{'s' * (len(scale) > 1)}" if repeats else f"of {_counted(len(known), 'layer')}"
     only_scale = f"in {len(scale)} {others} only scale speaks" if scale else ""
     if repeats:
         verb = "repeat themselves" if len(repeats) > 1 else "repeats itself"
