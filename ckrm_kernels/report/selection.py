@@ -29,7 +29,8 @@ def selected(report: RedundancyReport, pattern: str, sort: Sort, top: int | None
     report = replace(report, layers=tuple(layers))
     if top is None or top >= len(report.measured):
         return report
-    return replace(report, layers=report.measured[:top], whole=report)
+    note = f"only the first {top} of {len(report.measured)} measured layers, by {sort}"
+    return replace(report, layers=report.measured[:top], notes=(*report.notes, note), whole=report)
 
 
 def excess(layer: LayerRedundancy) -> float | None:

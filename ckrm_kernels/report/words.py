@@ -19,9 +19,8 @@ def heading(report: RedundancyReport) -> list[str]:
     share = f"Redundancy (lambda) is the share of pairs of filters with Psi above {report.threshold:g}"
     models = f"; mean of {report.models} models" if report.models > 1 else ""
     whole = report.whole or report
-    counted = f"{len(whole.measured)} of {len(whole.layers)} layers measured"
-    shown = f", the first {len(report.layers)} shown" if report.whole else ""
-    return [f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.", *report.notes, f"{counted}{shown}."]
+    counted = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
+    return [f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.", *report.notes, counted]
 
 
 def verdict(report: RedundancyReport) -> str:
@@ -104,11 +103,11 @@ def provenance(report: RedundancyReport, digits: int | None = None) -> list[tupl
 def _nothing_measured(report: RedundancyReport) -> str:
     if not report.layers:
         return "Nothing was measured: there is no layer with a weight."
+    text = f"Nothing was measured: {_counted(len(report.layers), 'layer')} skipped"
     single = sum("pointwise" in layer.reason for layer in report.layers)
-    text = f"Nothing was measured: {_counted(len(report.layers), 'layer')} skipped."
-    if single:
-        text += f" --pointwise vector (in Python pointwise=\"vector\") measures {_counted(single, 'layer')} of 1x1."
-    return text
+    if not single:
+        return f"{text}."
+    return f'{text}, {single} as pointwise, which --pointwise vector measures (in Python, pointwise="vector").'
 
 
 def _counted(number: int, noun: str) -> str:
