@@ -43,7 +43,9 @@ def measure(
     like: Annotated[
         str | None, typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read the checkpoints into this model first.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")
+    ] = False,
     layer: Annotated[
         str, typer.Option(metavar="PATTERN", help="Only layers with this in their name, or a glob: 'layer1.*'.")
     ] = "*",

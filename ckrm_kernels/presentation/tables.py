@@ -25,12 +25,18 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int], *, rule: bo
     return "\n".join(lines)
 
 
-def shortened(name: str, longest: int) -> str:
-    """A name of at most so many characters: of a longer one its begin and, twice as much, its end."""
+def shortened(names: Sequence[str], longest: int) -> list[str]:
+    """Names of at most so many characters, the longer ones cut in their middle, where they can still be told apart."""
+    choices = [[_cut(name, longest, int(share * longest)) for name in names] for share in (1 / 3, 1 / 2, 2 / 3, 1, 0)]
+    return max(choices, key=lambda names: len(set(names)))
+
+
+def _cut(name: str, longest: int, begin: int) -> str:
+    """begin: how many characters are left of the begin of a name that is too long"""
     if len(name) <= longest:
         return name
-    begin = (longest - 1) // 3
-    return f"{name[:begin]}…{name[len(name) - (longest - 1 - begin) :]}"
+    end = longest - 1 - min(begin, longest - 1)
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.drawing import new_figure, plain
 from ckrm_kernels.presentation.tables import shortened
 from ckrm_kernels.presentation.theme import LIGHT
@@ -50,8 +51,9 @@ def figure(report: RedundancyReport) -> Figure:
     The verdict stands above, what the words mean and what was measured below. What is above the threshold is red.
     """
     layers, t = report.measured, report.threshold
-    row = min(_ROW, max(_LOWEST_ROW, _MANY_ROWS / max(len(layers), 1)), _HIGHEST / max(len(layers), 1))
-    names = [f"{shortened(shown_name(layer), _LONGEST_NAME)} ({layer.filters})" for layer in layers]
+    row = _row_height(max(len(layers), 1))
+    short = shortened([shown_name(layer) for layer in layers], _LONGEST_NAME)
+    names = [f"{name} ({layer.filters})" for name, layer in zip(short, layers, strict=True)]
     above, head, _, *numbers = grid([each for each in columns(report, layers) if each.key in _SHOWN], layers)
     left = _MARGIN + _widest(["layer (filters)", *names]) + _GAP
     right = left + _AXIS + _GAP
@@ -143,6 +145,11 @@ def _outlines(histogram: Sequence[int], base: int, threshold: float) -> tuple[li
     return parts
 
 
+def _row_height(rows: int) -> float:
+    """In inches: lower where there are many rows."""
+    return min(_ROW, max(_LOWEST_ROW, _MANY_ROWS / rows), _HIGHEST / rows)
+
+
 def _foot(report: RedundancyReport) -> list[str]:
     """What the words mean, and what was measured."""
     means = [f"{word}: {text}" for word, text in explanations(report).items()]
@@ -157,8 +164,8 @@ def _lines(texts: Sequence[str], width: float, size: float) -> list[str]:
 
 def _widest(texts: Sequence[str]) -> float:
     """Of the longest texts, in inches."""
-    from matplotlib.textpath import TextPath
-
+    with require("plot", "matplotlib"):
+        from matplotlib.textpath import TextPath
     longest = sorted(texts, key=len)[-5:]
     widths = (TextPath((0, 0), text.replace("$", "S"), size=_TYPE).get_extents().width for text in longest)
     return 1.15 * max(widths) / 72  # bold ones are wider

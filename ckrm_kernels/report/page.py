@@ -29,7 +29,7 @@ def page(report: RedundancyReport) -> str:
     first = [column for column in every if column.key in _FIRST]
     rest = [column for column in every if column.key not in _FIRST]
     setting, *notes = heading(report)
-    return render(
+    rendered = render(
         __file__,
         title=f"Redundancy in {_sources(report)}",
         verdict=verdict(report),
@@ -46,6 +46,7 @@ def page(report: RedundancyReport) -> str:
         terms={term: _greek(text) for term, text in explanations(report).items()},
         provenance=provenance(report),
     )
+    return str(rendered)  # no `Markup`, which would escape what is added to it
 
 
 def _greek(text: str) -> str:

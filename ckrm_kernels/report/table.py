@@ -63,9 +63,9 @@ def lines(report: RedundancyReport, width: int | None = None, *, every: bool = F
 
 def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int | None) -> Iterator[Line]:
     """The head, with its groups above it, a rule, and a line a layer."""
-    room = _room(_widths(shown, layers), width)
-    names = replace(shown[0], text=lambda layer: shortened(shown_name(layer), room))
-    above, head, rule, *body = grid([names, *shown[1:]], layers)
+    names = shortened([shown_name(layer) for layer in layers], _room(_widths(shown, layers), width))
+    of = dict(zip(map(id, layers), names, strict=True))
+    above, head, rule, *body = grid([replace(shown[0], text=lambda layer: of[id(layer)]), *shown[1:]], layers)
     if above:
         yield Line(above, "head")
     yield Line(head, "head")
@@ -77,7 +77,9 @@ def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int
 def grid(shown: Sequence[Column], layers: Sequence[LayerRedundancy]) -> list[str]:
     """Lines whose columns line up: the groups ("" without any), the head, a rule, and one a layer."""
     widths = _widths(shown, layers)
-    head = [column.head if column.is_word else column.head.rjust(width) for column, width in zip(shown, widths, strict=True)]
+    head = [
+        column.head if column.is_word else column.head.rjust(width) for column, width in zip(shown, widths, strict=True)
+    ]
     cells = [[column.text(layer) for column in shown] for layer in layers]
     numbers = [place for place, column in enumerate(shown) if not column.is_word]
     return [_groups(shown, widths), *aligned([head, *cells], numbers, rule=True).split("\n")]
@@ -112,12 +114,12 @@ def _room(widths: Sequence[int], width: int | None) -> int:
 
 def _fitting(shown: list[Column], layers: Sequence[LayerRedundancy], width: int | None) -> list[Column]:
     """The columns that leave room for names that can be told apart; those that matter the most in any case."""
-    names = {shown_name(layer) for layer in layers}
+    names = [shown_name(layer) for layer in layers]
     while width is not None:
         widths = _widths(shown, layers)
         room = _room(widths, width)
         fits = _span([min(widths[0], room), *widths[1:]]) <= width
-        readable = room >= min(widths[0], _WISHED_NAME) and len({shortened(name, room) for name in names}) == len(names)
+        readable = room >= min(widths[0], _WISHED_NAME) and len(set(shortened(names, room))) == len(set(names))
         last = max(shown, key=lambda column: column.rank)
         if (fits and (readable or last.rank <= _IF_POSSIBLE)) or last.rank <= _ALWAYS:
             break

@@ -96,7 +96,11 @@ def provenance(report: RedundancyReport, digits: int | None = None) -> list[tupl
         facts.append(f"sha256 {each.sha256[:digits]}{'…' if digits else ''}" if each.sha256 else "")
         sources.append(("measured", ", ".join(filter(None, (each.name, *facts)))))
     settings = f"threshold {report.threshold:g}, {PsiConfig.of(report.psi).in_words()}, pointwise {report.pointwise}"
-    made = [("settings", settings), ("date", report.created), ("versions", ", ".join(map(" ".join, report.versions.items())))]
+    made = [
+        ("settings", settings),
+        ("date", report.created),
+        ("versions", ", ".join(map(" ".join, report.versions.items()))),
+    ]
     return [*sources, *((name, value) for name, value in made if value)]
 
 

@@ -6,6 +6,7 @@ from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
 
 BINS = 100
+NASTY = '<script>alert("x")</script>&$a_1$'
 
 
 def layer(
