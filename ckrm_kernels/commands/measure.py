@@ -184,10 +184,11 @@ def _show(report: RedundancyReport, every: bool, stream: TextIO, *, after_anothe
 
     from ckrm_kernels.report.table import lines
 
-    console = Console(file=stream)
+    width = _width(stream)
+    console = Console(file=stream, width=width or 80)  # its own width wraps nothing here
     if after_another:
         console.print()
-    for line in lines(report, _width(stream), every=every):
+    for line in lines(report, width, every=every):
         console.print(Text(line.text, _STYLES[line.style]), soft_wrap=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.psi_config import PsiConfig, written
 from ckrm_kernels.report.result import (
     TARGET,
@@ -43,8 +42,9 @@ def columns(report: RedundancyReport, layers: Sequence[LayerRedundancy]) -> list
 
 
 def shape(layer: LayerRedundancy) -> str:
-    """Such as 64×3×7×7; "" where there are no filters."""
-    return times((layer.filters, layer.slices or 0, *(layer.kernel_size or ()))) if layer.filters is not None else ""
+    """Such as 64x3x7x7; "" where there are no filters."""
+    sizes = () if layer.filters is None else (layer.filters, layer.slices or 0, *(layer.kernel_size or ()))
+    return "x".join(map(str, sizes))
 
 
 def shown_name(layer: LayerRedundancy) -> str:

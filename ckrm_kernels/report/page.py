@@ -57,7 +57,7 @@ def _greek(text: str) -> str:
 def _sources(report: RedundancyReport) -> str:
     """The names of what was measured, without their folders."""
     names = [PurePath(source.name).name for source in report.sources]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a model’s layers"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a model's layers"
 
 
 def _column(column: Column) -> dict[str, Any]:

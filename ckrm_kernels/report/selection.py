@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import Any, get_args
 
 from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, Sort
 
@@ -59,7 +59,7 @@ def _kept(layer: LayerRedundancy) -> float | None:
     return None if by_shape.distinct is None or not layer.filters else -by_shape.distinct / layer.filters
 
 
-_ORDERS: dict[Sort, Callable[[LayerRedundancy], object]] = {
+_ORDERS: dict[Sort, Callable[[LayerRedundancy], Any]] = {
     "name": lambda layer: natural(layer.name),
     "redundancy": _largest(lambda layer: layer.redundancy),
     "scale-free": _largest(lambda layer: (layer.scale_free or layer).redundancy),

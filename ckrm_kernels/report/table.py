@@ -63,9 +63,10 @@ def lines(report: RedundancyReport, width: int | None = None, *, every: bool = F
 
 def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int | None) -> Iterator[Line]:
     """The head, with its groups above it, a rule, and a line a layer."""
-    names = shortened([shown_name(layer) for layer in layers], _room(_widths(shown, layers), width))
-    of = dict(zip(map(id, layers), names, strict=True))
-    above, head, rule, *body = grid([replace(shown[0], text=lambda layer: of[id(layer)]), *shown[1:]], layers)
+    names = [shown_name(layer) for layer in layers]
+    short = dict(zip(names, shortened(names, _room(_widths(shown, layers), width)), strict=True))
+    name = replace(shown[0], text=lambda layer: short[shown_name(layer)])
+    above, head, rule, *body = grid([name, *shown[1:]], layers)
     if above:
         yield Line(above, "head")
     yield Line(head, "head")
@@ -133,7 +134,8 @@ def _group(text: str, layers: Sequence[LayerRedundancy], width: int | None, ever
         yield from _wrapped(f"{text}:", width)
         own = [note(layer) if note(layer) not in text else "" for layer in layers]
         rows = [(shown_name(layer), layer.kind, shape(layer), each) for layer, each in zip(layers, own, strict=True)]
-        yield from (Line(f"  {row}", "soft") for row in aligned(rows, ()).split("\n"))
+        for row in aligned(rows, ()).split("\n"):
+            yield from _wrapped(f"  {row}", width, "soft")
         return
     names = [shown_name(layer) for layer in layers]
     for named in range(min(_NAMED, len(names)), 0, -1):
@@ -146,6 +148,8 @@ def _group(text: str, layers: Sequence[LayerRedundancy], width: int | None, ever
 
 def _wrapped(text: str, width: int | None, style: str = "") -> Iterator[Line]:
     """The text in lines, between words."""
-    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    whole = [text] if width is None else textwrap.wrap(text, width, **options)
-    yield from (Line(line, style) for line in whole)
+    if width is None:
+        yield Line(text, style)
+        return
+    for line in textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+        yield Line(line, style)

@@ -97,5 +97,5 @@ def test_a_path_is_written_and_nothing_returned(view, of, tmp_path):
 
 def test_a_path_that_can_not_be_written_is_named(of, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file/x.json can't be written"):
+    with pytest.raises(OSError, match=r"file/x\.json can't be written"):
         of.to_json(tmp_path / "file" / "x.json")

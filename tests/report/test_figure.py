@@ -31,7 +31,7 @@ def test_each_layer_has_its_name_and_its_numbers():
     assert ["1.0000", "1.0000", "0.0000", "0.0000", "–", "0", "scale"] in numbers  # noqa: RUF001
     assert ["0.2240", "0.1990", "0.2240", "0.1990", "–", "48", "0.0800"] in numbers  # noqa: RUF001
     assert [*"–––––", "0"] in numbers  # noqa: RUF001
-    assert "lambda chance lambda chance distinct dead lambda finding".split() in numbers
+    assert ["lambda", "chance", "lambda", "chance", "distinct", "dead", "lambda", "finding"] in numbers
     assert "t = 0.6" in found
 
 

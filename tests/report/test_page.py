@@ -71,7 +71,7 @@ def test_the_page_is_well_formed_self_contained_and_escaped():
 def test_a_row_of_the_page_has_the_numbers_and_the_finding():
     found = rows(report(REPEATS, ARTEFACT, DEAD, SINGLE))
     assert list(found[0].values()) == [
-        *("blocks.11.conv_dwConv2d", "repeats", "", "672×1×5×5"),
+        *("blocks.11.conv_dwConv2d", "repeats", "", "672x1x5x5"),
         *("0.7000", "0.1000", "12", "0.6520", "0.0009", "15", "0", "", "", "0.99"),
     ]
     assert list(found[1].values())[4:10] == ["1.0000", "1.0000", "–", "0.0000", "0.0000", "–"]  # noqa: RUF001

@@ -105,7 +105,7 @@ def test_a_row_has_lambda_as_measured_and_scale_free_with_chance_and_distinct():
         "note",
     ]
     repeats = ["0.7000", "0.1000", "12", "0.6520", "0.0009", "15", "0", "0.99", "repeats"]
-    assert row_of("blocks.11", FEW).split() == ["blocks.11.conv_dw", "Conv2d", "672×1×5×5", *repeats]
+    assert row_of("blocks.11", FEW).split() == ["blocks.11.conv_dw", "Conv2d", "672x1x5x5", *repeats]
     assert row_of("dead", FEW).split()[-4:] == ["48", "0.0800", "0.0160", "0.01"]
     assert head.index("lambda") > groups.index("-- eps") - 10
 
