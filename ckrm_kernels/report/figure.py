@@ -106,7 +106,7 @@ def figure_file(report: RedundancyReport, drawn: Figure, suffix: str) -> bytes:
     else:
         metadata = {}
     buffer = BytesIO()
-    dots = _DOTS if drawn.get_figheight() < 100 * _ROW + 10 else _DOTS_OF_MANY
+    dots = _DOTS if len(report.measured) <= 100 else _DOTS_OF_MANY
     with rc_context({"svg.fonttype": "none"}):
         drawn.savefig(buffer, format=suffix, dpi=dots, metadata=metadata or None)
     return buffer.getvalue()

@@ -179,7 +179,7 @@ def test_all_layer_sort_and_top(ckrm, checkpoint):
     first = json.loads(ckrm("measure", checkpoint, "--top", "1", "--json", "-")[1])
     excess = max(report_of(checkpoint).measured, key=lambda layer: layer.redundancy - layer.chance)
     assert [layer["name"] for layer in first["layers"]] == [excess.name]
-    assert first["notes"] == ["only the first 1 of 2 measured layers, by excess"]
+    assert first["notes"][-1] == "only the first 1 of 2 measured layers, by excess"
 
 
 @pytest.mark.parametrize("suffix", ["svg", "pdf", "PNG"])

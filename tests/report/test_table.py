@@ -31,7 +31,7 @@ def row_of(name: str, of: RedundancyReport, width: int | None = None) -> str:
 def test_the_heading_says_what_was_measured_and_ends_with_the_verdict():
     first, *notes, counted, found, blank, _ = text_of(replace(EVERYTHING, notes=("the ema weights", "no groups")))[:7]
     assert first == "Redundancy (lambda) is the share of pairs of filters with Psi above 0.6; eps 1e-4 absolute."
-    assert notes == ["the ema weights", "no groups"]
+    assert notes == ["note: the ema weights", "note: no groups"]
     assert counted == "5 of 49 layers measured."
     assert found == verdict(EVERYTHING)
     assert blank == ""
