@@ -85,7 +85,8 @@ def measure(
                 f"the checkpoints have {len(structures)} structures, which makes {len(structures)} reports; "
                 "measure those of one structure at a time to write files"
             )
-        measured = []
+        stream = sys.stderr if _STDOUT in files.values() else sys.stdout
+        any_measured = False
         for number, same in enumerate(structures.values()):
             report = measure_layers(
                 [each.layers for each in same],
@@ -96,11 +97,14 @@ def measure(
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
             )
-            report = _selected(report, layer, sort or ("excess" if top else "model"), top)
-            measured.append(bool(report.measured))
-            _show(report, every, sys.stderr if _STDOUT in files.values() else sys.stdout, after_another=number > 0)
+            with _wrong_use("--layer"):
+                report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
+            if number:
+                print(file=stream)
+            _show(report, every, stream)
             _write(report, files)
-    if not any(measured):
+            any_measured = any_measured or bool(report.measured)
+    if not any_measured:
         raise typer.Exit(1)
 
 
@@ -123,11 +127,6 @@ def _constructor(like: str | None) -> Any:
 
     with _wrong_use("--like"):
         return constructor_of(like)
-
-
-def _selected(report: RedundancyReport, pattern: str, sort: Sort, top: int | None) -> RedundancyReport:
-    with _wrong_use("--layer"):
-        return report.selected(pattern, sort=sort, top=top)
 
 
 @contextmanager
@@ -177,7 +176,7 @@ def _errors() -> Console:
     return Console(stderr=True)
 
 
-def _show(report: RedundancyReport, every: bool, stream: TextIO, *, after_another: bool) -> None:
+def _show(report: RedundancyReport, every: bool, stream: TextIO) -> None:
     """The report as text: within COLUMNS or the terminal's width, as wide as it is where the output goes elsewhere."""
     from rich.console import Console
     from rich.text import Text
@@ -186,8 +185,6 @@ def _show(report: RedundancyReport, every: bool, stream: TextIO, *, after_anothe
 
     width = _width(stream)
     console = Console(file=stream, width=width or 80)  # its own width wraps nothing here
-    if after_another:
-        console.print()
     for line in lines(report, width, every=every):
         console.print(Text(line.text, _STYLES[line.style]), soft_wrap=True)
 

@@ -21,22 +21,27 @@ from ckrm_kernels.version import __version__
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """As in `checkpoints`."""
+
     layers: tuple[Layer, ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
 
 
 def read_checkpoints(paths: Any, *, weights: Any = None, like: Any = None, track: Any = iter) -> list[Checkpoint]:
+    """As in `checkpoints`."""
     return [Checkpoint(tuple(checkpoint_layers(path)), (_source(path),), ()) for path in track(paths)]
 
 
 def structure_of(layers: Any) -> Hashable:
+    """As in `measurement`."""
     return tuple(sorted((layer.name, layer.kind, layer.shape or layer.note) for layer in layers))
 
 
 def measure_layers(
     models: Any, threshold: Any, pointwise: Any, options: Any, track: Any = iter, *, sources: Any = (), notes: Any = ()
 ) -> RedundancyReport:
+    """As in `measurement`."""
     report = measurement.measure_layers(models, threshold, pointwise, options, track=track)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     versions = {"ckrm_kernels": __version__, "torch": torch.__version__}

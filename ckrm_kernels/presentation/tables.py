@@ -25,7 +25,7 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int], *, rule: bo
     return "\n".join(lines)
 
 
-def shortened(names: Sequence[str], longest: int) -> list[str]:
+def short_names(names: Sequence[str], longest: int) -> list[str]:
     """Names of at most so many characters, the longer ones cut in their middle, where they can still be told apart."""
     choices = [[_cut(name, longest, int(share * longest)) for name in names] for share in (1 / 3, 1 / 2, 2 / 3, 1, 0)]
     return max(choices, key=lambda names: len(set(names)))

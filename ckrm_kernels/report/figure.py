@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.drawing import new_figure, plain
-from ckrm_kernels.presentation.tables import shortened
+from ckrm_kernels.presentation.tables import short_names
 from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.report.columns import columns, finding, shown_name
 from ckrm_kernels.report.table import grid
@@ -52,7 +52,7 @@ def figure(report: RedundancyReport) -> Figure:
     """
     layers, t = report.measured, report.threshold
     row = _row_height(max(len(layers), 1))
-    short = shortened([shown_name(layer) for layer in layers], _LONGEST_NAME)
+    short = short_names([shown_name(layer) for layer in layers], _LONGEST_NAME)
     names = [f"{name} ({layer.filters})" for name, layer in zip(short, layers, strict=True)]
     above, head, _, *numbers = grid([each for each in columns(report, layers) if each.key in _SHOWN], layers)
     left = _MARGIN + _widest(["layer (filters)", *names]) + _GAP

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
-from ckrm_kernels.presentation.tables import aligned, shortened
+from ckrm_kernels.presentation.tables import aligned, short_names
 from ckrm_kernels.report.columns import Column, columns, finding, note, shape, shown_name
 from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.words import explanations, grouped, heading, provenance, verdict
@@ -64,7 +64,7 @@ def lines(report: RedundancyReport, width: int | None = None, *, every: bool = F
 def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int | None) -> Iterator[Line]:
     """The head, with its groups above it, a rule, and a line a layer."""
     names = [shown_name(layer) for layer in layers]
-    short = dict(zip(names, shortened(names, _room(_widths(shown, layers), width)), strict=True))
+    short = dict(zip(names, short_names(names, _room(_widths(shown, layers), width)), strict=True))
     name = replace(shown[0], text=lambda layer: short[shown_name(layer)])
     above, head, rule, *body = grid([name, *shown[1:]], layers)
     if above:
@@ -120,7 +120,7 @@ def _fitting(shown: list[Column], layers: Sequence[LayerRedundancy], width: int 
         widths = _widths(shown, layers)
         room = _room(widths, width)
         fits = _span([min(widths[0], room), *widths[1:]]) <= width
-        readable = room >= min(widths[0], _WISHED_NAME) and len(set(shortened(names, room))) == len(set(names))
+        readable = room >= min(widths[0], _WISHED_NAME) and len(set(short_names(names, room))) == len(set(names))
         last = max(shown, key=lambda column: column.rank)
         if (fits and (readable or last.rank <= _IF_POSSIBLE)) or last.rank <= _ALWAYS:
             break

@@ -20,7 +20,11 @@ def heading(report: RedundancyReport) -> list[str]:
     models = f"; mean of {report.models} models" if report.models > 1 else ""
     whole = report.whole or report
     counted = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
-    return [f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.", *(f"note: {note}" for note in report.notes), counted]
+    return [
+        f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.",
+        *(f"note: {note}" for note in report.notes),
+        counted,
+    ]
 
 
 def verdict(report: RedundancyReport) -> str:
