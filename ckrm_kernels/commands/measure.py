@@ -15,6 +15,7 @@ from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptibl
 from ckrm_kernels.extras import require
 from ckrm_kernels.measurement import Pointwise, Track
 from ckrm_kernels.report.result import Sort
+from ckrm_kernels.report.selection import fitting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +78,7 @@ def measure(
     constructor = _constructor(like)
     with interruptible("nothing was written; run the same command again"):
         read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=_tracked("reading"))
+        _check_read(files, [Path(source.name) for each in read for source in each.sources])
         structures: dict[Any, list[Any]] = {}
         for each in read:
             structures.setdefault(structure_of(each.layers), []).append(each)
@@ -85,6 +87,9 @@ def measure(
                 f"the checkpoints have {len(structures)} structures, which makes {len(structures)} reports; "
                 "measure those of one structure at a time to write files"
             )
+        for same in structures.values():
+            with _wrong_use("--layer"):
+                fitting([each.name for each in same[0].layers], layer)
         stream = sys.stderr if _STDOUT in files.values() else sys.stdout
         any_measured = False
         for number, same in enumerate(structures.values()):
@@ -97,8 +102,7 @@ def measure(
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
             )
-            with _wrong_use("--layer"):
-                report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
+            report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
             if number:
                 print(file=stream)
             _show(report, every, stream)
@@ -140,13 +144,13 @@ def _wrong_use(option: str) -> Iterator[None]:
 
 def _check_outputs(files: dict[str, Path | None], checkpoints: Sequence[Path]) -> None:
     """Refuses what could not be written or would be lost, before anything is measured."""
-    given = {f"--{option}": path for option, path in files.items() if path is not None}
-    for option, path in given.items():
-        if path.is_dir():
-            raise typer.BadParameter(f"{path} is a folder", param_hint=option)
-        for other, taken in [*given.items(), *(("CHECKPOINT", each) for each in checkpoints)]:
-            if other != option and path.absolute() == taken.absolute():
-                raise typer.BadParameter(f"{path} is also {other}", param_hint=option)
+    for option, path in files.items():
+        if path is not None and path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder", param_hint=f"--{option}")
+        _check_kept(
+            option, path, [(f"--{other}", taken) for other, taken in files.items() if taken and other != option]
+        )
+    _check_read(files, checkpoints)
     plot = files["plot"]
     if plot is None:
         return
@@ -155,6 +159,18 @@ def _check_outputs(files: dict[str, Path | None], checkpoints: Sequence[Path]) -
     accepted = FigureCanvasBase.get_supported_filetypes()
     if plot != _STDOUT and plot.suffix[1:].lower() not in accepted:
         raise typer.BadParameter(f"{plot} must end in one of {', '.join(sorted(accepted))}", param_hint="--plot")
+
+
+def _check_read(files: dict[str, Path | None], read: Sequence[Path]) -> None:
+    """Refuses to write over what was read."""
+    for option, path in files.items():
+        _check_kept(option, path, [("a file of the checkpoint", each) for each in read])
+
+
+def _check_kept(option: str, path: Path | None, others: Sequence[tuple[str, Path]]) -> None:
+    for what, other in others:
+        if path is not None and path.resolve() == other.resolve():
+            raise typer.BadParameter(f"{path} is also {what}", param_hint=f"--{option}")
 
 
 def _tracked(doing: str) -> Track:

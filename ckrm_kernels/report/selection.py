@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, get_args
@@ -17,10 +17,8 @@ def selected(report: RedundancyReport, pattern: str, sort: Sort, top: int | None
         raise ValueError(f"sort must be one of {', '.join(get_args(Sort))}, got {sort!r}")
     if top is not None and top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    layers = [layer for layer in report.layers if pattern in layer.name or fnmatchcase(layer.name, pattern)]
-    if report.layers and not layers:
-        names = ", ".join(layer.name for layer in report.layers[:5])
-        raise ValueError(f"no layer's name fits the pattern {pattern!r}; names are such as {names}")
+    names = fitting([layer.name for layer in report.layers], pattern)
+    layers = [layer for layer in report.layers if layer.name in names]
     if len(layers) < len(report.layers):
         note = f"only the layers whose names fit {pattern!r}, {len(layers)} of {len(report.layers)}"
         report = replace(report, notes=(*report.notes, note))
@@ -31,6 +29,14 @@ def selected(report: RedundancyReport, pattern: str, sort: Sort, top: int | None
         return report
     note = f"only the first {top} of {len(report.measured)} measured layers, by {sort}"
     return replace(report, layers=report.measured[:top], notes=(*report.notes, note), whole=report)
+
+
+def fitting(names: Sequence[str], pattern: str) -> set[str]:
+    """The names that the pattern is a part of, or fits as a glob; raises ValueError where there is none."""
+    found = {name for name in names if pattern in name or fnmatchcase(name, pattern)}
+    if names and not found:
+        raise ValueError(f"no layer's name fits the pattern {pattern!r}; names are such as {', '.join(names[:5])}")
+    return found
 
 
 def excess(layer: LayerRedundancy) -> float | None:

@@ -65,7 +65,7 @@ def explanations(report: RedundancyReport) -> dict[str, str]:
     if "repeats" in found:
         terms["repeats"] = f"filters repeat each other's shape: {by_shape} is {limit}"
     if "scale" in found:
-        terms["scale"] = f"only lambda at {eps} is: the weights are small beside it, which says nothing of shapes"
+        terms["scale"] = f"only lambda at {eps} is above those: small weights, which say nothing of shapes"
         if "repeats" not in found:
             terms["scale"] = f"only lambda at {eps} is {limit}: small weights, which say nothing of shapes"
     if any(layer.distinct is not None for layer in layers):

@@ -269,8 +269,6 @@ def test_where_everything_is_skipped_it_says_so_and_fails(ckrm, tmp_path):
 )
 def test_a_wrong_value_is_a_wrong_use(arguments, message, ckrm, checkpoint, monkeypatch):
     monkeypatch.setattr(measurement, "_row", lambda *_: pytest.fail("measured"))
-    if "--layer" in arguments:
-        monkeypatch.undo()
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
     code, out, err = ckrm("measure", checkpoint, *arguments)
     assert (code, out) == (2, "")
@@ -280,7 +278,12 @@ def test_a_wrong_value_is_a_wrong_use(arguments, message, ckrm, checkpoint, monk
 
 def test_a_checkpoint_is_not_written_over(ckrm, checkpoint):
     before = checkpoint.read_bytes()
-    assert ckrm("measure", checkpoint, "--json", checkpoint)[0] == 2
+    link = checkpoint.with_name("link.json")
+    link.symlink_to(checkpoint)
+    for path in (checkpoint, link):
+        code, out, err = ckrm("measure", checkpoint, "--json", path)
+        assert (code, out) == (2, "")
+        assert "also a file of the checkpoint" in " ".join(re.sub("[│─]", " ", err).split())
     assert checkpoint.read_bytes() == before
 
 
