@@ -12,6 +12,7 @@ from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.selection import excess
 
 _NAMED = 5  # layers in the verdict
+_SOURCES = 8  # shown where space is short
 
 
 def heading(report: RedundancyReport) -> list[str]:
@@ -93,12 +94,18 @@ def _common(reason: str, names: set[str]) -> str:
 
 
 def provenance(report: RedundancyReport, digits: int | None = None) -> list[tuple[str, str]]:
-    """What was measured, how, when and with what: names and values. digits: shown of a digest, by default all"""
+    """What was measured, how, when and with what: names and values.
+
+    digits: in short, with so many of a digest, and a few of many sources
+    """
     sources = []
-    for each in report.sources:
+    few = report.sources[:_SOURCES] if digits else report.sources
+    for each in few:
         facts = [size(each.size) if each.size is not None else "", each.weights and f"weights {each.weights}"]
         facts.append(f"sha256 {each.sha256[:digits]}{'…' if digits else ''}" if each.sha256 else "")
         sources.append(("measured", ", ".join(filter(None, (each.name, *facts)))))
+    if len(few) < len(report.sources):
+        sources.append(("measured", f"{len(report.sources) - len(few)} more"))
     settings = f"threshold {report.threshold:g}, {PsiConfig.of(report.psi).in_words()}, pointwise {report.pointwise}"
     made = [
         ("settings", settings),

@@ -10,7 +10,7 @@ from torch import nn
 
 from ckrm_kernels import RedundancyReport, measure
 from ckrm_kernels.report.columns import columns
-from ckrm_kernels.report.result import TARGET
+from ckrm_kernels.report.result import TARGET, Source
 from ckrm_kernels.report.table import lines
 from ckrm_kernels.report.words import verdict
 
@@ -230,6 +230,14 @@ def test_shortened_names_differ_where_names_do():
     many = [layer(f"backbone.stage{i}.block.branch.conv_with_a_name.weight", 0.1) for i in range(20)]
     rows = [text.split()[0] for text in text_of(report(*many), 80) if text.startswith("back")]
     assert len(set(rows)) == len(rows) == 20
+
+
+def test_many_files_are_a_few_lines_where_the_width_is_limited():
+    of = report(NOTHING, sources=[Source(f"shard-{number}.safetensors", 1000, "0" * 64) for number in range(30)])
+    assert sum(text.startswith("measured: ") for text in text_of(of)) == 30
+    short = [text for text in text_of(of, 80) if text.startswith("measured: ")]
+    assert short[0] == "measured: shard-0.safetensors, 1.0 kB, sha256 000000000000…"
+    assert short[8:] == ["measured: 22 more"]
 
 
 def test_the_end_says_what_it_was_made_from():
