@@ -140,7 +140,7 @@ except Exception as error:
 
 setup(
     packages=find_packages(include=["ckrm_kernels", "ckrm_kernels.*"]),
-    package_data={"": ["*.html.jinja", "*.css"], "ckrm_kernels": ["py.typed"]},
+    package_data={"": ["*.html.jinja", "*.css", "*.js"], "ckrm_kernels": ["py.typed"]},
     ext_modules=build.get("ext_modules", []),
     cmdclass={"bdist_wheel": WheelForEveryPython, "build_py": PackageWithSources, **build.get("cmdclass", {})},
 )

@@ -96,8 +96,8 @@ def test_the_installed_package_takes_its_library(wheel: Path, tmp_path: Path) ->
 
 
 def templates(package: Path) -> set[str]:
-    """Of its pages, with their style sheets."""
-    return {str(path.relative_to(package)) for kind in ("*.jinja", "*.css") for path in package.rglob(kind)}
+    """Of its pages, with their style sheets and scripts."""
+    return {str(path.relative_to(package)) for kind in ("*.jinja", "*.css", "*.js") for path in package.rglob(kind)}
 
 
 def test_an_install_does_not_fail_for_want_of_a_compiler(pure_wheel: Path, tmp_path: Path) -> None:

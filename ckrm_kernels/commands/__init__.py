@@ -12,6 +12,7 @@ from ckrm_kernels.commands import compare, demo, doctor, measure, models, search
 app = typer.Typer(
     name="ckrm",
     help="How redundant are a network's convolution filters?",
+    epilog="Exit codes: 0, done; 1, a failure, said in one line; 2, a wrong use; 130, interrupted.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
 from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible
 from ckrm_kernels.extras import require
-from ckrm_kernels.measurement import Pointwise
+from ckrm_kernels.measurement import Pointwise, Track
+from ckrm_kernels.report.result import Sort
+from ckrm_kernels.report.selection import fitting
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
+    from ckrm_kernels.functional import PsiOptions
     from ckrm_kernels.report import RedundancyReport
 
 Item = TypeVar("Item")
+_STDOUT = Path("-")
+_STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
 
 
 def measure(
     checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT", help="safetensors or torch.save state dict")
+        list[Path], typer.Argument(metavar="CHECKPOINT", help="File or folder with weights; the manual lists formats.")
     ],
     threshold: Threshold = 0.6,
     eps: Eps = 1e-4,
@@ -30,107 +38,202 @@ def measure(
     pointwise: Annotated[
         Pointwise, typer.Option(help="1x1 and linear layers: skip, slice by slice, or a filter as one slice.")
     ] = "skip",
+    weights: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of several weights in a file: model, ema, or their key.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read the checkpoints into this model first.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")
+    ] = False,
+    layer: Annotated[
+        str, typer.Option(metavar="PATTERN", help="Only layers with this in their name, or a glob: 'layer1.*'.")
+    ] = "*",
+    sort: Annotated[
+        Sort | None, typer.Option(help="Largest first; by default model, with --top excess over chance.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N measured layers.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figure: png, pdf or svg.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML page.")] = None,
 ) -> None:
-    """Measure the convolution weights of a checkpoint, layer by layer.
+    """Measure the convolution weights of checkpoints, layer by layer.
 
-    Several checkpoints of one structure, trained independently, give their mean and standard deviation. A state
-    dict does not say which convolutions are grouped or transposed, so all filters of a weight are compared.
+    Several checkpoints of one structure, trained independently, give their mean and standard deviation; those of
+    different structure are measured one after the other. A FILE of `-` is the standard output; what is else printed
+    then goes to the error output.
+
+    Exit codes: 0, measured; 1, a checkpoint can't be read, a file can't be written, or every layer is skipped;
+    2, an option or its value is wrong, before anything is measured.
     """
+    from ckrm_kernels.commands.read_for_now import measure_layers, read_checkpoints, structure_of
     from ckrm_kernels.functional import PsiOptions
-    from ckrm_kernels.measurement import measure_layers
-    from ckrm_kernels.state_dicts import checkpoint_layers
 
+    options = PsiOptions(eps=eps, scale_free=scale_free)
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
-    _check_outputs(files)
+    _check_values(threshold, options)
+    _check_outputs(files, checkpoints)
+    constructor = _constructor(like)
     with interruptible("nothing was written; run the same command again"):
-        models = [checkpoint_layers(path) for path in checkpoints]
-        options = PsiOptions(eps=eps, scale_free=scale_free)
-        report = measure_layers(models, threshold, pointwise, options, track=_tracked)
-        _show(report)
-        _write(report, files)
+        read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=_tracked("reading"))
+        _check_read(files, [Path(source.name) for each in read for source in each.sources])
+        structures: dict[Any, list[Any]] = {}
+        for each in read:
+            structures.setdefault(structure_of(each.layers), []).append(each)
+        if len(structures) > 1 and any(files.values()):
+            raise typer.BadParameter(
+                f"the checkpoints have {len(structures)} structures, which makes {len(structures)} reports; "
+                "measure those of one structure at a time to write files"
+            )
+        for same in structures.values():
+            with _wrong_use("--layer"):
+                fitting([each.name for each in same[0].layers], layer)
+        stream = sys.stderr if _STDOUT in files.values() else sys.stdout
+        any_measured = False
+        for number, same in enumerate(structures.values()):
+            report = measure_layers(
+                [each.layers for each in same],
+                threshold,
+                pointwise,
+                options,
+                track=_tracked("measuring"),
+                sources=[source for each in same for source in each.sources],
+                notes=list(dict.fromkeys(note for each in same for note in each.notes)),
+            )
+            report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
+            if number:
+                print(file=stream)
+            _show(report, every, stream)
+            _write(report, files)
+            any_measured = any_measured or bool(report.measured)
+    if not any_measured:
+        raise typer.Exit(1)
 
 
-def _tracked(items: Sequence[Item]) -> Iterable[Item]:
-    """Iterates with a progress bar on the terminal's error stream."""
-    from rich.console import Console
-    from rich.progress import track
+def _check_values(threshold: float, options: PsiOptions) -> None:
+    """Refuses numbers that measuring would."""
+    from ckrm_kernels.distribution import checked_threshold
+    from ckrm_kernels.psi_config import PsiConfig
 
-    return track(items, "measuring", console=Console(stderr=True), transient=True)
+    with _wrong_use("--threshold"):
+        checked_threshold(threshold)
+    with _wrong_use("--eps"):
+        PsiConfig.of(options)
 
 
-def _check_outputs(files: dict[str, Path | None]) -> None:
-    """Refuses what could not be written, before anything is measured."""
+def _constructor(like: str | None) -> Any:
+    """What `--like` names; None without it."""
+    if like is None:
+        return None
+    from ckrm_kernels.checkpoints.into_model import constructor_of
+
+    with _wrong_use("--like"):
+        return constructor_of(like)
+
+
+@contextmanager
+def _wrong_use(option: str) -> Iterator[None]:
+    """Makes the statement's ValueError one of wrong usage, which ends with exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _check_outputs(files: dict[str, Path | None], checkpoints: Sequence[Path]) -> None:
+    """Refuses what could not be written or would be lost, before anything is measured."""
     for option, path in files.items():
         if path is not None and path.is_dir():
             raise typer.BadParameter(f"{path} is a folder", param_hint=f"--{option}")
+        _check_kept(
+            option, path, [(f"--{other}", taken) for other, taken in files.items() if taken and other != option]
+        )
+    _check_read(files, checkpoints)
     plot = files["plot"]
     if plot is None:
         return
     with require("--plot", "matplotlib"):
         from matplotlib.backend_bases import FigureCanvasBase
     accepted = FigureCanvasBase.get_supported_filetypes()
-    if plot.suffix[1:].lower() not in accepted:
+    if plot != _STDOUT and plot.suffix[1:].lower() not in accepted:
         raise typer.BadParameter(f"{plot} must end in one of {', '.join(sorted(accepted))}", param_hint="--plot")
 
 
-def _show(report: RedundancyReport) -> None:
-    """The report on the terminal, within its width; the full plain-text table where the output goes elsewhere."""
+def _check_read(files: dict[str, Path | None], read: Sequence[Path]) -> None:
+    """Refuses to write over what was read."""
+    for option, path in files.items():
+        _check_kept(option, path, [("a file of the checkpoint", each) for each in read])
+
+
+def _check_kept(option: str, path: Path | None, others: Sequence[tuple[str, Path]]) -> None:
+    for what, other in others:
+        if path is not None and path.resolve() == other.resolve():
+            raise typer.BadParameter(f"{path} is also {what}", param_hint=f"--{option}")
+
+
+def _tracked(doing: str) -> Track:
+    """Iterates with a progress bar on the terminal's error stream."""
+
+    def tracked(items: Sequence[Item]) -> Iterable[Item]:
+        from rich.progress import track
+
+        console = _errors()
+        return track(items, doing, console=console, transient=True) if console.is_terminal else items
+
+    return tracked
+
+
+def _errors() -> Console:
+    """The error stream, where progress is shown if it is a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _show(report: RedundancyReport, every: bool, stream: TextIO) -> None:
+    """The report as text: within COLUMNS or the terminal's width, as wide as it is where the output goes elsewhere."""
     from rich.console import Console
     from rich.text import Text
 
-    from ckrm_kernels.report.table import heading
+    from ckrm_kernels.report.table import lines
 
-    console = Console()
-    if not console.is_terminal:
-        typer.echo(str(report))
-        return
-    console.print(Text(heading(report)), _measured_rows(report))
-    by_note: dict[str, list[str]] = {}
-    for layer in report.layers:
-        if layer.reason:
-            by_note.setdefault(f"{layer.status}, {layer.reason}", []).append(layer.name or "(whole)")
-    for note, names in by_note.items():
-        console.print(Text.assemble((f"{note}: ", "bold"), (", ".join(names), "dim")))
+    width = _width(stream)
+    console = Console(file=stream, width=width or 80)  # its own width wraps nothing here
+    for line in lines(report, width, every=every):
+        console.print(Text(line.text, _STYLES[line.style]), soft_wrap=True)
 
 
-def _measured_rows(report: RedundancyReport) -> Table:
-    """A compact table of the measured layers, those above their chance level in bold."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from ckrm_kernels.report.table import cells, columns
-
-    shown = [name for name in columns(report) if name not in ("kind", "slices", "kernel", "note")]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in shown:
-        table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold", no_wrap=name != "layer")
-    for layer in report.measured:
-        row = dict(zip(columns(report), cells(layer, report), strict=True))
-        row["filters"] = "x".join(map(str, (layer.filters, layer.slices, *(layer.kernel_size or ()))))
-        table.add_row(
-            *(Text(row[name]) for name in shown), style="bold" if (layer.finding in ("repeats", "scale")) else ""
-        )
-    return table
+def _width(stream: TextIO) -> int | None:
+    """Of the lines on a stream; None without a limit."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
 
 
 def _write(report: RedundancyReport, files: dict[str, Path | None]) -> None:
-    from io import BytesIO
-
     from ckrm_kernels.storage.files import write_atomically
 
+    console = _errors()
     for option, path in files.items():
         if path is None:
             continue
-        if option == "plot":
-            picture = BytesIO()
-            report.plot().savefig(picture, format=path.suffix[1:].lower(), dpi=150)
-            write_atomically(path, picture.getvalue())
+        with console.status(f"making the {option}") if console.is_terminal else nullcontext():
+            content = _content(report, option, path)
+        if path == _STDOUT:
+            typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         else:
-            views = {"json": report.to_json, "csv": report.to_csv, "html": report.to_html}
-            write_atomically(path, views[option]())
-        typer.echo(f"wrote {path}", err=True)
+            write_atomically(path, content)
+            typer.echo(f"wrote {path}", err=True)
+
+
+def _content(report: RedundancyReport, option: str, path: Path) -> str | bytes:
+    """What goes into a file; the figure on the standard output is a PNG file."""
+    if option == "plot":
+        from ckrm_kernels.report.figure import figure, figure_file
+
+        return figure_file(report, figure(report), path.suffix[1:].lower() or "png")
+    views = {"json": report.to_json, "csv": report.to_csv, "html": report.to_html}
+    return views[option]()

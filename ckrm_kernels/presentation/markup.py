@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,11 @@ def image(png: bytes, alternative: str, style: str) -> Markup:
     return Markup('<img class="{}" alt="{}" src="data:image/png;base64,{}">').format(style, alternative, data)
 
 
+def breakable(name: str) -> Markup:
+    """A long name that may be broken behind its dots, underscores and slashes."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/])", name))
+
+
 def swatch(name: str) -> Markup:
     """A candidate's name behind a dot of its colour."""
     return Markup('<span class="swatch {0}">{0}</span>').format(name)
@@ -57,5 +63,5 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(light=LIGHT, dark=DARK, image=image, swatch=swatch)
+    environment.globals.update(light=LIGHT, dark=DARK, image=image, swatch=swatch, breakable=breakable)
     return environment

@@ -25,6 +25,20 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int], *, rule: bo
     return "\n".join(lines)
 
 
+def short_names(names: Sequence[str], longest: int) -> list[str]:
+    """Names of at most so many characters, the longer ones cut in their middle, where they can still be told apart."""
+    choices = [[_cut(name, longest, int(share * longest)) for name in names] for share in (1 / 3, 1 / 2, 2 / 3, 1, 0)]
+    return max(choices, key=lambda names: len(set(names)))
+
+
+def _cut(name: str, longest: int, begin: int) -> str:
+    """begin: how many characters are left of the begin of a name that is too long"""
+    if len(name) <= longest:
+        return name
+    end = longest - 1 - min(begin, longest - 1)
+    return f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
+
+
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows under their head; floats are written so that they read back as they were, None as nothing."""
     out = StringIO()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from ckrm_kernels.presentation.drawing import new_figure, plain, shortened
+from ckrm_kernels.extras import require
+from ckrm_kernels.presentation.drawing import new_figure, plain
+from ckrm_kernels.presentation.tables import short_names
 from ckrm_kernels.presentation.theme import LIGHT
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.report.columns import columns, finding, shown_name
+from ckrm_kernels.report.table import grid
+from ckrm_kernels.report.words import explanations, heading, provenance, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,64 +21,151 @@ if TYPE_CHECKING:
 
     from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 
-_WIDTH, _ROW_HEIGHT, _MARGIN = 8.0, 0.42, 1.5  # inches
-_TYPE = 8.0
+_AXIS, _NARROWEST, _MARGIN, _GAP = 3.6, 9.0, 0.15, 0.12  # inches: of the axis, the figure, around it, between parts
+_HEAD, _SCALE = 0.5, 0.5  # inches, above and below the rows
+_ROW, _LOWEST_ROW, _MANY_ROWS = 0.42, 0.2, 40.0  # inches, the last of all rows together
+_HIGHEST = 600.0  # inches of all rows: fewer than 2^16 dots, the most that matplotlib draws
+_DOTS, _DOTS_OF_MANY = 150, 100  # an inch; the latter of figures with more than 100 rows
+_TYPE, _SMALL = 8.0, 6.5  # points
+_LINE, _SMALL_LINE = 0.17, 0.125  # inches
+_MONOSPACED = 0.64  # width of a character, in the size of the type, where it is rounded up to a dot
+_DIGITS = 12  # of a digest
+_BLANK = "\N{NO-BREAK SPACE}"  # several of which an SVG file keeps
 _LONGEST_NAME = 40
-_LAMBDA_AT, _CHANCE_AT, _CHANCE_AFTER_DEVIATION = 12, 54, 96  # points, right of the axis from 0 to 1
+_SHOWN = (
+    *("redundancy", "deviation", "chance"),
+    *("scale-free redundancy", "scale-free deviation", "scale-free chance", "scale-free distinct"),
+    *("dead", "live redundancy", "finding"),
+)
+_STYLES: dict[str, dict[str, str]] = {
+    "repeats": {"color": LIGHT["redundant"], "weight": "bold"},
+    "scale": {"color": LIGHT["scale"], "style": "italic"},
+    "": {},
+}
+Point = tuple[float, float]
 
 
 def figure(report: RedundancyReport) -> Figure:
-    """One row a measured layer, the first on top: its distribution of Omega, lambda and the chance level.
+    """One row a measured layer, the first on top: its distribution of Omega and its numbers, as in the table.
 
-    What is above the threshold is red; a lambda above its chance level is bold.
+    The verdict stands above, what the words mean and what was measured below. What is above the threshold is red.
     """
     layers, t = report.measured, report.threshold
-    result = new_figure(_MARGIN + _ROW_HEIGHT * max(len(layers), 1), _WIDTH, wanted_by="plot", layout="constrained")
-    axes = result.add_subplot()
-    plain(axes)
-    chance_at = _CHANCE_AFTER_DEVIATION if report.models > 1 else _CHANCE_AT
-    for row, layer in enumerate(layers):
-        _draw_row(axes, len(layers) - 1 - row, layer, t, chance_at)
-    axes.axvline(t, color=LIGHT["redundant"], linewidth=1, linestyle=(0, (4, 3)))
-    above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "va": "bottom", "fontsize": _TYPE}
-    axes.annotate(f"t = {t:g}", (t, len(layers)), ha="center", color=LIGHT["redundant"], **above)
-    _beside(axes, len(layers) + 0.12, rf"$\lambda^{{{t:g}}}$", _LAMBDA_AT)
-    _beside(axes, len(layers) + 0.12, "chance", chance_at, color=LIGHT["soft"])
-    axes.set(xlim=(0, 1), ylim=(-0.1, max(len(layers), 1) + 0.1))
-    axes.set_xlabel(f"Ψ of pairs of filters, {PsiConfig.of(report.psi).in_words()}", color=LIGHT["soft"])
-    axes.set_yticks([len(layers) - 1 - row + 0.3 for row in range(len(layers))])
-    axes.set_yticklabels([_label(layer) for layer in layers], fontsize=_TYPE, color=LIGHT["text"])
-    axes.tick_params(axis="y", length=0)
-    if not layers:
-        axes.text(0.5, 0.5, "no layer was measured", ha="center", va="center", color=LIGHT["text"])
+    row = _row_height(max(len(layers), 1))
+    short = short_names([shown_name(layer) for layer in layers], _LONGEST_NAME)
+    names = [f"{name} ({layer.filters})" for name, layer in zip(short, layers, strict=True)]
+    above, head, _, *numbers = grid([each for each in columns(report, layers) if each.key in _SHOWN], layers)
+    left = _MARGIN + _widest(["layer (filters)", *names]) + _GAP
+    right = left + _AXIS + _GAP
+    width = max(right + _MONOSPACED * _TYPE / 72 * max(map(len, (head, *numbers))) + _MARGIN, _NARROWEST)
+    title = _lines([verdict(report)], width, _TYPE + 1)
+    foot = _lines(_foot(report), width, _SMALL)
+    top = _MARGIN + _LINE * len(title) + _HEAD
+    bottom = top + row * max(len(layers), 1)
+    height = bottom + _SCALE + _SMALL_LINE * len(foot) + _MARGIN
+    result = new_figure(height, width, wanted_by="plot")
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        """At inches from the figure's left and top."""
+        style = {"fontsize": _TYPE, "color": LIGHT["text"], "va": "center", **style}
+        result.text(x / width, 1 - y / height, text, parse_math=False, **style)
+
+    axes = result.add_axes((left / width, 1 - bottom / height, _AXIS / width, (bottom - top) / height))
+    _draw_distributions(axes, layers, t)
+    write(left + t * _AXIS, top - 0.1, f"t = {t:g}", ha="center", color=LIGHT["redundant"])
+    write(left - _GAP, top - 0.1, "layer (filters)", ha="right", color=LIGHT["soft"])
+    for place, text in enumerate((above, head)):
+        write(right, top - 0.26 + 0.16 * place, text.replace(" ", _BLANK), color=LIGHT["soft"], family="monospace")
+    size = min(_TYPE, 0.6 * 72 * row)
+    for place, (layer, name, text) in enumerate(zip(layers, names, numbers, strict=True)):
+        style = {"fontsize": size, **_STYLES[finding(layer)]}
+        write(left - _GAP, top + (place + 0.6) * row, name, ha="right", **style)
+        write(right, top + (place + 0.6) * row, text.replace(" ", _BLANK), family="monospace", **style)
+    for place, text in enumerate(title):
+        write(_MARGIN, _MARGIN + _LINE * (place + 0.5), text, fontsize=_TYPE + 1, weight="bold")
+    for place, text in enumerate(foot):
+        write(_MARGIN, bottom + _SCALE + _SMALL_LINE * (place + 0.5), text, fontsize=_SMALL, color=LIGHT["soft"])
     return result
 
 
-def _draw_row(axes: Axes, base: int, layer: LayerRedundancy, threshold: float, chance_at: float) -> None:
-    """The histogram on its base line, each bin's height relative to the layer's fullest, and the numbers beside it."""
-    histogram = layer.histogram or ()
+def figure_file(report: RedundancyReport, drawn: Figure, suffix: str) -> bytes:
+    """The figure as a file, with what was measured in its metadata. suffix: a format of matplotlib"""
+    from matplotlib import rc_context
+
+    facts = [f"{name}: {value}" for name, value in provenance(report)]
+    maker = ", ".join(map(" ".join, report.versions.items()))
+    metadata: dict[str, Any] = {"Title": verdict(report)}
+    if suffix in ("png", "svg"):
+        metadata |= {"Description": "\n".join(facts), "Date" if suffix == "svg" else "Creation Time": report.created}
+    if suffix == "png":
+        metadata["Software"] = maker
+    elif suffix == "svg":
+        metadata["Creator"] = maker
+    elif suffix == "pdf":
+        metadata |= {"Subject": "\n".join(facts), "Creator": maker}
+    else:
+        metadata = {}
+    buffer = BytesIO()
+    dots = _DOTS if len(report.measured) <= 100 else _DOTS_OF_MANY
+    with rc_context({"svg.fonttype": "none"}):
+        drawn.savefig(buffer, format=suffix, dpi=dots, metadata=metadata or None)
+    return buffer.getvalue()
+
+
+def _draw_distributions(axes: Axes, layers: Sequence[LayerRedundancy], threshold: float) -> None:
+    """A histogram on each base line, its bins relative to the layer's fullest. Few artists, however many layers."""
+    from matplotlib.collections import PolyCollection
+
+    rows = max(len(layers), 1)
+    axes.set(xlim=(0, 1), ylim=(rows, 0), yticks=[])
+    plain(axes)
+    axes.tick_params(labelsize=_TYPE)
+    axes.set_xlabel("Ψ of pairs of filters", color=LIGHT["soft"], fontsize=_TYPE)
+    outlines = [_outlines(layer.histogram or (), place + 1, threshold) for place, layer in enumerate(layers)]
+    for part, colour in enumerate(("below", "redundant")):
+        shapes = [both[part] for both in outlines if both[part]]
+        axes.add_collection(PolyCollection(shapes, facecolors=LIGHT[colour], linewidths=0), autolim=False)
+    axes.hlines(range(1, rows + 1), 0, 1, colors=LIGHT["line"], linewidths=0.6, zorder=0)
+    axes.axvline(threshold, color=LIGHT["redundant"], linewidth=1, linestyle=(0, (4, 3)))
+    if not layers:
+        axes.text(0.5, 0.5, "no layer was measured", ha="center", va="center", color=LIGHT["text"], fontsize=_TYPE)
+
+
+def _outlines(histogram: Sequence[int], base: int, threshold: float) -> tuple[list[Point], list[Point]]:
+    """The corners of the bins below and of those above the threshold."""
+    parts: tuple[list[Point], list[Point]] = ([], [])
     bins, fullest = len(histogram), max(histogram, default=0)
-    if fullest:
-        edges = [index / bins for index in range(bins)]
-        heights = [max(0.85 * count / fullest, 0.03 if count else 0) for count in histogram]
-        colours = [LIGHT["redundant" if edge >= threshold - 1e-9 else "below"] for edge in edges]
-        axes.bar(edges, heights, width=1 / bins, bottom=base, align="edge", color=colours, linewidth=0)
-    axes.axhline(base, color=LIGHT["line"], linewidth=0.6, zorder=0)
-    text = "" if layer.redundancy is None else f"{layer.redundancy:.3f}"
-    if layer.deviation is not None:
-        text += f" ± {layer.deviation:.3f}"
-    _beside(axes, base + 0.3, text, _LAMBDA_AT, weight="bold" if (layer.finding in ("repeats", "scale")) else "normal")
-    if layer.chance is not None:
-        _beside(axes, base + 0.3, f"{layer.chance:.3f}", chance_at, color=LIGHT["soft"])
+    for index, count in enumerate(histogram if fullest else ()):
+        top = base - max(0.85 * count / fullest, 0.03 if count else 0)
+        part = parts[index / bins >= threshold - 1e-9]
+        part.extend(((index / bins, top), ((index + 1) / bins, top)))
+    for part in parts:
+        if part:
+            part.extend(((part[-1][0], base), (part[0][0], base)))
+    return parts
 
 
-def _beside(axes: Axes, height: float, text: str, points: float, color: str = LIGHT["text"], **options: Any) -> None:
-    """Writes at a height of the vertical axis, so many points right of the axes whatever their width."""
-    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-    axes.annotate(text, (1, height), (points, 0), color=color, fontsize=_TYPE, **place, **options)
+def _row_height(rows: int) -> float:
+    """In inches: lower where there are many rows."""
+    return min(_ROW, max(_LOWEST_ROW, _MANY_ROWS / rows), _HIGHEST / rows)
 
 
-def _label(layer: LayerRedundancy) -> str:
-    name = shortened(layer.name or layer.kind, _LONGEST_NAME)
-    name = name.replace("$", r"\$")  # matplotlib would read mathematics between dollar signs
-    return f"{name}  ({layer.filters})"
+def _foot(report: RedundancyReport) -> list[str]:
+    """What the words mean, and what was measured."""
+    means = [f"{word}: {text}" for word, text in explanations(report).items()]
+    return [*heading(report), *means, *(f"{name}: {value}" for name, value in provenance(report, _DIGITS))]
+
+
+def _lines(texts: Sequence[str], width: float, size: float) -> list[str]:
+    """The texts broken between words to what fits beside each other, in type whose characters are 0.62 of it wide."""
+    most = int((width - 2 * _MARGIN) * 72 / (0.62 * size))
+    return [line for text in texts for line in textwrap.wrap(text, most, break_long_words=False)]
+
+
+def _widest(texts: Sequence[str]) -> float:
+    """Of the longest texts, in inches."""
+    with require("plot", "matplotlib"):
+        from matplotlib.textpath import TextPath
+    longest = sorted(texts, key=len)[-5:]
+    widths = (TextPath((0, 0), text.replace("$", "S"), size=_TYPE).get_extents().width for text in longest)
+    return 1.15 * max(widths) / 72  # bold ones are wider

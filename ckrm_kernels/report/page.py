@@ -2,46 +2,88 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.presentation.markup import render
-from ckrm_kernels.report.table import WORDS, cells, columns, heading
+from ckrm_kernels.report.columns import Column, columns, finding, note, shape, shown_name
+from ckrm_kernels.report.words import explanations, grouped, heading, provenance, verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 
-_OF_SKIPPED = ("kind", "filters", "slices", "kernel")  # columns; a note takes the place of the others
-_EXPLANATION = (
-    "Chance is the same layer's redundancy with the positions in every slice permuted; a redundancy above it is bold. "
-    "Pairs with Psi above the threshold are red."
-)
+_FIRST = ("layer", "finding")  # columns, before the distributions
+_BELOW_THE_NAME = ("kind", "note")
 
 
 def page(report: RedundancyReport) -> str:
-    """A page of one table, with a small histogram of Omega in each measured row."""
-    return render(
+    """A page of one table with the distribution of Omega in each row, the skipped layers by reasons, and what it means.
+
+    Its script, page.js, sorts, filters and enlarges; without it the page is the same table.
+    """
+    measured = report.measured
+    every = [column for column in columns(report, measured) if column.key not in _BELOW_THE_NAME]
+    first = [column for column in every if column.key in _FIRST]
+    rest = [column for column in every if column.key not in _FIRST]
+    setting, *notes = heading(report)
+    rendered = render(
         __file__,
-        title="Redundancy of a model's layers",
-        explanation=f"{heading(report)} {_EXPLANATION}",
-        columns=columns(report),
-        words=WORDS,
+        title=f"Redundancy in {_sources(report)}",
+        verdict=verdict(report),
+        heading=[_greek(setting), *notes],
+        columns=[_column(column) for column in (*first, *rest)],
+        first=len(first),
+        groups=[(group, len(list(same))) for group, same in groupby(column.group for column in rest)],
         threshold=report.threshold,
-        layers=[_row(layer, report) for layer in report.layers],
+        layers=[_row(layer, [*first, *rest], report) for layer in measured],
+        skipped=[
+            (reason, [(shown_name(layer), layer.kind, shape(layer), note(layer)) for layer in same])
+            for reason, same in grouped([layer for layer in report.layers if layer.status == "skipped"])
+        ],
+        terms={term: _greek(text) for term, text in explanations(report).items()},
+        provenance=provenance(report),
     )
+    return str(rendered)  # no `Markup`, which would escape what is added to it
 
 
-def _row(layer: LayerRedundancy, report: RedundancyReport) -> dict[str, Any]:
-    """What the template shows of a layer. bars: the histogram's, none where there is no pair"""
-    cell_of = dict(zip(columns(report), cells(layer, report), strict=True))
-    skipped = layer.status == "skipped"
-    shown = _OF_SKIPPED if skipped else columns(report)[1:]
+def _greek(text: str) -> str:
+    """Words of this package, not names, as the table's head has them."""
+    return text.replace("lambda", "λ").replace("Psi", "Ψ")
+
+
+def _sources(report: RedundancyReport) -> str:
+    """The names of what was measured, without their folders."""
+    names = [PurePath(source.name).name for source in report.sources]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a model's layers"
+
+
+def _column(column: Column) -> dict[str, Any]:
+    """What the template shows above a column, and as a label in a row where there is no head."""
+    head = _greek(column.head)
     return {
-        "status": layer.status,
-        "name": cell_of["layer"],
-        "cells": [(column, cell_of[column]) for column in shown],
-        "note": cell_of["note"] if skipped else "",
-        "above_chance": (layer.finding in ("repeats", "scale")),
-        "bars": _bars(layer.histogram or (), report.threshold),
+        "key": column.key,
+        "head": head,
+        "label": f"{head}, {column.group}" if column.group else head,
+        "is_word": column.is_word,
+    }
+
+
+def _row(layer: LayerRedundancy, shown: Sequence[Column], report: RedundancyReport) -> dict[str, Any]:
+    """What the template shows of a measured layer. bars: the histogram's, none where there is no pair"""
+    histogram = layer.histogram or ()
+    above = round(sum(layer.per_model) * layer.pairs)
+    models = f" in {report.models} models" if report.models > 1 else ""
+    return {
+        "name": shown_name(layer),
+        "about": "; ".join(filter(None, (layer.kind, note(layer)))),
+        "finding": finding(layer),
+        "cells": [column.text(layer) for column in shown],
+        "bars": _bars(histogram, report.threshold),
+        "counts": " ".join(map(str, histogram)),
+        "in_words": f"{sum(histogram):,} pairs of filters{models}, {above:,} of them with Ψ above {report.threshold:g}",
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
 
 from ckrm_kernels.functional import PsiOptions
+from ckrm_kernels.storage.files import write_atomically
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 TARGET = 0.01
 """Of lambda^t: what is not above it counts as no redundancy, whatever chance gives."""
 Finding = Literal["repeats", "scale", "none"]
+Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
 
 
 def allowed_by_chance(chance: float, pairs: int) -> float:
@@ -141,6 +144,7 @@ class RedundancyReport:
     notes: what is to be known of how the sources were read
     created: when, in UTC, as ISO 8601
     versions: of the packages that decide the numbers, by their names
+    whole: the report that this one shows the first rows of, see `selected`
     """
 
     layers: tuple[LayerRedundancy, ...]
@@ -152,45 +156,99 @@ class RedundancyReport:
     notes: tuple[str, ...] = ()
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    whole: RedundancyReport | None = field(default=None, repr=False)
 
     @property
     def measured(self) -> tuple[LayerRedundancy, ...]:
         """The rows that were measured."""
         return tuple(layer for layer in self.layers if layer.status == "measured")
 
+    def selected(self, pattern: str = "*", *, sort: Sort = "model", top: int | None = None) -> RedundancyReport:
+        """The report of some of its layers, such as `print(report.selected(top=10, sort="excess"))`.
+
+        pattern: a part of the layers' names, or a glob such as "layer1.*.conv?"
+        sort: by what, the largest first; "model" is the order in the model, "name" begins with A and "distinct" with
+            the smallest share of distinct filters; "excess" is scale-free lambda^t less its chance level
+        top: so many of the measured layers, the first; what is said of the model stays as it is
+        Raises ValueError where no layer's name fits, and for a sort or a top that there is not.
+        """
+        from ckrm_kernels.report.selection import selected
+
+        return selected(self, pattern, sort, top)
+
     def __str__(self) -> str:
         from ckrm_kernels.report.table import table
 
         return table(self)
 
-    def to_json(self) -> str:
-        """The report as JSON: `threshold`, `models`, `psi` and `layers`, whose keys are those of `LayerRedundancy`."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
+    @overload
+    def to_json(self, path: None = None) -> str: ...
+    @overload
+    def to_json(self, path: str | PathLike[str]) -> None: ...
+    def to_json(self, path: str | PathLike[str] | None = None) -> str | None:
+        """The report as JSON: its fields, `verdict` in words, and the layers with `finding` and `median_psi`.
 
-    def to_csv(self) -> str:
-        """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histograms, and median_psi.
-
-        The values of the models are in one field, divided by blanks.
+        path: where to write it; without one, it is returned
         """
-        from ckrm_kernels.report.table import as_csv
+        from ckrm_kernels.report.data import as_json
 
-        names = [field.name for field in fields(LayerRedundancy)]
-        return as_csv(self, [name for name in names if not name.startswith("histogram")])
+        return _written(as_json(self), path)
+
+    @overload
+    def to_csv(self, path: None = None) -> str: ...
+    @overload
+    def to_csv(self, path: str | PathLike[str]) -> None: ...
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str | None:
+        """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histograms, finding, median_psi.
+
+        Fields of `ScaleFreeRedundancy` begin with scale_free_. The values of the models are in one field, divided by
+        blanks. What holds for all layers is in the last columns of every row, so that a reader needs no second file:
+        threshold, models, psi, pointwise, sources, notes, created and versions.
+        path: where to write it; without one, it is returned
+        """
+        from ckrm_kernels.report.data import as_csv
+
+        return _written(as_csv(self), path)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The report as a DataFrame, a row a layer; the extra `report` installs pandas."""
-        from ckrm_kernels.report.table import frame
+        """The report as a DataFrame, a row a layer; the extra `report` installs pandas.
+
+        What holds for all layers is in its `attrs`, as in `to_json`.
+        """
+        from ckrm_kernels.report.data import frame
 
         return frame(self)
 
-    def to_html(self) -> str:
-        """The report as one self-contained HTML page, without scripts or outside resources."""
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+    @overload
+    def to_html(self, path: str | PathLike[str]) -> None: ...
+    def to_html(self, path: str | PathLike[str] | None = None) -> str | None:
+        """The report as one HTML page that needs nothing else; its script only sorts, filters and enlarges.
+
+        path: where to write it; without one, it is returned
+        """
         from ckrm_kernels.report.page import page
 
-        return page(self)
+        return _written(page(self), path)
 
-    def plot(self) -> matplotlib.figure.Figure:
-        """The distribution of Omega in each measured layer; the extra `report` installs matplotlib."""
-        from ckrm_kernels.report.figure import figure
+    def plot(self, path: str | PathLike[str] | None = None) -> matplotlib.figure.Figure:
+        """The distribution of Omega in each measured layer; the extra `report` installs matplotlib.
 
-        return figure(self)
+        path: where to write it as well, ending in .png, .pdf, .svg or another format of matplotlib, with what was
+            measured in the file's metadata
+        """
+        from ckrm_kernels.report.figure import figure, figure_file
+
+        result = figure(self)
+        if path is not None:
+            write_atomically(Path(path), figure_file(self, result, Path(path).suffix[1:].lower()))
+        return result
+
+
+def _written(text: str, path: str | PathLike[str] | None) -> str | None:
+    """The text, or None once it is in the file."""
+    if path is None:
+        return text
+    write_atomically(Path(path), text)
+    return None

@@ -1,87 +1,155 @@
-"""A report as plain text, as CSV and as a data frame."""
+"""A report as lines of text, within a width or as long as they have to be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
 
-from ckrm_kernels.extras import require
-from ckrm_kernels.presentation.tables import aligned, csv_text, together
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.presentation.tables import aligned, short_names
+from ckrm_kernels.report.columns import Column, columns, finding, note, shape, shown_name
+from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
+from ckrm_kernels.report.words import explanations, grouped, heading, provenance, verdict
 
-if TYPE_CHECKING:
-    import pandas
+_GAP = 2
+_NAMED = 5  # layers in a line
+_SHORTEST_NAME, _WISHED_NAME = 8, 20
+_ALWAYS, _IF_POSSIBLE = 1, 5  # ranks of columns
+_DIGITS = 12  # of a digest, where the width is limited
 
-    from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 
-WORDS = ("layer", "kind", "note")  # columns, the others are numbers
+class Line(NamedTuple):
+    """style: "repeats" or "scale" of a layer with that finding, "verdict", "head", "soft" or "" """
+
+    text: str
+    style: str = ""
 
 
 def table(report: RedundancyReport) -> str:
-    """A heading and one aligned line a layer."""
-    head = columns(report)
-    rows = [head, *(cells(layer, report) for layer in report.layers)]
-    numbers = [place for place, name in enumerate(head) if name not in WORDS]
-    return f"{heading(report)}\n\n{aligned(rows, numbers, rule=True)}"
+    """The report as text."""
+    return "\n".join(line.text for line in lines(report))
 
 
-def heading(report: RedundancyReport) -> str:
-    """What was measured and with which options, in one line."""
-    models = f" Mean of {report.models} models." if report.models > 1 else ""
-    counted = f"{len(report.measured)} of {len(report.layers)} layers measured"
-    share = f"share of pairs of filters with Psi above {report.threshold:g}"
-    return f"Redundancy: {share}; {PsiConfig.of(report.psi).in_words()}.{models} {counted}."
+def lines(report: RedundancyReport, width: int | None = None, *, every: bool = False) -> Iterator[Line]:
+    """A heading that ends with the verdict, a line a measured layer, one a reason for the others, what words mean.
 
-
-def columns(report: RedundancyReport) -> tuple[str, ...]:
-    """The headings of `cells`."""
-    deviation = ("deviation",) if report.models > 1 else ()
-    measured = ("redundancy", *deviation, "chance", "median Psi", "distinct")
-    return ("layer", "kind", "filters", "slices", "kernel", *measured, "note")
-
-
-def cells(layer: LayerRedundancy, report: RedundancyReport) -> tuple[str, ...]:
-    """One layer's row as text."""
-    kernel = "x".join(map(str, layer.kernel_size or ()))
-    deviation = (_number(layer.deviation, ".4f"),) if report.models > 1 else ()
-    reason = f"skipped: {layer.reason}" if layer.status == "skipped" else layer.reason
-    return (
-        layer.name or "(whole)",
-        layer.kind,
-        _number(layer.filters, "d"),
-        _number(layer.slices, "d"),
-        kernel,
-        _number(layer.redundancy, ".4f"),
-        *deviation,
-        _number(layer.chance, ".4f"),
-        _number(layer.quantile(0.5), ".2f"),
-        _number(layer.distinct, ".4g"),
-        reason,
-    )
-
-
-def frame(report: RedundancyReport) -> pandas.DataFrame:
-    """A row a layer, with the fields of `LayerRedundancy` and the median of Psi."""
-    with require("to_pandas", "pandas"):
-        import pandas
-    rows = [{**asdict(layer), "median_psi": layer.quantile(0.5)} for layer in report.layers]
-    return pandas.DataFrame(rows)
-
-
-def as_csv(report: RedundancyReport, fields: Sequence[str]) -> str:
-    """A row a layer; empty where there is no value, the kernel as 3x3 and the models' values divided by blanks.
-
-    fields: of `LayerRedundancy`
+    width: in characters; where not all fits, the columns that matter least are left out, and then names are shortened
+        in their middle; no word is broken
+    every: names each layer that was skipped, on a line of its own
     """
-    rows = []
-    for layer in report.layers:
-        kernel = "x".join(map(str, layer.kernel_size or ()))
-        per_model = {name: together(getattr(layer, name)) for name in fields if name.endswith("per_model")}
-        values = {**asdict(layer), "kernel_size": kernel, **per_model}
-        rows.append([*(values[name] for name in fields), layer.quantile(0.5)])
-    return csv_text([*fields, "median_psi"], rows)
+    for text in heading(report):
+        yield from _wrapped(text, width)
+    yield from _wrapped(verdict(report), width, "verdict")
+    measured = report.measured
+    shown = _fitting(columns(report, measured), measured, width) if measured else []
+    if measured:
+        yield Line("")
+        yield from _rows(shown, measured, width)
+    noted = () if any(column.key == "note" for column in shown) else [layer for layer in measured if note(layer)]
+    skipped = [layer for layer in report.layers if layer.status == "skipped"]
+    if noted or skipped:
+        yield Line("")
+    for word, layers in (("measured", noted), ("skipped", skipped)):
+        for reason, same in grouped(layers):
+            yield from _group(f"{len(same)} {word}: {reason}", same, width, every and word == "skipped")
+    yield Line("")
+    for word, text in explanations(report).items():
+        yield from _wrapped(f"{word}: {text}", width, "soft")
+    for name, value in provenance(report, None if width is None else _DIGITS):
+        yield from _wrapped(f"{name}: {value}", width, "soft")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _rows(shown: Sequence[Column], layers: Sequence[LayerRedundancy], width: int | None) -> Iterator[Line]:
+    """The head, with its groups above it, a rule, and a line a layer."""
+    names = [shown_name(layer) for layer in layers]
+    short = dict(zip(names, short_names(names, _room(_widths(shown, layers), width)), strict=True))
+    name = replace(shown[0], text=lambda layer: short[shown_name(layer)])
+    above, head, rule, *body = grid([name, *shown[1:]], layers)
+    if above:
+        yield Line(above, "head")
+    yield Line(head, "head")
+    yield Line(rule, "soft")
+    for layer, text in zip(layers, body, strict=True):
+        yield Line(text, finding(layer))
+
+
+def grid(shown: Sequence[Column], layers: Sequence[LayerRedundancy]) -> list[str]:
+    """Lines whose columns line up: the groups ("" without any), the head, a rule, and one a layer."""
+    widths = _widths(shown, layers)
+    head = [
+        column.head if column.is_word else column.head.rjust(width) for column, width in zip(shown, widths, strict=True)
+    ]
+    cells = [[column.text(layer) for column in shown] for layer in layers]
+    numbers = [place for place, column in enumerate(shown) if not column.is_word]
+    return [_groups(shown, widths), *aligned([head, *cells], numbers, rule=True).split("\n")]
+
+
+def _groups(shown: Sequence[Column], widths: Sequence[int]) -> str:
+    """The line above the head: each group over its columns."""
+    parts = []
+    for group, places in groupby(range(len(shown)), key=lambda place: shown[place].group):
+        span = _span([widths[place] for place in places])
+        parts.append((f" {group} " if len(group) + 2 <= span else group).center(span, "-") if group else " " * span)
+    return (" " * _GAP).join(parts).rstrip()
+
+
+def _widths(shown: Sequence[Column], layers: Sequence[LayerRedundancy]) -> list[int]:
+    """Of each column in characters, those of a group together with room for its name."""
+    widths = [max(len(column.head), *(len(column.text(layer)) for layer in layers)) for column in shown]
+    for group, each in groupby(range(len(shown)), key=lambda place: shown[place].group):
+        places = list(each)
+        widths[places[0]] += max(len(group) - _span([widths[place] for place in places]), 0) if group else 0
+    return widths
+
+
+def _span(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _room(widths: Sequence[int], width: int | None) -> int:
+    """What is left for the names, in the first column."""
+    return widths[0] if width is None else max(width - _span(widths) + widths[0], _SHORTEST_NAME)
+
+
+def _fitting(shown: list[Column], layers: Sequence[LayerRedundancy], width: int | None) -> list[Column]:
+    """The columns that leave room for names that can be told apart; those that matter the most in any case."""
+    names = [shown_name(layer) for layer in layers]
+    while width is not None:
+        widths = _widths(shown, layers)
+        room = _room(widths, width)
+        fits = _span([min(widths[0], room), *widths[1:]]) <= width
+        readable = room >= min(widths[0], _WISHED_NAME) and len(set(short_names(names, room))) == len(set(names))
+        last = max(shown, key=lambda column: column.rank)
+        if (fits and (readable or last.rank <= _IF_POSSIBLE)) or last.rank <= _ALWAYS:
+            break
+        shown = [column for column in shown if column is not last]
+    return shown
+
+
+def _group(text: str, layers: Sequence[LayerRedundancy], width: int | None, every: bool) -> Iterator[Line]:
+    """What is said of several layers, with a few of their names, or all, each on a line with its kind and shape."""
+    if every:
+        yield from _wrapped(f"{text}:", width)
+        own = [note(layer) if note(layer) not in text else "" for layer in layers]
+        rows = [(shown_name(layer), layer.kind, shape(layer), each) for layer, each in zip(layers, own, strict=True)]
+        for row in aligned(rows, ()).split("\n"):
+            yield from _wrapped(f"  {row}", width, "soft")
+        return
+    names = [shown_name(layer) for layer in layers]
+    for named in range(min(_NAMED, len(names)), 0, -1):
+        listed = ", ".join([*names[:named], "..."] if named < len(names) else names)
+        if width is None or len(f"{text} ({listed})") <= width:
+            yield Line(f"{text} ({listed})")
+            return
+    yield from _wrapped(text, width)
+
+
+def _wrapped(text: str, width: int | None, style: str = "") -> Iterator[Line]:
+    """The text in lines, between words."""
+    if width is None:
+        yield Line(text, style)
+        return
+    for line in textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False):
+        yield Line(line, style)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import builtins
 import csv
+import hashlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +37,11 @@ def checkpoint(tmp_path) -> Path:
 
 def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **options: float) -> RedundancyReport:
     return measure_layers([checkpoint_layers(path) for path in paths], threshold, pointwise, options)
+
+
+def rows_of(text: str) -> list[str]:
+    """The lines of the table and of what was skipped."""
+    return [line for line in text.split("\n\n")[1].split("\n") + text.split("\n\n")[2].split("\n") if line]
 
 
 # ---- the command as such ---------------------------------------------------------------------------------------------
@@ -96,7 +104,10 @@ assert not heavy, heavy
 def test_measure_prints_the_table(ckrm, checkpoint):
     code, out, _ = ckrm("measure", checkpoint)
     assert code == 0
-    assert out == str(report_of(checkpoint)) + "\n"
+    assert rows_of(out) == rows_of(str(report_of(checkpoint)))
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert re.search(rf"\nmeasured: {re.escape(str(checkpoint))}, [0-9.]+ kB, sha256 {digest}\n", out)
+    assert re.search(r"\nsettings: threshold 0.6, eps 1e-4 absolute, pointwise skip\ndate: 20..-..-..T", out)
 
 
 def test_measure_takes_the_options(ckrm, checkpoint):
@@ -105,7 +116,7 @@ def test_measure_takes_the_options(ckrm, checkpoint):
     )
     assert code == 0
     expected = report_of(checkpoint, threshold=0.3, pointwise="vector", eps=0.01, scale_free=True)
-    assert out == str(expected) + "\n"
+    assert rows_of(out) == rows_of(str(expected))
 
 
 def test_measure_writes_every_file(ckrm, checkpoint, tmp_path):
@@ -113,11 +124,10 @@ def test_measure_writes_every_file(ckrm, checkpoint, tmp_path):
     figure = tmp_path / "out" / "figure.png"
     arguments = [argument for view, path in names.items() for argument in (f"--{view}", path)]
     code, _, err = ckrm("measure", checkpoint, *arguments, "--plot", figure)
-    report = report_of(checkpoint)
     assert code == 0
-    assert names["json"].read_text() == report.to_json()
+    of = json.loads(names["json"].read_text())
+    assert [layer["redundancy"] for layer in of["layers"]] == [each.redundancy for each in report_of(checkpoint).layers]
     assert len(list(csv.DictReader(names["csv"].open()))) == 4
-    assert names["html"].read_text() == report.to_html()
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert all(f"wrote {path}" in err for path in (*names.values(), figure))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -126,6 +136,50 @@ def test_measure_writes_every_file(ckrm, checkpoint, tmp_path):
         "report.html",
         "figure.png",
     }
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert of["sources"] == [
+        {"name": str(checkpoint), "size": checkpoint.stat().st_size, "sha256": digest, "weights": ""}
+    ]
+    assert of["versions"]["ckrm_kernels"] == ckrm_kernels.__version__
+    for path in (*names.values(), figure):
+        assert digest.encode() in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("view", ["json", "csv", "html"])
+def test_a_dash_is_the_standard_output(view, ckrm, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ckrm("measure", checkpoint, f"--{view}", "-")
+    assert code == 0
+    if view == "json":
+        assert len(json.loads(out)["layers"]) == 4
+    elif view == "csv":
+        assert [row["name"] for row in csv.DictReader(io.StringIO(out))] == ["0", "1", "2", "3"]
+    else:
+        assert out.startswith("<!doctype html>")
+    assert "2 of 4 layers measured." in err
+    assert not Path("-").exists()
+
+
+def test_a_figure_on_the_standard_output_is_a_png_file(checkpoint, monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "argv", ["ckrm", "measure", str(checkpoint), "--plot", "-"])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    out, err = capsysbinary.readouterr()
+    assert exited.value.code == 0
+    assert out.startswith(b"\x89PNG")
+    assert b"layers measured" in err
+
+
+def test_all_layer_sort_and_top(ckrm, checkpoint):
+    every = ckrm("measure", checkpoint, "--all")[1]
+    assert "\n1 skipped: one dimension, no filters:\n  1  vector\n" in every
+    assert "only the layers whose names fit '[02]', 2 of 4" in ckrm("measure", checkpoint, "--layer", "[02]")[1]
+    by_filters = json.loads(ckrm("measure", checkpoint, "--sort", "filters", "--json", "-")[1])
+    assert [layer["name"] for layer in by_filters["layers"]] == ["2", "0", "3", "1"]
+    first = json.loads(ckrm("measure", checkpoint, "--top", "1", "--json", "-")[1])
+    excess = max(report_of(checkpoint).measured, key=lambda layer: layer.redundancy - layer.chance)
+    assert [layer["name"] for layer in first["layers"]] == [excess.name]
+    assert first["notes"][-1] == "only the first 1 of 2 measured layers, by excess"
 
 
 @pytest.mark.parametrize("suffix", ["svg", "pdf", "PNG"])
@@ -144,46 +198,93 @@ def test_measure_of_several_checkpoints(ckrm, checkpoint, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["models"] == 2
 
 
-def test_measure_on_a_terminal_fits_its_width(checkpoint, ckrm, monkeypatch):
-    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "78"), ("NO_COLOR", "1"), ("TERM", "xterm")):
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("colours", [True, False])
+@pytest.mark.parametrize("width", [50, 78])
+def test_columns_are_obeyed_on_a_terminal_and_in_a_pipe(width, colours, checkpoint, ckrm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    if colours:
+        for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm")):
+            monkeypatch.setenv(name, value)
     code, out, _ = ckrm("measure", checkpoint)
     assert code == 0
-    lines = [_without_colours(line) for line in out.splitlines()]
-    assert max(map(len, lines)) <= 78
-    text = " ".join(lines)
-    assert "10x1x3x3" in text
+    assert ("\x1b[" in out) == colours
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in out.splitlines()]
+    assert max(len(line) for line in lines if str(checkpoint) not in line) <= width
+    text = "\n".join(lines)
     assert f"{report_of(checkpoint).layers[0].redundancy:.4f}" in text
-    assert "skipped, one dimension, no filters: 1" in text
-    assert "skipped, pointwise, a slice of one number has no structure: 3" in text
+    assert "1 skipped: one dimension, no filters (1)" in text
+    assert "1 skipped: pointwise, a slice of one number" in text
 
 
-def _without_colours(line: str) -> str:
-    import re
+@pytest.mark.parametrize("columns", [None, "", "0", "wide"])
+def test_a_pipe_without_columns_is_not_cut(columns, checkpoint, ckrm, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    out = ckrm("measure", checkpoint)[1]
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in out
 
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
 
-
-def test_structures_that_differ_are_an_error(ckrm, checkpoint, tmp_path):
+def test_structures_that_differ_are_measured_one_after_the_other(ckrm, checkpoint, tmp_path):
     torch.save(nn.Sequential(nn.Conv2d(1, 11, 3)).state_dict(), tmp_path / "other.pt")
-    code, out, err = ckrm("measure", checkpoint, tmp_path / "other.pt")
-    assert (code, out) == (1, "")
-    assert "models must be of one structure: model 0 has layer '0'" in err
+    code, out, _ = ckrm("measure", checkpoint, tmp_path / "other.pt", checkpoint)
+    assert code == 0
+    first, second = out.split("\n\nRedundancy")
+    assert "mean of 2 models" in first
+    assert first.count("\nmeasured: ") == 2
+    assert "11x1x3x3" in second
+    assert "mean of" not in second
+
+
+def test_reports_of_several_structures_are_not_written_to_one_file(ckrm, checkpoint, tmp_path):
+    torch.save(nn.Sequential(nn.Conv2d(1, 11, 3)).state_dict(), tmp_path / "other.pt")
+    code, out, err = ckrm("measure", checkpoint, tmp_path / "other.pt", "--json", tmp_path / "x.json")
+    assert (code, out) == (2, "")
+    assert "2 structures" in err
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_where_everything_is_skipped_it_says_so_and_fails(ckrm, tmp_path):
+    torch.save(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Linear(5, 4)).state_dict(), tmp_path / "pointwise.pt")
+    code, out, _ = ckrm("measure", tmp_path / "pointwise.pt")
+    assert code == 1
+    assert "which --pointwise vector measures" in out
+    assert ckrm("measure", tmp_path / "pointwise.pt", "--pointwise", "vector")[0] == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold", "1.5"], "threshold must lie in [0, 1], got 1.5"),
-        (["--eps", "-1"], "eps must be a finite number >= 0, got -1.0"),
-        (["--eps", "nan"], "eps must be a finite number"),
+        (["--threshold", "1.5"], "Invalid value for --threshold: threshold must lie in [0, 1], got 1.5"),
+        (["--threshold", "nan"], "Invalid value for --threshold: threshold must lie in [0, 1], got nan"),
+        (["--eps", "-1"], "Invalid value for --eps: eps must be a finite number >= 0, got -1.0"),
+        (["--eps", "nan"], "Invalid value for --eps: eps must be a finite number"),
+        (["--eps", "small"], "Invalid value for '--eps'"),
+        (["--top", "0"], "Invalid value for '--top'"),
+        (["--sort", "size"], "Invalid value for '--sort'"),
+        (["--layer", "nowhere"], "Invalid value for --layer: no layer's name fits the pattern 'nowhere'"),
+        (["--json", "-", "--csv", "-"], "Invalid value for --json: - is also --csv"),
+        (["--json", "x", "--csv", "./x"], "Invalid value for --json: x is also --csv"),
     ],
 )
-def test_bad_values_are_one_line(arguments, message, ckrm, checkpoint):
+def test_a_wrong_value_is_a_wrong_use(arguments, message, ckrm, checkpoint, monkeypatch):
+    monkeypatch.setattr(measurement, "_row", lambda *_: pytest.fail("measured"))
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
     code, out, err = ckrm("measure", checkpoint, *arguments)
-    assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith(f"ckrm: {message}")
+    assert (code, out) == (2, "")
+    assert message in " ".join(re.sub(r"[│╭╮╰╯─]", " ", err).split())
     assert "Traceback" not in err
+
+
+def test_a_checkpoint_is_not_written_over(ckrm, checkpoint):
+    before = checkpoint.read_bytes()
+    link = checkpoint.with_name("link.json")
+    link.symlink_to(checkpoint)
+    for path in (checkpoint, link):
+        code, out, err = ckrm("measure", checkpoint, "--json", path)
+        assert (code, out) == (2, "")
+        assert "also a file of the checkpoint" in " ".join(re.sub("[│─]", " ", err).split())
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_bad_checkpoint_is_one_line(ckrm, tmp_path):

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 from markupsafe import Markup
 
-from ckrm_kernels.presentation.markup import Table, image, render, swatch
+from ckrm_kernels.presentation.markup import Table, breakable, image, render, swatch
 from ckrm_kernels.presentation.theme import DARK, LIGHT
 
 NASTY = '<b class="x">&\'</b>'
@@ -38,6 +38,11 @@ def test_an_image_is_inside_the_page():
     tag = image(b"\x89PNG", NASTY, "matrix")
     assert f'class="matrix" alt="{ESCAPED}"' in tag
     assert base64.b64decode(re.search('base64,([^"]+)', tag)[1]) == b"\x89PNG"
+
+
+def test_a_name_may_be_broken_behind_its_parts():
+    assert breakable("layer1.conv_dw/x") == "layer1.<wbr>conv_<wbr>dw/<wbr>x"
+    assert breakable(NASTY).replace("<wbr>", "") == ESCAPED
 
 
 def test_a_table_names_the_column_of_each_cell(tmp_path):

@@ -1,0 +1,143 @@
+"""What a view shows of each layer, as text: the columns of the table and of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ckrm_kernels.psi_config import PsiConfig, written
+from ckrm_kernels.report.result import (
+    TARGET,
+    LayerRedundancy,
+    RedundancyReport,
+    ScaleFreeRedundancy,
+    allowed_by_chance,
+)
+
+NOTHING = "–"  # noqa: RUF001 - an en dash: there is no such number
+TOO_FEW = "fewer than two filters"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    key: what it is called in this package; head: above it; group: above that, over neighbours of one group
+    text: of a layer, "" where it has none
+    rank: where not all fit, the column with the largest is left out first
+    is_word: whether it is no number
+    """
+
+    key: str
+    head: str
+    group: str
+    text: Callable[[LayerRedundancy], str]
+    rank: int
+    is_word: bool = False
+
+
+def columns(report: RedundancyReport, layers: Sequence[LayerRedundancy]) -> list[Column]:
+    """Those that say something of at least one of the layers, and the name."""
+    return [column for column in _every(report) if column.key == "layer" or any(map(column.text, layers))]
+
+
+def shape(layer: LayerRedundancy) -> str:
+    """Such as 64x3x7x7; "" where there are no filters."""
+    sizes = () if layer.filters is None else (layer.filters, layer.slices or 0, *(layer.kernel_size or ()))
+    return "x".join(map(str, sizes))
+
+
+def shown_name(layer: LayerRedundancy) -> str:
+    """The name, with what would move a terminal's cursor written out."""
+    written_out = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in layer.name)
+    return "".join(written_out) or "(whole)"
+
+
+def note(layer: LayerRedundancy) -> str:
+    """How it was compared, or why it was skipped."""
+    too_few = TOO_FEW if layer.status == "measured" and not layer.pairs else ""
+    return "; ".join(filter(None, (layer.reason, too_few)))
+
+
+def exceeds_chance(of: LayerRedundancy | ScaleFreeRedundancy, layer: LayerRedundancy) -> bool:
+    """Whether its lambda^t is above the target and above what its own chance level allows."""
+    if of.redundancy is None or of.chance is None:
+        return False
+    pairs = layer.pairs * max(len(layer.per_model), 1)
+    return of.redundancy > max(TARGET, allowed_by_chance(of.chance, pairs))
+
+
+def absolute_group(report: RedundancyReport) -> str:
+    """What the columns of lambda as measured are called."""
+    return f"eps {written(PsiConfig.of(report.psi).eps)}" if _has_scale_free(report) else ""
+
+
+def _has_scale_free(report: RedundancyReport) -> bool:
+    return any(layer.scale_free for layer in report.layers)
+
+
+def _every(report: RedundancyReport) -> list[Column]:
+    absolute = absolute_group(report)
+    by_shape = "scale-free" if absolute else ""
+    live = "live"
+    return [
+        Column("layer", "layer", "", shown_name, 0, True),
+        Column("kind", "kind", "", lambda layer: layer.kind, 13, True),
+        Column("shape", "shape", "", shape, 6),
+        Column("redundancy", "lambda", absolute, _of_pairs(lambda layer: layer.redundancy), 1),
+        Column("deviation", "deviation", absolute, _of_pairs(lambda layer: layer.deviation), 11),
+        Column("chance", "chance", absolute, _of_pairs(lambda layer: layer.chance), 7),
+        Column("distinct", "distinct", absolute, _distinct(lambda layer: layer), 8),
+        Column("scale-free redundancy", "lambda", by_shape, _of_scale_free("redundancy"), 1),
+        Column("scale-free deviation", "deviation", by_shape, _of_scale_free("deviation"), 12),
+        Column("scale-free chance", "chance", by_shape, _of_scale_free("chance"), 2),
+        Column("scale-free distinct", "distinct", by_shape, _distinct(lambda layer: layer.scale_free), 3),
+        Column("dead", "dead", "", lambda layer: _number(layer.dead, ".4g"), 4),
+        Column("live redundancy", "lambda", live, lambda layer: _of_live(layer, layer.live_redundancy), 5),
+        Column("live chance", "chance", live, lambda layer: _of_live(layer, layer.live_chance), 10),
+        Column("median", "median Psi", "", lambda layer: _number(layer.quantile(0.5), ".2f"), 14),
+        Column("finding", "finding", "", finding, 2, True),
+        Column("note", "note", "", note, 15, True),
+    ]
+
+
+def finding(layer: LayerRedundancy) -> str:
+    """The mark of what lambda speaks of: "repeats", "scale" or ""."""
+    return layer.finding if layer.finding in ("repeats", "scale") else ""
+
+
+def _of_pairs(value: Callable[[LayerRedundancy], float | None]) -> Callable[[LayerRedundancy], str]:
+    """A share of pairs as text; a dash where there is no pair."""
+
+    def text(layer: LayerRedundancy) -> str:
+        found = value(layer)
+        return NOTHING if found is not None and not layer.pairs else _number(found, ".4f")
+
+    return text
+
+
+def _of_scale_free(name: str) -> Callable[[LayerRedundancy], str]:
+    return _of_pairs(lambda layer: getattr(layer.scale_free, name, None))
+
+
+def _distinct(
+    of: Callable[[LayerRedundancy], LayerRedundancy | ScaleFreeRedundancy | None],
+) -> Callable[[LayerRedundancy], str]:
+    """The number of distinct filters, where lambda exceeds chance; a dash where it does not."""
+
+    def text(layer: LayerRedundancy) -> str:
+        measured = of(layer)
+        if measured is None or measured.distinct is None:
+            return ""
+        return f"{measured.distinct:.4g}" if exceeds_chance(measured, layer) else NOTHING
+
+    return text
+
+
+def _of_live(layer: LayerRedundancy, value: float | None) -> str:
+    """Of the filters that are not dead, where others are."""
+    return _number(value, ".4f") if layer.dead else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

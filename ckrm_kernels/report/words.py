@@ -1,0 +1,134 @@
+"""A report in words: what was measured, the one thing to know of it, what its words mean, and what it was made with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ckrm_kernels.presentation.numbers import size
+from ckrm_kernels.psi_config import PsiConfig, written
+from ckrm_kernels.report.columns import absolute_group, note, shown_name
+from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
+from ckrm_kernels.report.selection import excess
+
+_NAMED = 5  # layers in the verdict
+_SOURCES = 8  # shown where space is short
+
+
+def heading(report: RedundancyReport) -> list[str]:
+    """What was measured and with which options, and what is to be known of the sources."""
+    share = f"Redundancy (lambda) is the share of pairs of filters with Psi above {report.threshold:g}"
+    models = f"; mean of {report.models} models" if report.models > 1 else ""
+    whole = report.whole or report
+    counted = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
+    return [
+        f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.",
+        *(f"note: {note}" for note in report.notes),
+        counted,
+    ]
+
+
+def verdict(report: RedundancyReport) -> str:
+    """The one thing to know: which layers repeat themselves beyond chance, that none does, or that only scale speaks.
+
+    Those with the most excess over chance are named.
+    """
+    report = report.whole or report
+    if not report.measured:
+        return _nothing_measured(report)
+    known = [layer for layer in report.measured if layer.finding]
+    if not known:
+        return "No chance level is known, so this does not say whether layers repeat themselves beyond it."
+    found = sorted(known, key=lambda layer: -(excess(layer) or 0))
+    repeats = [layer for layer in found if layer.finding == "repeats"]
+    scale = [layer for layer in known if layer.finding == "scale"]
+    others = f"other{'s' * (len(scale) > 1)}" if repeats else f"of {_counted(len(known), 'layer')}"
+    only_scale = f"in {len(scale)} {others} only scale speaks" if scale else ""
+    if repeats:
+        verb = "repeat themselves" if len(repeats) > 1 else "repeats itself"
+        first = f"{len(repeats)} of {_counted(len(known), 'layer')} {verb} beyond chance{_list(repeats)}"
+        return f"{first}; {only_scale}." if scale else f"{first}."
+    first = "No layer repeats itself beyond chance"
+    return f"{first}; {only_scale}{_list(scale)}." if scale else f"{first}."
+
+
+def explanations(report: RedundancyReport) -> dict[str, str]:
+    """What the words and marks mean that the views of this report show, by the word."""
+    layers, eps = report.layers, f"eps {written(PsiConfig.of(report.psi).eps)}"
+    found, has_scale_free = {layer.finding for layer in layers}, bool(absolute_group(report))
+    by_shape = "scale-free lambda" if has_scale_free else "lambda"
+    limit = f"above {TARGET:g} and above its chance level by three standard errors"
+    terms = {}
+    if has_scale_free:
+        terms["scale-free"] = "of the layer divided by its root mean square: shapes alone, whatever their scale"
+    if found & {"repeats", "scale", "none"}:
+        terms["chance"] = "lambda of the same slices with the positions in each permuted"
+    if "repeats" in found:
+        terms["repeats"] = f"filters repeat each other's shape: {by_shape} is {limit}"
+    if "scale" in found:
+        terms["scale"] = f"only lambda at {eps} is above those: small weights, which say nothing of shapes"
+        if "repeats" not in found:
+            terms["scale"] = f"only lambda at {eps} is {limit}: small weights, which say nothing of shapes"
+    if any(layer.distinct is not None for layer in layers):
+        terms["distinct"] = "filters left when repeats are merged, where lambda exceeds chance"
+    if any(layer.dead for layer in layers):
+        terms["dead"] = "filters that are all but zero, all alike; live: lambda and chance among the others"
+    return terms
+
+
+def grouped(layers: Sequence[LayerRedundancy]) -> list[tuple[str, list[LayerRedundancy]]]:
+    """The layers by their reasons, the most frequent first; those that differ only in names and numbers together."""
+    groups: dict[str, list[LayerRedundancy]] = {}
+    names = {layer.name for layer in layers}
+    for layer in layers:
+        groups.setdefault(_common(note(layer), names), []).append(layer)
+    named = [(note(same[0]) if len(set(map(note, same))) == 1 else key, same) for key, same in groups.items()]
+    return sorted(named, key=lambda group: -len(group[1]))
+
+
+def _common(reason: str, names: set[str]) -> str:
+    """A reason without what differs from layer to layer."""
+    reason = re.sub(r"'[^']*'|\([\d, ]*\d[\d, ]*\)|\b\d+\b", "…", reason)
+    reason = re.sub(r"(shares its weight with) .*", r"\1 …", reason)
+    return " ".join("…" if word in names else word for word in reason.split(" "))
+
+
+def provenance(report: RedundancyReport, digits: int | None = None) -> list[tuple[str, str]]:
+    """What was measured, how, when and with what: names and values.
+
+    digits: in short, with so many of a digest, and a few of many sources
+    """
+    sources = []
+    few = report.sources[:_SOURCES] if digits else report.sources
+    for each in few:
+        facts = [size(each.size) if each.size is not None else "", each.weights and f"weights {each.weights}"]
+        facts.append(f"sha256 {each.sha256[:digits]}{'…' if digits else ''}" if each.sha256 else "")
+        sources.append(("measured", ", ".join(filter(None, (each.name, *facts)))))
+    if len(few) < len(report.sources):
+        sources.append(("measured", f"{len(report.sources) - len(few)} more"))
+    settings = f"threshold {report.threshold:g}, {PsiConfig.of(report.psi).in_words()}, pointwise {report.pointwise}"
+    made = [
+        ("settings", settings),
+        ("date", report.created),
+        ("versions", ", ".join(map(" ".join, report.versions.items()))),
+    ]
+    return [*sources, *((name, value) for name, value in made if value)]
+
+
+def _nothing_measured(report: RedundancyReport) -> str:
+    if not report.layers:
+        return "Nothing was measured: there is no layer with a weight."
+    text = f"Nothing was measured: {_counted(len(report.layers), 'layer')} skipped"
+    single = sum("pointwise" in layer.reason for layer in report.layers)
+    if not single:
+        return f"{text}."
+    return f'{text}, {single} as pointwise, which --pointwise vector measures (in Python, pointwise="vector").'
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _list(layers: Sequence[LayerRedundancy]) -> str:
+    more = [f"{len(layers) - _NAMED} more"] if len(layers) > _NAMED else []
+    return f": {', '.join([*map(shown_name, layers[:_NAMED]), *more])}"
