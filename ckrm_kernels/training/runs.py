@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import AnyNetwork, Network, count_parameters, network_shape, without_memory
-from ckrm_kernels.models.kinds import check_kind, network_settings
+from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
@@ -49,6 +49,7 @@ Config = TypeVar("Config", bound=TrainingNetworks)
 class RunsConfig:
     """Everything that decides the trained networks.
 
+    network: a description, or its name, see `models.network_of`
     seeds: different whole numbers, at least one; each gives a network
     """
 
@@ -61,6 +62,7 @@ class RunsConfig:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", as_network(self.network))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
         for seed in self.seeds:
