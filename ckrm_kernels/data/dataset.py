@@ -127,6 +127,11 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     @property
+    def names_of_classes(self) -> tuple[str, ...]:
+        """`class_names`, or the labels where they are not known."""
+        return self.class_names or tuple(map(str, range(self.classes)))
+
+    @property
     def standardization(self) -> Normalization | None:
         """What makes a network's input of the files' pixels; None where they are its input as they are."""
         return self.standardized or self.train.normalization
@@ -140,12 +145,10 @@ class Dataset:
         return tuple(self._missing(label, *counts[label].tolist()) for label in incomplete.tolist())
 
     def _missing(self, label: int, train: int, validation: int, held_out: int) -> str:
-        name = self.class_names[label] if self.class_names else str(label)
         without = [part for part, count in (("validation", validation), ("held-out", held_out)) if count == 0]
         what = [f"the {' and '.join(without)} scores say nothing of it"] if without else []
         what += [] if train else ["no network can learn it"]
-        total = train + validation + held_out
         return (
-            f"class {name} has too few images, {total}: {train} for training, {validation} for validation, {held_out} "
-            f"held out; {', and '.join(what)}"
+            f"class {self.names_of_classes[label]} has too few images, {train + validation + held_out}: {train} for "
+            f"training, {validation} for validation, {held_out} held out; {', and '.join(what)}"
         )

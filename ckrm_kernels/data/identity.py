@@ -32,7 +32,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     if ours == theirs:
         return ""
     if "contents" in ours and "contents" not in theirs:
-        return "it was told by the times of its files, as an earlier version of ckrm_kernels did"
+        return "an earlier version of ckrm_kernels kept no digest of it"
     mine, others = ours.pop("contents", {}), theirs.pop("contents", {})
     settings = [
         f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"

@@ -37,21 +37,21 @@ def test_the_folder_of_a_seed_of_all_seeds_and_of_a_search(search):
 def test_a_search_that_narrowed_nothing_ended_with_the_standard_network(search):
     (search / "networks.json").write_text('{"standard": "networks/round-0"}')
     assert finished_run(search) == search / "networks" / "round-0" / "seed-0"
-    with pytest.raises(ValueError, match="which must be one of standard, which .* holds, got 'searched'"):
+    with pytest.raises(ValueError, match=r"which must be one of standard, which .* holds, got 'searched'"):
         finished_run(search, "searched")
 
 
 def test_folders_refused(search, tmp_path_factory):
     networks, empty = search / "networks", tmp_path_factory.mktemp("empty")
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not a folder"):
         finished_run(search / "nowhere")
     with pytest.raises(ValueError, match=f"{empty} holds no trained network"):
         finished_run(empty)
-    with pytest.raises(ValueError, match="seed must be one of 0, 2, which .*round-3 holds, got 10"):
+    with pytest.raises(ValueError, match=r"seed must be one of 0, 2, which .*round-3 holds, got 10"):
         finished_run(search, seed=10)
-    with pytest.raises(ValueError, match="which must be left out, .* holds no search of `ckrm search`, got 'uniform'"):
+    with pytest.raises(ValueError, match=r"which must be left out, .* holds no search of `ckrm search`, got 'uniform'"):
         finished_run(networks / "uniform", "uniform")
-    with pytest.raises(ValueError, match="seed must be left out, .*seed-2 holds one network, got 2"):
+    with pytest.raises(ValueError, match=r"seed must be left out, .*seed-2 holds one network, got 2"):
         finished_run(networks / "uniform" / "seed-2", seed=2)
     (search / "networks.json").unlink()
     with pytest.raises(ValueError, match=f"is not finished; `ckrm search --resume {search}` goes on with it"):
