@@ -65,10 +65,10 @@ class DataConfig:
             raise ValueError(f"{self.name} needs {argument} ({option}): the folder with its files")
         if folder is not None and not (needed and isinstance(folder, str) and folder):
             accepted = "a folder" if needed else f"None for {self.name}"
-            others = ", ".join(name for name in get_args(Name) if name != self.name)
-            cure = (
-                f", which has no files; say which data set is there (--data): {others}" if self.name == "digits" else ""
-            )
+            cure = ""
+            if self.name == "digits" and argument == "folder":
+                others = ", ".join(name for name in get_args(Name) if name != "digits")
+                cure = f"; the digits have no files: say which data set is there (--data): {others}"
             raise ValueError(f"{argument} must be {accepted}, got {folder!r}{cure}")
 
     def _check_image_size(self) -> None:

@@ -139,7 +139,7 @@ def test_chest_xrays_have_a_size_by_default():
         ({"name": "imagenet"}, "name must be one of digits, mnist, cifar100, folder, egd-cxr, got 'imagenet'"),
         (
             {"folder": "a"},
-            r"folder must be None for digits, got 'a', .* which data set is there \(--data\): mnist, cifar100, folder,",
+            r"folder must be None for digits, got 'a'; .* which data set is there \(--data\): mnist, cifar100, folder,",
         ),
         ({"name": "mnist"}, r"mnist needs folder \(--data-folder\): the folder with its files"),
         ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
