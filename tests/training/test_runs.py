@@ -251,7 +251,7 @@ def test_runs_of_an_earlier_version_are_refused(bars, tmp_path):
 def test_data_that_changes_while_networks_are_trained_is_refused(bars, tmp_path, monkeypatch):
     data = tmp_path / "data"
     shutil.copytree(bars / "data", data)
-    monkeypatch.setattr(DataConfig, "load", DataConfig._read)  # as in another process, which loads it when it starts
+    monkeypatch.setattr(DataConfig, "load", lambda self, track=None: self._read(track))  # as another process does
     original = Workers.run
 
     def run(self, jobs, on_event):
