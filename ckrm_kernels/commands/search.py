@@ -68,12 +68,14 @@ def search(
             }
         ),
     }
-    if resume and (options or settings or config):
+    places = {"folder", "image_folder"}  # which decide nothing where the data is the same
+    if resume and (settings or config or options.keys() - {"data"} or options.get("data", {}).keys() - places):
         raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
     if resume and output:
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
-    chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, settings or (), options)
+    default = config_of(resume) if resume else WidthSearchConfig()
+    chosen = read_config(default, config, settings or (), options)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)

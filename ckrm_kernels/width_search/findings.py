@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ class Findings:
     latencies: of all candidates, on each device
     weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
     conclusions: sentences
+    folders: for each candidate, by name, the folder of its trained networks, relative to that of the search
     """
 
     data: str
@@ -42,3 +43,4 @@ class Findings:
     latencies: tuple[Latency, ...]
     weights: Mapping[str, Mapping[str, Tensor]]
     conclusions: tuple[str, ...]
+    folders: Mapping[str, str] = field(default_factory=dict)

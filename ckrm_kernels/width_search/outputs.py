@@ -43,16 +43,16 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
 
 def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
     """Everything measured, as JSON; only `seconds` differs from one run to the next."""
-    data = experiment.data
+    data = experiment.summary
     return {
         "conclusions": list(findings.conclusions),
         "config": as_json(experiment.config),
         "data": {
             "name": data.name,
             "identity": data.identity,
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "held_out": len(data.held_out),
+            "train": data.train,
+            "validation": data.validation,
+            "held_out": data.held_out,
             "skipped": [list(each) for each in data.skipped],
         },
         "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},
