@@ -267,8 +267,27 @@ def test_a_module_of_the_user_may_be_called_module():
         def __init__(self) -> None:
             super().__init__()
             self.module = small()
+            self.head = nn.ReLU()
 
     assert [layer.name for layer in measure(Net()).layers] == ["module.0", "module.1", "module.2"]
+    assert [layer.name for layer in measure(nn.Sequential(Average(small()))).layers] == [
+        *("0.module.0", "0.module.1", "0.module.2")
+    ]
+
+
+class Average(nn.Module):
+    """As timm's ModelEma: a model around the model that holds nothing of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model)
+
+
+@pytest.mark.parametrize(
+    "wrap", [Average, lambda model: nn.DataParallel(Average(model)), lambda model: Average(torch.compile(model))]
+)
+def test_a_module_around_the_model_with_nothing_of_its_own_leaves_no_trace_in_names(wrap):
+    assert [layer.name for layer in measure(wrap(small())).layers] == ["0", "1", "2"]
 
 
 def test_shared_weights_are_measured_once():
