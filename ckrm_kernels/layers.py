@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -105,21 +105,24 @@ def share_marked(layers: list[Layer]) -> list[Layer]:
 
 def structure_of(layers: Sequence[Layer]) -> Hashable:
     """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
-    owners = {layer.name: layer.shared_with or layer.name for layer in layers}
+    return frozenset(descriptions(layers).items())
+
+
+def descriptions(layers: Sequence[Layer]) -> dict[str, str]:
+    """By each layer's name, its kind, shape and groups, or why it has none, and which layers share its weight."""
     by_name = {layer.name: layer for layer in layers}
-    described = frozenset(
-        described_layer(replace(by_name[owners[each.name]], name=each.name, kind=each.kind)) for each in layers
-    )
-    shared: dict[str, set[str]] = {}
-    for name, owner in owners.items():
-        shared.setdefault(owner, set()).add(name)
-    return described, frozenset(frozenset(names) for names in shared.values())
+    sharing: dict[str, list[str]] = {}
+    for layer in layers:
+        sharing.setdefault(layer.shared_with or layer.name, []).append(layer.name)
+    return {layer.name: _described(layer, by_name, sharing) for layer in layers}
 
 
-def described_layer(layer: Layer) -> str:
-    """A layer's name, kind and shape in words."""
-    groups = f", {len(layer.banks)} groups" if len(layer.banks) > 1 else ""
-    return f"layer {layer.name!r} ({layer.kind}, {layer.shape or layer.note}{groups})"
+def _described(layer: Layer, by_name: Mapping[str, Layer], sharing: Mapping[str, Sequence[str]]) -> str:
+    owner = layer.shared_with or layer.name
+    weight = by_name[owner]
+    groups = f", {len(weight.banks)} groups" if len(weight.banks) > 1 else ""
+    shared = f", shared by {', '.join(sorted(sharing[owner]))}" if len(sharing[owner]) > 1 else ""
+    return f"layer {layer.name!r} ({layer.kind}, {weight.shape or weight.note}{groups}{shared})"
 
 
 def _places(model: nn.Module) -> Iterator[_Place]:

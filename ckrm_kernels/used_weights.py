@@ -30,12 +30,11 @@ _CONVOLUTIONS = (
     *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
 )
 _USES = frozenset((*_CONVOLUTIONS, F.linear))
-_PRODUCTS = (torch.matmul, torch.mm, torch.bmm, torch.einsum, torch.addmm, torch.baddbmm, torch.tensordot)
-_MAPS = frozenset(
-    (*_CONVOLUTIONS, F.linear, F.bilinear, *_PRODUCTS)
-    + tuple(getattr(Tensor, name) for name in ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm"))
+_PRODUCTS = (
+    *(torch.matmul, torch.mm, torch.bmm, torch.einsum, torch.addmm, torch.baddbmm, torch.tensordot),
+    *(Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm),
 )
-
+_MAPS = frozenset((*_USES, F.bilinear, *_PRODUCTS))
 _Call = tuple[Callable[..., Any], list[Tensor]]
 
 
@@ -53,7 +52,7 @@ class UsedWeight(NamedTuple):
 def used_weight(module: nn.Module) -> UsedWeight:
     """The weight that the forward pass of a convolution or linear module uses.
 
-    out: the stored tensor itself, where that is what is used; else one through which gradients flow to what it is made of
+    out: the stored tensor itself, where that is used; else one through which gradients flow to what it is made of
     A parametrisation or forward that draws random numbers draws from a generator of its own: the process-wide
     ones, which other threads may be using, are neither moved nor put back.
     Raises NoWeightError for a lazy module that has not seen a batch, and for one without a weight that can be had.

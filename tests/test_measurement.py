@@ -480,8 +480,8 @@ def test_models_may_be_a_generator():
             nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 5, 3)),
             "layer '1'.*BatchNorm2d.*GroupNorm",
         ),
-        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)), "layer '2'.*no further layer"),
-        (nn.Sequential(*small(), nn.Conv2d(5, 4, 3)), "no further layer where model 1 has layer '3'"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)), "layer '2'.*model 1 has no such layer"),
+        (nn.Sequential(*small(), nn.Conv2d(5, 4, 3)), "no such layer where model 1 has layer '3'"),
     ],
     ids=["width", "kind", "shorter", "longer"],
 )

@@ -150,7 +150,7 @@ class RedundancyReport:
     pointwise: str = "skip"
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
-    created: str = ""
+    created: str = field(default="", compare=False)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
