@@ -67,8 +67,7 @@ def _torchscript_nodes(module: Any) -> Iterator[Any]:
     except RuntimeError:  # it has no forward
         return
     for operator in _GROUPS_AT:
-        for node in graph.findAllNodes(f"aten::{operator}", True):
-            yield node
+        yield from graph.findAllNodes(f"aten::{operator}", True)
 
 
 def _torchscript_node(node: Any) -> Use | None:

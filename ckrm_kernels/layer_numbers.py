@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
-_Banks = Sequence[Tensor]
+_Variant = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class Level(NamedTuple):
@@ -72,13 +72,15 @@ def detailed_numbers(
     """
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
-    variants: dict[str, Callable[[_Banks], list[Tensor]]] = {"measured": list}
+    variants: dict[str, _Variant] = {"measured": list}
     if wanted.scale_free:
         peak, scale = scale_of(torch.stack(banks))
         variants["scale_free"] = lambda each: [bank.to(scale.dtype) / peak / scale for bank in each]
     if dead:
         variants["live"] = lambda each: [bank[chosen] for bank, chosen in zip(each, alive, strict=True)]
-    levels = _levels(banks, variants, wanted.chance, threshold, psi)
+    redundancies = _redundancies(banks, variants, plain.measured.redundancy, threshold, psi)
+    chances = _chances(banks, variants, threshold, psi) if wanted.chance else {}
+    levels = {name: Level(redundancies[name], chances.get(name)) for name in variants}
     for name in ("measured", "scale_free") if wanted.scale_free else ("measured",):
         distinct = _distinct(variants[name](banks), levels[name].redundancy, threshold, psi)
         levels[name] = levels[name]._replace(distinct=distinct)
@@ -95,27 +97,28 @@ def _alive(banks: list[Tensor]) -> list[Tensor]:
     return [norm > limit for norm in norms]
 
 
-def _levels(
-    banks: list[Tensor],
-    variants: dict[str, Callable[[_Banks], list[Tensor]]],
-    with_chance: bool,
-    threshold: float,
-    psi: PsiOptions,
-) -> dict[str, Level]:
-    """lambda^t and chance of each variant of the banks, all by the same permutations and counted together."""
-    thresholds = checked_thresholds(threshold)
-    found = redundancy_of_sets([variant(banks) for variant in variants.values()], thresholds, psi).tolist()
-    if not with_chance:
-        return {name: Level(share) for name, share in zip(variants, found, strict=True)}
+def _redundancies(
+    banks: list[Tensor], variants: Mapping[str, _Variant], measured: float, threshold: float, psi: PsiOptions
+) -> dict[str, float]:
+    """lambda^t of each variant of the banks; that of the banks as they are is known."""
+    sets = [variant(banks) for name, variant in variants.items() if name != "measured"]
+    others = redundancy_of_sets(sets, checked_thresholds(threshold), psi).tolist() if sets else []
+    return dict(zip(variants, (measured, *others), strict=True))
+
+
+def _chances(
+    banks: list[Tensor], variants: Mapping[str, _Variant], threshold: float, psi: PsiOptions
+) -> dict[str, float]:
+    """The chance level of each variant of the banks, all by the same permutations."""
     pairs = sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks)
     rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
     generator = torch.Generator(banks[0].device).manual_seed(0)
     of_rounds = []
     for permuted in permuted_sets(banks, rounds, generator):
         sets = [variant(each) for variant in variants.values() for each in permuted]
-        of_rounds.append(redundancy_of_sets(sets, thresholds, psi).view(len(variants), -1))
-    chances = [each.mean(0).item() for each in torch.cat(of_rounds, 1)]
-    return {name: Level(*each) for name, *each in zip(variants, found, chances, strict=True)}
+        found = redundancy_of_sets(sets, checked_thresholds(threshold), psi)
+        of_rounds.append(found.view(len(variants), -1))
+    return {name: each.mean(0).item() for name, each in zip(variants, torch.cat(of_rounds, 1), strict=True)}
 
 
 def _distinct(banks: list[Tensor], redundancy: float, threshold: float, psi: PsiOptions) -> int:

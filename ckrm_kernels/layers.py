@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.graph_uses import Use, frozen_weights, fx_uses, torchscript_use
-from ckrm_kernels.used_weights import NoWeightError, is_plain, used_weight, with_adapters
+from ckrm_kernels.used_weights import NoWeightError, is_plain, is_uninitialised, used_weight, with_adapters
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -221,7 +221,7 @@ def _read_layer(place: _Place, kind: str) -> Layer:
 
 
 def _of_convolution(place: _Place, module: _ConvNd | nn.Linear, kind: str) -> Layer:
-    if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+    if is_uninitialised(module):
         return Layer("", kind, (), "lazy, run a batch through it first")
     used = used_weight(module)
     if place.adapter is not None:
@@ -257,10 +257,10 @@ def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
 
 def _is_like_a_convolution(module: nn.Module, weight: Tensor) -> bool:
     """Whether it has a convolution's settings, and its weight the shape that these give, such as a deformable one."""
-    settings = [getattr(module, name, None) for name in ("out_channels", "in_channels", "groups", "kernel_size")]
-    if not all(isinstance(value, int) for value in settings[:3]):
+    outs, ins, groups = (getattr(module, name, None) for name in ("out_channels", "in_channels", "groups"))
+    if not (isinstance(outs, int) and isinstance(ins, int) and isinstance(groups, int) and groups > 0):
         return False
-    outs, ins, groups, kernel = settings
+    kernel = getattr(module, "kernel_size", None)
     sizes = (kernel,) * (weight.dim() - 2) if isinstance(kernel, int) else kernel
     return isinstance(sizes, tuple) and tuple(weight.shape) == (outs, ins // groups, *sizes)
 

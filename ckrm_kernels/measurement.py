@@ -85,11 +85,13 @@ def measure_layers(
     *,
     sources: Sequence[Source] = (),
     notes: Sequence[str] = (),
+    scale_free_beside: bool = True,
 ) -> RedundancyReport:
     """`measure` on the layers of each model.
 
     track: wraps the iteration over the layers, to show progress
     sources: what each model was read from, whose names errors then give; notes: on how it was read
+    scale_free_beside: whether the details include those of the scale-free layer
     """
     limit, psi, backend = checked_threshold(threshold), *_resolved(options)
     if pointwise not in ("skip", "slices", "vector"):
@@ -109,7 +111,7 @@ def measure_layers(
         numbers = [plain_numbers(each, at) for each in counts]
         _check_known(plan, numbers)
         if details:
-            wanted = Wanted(plan.has_chance, psi.depends_on_scale)
+            wanted = Wanted(plan.has_chance, psi.depends_on_scale and scale_free_beside)
             pairs = zip(numbers, plan.banks, strict=True)
             numbers = [detailed_numbers(each, banks, wanted, limit, unscaled) for each, banks in pairs]
         rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))

@@ -74,6 +74,12 @@ def used_weight(module: nn.Module) -> UsedWeight:
     return used
 
 
+def is_uninitialised(module: nn.Module) -> bool:
+    """Whether it is a lazy module that has not seen a batch."""
+    own = (*module._parameters.values(), *module._buffers.values())
+    return any(each is not None and is_lazy(each) for each in own)
+
+
 def holds_values(weight: Tensor) -> bool:
     """Whether it is a plain dense tensor of floating-point numbers, neither sharded nor on the meta device."""
     return is_plain(weight) and not weight.is_meta and weight.is_floating_point() and weight.layout == torch.strided
@@ -118,7 +124,7 @@ def _noted(weight: Tensor, *notes: str) -> UsedWeight:
 
 
 def _check_not_lazy(module: nn.Module) -> None:
-    if any(is_lazy(each) for each in (*module._parameters.values(), *module._buffers.values())):
+    if is_uninitialised(module):
         raise NoWeightError(f"{type(module).__name__} is lazy and not initialised: run a batch through it first")
 
 
