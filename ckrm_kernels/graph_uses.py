@@ -61,13 +61,20 @@ def fx_uses(module: nn.Module) -> dict[str, Use]:
 
 
 def _torchscript_nodes(module: Any) -> Iterator[Any]:
-    """The convolutions and linear operators of the graph, which this iterator keeps alive."""
+    """The convolutions and linear operators of the graph, in order; this iterator keeps the graph alive."""
     try:
         graph = module.inlined_graph
     except RuntimeError:  # it has no forward
         return
-    for operator in _GROUPS_AT:
-        yield from graph.findAllNodes(f"aten::{operator}", True)
+    yield from _nodes_in(graph)
+
+
+def _nodes_in(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        if node.kind().removeprefix("aten::") in _GROUPS_AT:
+            yield node
+        for inner in node.blocks():
+            yield from _nodes_in(inner)
 
 
 def _torchscript_node(node: Any) -> Use | None:

@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.graph_uses import Use, frozen_weights, fx_uses, torchscript_use
-from ckrm_kernels.used_weights import NoWeightError, is_plain, is_uninitialised, used_weight, with_adapters
+from ckrm_kernels.used_weights import NoWeightError, is_freed, is_plain, is_uninitialised, used_weight, with_adapters
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _TORCHSCRIPT = "TorchScript whose weights or groups are not known, measure the module that it was made from"
+_SHARDED = "sharded, gather its weight first"
 _NORMALISATION = "normalisation, no filters"
 _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), _NORMALISATION),
@@ -228,7 +229,7 @@ def _of_convolution(place: _Place, module: _ConvNd | nn.Linear, kind: str) -> La
         used = with_adapters(place.adapter, used)
     expected_dims = 2 if isinstance(module, nn.Linear) else 2 + len(module.kernel_size)
     if used.weight.dim() != expected_dims or hasattr(used.weight, "full_tensor"):
-        return Layer("", kind, (), "sharded, gather its weight first")
+        return Layer("", kind, (), _SHARDED)
     operator = "linear" if isinstance(module, nn.Linear) else kind
     use = Use(operator, getattr(module, "groups", 1), getattr(module, "transposed", False))
     return _of_use(kind, used.weight, use, used.note)
@@ -247,6 +248,8 @@ def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
         checked_weight(weight, "weight")
     except (TypeError, ValueError) as error:
         return Layer("", kind, (), str(error))
+    if is_freed(weight):
+        return Layer("", kind, (), _SHARDED)
     linear = use.operator == "linear"
     banks = [weight] if linear else grouped_banks(weight, use.groups, transposed=use.transposed)
     compared = f"{use.groups} groups, compared within each" if use.groups > 1 else ""

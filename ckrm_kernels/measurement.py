@@ -148,10 +148,10 @@ def _checked_models(model_or_models: nn.Module | Sequence[nn.Module]) -> list[nn
     models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
     for model in models:
         if not isinstance(model, nn.Module):
-            hint = ": measure its module()" if isinstance(getattr(model, "graph_module", None), nn.Module) else ""
-            raise TypeError(
-                f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}{hint}"
-            )
+            held = getattr(model, "module", None)  # of an exported program, or of what keeps averaged weights
+            hint = f": measure its module{'' if isinstance(held, nn.Module) else '()'}" if held is not None else ""
+            name = type(model).__name__
+            raise TypeError(f"model_or_models must be a module or a sequence of modules, got {name}{hint}")
     return models
 
 

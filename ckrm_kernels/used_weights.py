@@ -81,8 +81,15 @@ def is_uninitialised(module: nn.Module) -> bool:
 
 
 def holds_values(weight: Tensor) -> bool:
-    """Whether it is a plain dense tensor of floating-point numbers, neither sharded nor on the meta device."""
-    return is_plain(weight) and not weight.is_meta and weight.is_floating_point() and weight.layout == torch.strided
+    """Whether it is a plain dense tensor of floating-point numbers, neither freed nor on the meta device."""
+    if not is_plain(weight) or weight.layout != torch.strided:
+        return False
+    return not weight.is_meta and weight.is_floating_point() and not is_freed(weight)
+
+
+def is_freed(weight: Tensor) -> bool:
+    """Whether the storage of a plain dense tensor is empty, as of a weight that FSDP keeps in shards."""
+    return weight.numel() > 0 and weight.untyped_storage().size() == 0
 
 
 def is_plain(weight: Tensor) -> bool:
