@@ -51,7 +51,7 @@ def frozen_weights(module: torch.jit.ScriptModule) -> dict[str, tuple[Tensor, Us
 
 def fx_uses(module: nn.Module) -> dict[str, Use]:
     """The uses that a module's torch.fx graph makes of stored tensors, by the tensors' names."""
-    graph, uses = getattr(module, "graph", None), {}
+    graph, uses = vars(module).get("_graph", vars(module).get("graph")), {}
     for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
         operator = getattr(node.target, "__name__", "").partition(".")[0]
         weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")

@@ -82,10 +82,11 @@ def model_layers(model: nn.Module) -> list[Layer]:
     these register), unless called under `torch.no_grad`.
     """
     read: dict[int, list[Layer]] = {}  # a computed weight is computed once, and so found to be shared
+    tied: dict[frozenset[int], Layer] = {}
     layers = []
     for place in _places(model):
         if id(place.module) not in read:
-            read[id(place.module)] = [_layer(place)] if _has_weight(place) else _frozen(place)
+            read[id(place.module)] = [_tied(_layer(place), place, tied)] if _has_weight(place) else _frozen(place)
         layers += [replace(each, name=f"{place.name}.{each.name}".strip(".")) for each in read[id(place.module)]]
     if not layers and isinstance(model, torch.jit.ScriptModule):
         layers = [Layer("", _kind(model), (), _TORCHSCRIPT)]
@@ -102,6 +103,16 @@ def share_marked(layers: list[Layer]) -> list[Layer]:
         note = f"shares its weight with {owner}"
         marked.append(Layer(layer.name, layer.kind, (), note, owner) if owner != layer.name else layer)
     return marked
+
+
+def _tied(layer: Layer, place: _Place, tied: dict[frozenset[int], Layer]) -> Layer:
+    """The layer, with the banks of the first one that computes an equal weight from the same parameters."""
+    parameters = frozenset(id(each) for name, each in place.module.named_parameters() if name != "bias")
+    if not layer.banks or not parameters:
+        return layer
+    first = tied.setdefault(parameters, layer)
+    same = len(first.banks) == len(layer.banks) and all(map(torch.equal, first.banks, layer.banks))
+    return replace(layer, banks=first.banks) if same else layer
 
 
 def structure_of(layers: Sequence[Layer]) -> Hashable:
@@ -144,9 +155,11 @@ def _places_in(place: _Place, uses: dict[str, Use], above: tuple[int, ...], is_r
             continue
         wrapped = leaf in WRAPPED or (leaf == "module" and _is_wrapper(module, is_root))
         below = place._replace(name=place.name if wrapped else f"{place.name}.{leaf}".lstrip("."), module=child)
-        if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight"):
+        if "base_layer" in module._modules and hasattr(type(module), "get_delta_weight"):
             is_base = leaf == "base_layer"
             below = below._replace(adapter=module if is_base else None, part_of=None if is_base else place.name)
+        elif not wrapped:
+            below = below._replace(adapter=None)
         own = {path.removeprefix(f"{leaf}."): use for path, use in uses.items() if path.startswith(f"{leaf}.")}
         yield from _places_in(below, own, above, is_root and wrapped)
 
@@ -164,11 +177,16 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in own.items() if isinstance(tensor, Tensor)}
 
 
+def _parametrised(module: nn.Module) -> tuple[str, ...]:
+    """The names of the tensors that parametrisations compute."""
+    return tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
+
+
 def _has_weight(place: _Place) -> bool:
     module = place.module
     if isinstance(module, (_ConvNd, nn.Linear)) or _is_packed(module):
         return True
-    if any("weight" in name for name in (*_own(module), *getattr(module, "parametrizations", ()))):
+    if any("weight" in name for name in (*_own(module), *_parametrised(module))):
         return True
     return any(_may_be_filters(parameter) for parameter in module._parameters.values())
 

@@ -27,6 +27,8 @@ def private_copy(module: nn.Module) -> nn.Module:
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError("it holds a TorchScript module, which can't be run apart from it")
     copy = memo[id(module)] = object.__new__(type(module))
     for name, value in vars(module).items():
         copy.__dict__[name] = _value(value, module, memo)

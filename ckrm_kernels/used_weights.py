@@ -137,21 +137,22 @@ def _check_not_lazy(module: nn.Module) -> None:
 
 def _stored_weight(module: nn.Module) -> UsedWeight | None:
     """The weight of a module with the forward of its base class; None where it has none."""
-    hook = next((hook for hook in module._forward_pre_hooks.values() if _computes_weight(hook)), None)
-    if hook is None and not parametrize.is_parametrized(module, "weight"):
+    hooks = [hook for hook in module._forward_pre_hooks.values() if _computed_tensor(hook) == "weight"]
+    own = {**module._parameters, **module._buffers, **vars(module)}
+    if not hooks and ("weight" in own or not hasattr(type(module), "weight")):
         weight = getattr(module, "weight", None)
         return UsedWeight(weight) if isinstance(weight, Tensor) else None
     copy, random = private_copy(module), OwnRandomNumbers()
     with random:
-        weight = copy.parametrizations.weight() if hook is None else _computed_by(hook, copy)  # type: ignore[operator, union-attr]
+        weight = _computed_by(hooks[0], copy) if hooks else _computed_attribute(copy)
     return UsedWeight(weight, DRAWN if random.drew else "")
 
 
-def _computes_weight(hook: Any) -> bool:
-    """Whether it is a hook of weight_norm, spectral_norm or prune; the attribute is stale until it runs."""
-    if getattr(hook, "name", None) == "weight":
-        return hasattr(hook, "compute_weight")
-    return getattr(hook, "_tensor_name", None) == "weight" and hasattr(hook, "apply_mask")
+def _computed_tensor(hook: Any) -> str | None:
+    """The tensor that a hook of weight_norm, spectral_norm or prune computes; the attribute is stale until it runs."""
+    if hasattr(hook, "compute_weight"):
+        return getattr(hook, "name", None)
+    return getattr(hook, "_tensor_name", None) if hasattr(hook, "apply_mask") else None
 
 
 def _computed_by(hook: Any, module: nn.Module) -> Tensor:
@@ -160,8 +161,15 @@ def _computed_by(hook: Any, module: nn.Module) -> Tensor:
     return hook.compute_weight(module, **({"do_power_iteration": False} if hasattr(hook, "n_power_iterations") else {}))
 
 
+def _computed_attribute(module: Any) -> Tensor:
+    """A weight that a parametrisation or another property gives."""
+    if parametrize.is_parametrized(module, "weight"):
+        return module.parametrizations.weight()  # not by the property, which may put it in a cache
+    return module.weight
+
+
 def _has_unknown_hook(module: nn.Module) -> bool:
-    return not all(map(_computes_weight, module._forward_pre_hooks.values()))
+    return any(_computed_tensor(hook) is None for hook in module._forward_pre_hooks.values())
 
 
 def _missing(module: nn.Module) -> str:
@@ -216,7 +224,7 @@ def _weight_in_forward(module: nn.Module, stored: UsedWeight | None) -> UsedWeig
 def _calls(module: nn.Module, stored: UsedWeight | None, fill: Callable[..., Tensor]) -> tuple[list[_Call], bool]:
     """What the forward of a private copy calls on an input, and whether it drew random numbers."""
     copy, maps, random = private_copy(module), _Maps(), OwnRandomNumbers()
-    if stored is not None and any(map(_computes_weight, module._forward_pre_hooks.values())):
+    if stored is not None and "weight" in vars(copy):  # which a hook leaves stale
         copy.__dict__["weight"] = stored.weight
     like = stored.weight if stored is not None else next(module.parameters())
     with random, maps:

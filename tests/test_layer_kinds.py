@@ -27,7 +27,7 @@ def network() -> nn.Module:
     ).eval()
 
 
-# ---- traced, scripted, exported ---------------------------------------------------------------------------------------
+# ---- traced, scripted, exported --------------------------------------------------------------------------------------
 
 
 def traced(model: nn.Module) -> nn.Module:

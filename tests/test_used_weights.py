@@ -143,7 +143,7 @@ def test_quantisation_aware_layers_are_measured_as_they_round():
     assert not torch.equal(conv.banks[0], model[0].weight)
 
 
-# ---- what can't be had so ---------------------------------------------------------------------------------------------
+# ---- what can't be had so --------------------------------------------------------------------------------------------
 
 
 class Conditional(nn.Conv2d):
@@ -214,7 +214,53 @@ def test_unknown_hooks_and_replaced_forwards_do_not_run_and_are_named():
         assert used_weight(module) == (module.weight, note)
 
 
-# ---- parametrisations -------------------------------------------------------------------------------------------------
+def test_a_hook_that_computes_another_tensor_is_no_unknown_one():
+    conv = prune.l1_unstructured(nn.Conv2d(3, 4, 3), "bias", 1)
+    weight, note = used_weight(conv)
+    assert weight is conv.weight
+    assert note == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_overridden_forward_gets_the_weight_that_a_hook_computes():
+    conv = prune.l1_unstructured(Standardised(3, 4, 3), "weight", 0.5)
+    with torch.no_grad():
+        conv.weight_orig.mul_(torch.linspace(0.5, 2, 108).view(4, 3, 3, 3))
+    torch.testing.assert_close(used_weight(conv).weight, standardised(conv.weight_orig * conv.weight_mask))
+
+
+class Equalised(nn.Conv2d):
+    """Its weight is a property."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.stored, self.reads = nn.Parameter(self._parameters.pop("weight").detach()), 0
+
+    @property
+    def weight(self) -> Tensor:
+        self.reads += 1
+        return self.stored * 3
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self._parameters["weight"] = value
+
+
+def test_a_weight_that_is_a_property_is_read_in_private():
+    conv = Equalised(3, 4, 3)
+    reads = conv.reads
+    assert torch.equal(used_weight(conv).weight, conv.stored * 3)
+    assert conv.reads == reads
+
+
+@pytest.mark.parametrize("kind", [Standardised, Equalised, nn.Conv2d])
+def test_layers_that_compute_one_weight_from_the_same_parameters_share_it(kind):
+    first, second = kind(3, 4, 3), kind(3, 4, 3)
+    second._parameters.update({name: each for name, each in first._parameters.items() if name != "bias"})
+    assert [layer.shared_with for layer in model_layers(nn.Sequential(first, second))] == [None, "0"]
+
+
+# ---- parametrisations ------------------------------------------------------------------------------------------------
 
 
 class Doubled(nn.Module):
@@ -326,7 +372,7 @@ def test_the_draws_of_another_thread_are_as_without_measuring():
     assert drawn == expected
 
 
-# ---- low-rank adapters ------------------------------------------------------------------------------------------------
+# ---- low-rank adapters -----------------------------------------------------------------------------------------------
 
 
 class Adapted(nn.Module):
@@ -357,6 +403,12 @@ def test_low_rank_adapters_are_part_of_the_weight():
     assert (base.name, base.note) == ("0.base_layer", "with its adapters default")
     assert [layer.note for layer in (down, up)] == ["a part of the weight of 0"] * 2
     assert plain.note == ""
+
+
+def test_a_compiled_model_with_adapters():
+    base, down, up = model_layers(torch.compile(Adapted()))
+    assert (base.name, base.note) == ("base_layer", "with its adapters default")
+    assert down.note == up.note == "a part of the weight of (whole)"
 
 
 def test_adapters_that_are_merged_already_are_not_added_again():
