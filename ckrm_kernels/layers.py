@@ -192,8 +192,13 @@ def _has_weight(place: _Place) -> bool:
 
 
 def _may_be_filters(parameter: Tensor | None) -> bool:
-    """Whether it is of a convolution's shape, for more than one filter."""
-    return parameter is not None and not is_lazy(parameter) and 3 <= parameter.dim() <= 5 and parameter.shape[0] > 1
+    """Whether it is of a convolution's shape, of more than one filter and of more than one number in each."""
+    return (
+        parameter is not None
+        and not is_lazy(parameter)
+        and 3 <= parameter.dim() <= 5
+        and 1 < parameter.shape[0] < parameter.numel()
+    )
 
 
 def _is_packed(module: nn.Module) -> bool:

@@ -225,7 +225,10 @@ def test_what_is_no_convolution_says_what_it_is(module, reason):
     assert (row.status, row.reason) == ("skipped", reason)
 
 
-@pytest.mark.parametrize("module", [Holder(position=torch.randn(1, 9, 4)), Holder(scale=torch.ones(4))])
+@pytest.mark.parametrize(
+    "module",
+    [Holder(position=torch.randn(1, 9, 4)), Holder(scale=torch.ones(4)), Holder(temperature=torch.ones(4, 1, 1))],
+)
 def test_other_parameters_are_no_layers(module):
     assert measure(module).layers == ()
 
