@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -113,11 +113,6 @@ def _tied(layer: Layer, place: _Place, tied: dict[frozenset[int], Layer]) -> Lay
     first = tied.setdefault(parameters, layer)
     same = len(first.banks) == len(layer.banks) and all(map(torch.equal, first.banks, layer.banks))
     return replace(layer, banks=first.banks) if same else layer
-
-
-def structure_of(layers: Sequence[Layer]) -> Hashable:
-    """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
-    return frozenset(descriptions(layers).items())
 
 
 def descriptions(layers: Sequence[Layer]) -> dict[str, str]:

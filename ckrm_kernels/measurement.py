@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple
@@ -126,6 +126,11 @@ def measure_layers(
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
         {"ckrm_kernels": __version__, "torch": torch.__version__},
     )
+
+
+def structure_of(layers: Sequence[Layer]) -> Hashable:
+    """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
+    return frozenset(descriptions(layers).items())
 
 
 class _Plan(NamedTuple):

@@ -14,7 +14,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn import functional as F
 
 from ckrm_kernels import measure
-from ckrm_kernels.layers import descriptions, model_layers, structure_of
+from ckrm_kernels.layers import descriptions, model_layers
+from ckrm_kernels.measurement import structure_of
 
 
 def plain_rows(model: nn.Module) -> list[tuple]:
