@@ -74,7 +74,7 @@ def model_layers(model: nn.Module) -> list[Layer]:
     """Every module of the model that has a weight, in the order of `named_modules`, a shared one at each of its names.
 
     Names are without the prefixes of torch.compile, (Distributed)DataParallel, FSDP and checkpoint wrappers, and of
-    a module around the model that has nothing of its own, such as one that averages weights.
+    a module around the model that has no parameter of its own, such as one that averages weights.
     Reads only: the model, its buffers, mode and gradients and the random number generators stay as they are.
     The weights are those that a forward pass uses (`used_weight`). One that can't be had is a layer without banks,
     whose note says why: it does not keep the others from being read.
@@ -86,7 +86,7 @@ def model_layers(model: nn.Module) -> list[Layer]:
     layers = []
     for place in _places(model):
         if id(place.module) not in read:
-            read[id(place.module)] = [_tied(_layer(place), place, tied)] if _has_weight(place) else _frozen(place)
+            read[id(place.module)] = [_layer(place, tied)] if _has_weight(place) else _frozen(place)
         layers += [replace(each, name=f"{place.name}.{each.name}".strip(".")) for each in read[id(place.module)]]
     if not layers and isinstance(model, torch.jit.ScriptModule):
         layers = [Layer("", _kind(model), (), _TORCHSCRIPT)]
@@ -160,8 +160,9 @@ def _places_in(place: _Place, uses: dict[str, Use], above: tuple[int, ...], is_r
 
 
 def _is_wrapper(module: nn.Module, is_root: bool) -> bool:
-    """Whether its child `module` is the model: torch's wrappers, and any around a model with nothing of its own."""
-    return isinstance(module, _WRAPPERS) or (is_root and len(module._modules) == 1 and not _own(module))
+    """Whether its child `module` is the model: torch's wrappers, and any around a model with no parameter of its own."""
+    bare = len(module._modules) == 1 and all(each is None for each in module._parameters.values())
+    return isinstance(module, _WRAPPERS) or (is_root and bare)
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
@@ -201,11 +202,11 @@ def _is_packed(module: nn.Module) -> bool:
     return "quantized" in type(module).__module__ and callable(getattr(type(module), "weight", None))
 
 
-def _layer(place: _Place) -> Layer:
+def _layer(place: _Place, tied: dict[frozenset[int], Layer]) -> Layer:
     """The module's layer, not yet named, whatever its own code raises."""
     kind = _kind(place.module)
     try:
-        return _read_layer(place, kind)
+        return _tied(_read_layer(place, kind), place, tied)
     except NoWeightError as error:
         return Layer("", kind, (), str(error))
     except Exception as error:  # a parametrisation, a forward or a tensor's class may raise anything

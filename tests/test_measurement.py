@@ -280,17 +280,18 @@ def test_a_module_of_the_user_may_be_called_module():
 
 
 class Average(nn.Module):
-    """As timm's ModelEma: a model around the model that holds nothing of its own."""
+    """As timm's ModelEma: a model around the model that has no parameter of its own."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(model)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
 
 @pytest.mark.parametrize(
     "wrap", [Average, lambda model: nn.DataParallel(Average(model)), lambda model: Average(torch.compile(model))]
 )
-def test_a_module_around_the_model_with_nothing_of_its_own_leaves_no_trace_in_names(wrap):
+def test_a_module_around_the_model_without_parameters_leaves_no_trace_in_names(wrap):
     assert [layer.name for layer in measure(wrap(small())).layers] == ["0", "1", "2"]
 
 
