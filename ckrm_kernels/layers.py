@@ -160,7 +160,7 @@ def _places_in(place: _Place, uses: dict[str, Use], above: tuple[int, ...], is_r
 
 
 def _is_wrapper(module: nn.Module, is_root: bool) -> bool:
-    """Whether its child `module` is the model: torch's wrappers, and any around a model with no parameter of its own."""
+    """Whether its child `module` is the model: torch's wrappers, and any without a parameter of its own."""
     bare = len(module._modules) == 1 and all(each is None for each in module._parameters.values())
     return isinstance(module, _WRAPPERS) or (is_root and bare)
 

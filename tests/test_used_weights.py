@@ -124,6 +124,18 @@ def test_a_forward_that_uses_the_weight_as_it_is_has_no_note():
     assert note == ""
 
 
+def test_inside_inference_autocast_and_a_default_device_without_values():
+    conv = Standardised(3, 4, 3)
+    expected = measure(conv).layers
+    with torch.inference_mode():
+        assert measure(conv).layers == expected
+        assert measure(Standardised(3, 4, 3)).layers[0].reason == AS_USED
+    with torch.autocast("cpu", torch.bfloat16):
+        assert measure(conv).layers == expected
+    with torch.device("meta"):
+        assert measure(conv).layers == expected
+
+
 # ---- quantisation-aware training -------------------------------------------------------------------------------------
 
 
