@@ -75,7 +75,7 @@ def detailed_numbers(
     variants: dict[str, _Variant] = {"measured": list}
     if wanted.scale_free:
         peak, scale = scale_of(torch.stack(banks))
-        variants["scale_free"] = lambda each: [bank.to(scale.dtype) / peak / scale for bank in each]
+        variants["scale_free"] = lambda each: list((torch.stack(list(each)).to(scale.dtype) / peak / scale).unbind(0))
     if dead:
         variants["live"] = lambda each: [bank[chosen] for bank, chosen in zip(each, alive, strict=True)]
     redundancies = _redundancies(banks, variants, plain.measured.redundancy, threshold, psi)
