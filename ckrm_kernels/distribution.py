@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.functional import PsiOptions, checked_banks, counts_of_banks, psi_counts
+from ckrm_kernels.whole_numbers import whole_number
 
 
 def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
@@ -33,20 +34,25 @@ def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[
     options: see `PsiOptions`
     out: (bins,) int64; NaN pairs are in no bin
     """
-    if not isinstance(bins, int) or isinstance(bins, bool) or bins < 1:
-        raise ValueError(f"bins must be a whole number >= 1, got {bins!r}")
-    inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device="cpu")[1:-1]
+    inner = torch.linspace(0, 1, whole_number("bins", bins) + 1, dtype=torch.float64, device="cpu")[1:-1]
     return psi_counts(weight, inner, **options)[:-1]
 
 
 def redundancy_of_banks(banks: Sequence[Tensor], thresholds: Tensor, options: PsiOptions) -> Tensor:
     """lambda^t over the pairs within each of several filter banks: float64, of the thresholds' shape."""
+    return redundancy_of_sets([banks], thresholds, options)[0]
+
+
+def redundancy_of_sets(sets: Sequence[Sequence[Tensor]], thresholds: Tensor, options: PsiOptions) -> Tensor:
+    """`redundancy_of_banks` of each of several sets of banks, counted in one call: (sets, *thresholds.shape)."""
     edges, order = thresholds.flatten().sort()
-    counts = counts_of_banks(banks, edges, **options).sum(0)
-    above = counts[1:-1].flip(0).cumsum(0).flip(0)
-    share = above.double() / counts.sum().clamp(min=1)
-    share = torch.where(counts[-1] > 0, torch.nan, share)
-    return torch.empty_like(share).scatter_(0, order.to(share.device), share).view(thresholds.shape)
+    of_banks = counts_of_banks([bank for banks in sets for bank in banks], edges, **options)
+    counts = torch.stack([each.sum(0) for each in of_banks.split([len(banks) for banks in sets])])
+    above = counts[:, 1:-1].flip(1).cumsum(1).flip(1)
+    share = above.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    share = torch.where(counts[:, -1:] > 0, torch.nan, share)
+    places = order.to(share.device).expand(len(sets), -1)
+    return torch.empty_like(share).scatter_(1, places, share).view(len(sets), *thresholds.shape)
 
 
 def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from ckrm_kernels.used_weights import used_weight
 
 
 def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
@@ -13,7 +14,8 @@ def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
     source: a weight (F2, F1, *K), or a convolution, transposed convolution or linear module
     out: views of the weight, each (filters, F1, *K); a depthwise layer, whose groups hold one filter each, is one
         bank of all its filters; a transposed convolution's filters are its output channels
-    Raises TypeError for anything else, ValueError for a module whose weight is not there yet.
+    Raises TypeError for anything else, ValueError for a module whose weight is not there yet or can't be had. The
+    weight of a module is the one that its forward pass uses, see `used_weight`.
     """
     if isinstance(source, Tensor):
         return [source]
@@ -21,34 +23,10 @@ def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
         raise TypeError(f"weight must be a tensor or a module, got {type(source).__name__}")
     if not isinstance(source, (_ConvNd, nn.Linear)):
         raise TypeError(f"a {type(source).__name__} has no filters; accepted are convolutions and Linear")
-    return module_banks(source, current_weight(source))
-
-
-def module_banks(module: _ConvNd | nn.Linear, weight: Tensor) -> list[Tensor]:
-    """The filter banks of a module whose weight is given."""
-    if isinstance(module, nn.Linear):
+    weight = used_weight(source).weight
+    if isinstance(source, nn.Linear):
         return [weight]
-    return grouped_banks(weight, module.groups, transposed=isinstance(module, _ConvTransposeNd))
-
-
-def current_weight(module: nn.Module) -> Tensor:
-    """The weight that the module's next forward pass will use.
-
-    The hooks of `nn.utils.weight_norm`, `spectral_norm` and `prune` leave the attribute stale until that pass, so it
-    is computed here; a parametrised weight computes itself.
-    Raises ValueError for a lazy module that has not seen a batch.
-    """
-    for hook in module._forward_pre_hooks.values():
-        if getattr(hook, "name", None) == "weight" and hasattr(hook, "compute_weight"):
-            frozen = {"do_power_iteration": False} if hasattr(hook, "n_power_iterations") else {}
-            return hook.compute_weight(module, **frozen)
-        if getattr(hook, "_tensor_name", None) == "weight" and hasattr(hook, "apply_mask"):
-            return hook.apply_mask(module)
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    if isinstance(weight, (UninitializedParameter, UninitializedBuffer)):
-        raise ValueError(f"{type(module).__name__} is lazy and not initialised: run a batch through it first")
-    return weight
+    return grouped_banks(weight, source.groups, transposed=isinstance(source, _ConvTransposeNd))
 
 
 def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> list[Tensor]:

@@ -233,9 +233,15 @@ def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
 
 def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
+    peak, scale = scale_of(weight)
+    return weight.to(scale.dtype) / peak / scale
+
+
+def scale_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest finite value of a weight, and the root mean square of the weight over it; 1 where they are 0."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()
     peak = torch.where(finite, weight, 0).abs().amax() if weight.numel() else weight.new_ones(())
-    weight = weight / torch.where(peak > 0, peak, 1).detach()  # so that the squares neither overflow nor vanish
-    mean_square = torch.where(finite, weight, 0).square().sum() / finite.sum().clamp(min=1)
-    return weight / torch.where(mean_square > 0, mean_square, 1).sqrt()
+    peak = torch.where(peak > 0, peak, 1).detach()  # over which the squares neither overflow nor vanish
+    mean_square = torch.where(finite, weight / peak, 0).square().sum() / finite.sum().clamp(min=1)
+    return peak, torch.where(mean_square > 0, mean_square, 1).sqrt()

@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.distribution import checked_threshold, split_scale, valued_banks
-from ckrm_kernels.functional import PsiOptions, cross_psi
+from ckrm_kernels.functional import PsiOptions, counts_of_banks, cross_psi
 
-_BLOCK = 64
+_BLOCK = 64  # filters that are compared with all others at once; a multiple of 8, so that each is whole bytes of bits
+_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
+
+Bits = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RedundantGroups:
-    """A partition of a layer's filters into kept ones and repeats of them.
+    """A partition of a layer's filters into kept ones and repeats of them; equal where all indices are.
 
     kept: (D,) int64, ascending indices of the filters to keep, no two of which exceed the threshold
     dropped: (F2 - D,) int64, ascending indices of the others
@@ -28,6 +33,12 @@ class RedundantGroups:
     kept: Tensor
     dropped: Tensor
     representative: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RedundantGroups) and self.representative.tolist() == other.representative.tolist()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.representative.tolist()))  # which says the rest
 
 
 def redundant_groups(
@@ -43,7 +54,7 @@ def redundant_groups(
     options: see `PsiOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
     Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
-    bytes, and no more that grows so.
+    bits of the CPU's memory, and no more that grows so.
     """
     scale_free, psi = split_scale(options)
     return groups_of_banks(valued_banks(weight, scale_free), checked_threshold(threshold), psi)
@@ -56,55 +67,78 @@ def groups_of_banks(banks: Sequence[Tensor], threshold: float, options: PsiOptio
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
-    representatives = [_representatives(bank, threshold, options) for bank in banks]
+    repeats = _may_repeat(banks, threshold, options)
+    representatives = [
+        _representatives(bank, threshold, options) if any_repeat else torch.arange(bank.shape[0], device=bank.device)
+        for bank, any_repeat in zip(banks, repeats, strict=True)
+    ]
     representative = torch.cat([r + start for r, start in zip(representatives, starts, strict=False)])
     own = representative == torch.arange(starts[-1], device=representative.device)
     return RedundantGroups(own.nonzero().flatten(), (~own).nonzero().flatten(), representative)
 
 
+def _may_repeat(banks: Sequence[Tensor], threshold: float, options: PsiOptions) -> list[bool]:
+    """Whether a pair of each bank exceeds the threshold or overflows; counted together, where there are several."""
+    if len(banks) == 1:
+        return [True]
+    edges = torch.tensor([threshold], dtype=torch.float64, device="cpu")
+    return counts_of_banks(banks, edges, **options)[:, 1:].any(1).tolist()
+
+
 def _representatives(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
     """(F2, F1, *K) -> (F2,) int64, for each filter the kept one it repeats."""
+    filters = bank.shape[0]
     similar = _similar(bank, threshold, options)
-    chosen = torch.zeros(bank.shape[0], dtype=torch.bool, device="cpu")
-    chosen[_greedy(similar.cpu())] = True
-    chosen = chosen.to(bank.device)
+    chosen = torch.zeros(filters, dtype=torch.bool, device="cpu")
+    chosen[_greedy(similar, filters)] = True
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
-    representative = torch.arange(bank.shape[0], device=bank.device)
+    representative = torch.arange(filters, device=bank.device)
     for part in dropped.split(_BLOCK) if dropped.numel() else ():
-        psi = cross_psi(bank[part], bank[kept], **options)
-        closest = torch.where(similar[part][:, kept], psi, -1).argmax(1)
-        representative[part] = kept[closest]
+        psi = cross_psi(bank[part.to(bank.device)], bank[kept.to(bank.device)], **options)
+        repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)[:, kept.numpy()]).to(bank.device)
+        closest = torch.where(repeated, psi, -1).argmax(1)
+        representative[part.to(bank.device)] = kept.to(bank.device)[closest]
     return representative
 
 
-def _similar(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
-    """(F2, F1, *K) -> (F2, F2) bool, symmetric: which pairs exceed the threshold; False on the diagonal."""
+def _similar(bank: Tensor, threshold: float, options: PsiOptions) -> Bits:
+    """(F2, F1, *K) -> (F2, F2 bits in whole blocks), symmetric: which pairs exceed the threshold, not the diagonal."""
     filters = bank.shape[0]
-    above = torch.zeros(filters, filters, dtype=torch.bool, device=bank.device)
+    similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
     overflowed = torch.zeros((), dtype=torch.bool, device=bank.device)
     for start in range(0, filters, _BLOCK):
-        psi = cross_psi(bank[start : start + _BLOCK], bank[start:], **options)
-        above[start : start + _BLOCK, start:] = psi > threshold
-        overflowed |= psi.triu(1).isnan().any()
+        psi = cross_psi(bank[start : start + _BLOCK], bank[start:], **options).triu(1)
+        overflowed |= psi.isnan().any()
+        above = (psi > threshold).cpu().numpy()
+        above[:, : len(above)] |= above[:, : len(above)].T.copy()
+        row, byte = slice(start, start + len(above)), start // 8
+        similar[row, byte : byte + -(-above.shape[1] // 8)] = np.packbits(above, axis=1)
+        similar[start:, byte : byte + -(-len(above) // 8)] = np.packbits(above.T, axis=1)
     if bool(overflowed):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
-    above.triu_(1)
-    return above | above.T
+    return similar
 
 
-def _greedy(similar: Tensor) -> list[int]:
-    """The filters kept, given which pairs exceed the threshold: (F2, F2) bool on the CPU."""
-    undecided = torch.ones(similar.shape[0], dtype=torch.bool, device="cpu")
-    repeats = similar.sum(1)  # among the undecided; -1 once decided
+def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:
+    """Rows of bits as rows of booleans, (rows, filters)."""
+    return np.unpackbits(similar, axis=1, count=filters).view(np.bool_)
+
+
+def _greedy(similar: Bits, filters: int) -> list[int]:
+    """The filters kept, given which pairs exceed the threshold."""
+    undecided = np.ones(filters, dtype=np.bool_)
+    repeats = np.array([_ONES[row].sum(dtype=np.int64) for row in similar], dtype=np.int64)  # among the undecided
     kept: list[int] = []
-    while bool(undecided.any()):
+    while undecided.any():
         best = int(repeats.argmax())
         if repeats[best] == 0:
-            return kept + undecided.nonzero().flatten().tolist()
-        decided = similar[best] & undecided
+            return kept + undecided.nonzero()[0].tolist()
+        decided = _unpacked(similar[best : best + 1], filters)[0] & undecided
         decided[best] = True
         undecided &= ~decided
-        repeats -= similar[decided].sum(0)
+        places = decided.nonzero()[0]
+        for start in range(0, len(places), _BLOCK):
+            repeats -= _unpacked(similar[places[start : start + _BLOCK]], filters).sum(0)
         repeats[~undecided] = -1
         kept.append(best)
     return kept

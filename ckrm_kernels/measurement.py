@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,20 +14,22 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import GPU_BACKENDS, Backend
-from ckrm_kernels.distribution import checked_threshold, checked_thresholds, split_scale
+from ckrm_kernels.distribution import checked_threshold, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
-from ckrm_kernels.groups import groups_of_banks
-from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.layer_numbers import LayerNumbers, Level, Wanted, detailed_numbers, plain_numbers
+from ckrm_kernels.layers import Layer, descriptions, model_layers
+from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
-from ckrm_kernels.sampling import chance_of_banks
+from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
+from ckrm_kernels.version import __version__
 
 Pointwise = Literal["skip", "slices", "vector"]
 Track = Callable[[Sequence[Any]], Iterable[Any]]
+_ABSENT = "no such layer"
 _BINS = 100
 _INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
-_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 _MOST_AT_ONCE = 1 << 28  # psi of slices: a second on an old core without vectors, a tenth of it on others
 
 
@@ -36,36 +39,39 @@ def measure(
     *,
     pointwise: Pointwise = "skip",
     details: bool = True,
+    progress: bool = False,
     **options: Unpack[PsiOptions],
 ) -> RedundancyReport:
     """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
 
     model_or_models: a model, or several of one structure, trained independently; then the report has their means, the
-        deviation of lambda^t and the values of each. Wrapped ones (torch.compile, DataParallel,
-        DistributedDataParallel) are named as without the wrapper.
+        deviation of lambda^t and the values of each, layers matched by name. Wrapped ones (torch.compile,
+        DataParallel, DistributedDataParallel) are named as without the wrapper.
     threshold: a number in [0, 1]
     pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
         since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
         length F1 ("vector")
-    details: False leaves out the chance levels and the numbers of distinct filters, which take most of the time
+    details: False leaves out what takes most of the time: the chance levels, the numbers of distinct and of dead
+        filters, and the same of the scale-free layer
+    progress: show on standard error how many layers are done
     options: see `PsiOptions`; the default eps is an absolute number, so a layer's redundancy falls as its weights
         grow; scale_free=True removes that
     out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
         convolution is compared within its groups, a depthwise one all with all; a shared weight is measured once.
+    The weight measured is the one that a forward pass uses, where it can be had without one (parametrisations, the
+    hooks of torch.nn.utils, weights that a subclass computes in its forward, low-rank adapters); the row's reason says
+    where it can't, and why a layer was skipped.
     The chance level is the mean of as many permutations as it takes to draw 4096 pairs, at most 16, from a generator
     of its own: nothing of the model or of the random state changes.
-    Raises ValueError for NaN or Inf in a layer or models of different structure, naming the layer, before anything
-    is measured.
+    Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
+    layer, before anything is measured.
     """
-    if isinstance(model_or_models, Mapping):
-        raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
-    given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
-    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
-    for model in models:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model_or_models must be a module or a sequence of modules, got {type(model).__name__}")
+    models = _checked_models(model_or_models)
     with torch.no_grad():
-        return measure_layers([model_layers(model) for model in models], threshold, pointwise, options, details)
+        layers = [model_layers(model) for model in models]
+        track: Track = tracked if progress else iter
+        report = measure_layers(layers, threshold, pointwise, options, details, track)
+    return replace(report, sources=tuple(Source(type(model).__name__) for model in models))
 
 
 @torch.no_grad()
@@ -76,26 +82,55 @@ def measure_layers(
     options: PsiOptions,
     details: bool = True,
     track: Track = iter,
+    *,
+    sources: Sequence[Source] = (),
+    notes: Sequence[str] = (),
+    scale_free_beside: bool = True,
 ) -> RedundancyReport:
-    """`measure` on the layers of each model; `track` wraps the iteration over them, to show progress."""
+    """`measure` on the layers of each model.
+
+    track: wraps the iteration over the layers, to show progress
+    sources: what each model was read from, whose names errors then give; notes: on how it was read
+    scale_free_beside: whether the details include those of the scale-free layer
+    """
     limit, psi, backend = checked_threshold(threshold), *_resolved(options)
     if pointwise not in ("skip", "slices", "vector"):
         raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
     if not models:
         raise ValueError("model_or_models must hold at least one model, got none")
-    _check_alike(models)
-    for index, layers in enumerate(models):
-        _check_finite(layers, f" of model {index}" if len(models) > 1 else "")
-    plans = [_plan_layer(same, pointwise, psi.scale_free) for same in zip(*models, strict=True)]
+    names = _names(len(models), sources)
+    _check_alike(models, names)
+    plans = [_plan_layer(same, pointwise) for same in _by_name(models)]
+    _check_finite(plans, names)
+    plans = [plan.scaled() for plan in plans] if psi.scale_free else plans
     edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale({**psi.options(), "backend": backend})
     rows = []
     for plan, counts in zip(track(plans), _count(plans, edges, unscaled), strict=True):
-        measured = zip(plan.banks, counts, strict=True)
-        results = [_measure_banks(banks, each, at, limit, details, unscaled) for banks, each in measured]
-        rows.append(_row(plan, results) if results else _skipped(plan.layer, plan.note))
-    return RedundancyReport(tuple(rows), limit, len(models), psi.options())
+        numbers = [plain_numbers(each, at) for each in counts]
+        _check_known(plan, numbers)
+        if details:
+            wanted = Wanted(plan.has_chance, psi.depends_on_scale and scale_free_beside)
+            pairs = zip(numbers, plan.banks, strict=True)
+            numbers = [detailed_numbers(each, banks, wanted, limit, unscaled) for each, banks in pairs]
+        rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))
+    return RedundancyReport(
+        tuple(rows),
+        limit,
+        len(models),
+        psi.options(),
+        pointwise,
+        tuple(sources),
+        tuple(notes),
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        {"ckrm_kernels": __version__, "torch": torch.__version__},
+    )
+
+
+def structure_of(layers: Sequence[Layer]) -> Hashable:
+    """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
+    return frozenset(descriptions(layers).items())
 
 
 class _Plan(NamedTuple):
@@ -106,17 +141,36 @@ class _Plan(NamedTuple):
     note: str
     has_chance: bool
 
-
-class _Measured(NamedTuple):
-    """What one model's layer was found to be; chance and distinct are None without details."""
-
-    redundancy: float
-    chance: float | None
-    distinct: int | None
-    histogram: Tensor
+    def scaled(self) -> _Plan:
+        """With each model's banks over their root mean square."""
+        return self._replace(banks=[list(unit_scale(torch.stack(same)).unbind(0)) for same in self.banks])
 
 
-def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> _Plan:
+def _checked_models(model_or_models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    if isinstance(model_or_models, Mapping):
+        raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
+    given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
+    models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
+    for model in models:
+        if not isinstance(model, nn.Module):
+            held = getattr(model, "module", None)  # of an exported program, or of what keeps averaged weights
+            hint = f": measure its module{'' if isinstance(held, nn.Module) else '()'}" if held is not None else ""
+            name = type(model).__name__
+            raise TypeError(f"model_or_models must be a module or a sequence of modules, got {name}{hint}")
+    return models
+
+
+def _by_name(models: Sequence[Sequence[Layer]]) -> Iterator[tuple[Layer, ...]]:
+    """The layers of the models by name, in the first one's order, a shared weight where it has it."""
+    named = [{layer.name: layer for layer in layers} for layers in models]
+    for first in models[0]:
+        same = [layers[first.name] for layers in named]
+        if first.shared_with is None:
+            same = [layers[each.shared_with or each.name] for each, layers in zip(same, named, strict=True)]
+        yield (first, *same[1:])
+
+
+def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise) -> _Plan:
     layer = layers[0]
     if layer.shape is None:
         return _Plan(layer, [], layer.note, False)
@@ -128,8 +182,6 @@ def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: boo
     if as_one_slice:
         banks = [[as_vectors(bank) for bank in same] for same in banks]
         note = f"{note}, each filter as one slice".lstrip(", ")
-    if scale_free:
-        banks = [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks]
     return _Plan(layer, banks, note, not single_numbers or as_one_slice)
 
 
@@ -150,33 +202,13 @@ def _count_in_one_call(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -
     return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
 
 
-def _measure_banks(
-    banks: list[Tensor], counts: Tensor, at: int, threshold: float, details: bool, psi: PsiOptions
-) -> _Measured:
-    """One layer of one model, given how many of its pairs lie between the edges; at: the threshold's place there."""
-    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
-    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
-    if counts[-1] > 0:
-        return _Measured(math.nan, math.nan, 0, histogram)
-    redundancy = above / max(pairs, 1)
-    if not details:
-        return _Measured(redundancy, None, None, histogram)
-    generator = torch.Generator(banks[0].device).manual_seed(0)
-    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
-    chance = chance_of_banks(banks, checked_thresholds(threshold), rounds, generator, psi).item()
-    filters = sum(bank.shape[0] for bank in banks)
-    distinct = groups_of_banks(banks, threshold, psi).kept.numel() if above else filters
-    return _Measured(redundancy, chance, distinct, histogram)
-
-
-def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
+def _row(plan: _Plan, numbers: list[LayerNumbers]) -> LayerRedundancy:
     layer, shape = plan.layer, plan.layer.shape
     assert shape is not None
-    redundancies = tuple(each.redundancy for each in results)
-    if not all(map(math.isfinite, redundancies)):
-        raise ValueError(f"layer {layer.name!r} overflows its precision; scale_free=True takes its scale out")
-    chances = tuple(each.chance for each in results if each.chance is not None and plan.has_chance)
-    distincts = tuple(each.distinct for each in results if each.distinct is not None)
+    measured = _over_models([each.measured for each in numbers])
+    dead = tuple(each.dead for each in numbers if each.dead is not None)
+    live = [each.live for each in numbers if each.live is not None]
+    scale_free = [each.scale_free for each in numbers if each.scale_free is not None]
     return LayerRedundancy(
         name=layer.name,
         kind=layer.kind,
@@ -184,18 +216,37 @@ def _row(plan: _Plan, results: list[_Measured]) -> LayerRedundancy:
         slices=shape[1],
         kernel_size=shape[2:],
         pairs=sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in layer.banks),
-        redundancy=statistics.fmean(redundancies),
-        deviation=statistics.stdev(redundancies) if len(redundancies) > 1 else None,
-        per_model=redundancies,
-        chance=statistics.fmean(chances) if chances else None,
-        chance_per_model=chances,
-        distinct=statistics.fmean(distincts) if distincts else None,
-        distinct_per_model=distincts,
-        histogram=tuple(torch.stack([each.histogram for each in results]).sum(0).tolist()),
-        histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in results),
+        **measured,
+        histogram=tuple(torch.stack([each.histogram for each in numbers]).sum(0).tolist()),
+        histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in numbers),
         status="measured",
         reason=plan.note,
+        dead=statistics.fmean(dead) if dead else None,
+        dead_per_model=dead,
+        live_redundancy=statistics.fmean(each.redundancy for each in live) if live else None,
+        live_chance=_mean([each.chance for each in live if each.chance is not None]),
+        scale_free=ScaleFreeRedundancy(**_over_models(scale_free)) if scale_free else None,
     )
+
+
+def _over_models(levels: Sequence[Level]) -> dict[str, Any]:
+    """The fields that `LayerRedundancy` and `ScaleFreeRedundancy` have of lambda^t, its chance level and distinct."""
+    redundancies = tuple(each.redundancy for each in levels)
+    chances = tuple(each.chance for each in levels if each.chance is not None)
+    distincts = tuple(each.distinct for each in levels if each.distinct is not None)
+    return {
+        "redundancy": statistics.fmean(redundancies),
+        "deviation": statistics.stdev(redundancies) if len(redundancies) > 1 else None,
+        "per_model": redundancies,
+        "chance": _mean(chances),
+        "chance_per_model": chances,
+        "distinct": _mean(distincts),
+        "distinct_per_model": distincts,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _skipped(layer: Layer, reason: str) -> LayerRedundancy:
@@ -225,38 +276,50 @@ def _resolved(options: PsiOptions) -> tuple[PsiConfig, Backend | None]:
     """The options with their defaults, checked, and the backend."""
     unknown = set(options) - set(PsiOptions.__annotations__)
     if unknown:
-        accepted = sorted({"threshold", "pointwise", "details", *PsiOptions.__annotations__})
+        accepted = sorted({"threshold", "pointwise", "details", "progress", *PsiOptions.__annotations__})
         raise TypeError(f"measure got unknown options {sorted(unknown)}; accepted are {accepted}")
     return PsiConfig.of(options), options.get("backend")
 
 
-def _check_alike(models: Sequence[Sequence[Layer]]) -> None:
-    for index, layers in enumerate(models[1:], 1):
-        for ours, theirs in zip_longest(models[0], layers):
-            if _described(ours) != _described(theirs):
+def _names(models: int, sources: Sequence[Source]) -> list[str]:
+    """What errors call each model; nothing for a single one."""
+    if len(sources) == models:
+        return [source.name for source in sources]
+    if models == 1:
+        return [", ".join(source.name for source in sources)]
+    return [f"model {index}" for index in range(models)]
+
+
+def _check_alike(models: Sequence[Sequence[Layer]], names: Sequence[str]) -> None:
+    """Raises ValueError, naming the first difference, unless the models have the same layers, in whatever order."""
+    ours = descriptions(models[0])
+    for index, layers in enumerate(models):
+        theirs = descriptions(layers)
+        for name in (*ours, *theirs):
+            if ours.get(name) != theirs.get(name):
                 raise ValueError(
-                    "models must be of one structure: "
-                    f"model 0 has {_described(ours)} where model {index} has {_described(theirs)}"
+                    f"models must be of one structure: {names[0]} has {ours.get(name, _ABSENT)} "
+                    f"where {names[index]} has {theirs.get(name, _ABSENT)}"
                 )
 
 
-def _described(layer: Layer | None) -> str:
-    if layer is None:
-        return "no further layer"
-    groups = f", {len(layer.banks)} groups" if len(layer.banks) > 1 else ""
-    return f"layer {layer.name!r} ({layer.kind}, {layer.shape or layer.note}{groups})"
-
-
-def _check_finite(layers: Sequence[Layer], where: str) -> None:
+def _check_finite(plans: Sequence[_Plan], names: Sequence[str]) -> None:
+    """Raises ValueError, naming the layer, where one that would be measured has NaN or Inf."""
     sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
-    for layer in layers:
-        for bank in layer.banks:
-            sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
+    for bank in (bank for plan in plans for same in plan.banks for bank in same):
+        sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
     if all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
         return
-    for layer in layers:
-        finite = [bank.flatten(1).isfinite().all(1) for bank in layer.banks]
-        bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
-        if bad:
-            listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-            raise ValueError(f"layer {layer.name!r}{where} has NaN or Inf in filters {listed}: nothing was measured")
+    for index, name in enumerate(names):
+        for plan in plans:
+            finite = [bank.flatten(1).isfinite().all(1) for bank in plan.banks[index]] if plan.banks else []
+            bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
+            if bad:
+                listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+                where = f"layer {plan.layer.name!r}{f' of {name}' if name else ''}"
+                raise ValueError(f"{where} has NaN or Inf in filters {listed}: nothing was measured")
+
+
+def _check_known(plan: _Plan, numbers: Sequence[LayerNumbers]) -> None:
+    if not all(math.isfinite(each.measured.redundancy) for each in numbers):
+        raise ValueError(f"layer {plan.layer.name!r} overflows its precision; scale_free=True takes its scale out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -15,17 +15,20 @@ from ckrm_kernels.distribution import (
     checked_threshold,
     checked_thresholds,
     redundancy_of_banks,
+    redundancy_of_sets,
     split_scale,
     valued_banks,
 )
 from ckrm_kernels.functional import PsiOptions, psi_of_pairs
+from ckrm_kernels.whole_numbers import whole_number
 
 _CHUNK = 1 << 20
+_MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RedundancyEstimate:
-    """lambda^t estimated from sampled pairs.
+    """lambda^t estimated from sampled pairs; equal where all fields are, NaN among them too.
 
     value: share of the sampled pairs above the threshold
     low, high: Wilson interval of that share at `confidence`; both equal `value` where all pairs were counted
@@ -38,6 +41,12 @@ class RedundancyEstimate:
     confidence: float
     sampled_pairs: int
     pairs: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RedundancyEstimate) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 def estimate_redundancy(
@@ -61,10 +70,10 @@ def estimate_redundancy(
         `num_pairs` alone.
     """
     limit = checked_threshold(threshold)
-    if not isinstance(num_pairs, int) or isinstance(num_pairs, bool) or num_pairs < 1:
-        raise ValueError(f"num_pairs must be a whole number >= 1, got {num_pairs!r}")
+    num_pairs = whole_number("num_pairs", num_pairs)
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    confidence = float(confidence)
     _check_generator(generator)
     scale_free, psi = split_scale(options)
     banks = valued_banks(weight, scale_free)
@@ -108,8 +117,7 @@ def chance_redundancy(
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     """
     thresholds = checked_thresholds(threshold)
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise ValueError(f"rounds must be a whole number >= 1, got {rounds!r}")
+    rounds = whole_number("rounds", rounds)
     _check_generator(generator)
     scale_free, psi = split_scale(options)
     return chance_of_banks(valued_banks(weight, scale_free), thresholds, rounds, generator, psi)
@@ -123,10 +131,22 @@ def chance_of_banks(
     options: PsiOptions,
 ) -> Tensor:
     """The chance level over the pairs within each of several filter banks: float64, of the thresholds' shape."""
-    measured = [
-        redundancy_of_banks([_permuted(bank, generator) for bank in banks], thresholds, options) for _ in range(rounds)
-    ]
-    return torch.stack(measured).mean(0)
+    measured = [redundancy_of_sets(sets, thresholds, options) for sets in permuted_sets(banks, rounds, generator)]
+    return torch.cat(measured).mean(0)
+
+
+def permuted_sets(
+    banks: Sequence[Tensor], rounds: int, generator: torch.Generator | None
+) -> Iterator[list[list[Tensor]]]:
+    """The banks with the positions of every slice permuted, `rounds` times, as many at once as memory allows.
+
+    banks: of one shape, (F2, F1, *K) each; they are permuted together
+    """
+    together = banks[0] if len(banks) == 1 else torch.cat(list(banks))
+    at_once = max(_MOST_PERMUTED // max(together.numel(), 1), 1)
+    for start in range(0, rounds, at_once):
+        permuted = [_permuted(together, generator) for _ in range(min(at_once, rounds - start))]
+        yield [list(each.split(banks[0].shape[0])) if len(banks) > 1 else [each] for each in permuted]
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from definition import Psi, omega
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ckrm_kernels import RedundantGroups, pairwise_psi, redundant_groups
 
@@ -134,6 +138,38 @@ def test_the_choice_does_not_depend_on_earlier_calls_or_change_the_weight(backen
     assert torch.equal(first.representative, second.representative)
     assert torch.equal(weight, before)
     assert not first.representative.requires_grad
+
+
+def test_groups_are_equal_by_their_indices():
+    weight = planted(40, 3, 1)
+    first, second, other = (redundant_groups(weight, threshold) for threshold in (0.5, 0.5, 0.999))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != other
+    assert first != 3
+
+
+def test_memory_grows_by_one_bit_a_pair():
+    """Of all that is held at once: the bits, and a block of filters against all."""
+    filters, block = 4096, 64
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(each.nbytes for each in tree_leaves(result) if isinstance(each, torch.Tensor))
+            return result
+
+    weight = torch.randn(filters, 1, 3) * 0.1
+    redundant_groups(weight[:100])
+    tracemalloc.start()
+    with Sizes():
+        groups = redundant_groups(weight)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert groups.kept.numel() < filters / 10  # so that many repeat
+    assert max(sizes) <= block * filters * 8
+    assert peak < filters**2 / 8 + 8 * block * filters
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

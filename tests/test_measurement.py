@@ -4,6 +4,9 @@ import copy
 import inspect
 import math
 import re
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from ckrm_kernels import (
 )
 from ckrm_kernels.layers import model_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.report.result import TARGET, Source
 
 
 class Block(nn.Module):
@@ -267,8 +271,28 @@ def test_a_module_of_the_user_may_be_called_module():
         def __init__(self) -> None:
             super().__init__()
             self.module = small()
+            self.head = nn.ReLU()
 
     assert [layer.name for layer in measure(Net()).layers] == ["module.0", "module.1", "module.2"]
+    assert [layer.name for layer in measure(nn.Sequential(Average(small()))).layers] == [
+        *("0.module.0", "0.module.1", "0.module.2")
+    ]
+
+
+class Average(nn.Module):
+    """As timm's ModelEma: a model around the model that has no parameter of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "wrap", [Average, lambda model: nn.DataParallel(Average(model)), lambda model: Average(torch.compile(model))]
+)
+def test_a_module_around_the_model_without_parameters_leaves_no_trace_in_names(wrap):
+    assert [layer.name for layer in measure(wrap(small())).layers] == ["0", "1", "2"]
 
 
 def test_shared_weights_are_measured_once():
@@ -461,14 +485,147 @@ def test_models_may_be_a_generator():
             nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.Conv2d(6, 5, 3)),
             "layer '1'.*BatchNorm2d.*GroupNorm",
         ),
-        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)), "layer '2'.*no further layer"),
-        (nn.Sequential(*small(), nn.Conv2d(5, 4, 3)), "no further layer where model 1 has layer '3'"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)), "layer '2'.*model 1 has no such layer"),
+        (nn.Sequential(*small(), nn.Conv2d(5, 4, 3)), "no such layer where model 1 has layer '3'"),
     ],
     ids=["width", "kind", "shorter", "longer"],
 )
 def test_models_of_different_structure(other, message):
     with pytest.raises(ValueError, match=message):
         measure([small(), other])
+
+
+def test_layers_of_several_models_are_matched_by_name():
+    def net(names: str) -> nn.Module:
+        shapes = {"a": (3, 6, 3), "b": (6, 5, 3), "c": (3, 6, 3)}
+        convs = {name: nn.Conv2d(*shapes[name]).double() for name in shapes}
+        convs["c"].weight = convs["a"].weight
+        return nn.ModuleDict({name: convs[name] for name in names})
+
+    models = [net("abc"), net("cba")]
+    report = measure(models, 0.3)
+    assert [layer.name for layer in report.layers] == ["a", "b", "c"]
+    assert report.layers[2].reason == "shares its weight with a"
+    for name, row in list(by_name(report).items())[:2]:
+        assert row.per_model == tuple(redundancy(model[name], 0.3).item() for model in models)
+    turned = measure(models[::-1], 0.3)
+    assert [layer.name for layer in turned.layers] == ["c", "b", "a"]
+    assert by_name(turned)["b"].per_model == by_name(report)["b"].per_model[::-1]
+
+
+# ---- what redundancy speaks of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Conv2d(3, 20, 3), nn.Conv2d(4, 24, 3, groups=4), nn.Conv1d(16, 16, 5, groups=16)]
+)
+def test_the_scale_free_numbers_stand_beside_those_at_the_psi_asked_for(module):
+    with torch.no_grad():
+        module.weight.mul_(0.02)
+        module.weight[5] = module.weight[4] * 1.1
+    models = [module, copy.deepcopy(module)]
+    (row,), (expected,) = measure(models, 0.4).layers, measure(models, 0.4, scale_free=True).layers
+    names = ("redundancy", "deviation", "per_model", "chance", "chance_per_model", "distinct", "distinct_per_model")
+    for name in names:
+        assert getattr(row.scale_free, name) == getattr(expected, name)
+    assert row.redundancy > row.scale_free.redundancy > 0
+    assert expected.scale_free is None
+    assert measure(module, 0.4, eps=0.0).layers[0].scale_free is None
+
+
+def test_dead_filters_are_counted_and_left_out():
+    conv = nn.Conv2d(2, 60, 3)
+    dead = [3, 10, 11, 40]
+    alive = [index for index in range(60) if index not in dead]
+    with torch.no_grad():
+        conv.weight[[3, 10]] = 0
+        conv.weight[[11, 40]] *= 5e-3  # against a root mean square a little below that of the others
+        conv.weight[50] *= 5e-2
+    (row,) = measure(conv, 0.3).layers
+    assert (row.dead, row.dead_per_model) == (4, (4,))
+    assert row.live_redundancy == redundancy(conv.weight[alive], 0.3).item() != row.redundancy
+    chance = chance_redundancy(conv.weight[alive], 0.3, rounds=30, generator=torch.Generator().manual_seed(1))
+    assert row.live_chance == pytest.approx(chance.item(), abs=0.01)
+    grouped = nn.Conv2d(4, 60, 3, groups=2)
+    grouped.weight = conv.weight
+    (row,) = measure(grouped, 0.3).layers
+    banks = conv.weight[[i for i in alive if i < 30]], conv.weight[[i for i in alive if i >= 30]]
+    above = [redundancy(bank, 0.3).item() * (n := len(bank)) * (n - 1) / 2 for bank in banks]
+    pairs = sum(len(bank) * (len(bank) - 1) / 2 for bank in banks)
+    assert row.dead == 4
+    assert row.live_redundancy == pytest.approx(sum(above) / pairs)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_no_filter_is_dead_by_the_scale_of_its_layer(scale):
+    conv = nn.Conv2d(2, 6, 3)
+    with torch.no_grad():
+        conv.weight.mul_(scale)
+    (row,) = measure(conv, 0.3, scale_free=True).layers
+    assert (row.dead, row.live_redundancy, row.live_chance) == (0, row.redundancy, row.chance)
+
+
+def test_of_a_layer_of_zeros_all_are_dead():
+    conv = nn.Conv2d(2, 6, 3)
+    nn.init.zeros_(conv.weight)
+    (row,) = measure(conv).layers
+    assert (row.dead, row.redundancy, row.live_redundancy, row.live_chance) == (6, 1, 0, 0)
+
+
+def test_without_details_only_redundancy_is_left():
+    (row,) = measure(nn.Conv2d(3, 8, 3), details=False).layers
+    assert row.redundancy is not None
+    assert (row.chance, row.distinct, row.dead, row.live_redundancy, row.live_chance) == (None,) * 5
+    assert (row.scale_free, row.dead_per_model, row.finding) == (None, (), None)
+
+
+def test_random_filters_are_no_finding_and_small_or_repeated_ones_are():
+    def finding(change):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(8, 32, 3, groups=1)
+        with torch.no_grad():
+            change(conv.weight)
+        return measure(conv).layers[0].finding
+
+    assert finding(lambda weight: weight.mul_(2)) == "none"
+    assert finding(lambda weight: weight.mul_(1e-2)) == "scale"
+    assert finding(lambda weight: weight.copy_(weight[torch.arange(32) % 8] * 2)) == "repeats"
+
+
+def test_the_target_is_that_of_a_search():
+    from ckrm_kernels.width_search.config import WidthSearchConfig
+
+    assert WidthSearchConfig().target == TARGET
+
+
+# ---- what was measured -----------------------------------------------------------------------------------------------
+
+
+def test_a_report_says_what_was_measured_when_and_with_what():
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    report = measure([small(), small()], pointwise="slices")
+    assert [source.name for source in report.sources] == ["Sequential", "Sequential"]
+    assert report.pointwise == "slices"
+    assert before <= datetime.fromisoformat(report.created) <= datetime.now(timezone.utc)
+    assert report.versions == {"ckrm_kernels": version("ckrm-kernels"), "torch": torch.__version__}
+    sources = (Source("a.pt", 12), Source("b.pt", 12))
+    layers = [model_layers(small()) for _ in range(2)]
+    report = measurement.measure_layers(layers, 0.6, "skip", {}, sources=sources, notes=["read well"])
+    assert (report.sources, report.notes) == (sources, ("read well",))
+
+
+def test_progress_is_shown_on_standard_error(capsys, monkeypatch):
+    model = nn.Sequential(*(nn.Conv2d(2, 3, 3) for _ in range(25)))
+    expected = measure(model)
+    for rich in (True, False):
+        if not rich:
+            monkeypatch.setitem(sys.modules, "rich.console", None)
+        assert capsys.readouterr().err == ""
+        assert measure(model, progress=True) == expected
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines()[-1] == "measuring: 25 of 25 layers"
+        assert len(err.splitlines()) == 13
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -482,6 +639,33 @@ def test_nan_stops_and_names_the_layer_before_anything_is_measured(bad, monkeypa
     monkeypatch.setattr(measurement, "_row", lambda *_: pytest.fail("measured"))
     with pytest.raises(ValueError, match="layer 'up' has NaN or Inf in filters 3: nothing was measured"):
         measure(model)
+
+
+def test_what_is_skipped_need_not_be_finite():
+    model = Block()
+    with torch.no_grad():
+        model.point.weight[:], model.norm.weight[:] = math.nan, math.inf
+    assert len(measure(model).measured) == 4
+    with pytest.raises(ValueError, match="layer 'point' has NaN"):
+        measure(model, pointwise="slices")
+
+
+def test_errors_name_the_files():
+    sources = [Source("a.pt"), Source("b.pt")]
+
+    def measured(*models: nn.Module) -> RedundancyReport:
+        layers = [model_layers(model) for model in models]
+        return measurement.measure_layers(layers, 0.6, "skip", {}, sources=sources[: len(models)])
+
+    broken = small()
+    with torch.no_grad():
+        broken[0].weight[1] = math.nan
+    with pytest.raises(ValueError, match=r"layer '0' of a\.pt has NaN or Inf in filters 1"):
+        measured(broken)
+    with pytest.raises(ValueError, match=r"layer '0' of b\.pt has NaN"):
+        measured(small(), broken)
+    with pytest.raises(ValueError, match=r"a\.pt has layer '1' .* where b\.pt has no such layer"):
+        measured(small(), small()[:1])
 
 
 def test_finite_numbers_whose_sum_overflows_are_measured():

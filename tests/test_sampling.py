@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from definition import Psi, omega
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from ckrm_kernels import chance_redundancy, estimate_redundancy, pairwise_psi, redundancy
+from ckrm_kernels import chance_redundancy, estimate_redundancy, pairwise_psi, psi_histogram, redundancy, sampling
 from ckrm_kernels.sampling import _permuted, _sample, packed_to_pairs, wilson_interval
 
 
@@ -296,3 +298,44 @@ def test_chance_of_nan_is_nan():
 def test_chance_with_bad_rounds(rounds):
     with pytest.raises(ValueError, match="rounds must be a whole number >= 1"):
         chance_redundancy(torch.randn(3, 2, 3), rounds=rounds)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.int32])
+def test_whole_numbers_of_numpy(number):
+    weight = torch.randn(20, 1, 3, 3)
+    found = estimate_redundancy(weight, 0.3, num_pairs=number(50), generator=seeded(0))
+    assert found == estimate_redundancy(weight, 0.3, num_pairs=50, generator=seeded(0))
+    chance = chance_redundancy(weight, 0.3, rounds=number(2), generator=seeded(0))
+    assert chance == chance_redundancy(weight, 0.3, rounds=2, generator=seeded(0))
+    assert torch.equal(psi_histogram(weight, number(10)), psi_histogram(weight, 10))
+
+
+@pytest.mark.parametrize("number", [np.bool_(True), True, np.float64(2), np.int64(0), "3", None])
+def test_what_is_no_whole_number(number):
+    weight = torch.randn(5, 1, 3, 3)
+    for name, function in (("num_pairs", estimate_redundancy), ("rounds", chance_redundancy), ("bins", psi_histogram)):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1, got {re.escape(repr(number))}"):
+            function(weight, **{name: number})
+
+
+def test_estimates_are_equal_by_their_values():
+    weight = torch.randn(100, 1, 3)
+    weight[3, 0, 0] = torch.nan
+    first, second = (
+        estimate_redundancy(weight, num_pairs=number, generator=seeded(0)) for number in (50, np.int64(50))
+    )
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != estimate_redundancy(weight, num_pairs=51, generator=seeded(0))
+
+
+def test_groups_are_permuted_and_counted_together(monkeypatch):
+    """As many calls for a hundred groups as for one."""
+    calls = []
+    permuted = sampling._permuted
+    monkeypatch.setattr(sampling, "_permuted", lambda *given: calls.append(given) or permuted(*given))
+    conv = nn.Conv1d(100, 400, 3, groups=100)
+    level = chance_redundancy(conv, 0.4, rounds=3, generator=seeded(0))
+    assert [bank.shape for bank, _ in calls] == [(400, 1, 3)] * 3
+    singles = [chance_redundancy(group, 0.4, rounds=3, generator=seeded(0)) for group in conv.weight.view(100, 4, 1, 3)]
+    assert level.item() == pytest.approx(torch.stack(singles).mean().item(), abs=0.04)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+import torch
 from torch import nn
 
-from ckrm_kernels.measurement import measure
+from ckrm_kernels.layers import model_layers
+from ckrm_kernels.measurement import measure_layers
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy
+from ckrm_kernels.report.result import ScaleFreeRedundancy, allowed_by_chance
 
 BINS = 50
 CONFIGURED, SMALLER_EPS, SCALE_FREE = "configured", "smaller_eps", "scale_free"
@@ -68,9 +70,7 @@ class MeasuredLayer:
     @property
     def allowed(self) -> float:
         """The scale-free chance level, and three standard errors that a share of so few pairs has."""
-        chance = self.scale_free.chance
-        pairs = max(self.pairs * len(self.histograms), 1)
-        return chance + 3 * math.sqrt(chance * (1 - chance) / pairs)
+        return allowed_by_chance(self.scale_free.chance, self.pairs * len(self.histograms))
 
     def is_within(self, target: float) -> bool:
         """Whether lambda at the configured psi is at most the target, or at most what is allowed."""
@@ -95,9 +95,22 @@ def names_of_settings(psi: PsiConfig) -> dict[str, str]:
 
 def measure_networks(models: Sequence[nn.Module], threshold: float, psi: PsiConfig) -> tuple[MeasuredLayer, ...]:
     """The layers of the networks that have slices of more than one number, in order."""
-    reports = {name: measure(list(models), threshold, **each.options()) for name, each in psi_settings(psi).items()}
-    rows = zip(*(report.measured for report in reports.values()), strict=True)
-    return tuple(_measured_layer(dict(zip(reports, row, strict=True))) for row in rows)
+    with torch.no_grad():
+        layers = [model_layers(model) for model in models]
+    settings = psi_settings(psi)
+    measured = measure_layers(layers, threshold, "skip", psi.options()).measured
+    levels = {CONFIGURED: [_level(row) for row in measured]}
+    if SCALE_FREE in settings:
+        levels[SCALE_FREE] = [_level(row.scale_free) for row in measured if row.scale_free is not None]
+    if SMALLER_EPS in settings:
+        smaller = settings[SMALLER_EPS].options()
+        report = measure_layers(layers, threshold, "skip", smaller, scale_free_beside=False)
+        levels[SMALLER_EPS] = [_level(row) for row in report.measured]
+    by_layer = zip(*(levels[name] for name in settings), strict=True)
+    return tuple(
+        _measured_layer(row, dict(zip(settings, each, strict=True)))
+        for row, each in zip(measured, by_layer, strict=True)
+    )
 
 
 def majority(distinct: Sequence[int]) -> int:
@@ -105,8 +118,11 @@ def majority(distinct: Sequence[int]) -> int:
     return sorted(distinct)[len(distinct) // 2]
 
 
-def _measured_layer(rows: dict[str, LayerRedundancy]) -> MeasuredLayer:
-    row = rows[CONFIGURED]
+def _level(row: LayerRedundancy | ScaleFreeRedundancy) -> Level:
+    return Level(row.per_model, row.chance or 0.0)
+
+
+def _measured_layer(row: LayerRedundancy, levels: dict[str, Level]) -> MeasuredLayer:
     assert row.filters is not None
     assert row.slices is not None
     assert row.kernel_size is not None
@@ -117,7 +133,7 @@ def _measured_layer(rows: dict[str, LayerRedundancy]) -> MeasuredLayer:
         row.kernel_size,
         row.pairs,
         row.distinct_per_model,
-        {name: Level(each.per_model, each.chance or 0.0) for name, each in rows.items()},
+        levels,
         tuple(_in_bins(histogram) for histogram in row.histogram_per_model),
     )
 

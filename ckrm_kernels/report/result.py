@@ -71,7 +71,8 @@ class LayerRedundancy:
     histogram, histogram_per_model: number of pairs in equal bins over [0, 1] with the edges of `psi_histogram`, of all
         models together and of each; None where skipped
     status, reason: "measured" or "skipped", and why skipped or how compared
-    dead, dead_per_model: filters that are all but zero, their mean and of each model; None where skipped
+    dead, dead_per_model: filters that are all but zero, with a root mean square of at most a hundredth of the layer's,
+        their mean and of each model; None where skipped or without details
     live_redundancy, live_chance: means of lambda^t and its chance level among the other filters; None where the former
         are
     scale_free: None where the psi measured does not depend on scale, where skipped, or without details
@@ -154,7 +155,7 @@ class RedundancyReport:
     pointwise: str = "skip"
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
-    created: str = ""
+    created: str = field(default="", compare=False)
     versions: dict[str, str] = field(default_factory=dict)
     whole: RedundancyReport | None = field(default=None, repr=False)
 

@@ -253,12 +253,21 @@ class TestMeasuring:
             assert each.is_within(0.01) == (each.configured.mean <= max(0.01, level + 3 * error))
 
     def test_every_psi_is_measured_once(self, models, monkeypatch):
-        calls = []
-        monkeypatch.setattr(
-            measured_layers, "measure", lambda *given, **options: calls.append(options) or measure(*given, **options)
-        )
-        measure_networks(models, 0.6, PSI)
-        assert calls == [each.options() for each in psi_settings(PSI).values()]
+        calls, measure_layers = [], measured_layers.measure_layers
+
+        def recorded(*given, **options):
+            calls.append((given[3], options))
+            return measure_layers(*given, **options)
+
+        monkeypatch.setattr(measured_layers, "measure_layers", recorded)
+        layers = measure_networks(models, 0.6, PSI)
+        settings = psi_settings(PSI)
+        smaller = settings[measured_layers.SMALLER_EPS].options()
+        assert calls == [(PSI.options(), {}), (smaller, {"scale_free_beside": False})]
+        for name, each in settings.items():
+            rows = measure(models, 0.6, **each.options()).measured
+            assert [layer.levels[name].per_model for layer in layers] == [row.per_model for row in rows]
+            assert [layer.levels[name].chance for layer in layers] == [row.chance for row in rows]
 
     def test_histograms_are_those_of_each_network(self, models):
         for each in measure_networks(models, 0.6, PSI):
