@@ -40,14 +40,14 @@ def measure(
     Several checkpoints of one structure, trained independently, give their mean and standard deviation. A state
     dict does not say which convolutions are grouped or transposed, so all filters of a weight are compared.
     """
+    from ckrm_kernels.checkpoints import read_checkpoints
     from ckrm_kernels.functional import PsiOptions
     from ckrm_kernels.measurement import measure_layers
-    from ckrm_kernels.state_dicts import checkpoint_layers
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     _check_outputs(files)
     with interruptible("nothing was written; run the same command again"):
-        models = [checkpoint_layers(path) for path in checkpoints]
+        models = [checkpoint.layers for checkpoint in read_checkpoints(checkpoints)]
         options = PsiOptions(eps=eps, scale_free=scale_free)
         report = measure_layers(models, threshold, pointwise, options, track=_tracked)
         _show(report)

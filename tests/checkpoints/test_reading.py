@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from ckrm_kernels import measure
+from ckrm_kernels.checkpoints import CheckpointError, read_checkpoints
 from ckrm_kernels.layers import Layer
 from ckrm_kernels.measurement import measure_layers
-from ckrm_kernels.state_dicts import CheckpointError, checkpoint_layers
+
+
+def checkpoint_layers(path: Path, **options: object) -> list[Layer]:
+    (checkpoint,) = read_checkpoints([path], **options)
+    return list(checkpoint.layers)
 
 
 def model() -> nn.Module:

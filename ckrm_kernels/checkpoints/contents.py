@@ -1,0 +1,173 @@
+"""What lies in a checkpoint's file, as a tree: its tensors under their keys, without an optimiser's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from ckrm_kernels.checkpoints.modules import is_pickled_module, pickled_module
+from ckrm_kernels.checkpoints.pickles import StandIn
+from ckrm_kernels.checkpoints.stored import StoredTensor
+from ckrm_kernels.checkpoints.torch_tensors import tensor_of
+
+_OPTIMISER = {"state", "param_groups"}
+# What optimisers keep of each parameter, by names that no layer has; the second only beside none but such names.
+_STATE = frozenset(
+    [
+        "exp_avg",
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "exp_avg_slow",
+        "exp_avg_diff",
+        "exp_avg_fast",
+        "exp_inf",
+        "exp_hessian",
+        "momentum_buffer",
+        "square_avg",
+        "grad_avg",
+        "acc_delta",
+        "exp_avg_sq_row",
+        "exp_avg_sq_col",
+        "slow_buffer",
+        "step_size",
+        "previous_grad",
+    ]
+)
+_BESIDE = frozenset(
+    [
+        "step",
+        "sum",
+        "prev",
+        "eta",
+        "lambd",
+        "mu",
+        "ax",
+        "mu_product",
+        "row_var",
+        "col_var",
+        "variance",
+        "hessian",
+        "RMS",
+        "state1",
+        "state2",
+    ]
+)
+_MOST = 1_000_000
+
+
+@dataclass
+class Node:
+    """A mapping or a sequence that holds tensors, at any depth.
+
+    children: by their keys, those of a sequence by their numbers
+    is_list: whether the children are numbered
+    """
+
+    is_list: bool
+    children: dict[str, Node | StoredTensor] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The children that are no tensors."""
+        return {key: child for key, child in self.children.items() if isinstance(child, Node)}
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The children that are tensors, each named by its key."""
+        found = self.children.items()
+        return {key: replace(child, name=key) for key, child in found if isinstance(child, StoredTensor)}
+
+    @cached_property
+    def count(self) -> int:
+        """How many tensors it holds, an object that occurs twice counted twice."""
+        return len(self.tensors) + sum(node.count for node in self.nodes.values())
+
+    @cached_property
+    def has_state_dict(self) -> bool:
+        """Whether there is a state dict in it, told by dotted names."""
+        return any("." in key for key in self.tensors) or any(node.has_state_dict for node in self.nodes.values())
+
+    def flat(self) -> dict[str, StoredTensor]:
+        """All its tensors by their dotted names."""
+        found: dict[str, StoredTensor] = self.tensors
+        for key, node in self.nodes.items():
+            found.update({f"{key}.{name}": replace(each, name=f"{key}.{name}") for name, each in node.flat().items()})
+        return found
+
+
+def tree_of(content: Any) -> Node:
+    """The tensors in what a file holds, nested in any way; an object that contains itself is left out of itself.
+
+    Raises ValueError for more than a million.
+    """
+    found = _Trees().of(content)
+    tree = found if isinstance(found, Node) else Node(False, {} if found is None else {"weight": found})
+    if tree.count > _MOST:
+        raise ValueError("more than a million tensors")
+    return tree
+
+
+class _Trees:
+    """Makes one tree of each object, wherever it occurs."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Node | StoredTensor | None] = {}
+
+    def of(self, value: Any) -> Node | StoredTensor | None:
+        if not isinstance(value, (StoredTensor, StandIn, Mapping, list, tuple)):
+            return None
+        if id(value) not in self._made:
+            self._made[id(value)] = None  # while it is made, for an object that contains itself
+            self._made[id(value)] = self._tree(value)
+        return self._made[id(value)]
+
+    def _tree(self, value: Any) -> Node | StoredTensor | None:
+        tensor = tensor_of(value)
+        if tensor is not None:
+            return tensor
+        if is_pickled_module(value):
+            return _node(dict(pickled_module(value)), False)
+        content = value.content if isinstance(value, StandIn) else value
+        if isinstance(content, Mapping):
+            if _is_optimiser_state(content):
+                return None
+            numbered = bool(content) and all(type(key) is int for key in content)
+            return _node({key: self.of(child) for key, child in content.items()}, numbered)
+        return _node({index: self.of(child) for index, child in enumerate(content)}, True)
+
+
+def _node(children: Mapping[Any, Node | StoredTensor | None], is_list: bool) -> Node | None:
+    node = Node(is_list)
+    for key, child in children.items():
+        if child is not None:
+            name = str(key)
+            node.children[repr(key) if name in node.children else name] = child
+    node.children = _without_optimiser_state(node.children)
+    return node if node.children else None
+
+
+def _is_optimiser_state(content: Mapping[Any, Any]) -> bool:
+    """Whether it is an optimiser's state dict, or its states by the numbers of the parameters."""
+    if content.keys() >= _OPTIMISER:
+        return True
+    numbered = bool(content) and all(type(key) is int for key in content)
+    return numbered and all(isinstance(child, Mapping) and "step" in child for child in content.values())
+
+
+def _without_optimiser_state(children: dict[str, Node | StoredTensor]) -> dict[str, Node | StoredTensor]:
+    leaves: dict[str, set[str]] = {}
+    for key, child in children.items():
+        if isinstance(child, StoredTensor):
+            parent, _, leaf = key.rpartition(".")
+            leaves.setdefault(parent, set()).add(leaf)
+
+    def is_state(key: str, child: Node | StoredTensor) -> bool:
+        parent, _, leaf = key.rpartition(".")
+        if not isinstance(child, StoredTensor):
+            return False
+        beside = leaves[parent]
+        return leaf in _STATE or (leaf in _BESIDE and len(beside) > 1 and beside <= _STATE | _BESIDE)
+
+    return {key: child for key, child in children.items() if not is_state(key, child)}
