@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _compat_pickle
 import pickle
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn, Protocol
 
 Build = Callable[..., Any]
-_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # by Python 2
 _HARMLESS_MODULES = ("typing", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "pathlib")
 _HARMLESS = {
     "argparse.Namespace",
@@ -124,6 +124,7 @@ class Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
     append: Callable[[Any], None]
+    read: Callable[[int], bytes]
 
     def __init__(
         self, file: PickleFile, builders: Mapping[str, Build], persistent: Callable[[Any], Any] | None = None
@@ -139,7 +140,10 @@ class Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Global:
         """The record of a class or function; raises RefusedError."""
-        full = f"{_RENAMED.get(module, module)}.{name}"
+        if getattr(self, "proto", 0) < 3:  # as Python 2 named them, which Python 3 still writes
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        full = f"{module}.{name}"
         if full in self._builders:
             return Global(full, self._builders[full])
         if _is_foreign(full) or full in _HARMLESS:
@@ -183,6 +187,11 @@ class Unpickler(pickle._Unpickler):
         if isinstance(self.stack[-1], StandIn):
             self.stack[-1].state = state
 
+    def load_bytearray8(self) -> None:
+        """Bytes, not allocated before they are there."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex

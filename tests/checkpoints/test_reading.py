@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from ckrm_kernels import measure
 from ckrm_kernels.checkpoints import CheckpointError, read_checkpoints
@@ -27,6 +28,15 @@ def checkpoint_layers(path: Path, **options: object) -> list[Layer]:
 
 def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv1d(8, 4, 5), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
+
+
+def optimiser_state() -> dict[str, object]:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    return optimiser.state_dict()
 
 
 def save_safetensors(state: dict[str, Tensor], path: Path) -> None:
@@ -89,7 +99,7 @@ def test_measured_as_the_model_itself(save, tmp_path):
         lambda state: {f"module.{name}": value for name, value in state.items()},
         lambda state: {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
         lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
-        lambda state: {"epoch": 1, "something_else": state, "optimizer_2": state},
+        lambda state: {"epoch": 1, "something_else": state, "optimizer_2": optimiser_state()},
     ],
     ids=["state_dict", "model", "optim", "deep", "args", "module", "compiled", "averaged", "unknown"],
 )
@@ -107,7 +117,7 @@ def test_several_networks_in_one_file_are_all_read(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("dim", [0, None])
+@pytest.mark.parametrize("dim", [0, 1, None])
 @pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm])
 def test_weight_norm_is_put_together(wrap, dim, tmp_path):
     conv = wrap(nn.Conv2d(3, 4, 3), dim=dim)
@@ -116,9 +126,39 @@ def test_weight_norm_is_put_together(wrap, dim, tmp_path):
             parameter.mul_(1.7)
     torch.save(nn.Sequential(conv).state_dict(), tmp_path / "weights.pt")
     (layer,) = checkpoint_layers(tmp_path / "weights.pt")
-    assert layer.name == "0"
+    assert (layer.name, layer.note) == ("0", "weight norm put together")
     conv(torch.randn(1, 3, 3, 3))
     torch.testing.assert_close(layer.banks[0], conv.weight.detach())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap", [spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Conv2d(3, 4, 3), lambda: nn.ConvTranspose1d(6, 6, 4), lambda: nn.Linear(5, 3)]
+)
+def test_spectral_norm_is_put_together(make, wrap, tmp_path):
+    layer = wrap(make(), n_power_iterations=20)
+    inputs = {nn.Conv2d: (1, 3, 3, 3), nn.ConvTranspose1d: (1, 6, 4), nn.Linear: (1, 5)}[
+        parametrize.type_before_parametrizations(layer)
+    ]
+    layer(torch.randn(inputs))
+    torch.save(nn.Sequential(layer.eval()).state_dict(), tmp_path / "weights.pt")
+    (row,) = checkpoint_layers(tmp_path / "weights.pt")
+    layer(torch.randn(inputs))
+    assert (row.name, row.note) == ("0", "spectral norm put together")
+    torch.testing.assert_close(row.banks[0], layer.weight.detach())
+
+
+def test_weight_norm_of_a_pruned_direction_is_put_together(tmp_path):
+    conv = parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    prune.random_unstructured(conv.parametrizations.weight, "original1", 0.5)
+    torch.save(nn.Sequential(conv).state_dict(), tmp_path / "weights.pt")
+    (row,) = checkpoint_layers(tmp_path / "weights.pt")
+    assert row.note == "pruning mask put together, weight norm put together"
+    assert row.banks[0].count_nonzero() == 54
+    assert torch.linalg.vector_norm(row.banks[0], dim=(1, 2, 3)).numpy() == pytest.approx(
+        conv.parametrizations.weight.original0.detach().flatten().numpy()
+    )
 
 
 def test_a_pruned_weight_is_that_under_its_mask(tmp_path):
@@ -132,8 +172,48 @@ def test_a_pruned_weight_is_that_under_its_mask(tmp_path):
     assert torch.equal(layer.banks[0], net[0].weight)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("wrap", [spectral_norm, parametrizations.spectral_norm, parametrizations.orthogonal])
+class Sum(nn.Module):
+    """Its two originals have equal shapes; those of weight norm have too where a filter is a single number."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight / 3, weight * 2 / 3
+
+
+class Scale(nn.Module):
+    """One factor for each position, which is no magnitude of a filter."""
+
+    def forward(self, factor: Tensor, weight: Tensor) -> Tensor:
+        return factor * weight
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(1, 1, *weight.shape[2:]), weight
+
+
+class Learnt(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(1))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.bias
+
+
+def added(conv: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(conv, "weight", Sum())
+
+
+def scaled(conv: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(conv, "weight", Scale())
+
+
+def twice(conv: nn.Module) -> nn.Module:
+    return parametrize.register_parametrization(parametrizations.weight_norm(conv), "weight", Learnt())
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.orthogonal, added, scaled, twice])
 def test_what_another_parametrisation_computes_is_not_measured(wrap, tmp_path):
     path, net = tmp_path / "weights.pt", nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
     torch.save(net.state_dict(), path)
@@ -209,24 +289,8 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(how, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         checkpoint_layers(path)
     assert str(caught.value).startswith(str(path))
-    if how != "pickle 4":  # torch's restricted reader does not even know that protocol's instructions
-        assert "could run code" in str(caught.value)
+    assert re.search("holds (builtins.getattr|pathlib.Path.touch), and reading that could run code", str(caught.value))
     assert not witness.exists()
-
-
-def test_a_whole_pickled_model_is_refused_with_the_cure(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save(model(), path)
-    with pytest.raises(CheckpointError, match=r"holds torch.nn.*so it is refused; save a state dict instead"):
-        checkpoint_layers(path)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_torchscript_archive_is_refused_with_the_cure(tmp_path):
-    path = tmp_path / "script.pt"
-    torch.jit.script(nn.Conv2d(1, 2, 3)).save(str(path))
-    with pytest.raises(CheckpointError, match="is a TorchScript archive; save its state_dict"):
-        checkpoint_layers(path)
 
 
 @FORMATS
@@ -255,17 +319,17 @@ def _write_zip(path: Path) -> None:
         (lambda path: None, "no such file"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.write_bytes(b""), "is empty"),
-        (lambda path: path.write_text("epoch,loss\n1,0.5\n"), "is not a checkpoint"),
+        (lambda path: path.write_text("epoch,loss\n1,0.5\n"), "is a text, not a checkpoint"),
         (lambda path: path.write_bytes(bytes(range(256))), "is not a checkpoint"),
         (lambda path: path.write_bytes(b"\x80"), "checkpoint"),
-        (lambda path: path.write_bytes(b"\xff" * 8 + b"{"), "truncated or damaged safetensors"),
+        (lambda path: path.write_bytes(b"\xff" * 8 + b"{"), "is a safetensors file, truncated or damaged"),
         (lambda path: path.write_bytes(b"\x02\0\0\0\0\0\0\0{}"), "no weights of convolutions .* among its 0 tensors"),
         (lambda path: path.write_bytes(pickle.dumps([1, 2], protocol=2)), "checkpoint"),
-        (_write_zip, "truncated or damaged"),
+        (_write_zip, r"is a zip archive \(readme.txt\): unpack it"),
         (lambda path: torch.save(torch.randn(3), path), "no weights"),
         (lambda path: torch.save([1, 2], path), "no weights"),
         (lambda path: torch.save({"bias": torch.randn(3), 5: 6}, path), r"among its 1 tensors, .* \(3,\)"),
-        (lambda path: torch.save({"x.weight": torch.ones(3, 3, 3, dtype=torch.int8)}, path), r"\(3, 3, 3\)"),
+        (lambda path: torch.save({"x.weight": torch.ones(3, 3, 3, dtype=torch.int8)}, path), "can be measured: int8,"),
     ],
 )
 def test_what_is_no_checkpoint_says_so(write, message, tmp_path):
@@ -277,6 +341,8 @@ def test_what_is_no_checkpoint_says_so(write, message, tmp_path):
 
 
 def test_an_unreadable_file_says_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"{}")
+
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
