@@ -20,7 +20,7 @@ from ckrm_kernels.report.result import Source
 _INDEX = re.compile(r".+\.index(\.[\w-]+)?\.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".npz", ".npy", ".onnx", ".pt2", ".ts", ".jit")
-_BESIDE = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args)\b.*|unfinished\.pt")
+_BESIDE = re.compile(r"(optimizer|scheduler|scaler|rng_state|random_states|training_args)(?![a-z]).*|unfinished\.pt")
 _MODELS = (  # the names that libraries look for first, in their order
     "weights.safetensors",
     "model.safetensors",
@@ -210,7 +210,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, ...]]:
     if files:
         raise CheckpointError(f"{folder}: holds several checkpoints, pass one of them: {_some(indexes or files)}")
     raise CheckpointError(
-        f"{folder}: is a folder without a checkpoint; it holds {_some(names) if names else 'nothing'}"
+        f"{folder}: is a folder without a checkpoint, it holds {_some(names) if names else 'nothing'}"
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 HEAD = 512
 """Bytes of a file that `foreign_format` wants to see."""
 
-_KERAS = "is a Keras model: save its weights with numpy.savez, each under its name, or export the model to ONNX"
+_KERAS_CURE = "save its weights with numpy.savez, each under its name, or export the model to ONNX"
+_KERAS = f"is a Keras model: {_KERAS_CURE}"
 _SAVED_MODEL = "is a TensorFlow model: convert it to ONNX, as with tf2onnx"
 _CORE_ML = "is a Core ML model: pass the checkpoint or the ONNX model that it was converted from"
 _OPENVINO = "is an OpenVINO model: pass the checkpoint or the ONNX model that it was converted from"
@@ -17,7 +18,7 @@ _COMPRESSED = "is compressed with {0}: unpack it first, or pass <({1} {2})"
 
 _BY_HEAD: tuple[tuple[bytes, int, str], ...] = (  # the bytes, where they stand, the words
     (b"version https://git-lfs", 0, "is a Git LFS pointer, not the file itself: run git lfs pull"),
-    (b"\x89HDF\r\n\x1a\n", 0, _KERAS.replace("Keras model", "HDF5 file, as Keras writes") + " before"),
+    (b"\x89HDF\r\n\x1a\n", 0, f"is an HDF5 file, as Keras writes: {_KERAS_CURE}"),
     (b"TFL3", 4, "is a TensorFlow Lite model: pass the model that it was converted from"),
     (b"GGUF", 0, "is a GGUF model, quantised for llama.cpp: pass the checkpoint that it was converted from"),
     *(

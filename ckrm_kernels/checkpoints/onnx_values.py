@@ -15,7 +15,7 @@ from ckrm_kernels.checkpoints.raw import as_tensor, mapped
 from ckrm_kernels.checkpoints.stored import CheckpointError
 
 # onnx.TensorProto.DataType
-_DTYPES = {
+_DTYPES: dict[int, str] = {
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
     **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16"},
     **{17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu"},
@@ -167,8 +167,8 @@ def computed(value: Constant, path: Path, opsets: list[Any]) -> Tensor:
     from onnx.reference import ReferenceEvaluator
 
     arrays = {name: _array(tensor, path) for name, tensor in value.tensors.items()}
-    result = ReferenceEvaluator(_program(value, opsets, whole=True)).run(None, arrays)[0]
-    result = np.asarray(result)
+    results: Any = ReferenceEvaluator(_program(value, opsets, whole=True)).run(None, arrays)
+    result = np.asarray(results[0])
     if result.dtype.name == "bfloat16":
         return torch.from_numpy(result.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(result, order="C"))
@@ -182,11 +182,14 @@ def form(value: Constant, path: Path, opsets: list[Any]) -> tuple[str, tuple[int
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(_program(value, opsets, whole=False)).graph
-    for info in (*inferred.output, *inferred.value_info):
-        dims = info.type.tensor_type.shape.dim
-        known = info.name == value.name and info.type.tensor_type.HasField("shape")
-        if known and info.type.tensor_type.elem_type in _DTYPES and all(dim.HasField("dim_value") for dim in dims):
-            return _DTYPES[info.type.tensor_type.elem_type], tuple(dim.dim_value for dim in dims)
+    for info in inferred.output:
+        kind = info.type.tensor_type
+        if (
+            kind.elem_type in _DTYPES
+            and kind.HasField("shape")
+            and all(d.HasField("dim_value") for d in kind.shape.dim)
+        ):
+            return _DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim)
     result = computed(value, path, opsets)
     return str(result.dtype).removeprefix("torch."), tuple(result.shape)
 

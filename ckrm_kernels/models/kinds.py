@@ -7,9 +7,9 @@ saved run and a worker process hold all that is needed to find the class, and no
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from importlib import import_module
 from typing import Annotated, Any
 
+from ckrm_kernels.imported import imported
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import ResNetShape
 from ckrm_kernels.models.zoo import network_shape
@@ -60,20 +60,11 @@ AnyNetwork = Annotated[Network, ByKind(network_class)]
 
 
 def _imported(kind: str) -> type[Any]:
-    module, _, name = kind.partition(":")
-    if module == "__main__":
+    if kind.startswith("__main__:"):
         raise ValueError(
             f"kind {kind!r} is of a script: define the class in a module, which other processes can import"
         )
-    try:
-        found: Any = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        where = "; its folder must be on PYTHONPATH" if error.name == module.partition(".")[0] else ""
-        raise ValueError(f"kind {kind!r} can't be imported: {error}{where}") from error
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"kind {kind!r} can't be imported: {error}") from error
-    except Exception as error:  # whatever a module breaks with
-        raise ValueError(f"kind {kind!r} can't be imported: {type(error).__name__}: {error}") from error
+    found = imported(kind, f"kind {kind!r}")
     if not isinstance(found, type) or not is_dataclass(found):
         raise ValueError(f"kind {kind!r} must be a dataclass, as models.Network says, got {found!r}")
     own = {each.name: each for each in fields(found)}
