@@ -17,11 +17,12 @@ _MANGLED = re.compile(r"\.___torch_mangle_\d+")
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n|\n)*)", re.MULTILINE)
 _LISTS = r"\[[-\d, ]*\]"
 _TRACED = re.compile(
-    rf"torch\._convolution\(\w+, weight, \w+, {_LISTS}, {_LISTS}, {_LISTS}, (True|False), {_LISTS}, (\d+),"
+    rf"torch\._convolution(?:_mode)?\(\w+, \w+, \w+, (?P<strides>{_LISTS})(?:, (?:{_LISTS}|\"\w+\"))+"
+    rf"(?:, (?P<transposed>True|False), {_LISTS})?, (?P<groups>\d+)"
 )
-
 _FROZEN = re.compile(
-    rf"torch\.(conv(?:_transpose)?)(\d)d\(\w+, (CONSTANTS\.c\d+)(?:, [\w.]+)?(?:, {_LISTS})*(?:, (\d+))?(.)"
+    rf"torch\.(conv(?:_transpose)?)(\d)d\(\w+, (CONSTANTS\.c\d+)(?:, [\w.]+)?(?:, (?:{_LISTS}|\"\w+\"))*"
+    r"(?:, (\d+))?(.)"
 )
 
 
@@ -114,7 +115,7 @@ def _of_script(record: StandIn, operators: Mapping[str, Operator]) -> _Parts:
 
 
 def _script_operators(archive: TorchArchive) -> dict[str, Operator]:
-    """What the code of each class says of its groups, by its full name: in constants if scripted, in calls if traced."""
+    """What the code of each class says of its groups, by its name: in constants if scripted, in calls if traced."""
     found = {}
     for member in archive.members:
         if member.startswith(f"code/{_SCRIPT[:-1]}") and member.endswith(".py"):
@@ -131,10 +132,9 @@ def _of_code(name: str, body: str) -> Operator | None:
     if groups and kernel:
         transposed = "torch.conv_transpose" in body
         return _convolution(name, kernel[1].count("int"), transposed, int(groups[1]))
-    traced = _TRACED.search(body)
-    if traced:
-        dims = traced[0].split("]")[0].count(",") - 2  # of the strides
-        return _convolution(name, dims, traced[1] == "True", int(traced[2]))
+    if traced := _TRACED.search(body):
+        dims = traced["strides"].count(",") + 1
+        return _convolution(name, dims, traced["transposed"] == "True", int(traced["groups"]))
     return None
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ckrm_kernels.checkpoints.assembled import PARAMETRISED, is_parametrised
 from ckrm_kernels.checkpoints.stored import StoredTensor
+from ckrm_kernels.checkpoints.torch_tensors import SHARDED
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layers import Layer, share_marked
@@ -41,6 +42,8 @@ _NO_WEIGHT = frozenset(
         "var",
     ]
 )
+_FLAT = ("_flat_param", "flat_param")  # of FSDP: many weights in one vector
+_ONE_DIMENSION = "one dimension, no filters"
 _NOT_BY_NAME = "not a weight by its name"
 
 
@@ -58,8 +61,10 @@ def unmeasurable(tensors: Sequence[StoredTensor], layers: Sequence[Layer]) -> st
     notes = [layer.note for layer in layers]
     if PARAMETRISED in notes:
         return f"its weights are {PARAMETRISED}"
-    weights = [tensor for tensor in tensors if _is_listed(tensor) and _reason(tensor) not in ("", _NOT_BY_NAME)]
-    reasons = list(dict.fromkeys(_reason(tensor) for tensor in weights if len(tensor.shape) != 1))
+    weights = [
+        tensor for tensor in tensors if _is_listed(tensor) and _reason(tensor) not in ("", _NOT_BY_NAME, _ONE_DIMENSION)
+    ]
+    reasons = list(dict.fromkeys(_reason(tensor) for tensor in weights))
     if reasons:
         return f"nothing in it can be measured: {'; '.join(reasons[:4])}"
     shapes = sorted({tensor.shape for tensor in tensors}, key=len)[-3:]
@@ -75,6 +80,8 @@ def is_convolution_of_unknown_groups(tensor: StoredTensor) -> bool:
 
 def _is_listed(tensor: StoredTensor) -> bool:
     leaf = tensor.name.rpartition(".")[2]
+    if leaf in _FLAT:
+        return True
     if tensor.operator and not _has_filters(tensor) and tensor.read is not None and "weight" not in leaf:
         return False  # a buffer or table of a module, as in `model_layers`
     if len(tensor.shape) >= 2 or (tensor.read is None and not tensor.shape):
@@ -112,8 +119,10 @@ def _reason(tensor: StoredTensor) -> str:
     words = set(re.split(r"[^a-z]+", leaf.lower()))
     if tensor.operator and not _has_filters(tensor):
         return next((reason for names, reason in _REASONS if names.search(tensor.operator)), "not a convolution")
+    if leaf in _FLAT:
+        return SHARDED
     if len(tensor.shape) == 1:
-        return "one dimension, no filters"
+        return _ONE_DIMENSION
     if is_parametrised(tensor.name):
         return PARAMETRISED
     if not leaf.endswith("weight") and words & _NO_WEIGHT:

@@ -141,7 +141,7 @@ def _load_legacy(file: _Bounded, size: int, raw: Callable[[int, int], np.ndarray
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         storage, offset = storages[key], file.tell()
-        count = _bytes(storage.dtype, count)
+        count *= storage.dtype.itemsize if storage.dtype else 1
         if count < storage.size or offset + count > size:
             raise ValueError(f"storage {key} has {count} bytes, not {storage.size}")
         storage.raw = cache(partial(raw, offset, count))

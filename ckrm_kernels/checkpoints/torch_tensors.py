@@ -152,6 +152,8 @@ def _strided_v3(storage: Any, offset: Any, size: Any, stride: Any, _: Any, hooks
 
 
 def _read(storage: Storage, dtype: torch.dtype, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
+    if 0 in size:
+        return torch.empty_strided(size, stride, dtype=dtype)
     assert storage.raw is not None
     raw = storage.raw()
     return as_tensor(raw[: raw.size // dtype.itemsize * dtype.itemsize], dtype, size, stride, offset)

@@ -180,7 +180,7 @@ HARMLESS = {
     "structured": np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]),
     "dates": np.array(["2024-01-01"], dtype="datetime64[D]"),
     "scalars": [np.float64(0.5), np.int64(3), np.bool_(True), np.float16(1)],
-    "random state": [random.getstate(), np.random.get_state(legacy=True)],
+    "random state": [random.getstate(), np.random.get_state(legacy=True)],  # noqa: NPY002
     "generator": np.random.default_rng(1),
     "enumeration": Colour.RED,
     "class": Colour,
