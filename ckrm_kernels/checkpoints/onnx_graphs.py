@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from ckrm_kernels.checkpoints.onnx_values import (
+    DOMAINS,
     ORDERS,
     Constant,
     Scope,
     computed,
     constant,
     dtype_of,
+    external,
     form,
     is_read,
     tensor_of,
@@ -26,12 +28,12 @@ from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
 
 _FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # of a ModelProto, one of which follows the version
-_QUANTISED = {"QLinearConv", "QLinearMatMul", "QGemm"}  # whose weight is the input 3, its scale and zero point follow
+# Where the weight is among the inputs; its scale and zero point follow.
+_QUANTISED = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "DynamicQuantizeMatMul": 1}
 _WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", *_QUANTISED}
 _NOT_READ = {
     "ConvInteger": "its scale is applied elsewhere in the graph",
     "MatMulInteger": "its scale is applied elsewhere in the graph",
-    "DynamicQuantizeMatMul": "quantised as onnxruntime does",
     "MatMulNBits": "of few bits, packed as onnxruntime does",
     "NhwcFusedConv": "quantised as onnxruntime does",
     "NhwcConv": "of another layout",
@@ -57,7 +59,7 @@ def read_onnx(path: Path) -> list[StoredTensor]:
     more is listed with the reason why it is none; those of one dimension that are floating point are given as they
     are. Graphs in nodes, such as branches, and functions of the model are walked. A weight's name is its initialiser's,
     or that of the module or node which uses it, where an exporter generated it.
-    path: of a regular file; what it keeps in other files is looked for beside it, mapped when asked for
+    path: of a regular file; what it keeps in other files must lie beside it, and is mapped when asked for
     Raises CheckpointError; ImportError where the extra `onnx` lacks.
     """
     with require(f"reading {path}", "onnx"):
@@ -71,13 +73,11 @@ def read_onnx(path: Path) -> list[StoredTensor]:
             raise CheckpointError(f"{path}: is an ONNX model without a graph")
         found = _Found()
         _walk(model.graph, None, found)
-        used = {id(tensor) for weight in found.weights.values() for tensor in weight.value.tensors.values()}
         tensors = [_stored(weight, path, list(model.opset_import)) for weight in found.weights.values()]
         tensors += found.refused
-        names = {tensor.name for tensor in tensors}
-        for name, tensor in found.initializers.items():
-            if id(tensor) not in used and name not in names:
-                tensors += _other(name, tensor, found.others.get(id(tensor), []), path)
+        for tensor in found.initializers:
+            if id(tensor) not in found.used:
+                tensors += _other(tensor, found.others.get(id(tensor), []), path)
         return _of_unique_names(tensors)
 
 
@@ -101,28 +101,32 @@ class _Weight:
 class _Found:
     """What the graphs of a model hold.
 
-    initializers: by their names
+    initializers: of all graphs
     weights: by what they are made of: one that several nodes use is one
     refused: weights that can't be read, each with the reason
+    used: the ids of the tensors that all these are made of
     others: the operators that use an initialiser otherwise, by its id
     """
 
-    initializers: dict[str, Any] = field(default_factory=dict)
+    initializers: list[Any] = field(default_factory=list)
     weights: dict[Any, _Weight] = field(default_factory=dict)
     refused: list[StoredTensor] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
     others: dict[int, list[str]] = field(default_factory=dict)
 
 
 def _walk(graph: Any, outer: Scope | None, found: _Found) -> None:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     scope = Scope(tensors, {output: node for node in graph.node for output in node.output if output}, outer)
-    found.initializers.update(tensors)
+    found.initializers += tensors.values()
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 _walk(inner, scope, found)
         if node.op_type in _NOT_READ:
-            found.refused.append(_refused(node, scope, f"{node.op_type}: {_NOT_READ[node.op_type]}"))
+            _note_refused(node, scope, found, f"{node.op_type}: {_NOT_READ[node.op_type]}")
+        elif node.op_type in _WEIGHTED and node.domain not in DOMAINS:
+            _note_refused(node, scope, found, f"{node.op_type} of {node.domain}, whose layout is not known")
         elif node.op_type in _WEIGHTED:
             _note_weight(node, scope, found)
         elif node.op_type not in ORDERS:
@@ -140,7 +144,7 @@ def _note_weight(node: Any, scope: Scope, found: _Found) -> None:
     value = constant(_dequantised(node, settings, scope), scope)
     if convolution:
         if value is None:
-            found.refused.append(_refused(node, scope, "its weight is computed in the graph, from what is no constant"))
+            _note_refused(node, scope, found, "its weight is computed in the graph, from what is no constant")
             return
         operator = "ConvTranspose" if node.op_type == "ConvTranspose" else "Conv"
         weight = _Weight(_name(node, value), value, operator, settings.get("group", 1))
@@ -152,6 +156,7 @@ def _note_weight(node: Any, scope: Scope, found: _Found) -> None:
             return
         weight = _Weight(_name(node, value), value, "Linear", 1, swapped, settings.get("alpha", 1.0))
     found.weights.setdefault(value.key, weight)
+    found.used |= {id(tensor) for tensor in value.tensors.values()}
 
 
 def _dequantised(node: Any, settings: dict[str, Any], scope: Scope) -> str:
@@ -160,22 +165,23 @@ def _dequantised(node: Any, settings: dict[str, Any], scope: Scope) -> str:
 
     if node.op_type not in _QUANTISED:
         return str(node.input[1])
-    stored, scale, zero = node.input[3:6]
+    place = _QUANTISED[node.op_type]
+    stored, scale, *zero = node.input[place : place + 3]
     name = f"{stored} dequantised by {node.output[0]}"
     axis = 0 if node.op_type == "QLinearConv" or settings.get("transB", 0) else 1
-    scope.nodes[name] = make_node("DequantizeLinear", [stored, scale, zero], [name], axis=axis)
+    scope.nodes[name] = make_node("DequantizeLinear", [stored, scale, *zero], [name], axis=axis)
     return name
 
 
-def _refused(node: Any, scope: Scope, reason: str) -> StoredTensor:
-    """The row of a node whose weight can't be read."""
+def _note_refused(node: Any, scope: Scope, found: _Found, reason: str) -> None:
     value = constant(node.input[1], scope)
     if value is None or not value.matrices:
-        return StoredTensor(_of_node(node) or node.output[0], (), "", None, note=reason)
+        found.refused.append(StoredTensor(_of_node(node) or node.output[0], (), "", None, note=reason))
+        return
     tensor = value.tensors[value.matrices[0]]
-    return StoredTensor(
-        _name(node, value), tuple(tensor.dims), dtype_of(tensor), None, note=f"{dtype_of(tensor)}, {reason}"
-    )
+    dtype = dtype_of(tensor)
+    found.used.add(id(tensor))
+    found.refused.append(StoredTensor(_name(node, value), tuple(tensor.dims), dtype, None, note=f"{dtype}, {reason}"))
 
 
 def _name(node: Any, value: Constant) -> str:
@@ -200,7 +206,7 @@ def _of_module(node: Any) -> str:
 def _of_node(node: Any) -> str:
     """A node's name; as a module's path where it is such as "/layer1/layer1.0/conv1/Conv"."""
     *path, last = node.name.split("/")
-    if len(path) < 2 or path[0] or not re.fullmatch(rf"{node.op_type}(_\d+)?", last):
+    if len(path) < 2 or path[0] or not last[:1].isupper():  # the operator's name
         return str(node.name)
     names: list[str] = []
     for name in path[1:]:
@@ -212,15 +218,22 @@ def _of_node(node: Any) -> str:
 
 def _stored(weight: _Weight, path: Path, opsets: list[Any]) -> StoredTensor:
     value = weight.value
+    for tensor in value.tensors.values():
+        if tensor.data_location == tensor.EXTERNAL:
+            external(tensor, path)  # what lacks is said at once
     if unread := [dtype_of(tensor) for tensor in value.tensors.values() if not value.nodes and not is_read(tensor)]:
         return _unread(weight.name, value, f"{unread[0]}, which torch has not")
-    dtype, shape = form(value, path, opsets)
-    if weight.operator == "Linear":
-        if len(shape) != 2:
-            return _unread(weight.name, value, f"multiplied as a stack of matrices, {len(shape)} dimensions")
-        operator = "Linear"
-    else:
-        operator = f"{weight.operator}{len(shape) - 2}d"
+    try:
+        dtype, shape = form(value, path, opsets)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what the implementation has no operator or no such value for
+        return _unread(weight.name, value, f"{value.note or 'computed in the graph'}, which failed: {error}")
+    if weight.operator == "Linear" and len(shape) != 2:
+        return _unread(weight.name, value, f"multiplied as a stack of matrices, {len(shape)} dimensions")
+    if weight.operator != "Linear" and len(shape) < 3:
+        return _unread(weight.name, value, f"a convolution's, of {len(shape)} dimensions")
+    operator = weight.operator if weight.operator == "Linear" else f"{weight.operator}{len(shape) - 2}d"
 
     def read() -> Tensor:
         with damage_named(path, f"an ONNX model with {weight.name}"):
@@ -239,9 +252,9 @@ def _unread(name: str, value: Constant, reason: str) -> StoredTensor:
     return StoredTensor(name, tuple(tensor.dims), dtype_of(tensor), None, note=reason)
 
 
-def _other(name: str, tensor: Any, operators: list[str], path: Path) -> list[StoredTensor]:
+def _other(tensor: Any, operators: list[str], path: Path) -> list[StoredTensor]:
     """An initialiser that is no weight of a convolution or a linear layer; none where it is no parameter."""
-    shape, dtype = tuple(tensor.dims), dtype_of(tensor)
+    name, shape, dtype = tensor.name, tuple(tensor.dims), dtype_of(tensor)
     if len(shape) > 1:
         others = f" but by {', '.join(operators[:3])}" if operators else ""
         return [StoredTensor(name, shape, dtype, None, note=f"not used by a convolution or linear layer{others}")]

@@ -20,6 +20,8 @@ _DTYPES: dict[int, str] = {
     **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16"},
     **{17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz", 24: "float8_e8m0fnu"},
 }
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+"""Of operators whose meaning is known."""
 ORDERS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 """Operators that keep the numbers, and put them into another form."""
 _QUANTISES = ("QuantizeLinear", "DequantizeLinear")
@@ -86,6 +88,7 @@ class Constant:
 
 def constant(name: str, scope: Scope) -> Constant | None:
     """The value of this name, if it is made of the file's tensors alone by operators that can be computed here."""
+    name = _behind_identities(name, scope)
     found, done = Constant(name), set()
 
     def collect(value: str) -> bool:
@@ -96,21 +99,29 @@ def constant(name: str, scope: Scope) -> Constant | None:
         if tensor is not None:
             found.tensors[value] = tensor
             return True
-        if node is None or node.domain not in ("", "ai.onnx", "com.microsoft") or node.op_type not in _COMPUTES:
+        if node is None or node.domain not in DOMAINS or node.op_type not in _COMPUTES:
             return False
         held = next((each.t for each in node.attribute if each.name == "value"), None)
         if node.op_type == "Constant" and held is not None:
             found.tensors[value] = held
             found.inline |= value == name
-        elif all(collect(each) for each in node.input):
-            if node.op_type == "Identity" and value == name:
-                found.inline |= not found.nodes and scope.find(node.input[0])[1] is not None
-            found.nodes.append(node)
-        else:
+            return True
+        if not all(collect(each) for each in node.input):
             return False
+        found.nodes.append(node)
         return True
 
     return found if collect(name) and found.tensors else None
+
+
+def _behind_identities(name: str, scope: Scope) -> str:
+    passed: set[str] = set()
+    node = scope.find(name)[1]
+    while node is not None and node.op_type == "Identity" and name not in passed:  # a damaged graph may have a circle
+        passed.add(name)
+        name = node.input[0]
+        node = scope.find(name)[1]
+    return name
 
 
 def dtype_of(tensor: Any) -> str:
@@ -164,25 +175,25 @@ def external(tensor: Any, path: Path) -> np.ndarray:
 
 def computed(value: Constant, path: Path, opsets: list[Any]) -> Tensor:
     """What the nodes make of the tensors, by ONNX's reference implementation."""
-    from onnx.reference import ReferenceEvaluator
-
     arrays = {name: _array(tensor, path) for name, tensor in value.tensors.items()}
-    results: Any = ReferenceEvaluator(_program(value, opsets, whole=True)).run(None, arrays)
-    result = np.asarray(results[0])
+    result = np.asarray(_evaluator(value, opsets).run(None, arrays)[0])
     if result.dtype.name == "bfloat16":
         return torch.from_numpy(result.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(result, order="C"))
 
 
 def form(value: Constant, path: Path, opsets: list[Any]) -> tuple[str, tuple[int, ...]]:
-    """dtype and shape of the value, from its nodes where they tell, else by computing it."""
+    """dtype and shape of the value, from its nodes where they tell, else by computing it.
+
+    Raises whatever ONNX does for what can't be computed.
+    """
     if not value.nodes:
         tensor = next(iter(value.tensors.values()))
         return dtype_of(tensor), tuple(tensor.dims)
-    import onnx
+    from onnx.shape_inference import infer_shapes
 
-    inferred = onnx.shape_inference.infer_shapes(_program(value, opsets, whole=False)).graph
-    for info in inferred.output:
+    _evaluator(value, opsets)
+    for info in infer_shapes(_program(value, opsets, whole=False), strict_mode=True).graph.output:
         kind = info.type.tensor_type
         if (
             kind.elem_type in _DTYPES
@@ -192,6 +203,13 @@ def form(value: Constant, path: Path, opsets: list[Any]) -> tuple[str, tuple[int
             return _DTYPES[kind.elem_type], tuple(dim.dim_value for dim in kind.shape.dim)
     result = computed(value, path, opsets)
     return str(result.dtype).removeprefix("torch."), tuple(result.shape)
+
+
+def _evaluator(value: Constant, opsets: list[Any]) -> Any:
+    """What computes the value; raises RuntimeError for an operator, or a version of it, that has no implementation."""
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(_program(value, opsets, whole=True))
 
 
 def _array(tensor: Any, path: Path) -> np.ndarray:
@@ -227,7 +245,7 @@ def _program(value: Constant, opsets: list[Any], whole: bool) -> Any:
     graph = helper.make_graph(list(_of_onnx(value.nodes)), "weight", inputs, [output], initializer)
     version = max([each.version for each in opsets if each.domain in ("", "ai.onnx")] or [13])
     if any(node.op_type in _QUANTISES for node in value.nodes):
-        version = max(version, 13)  # before, they had no axis
+        version = max(version, 21)  # the reference implementation has no older ones, which do the same
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
 
 
