@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -82,11 +83,11 @@ def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[],
         files = [_file(path, weights, open_copies) for path in paths]
         tensors = [tensor for file in files for tensor in file.tensors]
         notes = [note for file in files for note in file.notes]
-        twice = {tensor.name for tensor in tensors}
-        if len(twice) < len(tensors):
-            raise CheckpointError(f"{paths[0]}: and the files given with it hold weights of the same name")
+        counts = Counter(tensor.name for tensor in tensors)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise CheckpointError(f"{paths[0]}: and the files that belong to it both hold {', '.join(twice[:4])}")
         if like is not None:
-            layers = _layers_of_model(like, tensors)
+            layers = _layers_of_model(like, tensors, str(paths[0]))
         else:
             whole = assembled(tensors)
             layers = layers_of(whole)
@@ -115,10 +116,10 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
     return _File(chosen.tensors, source_of(path, chosen.chosen, content=local), tuple(named))
 
 
-def _layers_of_model(like: Callable[[], nn.Module], tensors: Sequence[StoredTensor]) -> list[Layer]:
+def _layers_of_model(like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], what: str) -> list[Layer]:
     from ckrm_kernels.checkpoints.into_model import load_into
 
-    model = load_into(like, {tensor.name: tensor.read() for tensor in tensors if tensor.read is not None})
+    model = load_into(like, {tensor.name: tensor.read() for tensor in tensors if tensor.read is not None}, what)
     with torch.no_grad():
         return model_layers(model)
 

@@ -26,6 +26,7 @@ _MODEL_KEYS = (
     "net_state_dict",
 )
 _EMA_WORDS = {"ema", "shadow", "averaged"}
+_AVERAGED = "n_averaged"  # beside the weights of torch's AveragedModel
 _SHOWN = 12
 
 
@@ -195,7 +196,7 @@ def _named(part: _Part, stem: str) -> list[StoredTensor]:
 def _unwrapped(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
     """Names without the components that torch.compile, FSDP, DataParallel and averaging add."""
     parts = {name: [part for part in name.split(".") if part not in WRAPPED] for name in tensors}
-    if all(part and part[0] == "module" for name, part in parts.items() if name != "n_averaged"):
-        parts = {name: part[1:] or part for name, part in parts.items()}
-    named = {".".join(parts[name]) or name: tensor for name, tensor in tensors.items()}
-    return named if len(named) == len(tensors) else tensors
+    if all(part and part[0] == "module" for name, part in parts.items() if name != _AVERAGED):
+        parts = {name: part[1:] or part for name, part in parts.items() if name != _AVERAGED}
+    named = {".".join(part) or name: tensors[name] for name, part in parts.items()}
+    return named if len(named) == len(parts) else tensors

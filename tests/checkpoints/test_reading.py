@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import re
+import threading
 import zipfile
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from ckrm_kernels import measure
 from ckrm_kernels.checkpoints import CheckpointError, read_checkpoints
-from ckrm_kernels.layers import Layer
+from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.measurement import measure_layers
 
 
@@ -391,3 +393,101 @@ def test_damage_anywhere_gives_layers_or_a_clear_error(kind, data, tmp_path):
     except CheckpointError as error:
         message = str(error)
     assert message == "" or message.startswith(f"{path}: ")
+
+
+# ---- several files, pipes, models ------------------------------------------------------------------------------------
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.ConvTranspose2d(8, 3, 3), nn.BatchNorm2d(3))
+
+
+def test_like_a_model_groups_and_transposition_are_known(tmp_path):
+    net = grouped()
+    torch.save({"model": {f"module.{name}": value for name, value in net.state_dict().items()}}, tmp_path / "w.pt")
+    (plain,) = read_checkpoints([tmp_path / "w.pt"])
+    assert [layer.shape for layer in plain.layers if layer.banks] == [(8, 2, 3, 3), (8, 3, 3, 3)]
+    assert any("--like module:constructor" in note for note in plain.notes)
+    (checkpoint,) = read_checkpoints([tmp_path / "w.pt"], like=grouped)
+    assert checkpoint.notes == ()
+    for ours, theirs in zip(checkpoint.layers, model_layers(net), strict=True):
+        assert (ours.name, ours.kind, ours.note) == (theirs.name, theirs.kind, theirs.note)
+        assert all(torch.equal(a, b) for a, b in zip(ours.banks, theirs.banks, strict=True))
+
+
+def test_like_takes_an_averaged_models_weights(tmp_path):
+    average = torch.optim.swa_utils.AveragedModel(grouped())
+    torch.save({"model": grouped().state_dict(), "ema": average.state_dict()}, tmp_path / "w.pt")
+    (checkpoint,) = read_checkpoints([tmp_path / "w.pt"], like=grouped, weights="ema")
+    assert torch.equal(torch.cat(checkpoint.layers[0].banks), average.module[0].weight)
+    assert checkpoint.sources[0].weights == "ema"
+
+
+def test_a_model_that_does_not_fit_names_the_file(tmp_path):
+    torch.save(model().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path / 'w.pt'}: does not fit"):
+        read_checkpoints([tmp_path / "w.pt"], like=grouped)
+
+
+@FORMATS
+def test_shards_are_one_checkpoint_put_together_over_files(save, tmp_path):
+    conv = parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    state = {**nn.Sequential(conv).state_dict(), "1.weight": torch.randn(4, 4, 3, 3)}
+    names = sorted(state)
+    paths = [tmp_path / f"model-0000{at}-of-00002.bin" for at in (1, 2)]
+    for at, path in enumerate(paths):
+        save({name: state[name] for name in names[at::2]}, path)
+    (checkpoint,) = read_checkpoints(paths)
+    assert {layer.name for layer in checkpoint.layers if layer.banks} == {"0", "1"}
+    assert [source.name for source in checkpoint.sources] == [str(path) for path in paths]
+    torch.testing.assert_close(by_name(checkpoint.layers)["0"].banks[0], conv.weight.detach())
+
+
+def test_shards_with_the_same_weight_are_an_error(tmp_path):
+    paths = [tmp_path / f"model-0000{at}-of-00002.bin" for at in (1, 2)]
+    for path in paths:
+        torch.save({"0.weight": torch.randn(4, 4, 3, 3)}, path)
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00002.bin.*0\.weight"):
+        read_checkpoints(paths)
+
+
+def test_several_checkpoints_are_tracked(tmp_path):
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for path in paths:
+        torch.save(model().state_dict(), path)
+    seen = []
+
+    def track(items):
+        for item in items:
+            seen.append(item)
+            yield item
+
+    checkpoints = read_checkpoints([str(path) for path in paths], track=track)
+    assert [checkpoint.sources[0].name for checkpoint in checkpoints] == [str(path) for path in paths]
+    assert len(seen) == 2
+    assert checkpoints[0].sources[0].size == paths[0].stat().st_size
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@FORMATS
+def test_a_pipe_is_read(save, tmp_path):
+    net = model()
+    save(net.state_dict(), tmp_path / "w")
+    os.mkfifo(tmp_path / "pipe")
+    content = (tmp_path / "w").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    (checkpoint,) = read_checkpoints([tmp_path / "pipe"])
+    writer.join()
+    assert torch.equal(by_name(checkpoint.layers)["0"].banks[0], net[0].weight)
+    assert (checkpoint.sources[0].name, checkpoint.sources[0].size) == (str(tmp_path / "pipe"), len(content))
+
+
+def test_the_formats_agree(tmp_path):
+    state = {f"{name}.{n}.weight": torch.randn(4, 3, 3) for name in ("optimal_block", "ema.conv", "stem") for n in "ab"}
+    found = []
+    for at, save in enumerate((save_safetensors, save_torch, save_legacy)):
+        save(state | {"x.exp_avg": torch.randn(4, 3, 3)}, tmp_path / f"{at}")
+        found.append(sorted((layer.name, layer.kind, layer.note) for layer in checkpoint_layers(tmp_path / f"{at}")))
+    assert found[0] == found[1] == found[2]
+    assert [name for name, *_ in found[0]] == sorted(name.removesuffix(".weight") for name in state)
