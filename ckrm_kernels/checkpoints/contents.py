@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -54,6 +55,7 @@ _BESIDE = frozenset(
         "state2",
     ]
 )
+_AVERAGE = {"ema", "shadow", "averaged", "swa"}
 _MOST = 1_000_000
 
 
@@ -144,7 +146,7 @@ def _node(children: Mapping[Any, Node | StoredTensor | None], is_list: bool) -> 
         if child is not None:
             name = str(key)
             node.children[repr(key) if name in node.children else name] = child
-    node.children = _without_optimiser_state(node.children)
+    node.children = _averages_apart(_without_optimiser_state(node.children))
     return node if node.children else None
 
 
@@ -171,3 +173,35 @@ def _without_optimiser_state(children: dict[str, Node | StoredTensor]) -> dict[s
         return leaf in _STATE or (leaf in _BESIDE and len(beside) > 1 and beside <= _STATE | _BESIDE)
 
     return {key: child for key, child in children.items() if not is_state(key, child)}
+
+
+def is_average(key: str) -> bool:
+    """Whether a key says that a moving average of weights is under it, such as model_ema."""
+    return bool(_AVERAGE & set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())))
+
+
+def _averages_apart(children: dict[str, Node | StoredTensor]) -> dict[str, Node | StoredTensor]:
+    """The children, with the averages among dotted names in nodes of their own, as where a file nests them.
+
+    Told by their key and by their structure: other names go on as theirs do, with or without the dots, to tensors of
+    the same shapes. A module of such a name that is no copy stays where it is.
+    """
+    groups: dict[str, dict[str, StoredTensor]] = {"": {}}
+    for key, child in children.items():
+        first, _, rest = key.partition(".")
+        if isinstance(child, StoredTensor):
+            groups[""][key] = child
+            groups.setdefault(first, {})[rest] = child
+    apart = {
+        first: Node(False, dict(group))
+        for first, group in groups.items()
+        if is_average(first) and any(_is_copy(group, other) for key, other in groups.items() if key != first)
+    }
+    others = {key: child for key, child in children.items() if key.partition(".")[0] not in apart}
+    return {**others, **apart}
+
+
+def _is_copy(tensors: Mapping[str, StoredTensor], of: Mapping[str, StoredTensor]) -> bool:
+    shapes = {name.replace(".", ""): tensor.shape for name, tensor in of.items()}
+    weights = {name.replace(".", ""): tensor.shape for name, tensor in tensors.items() if len(tensor.shape) >= 2}
+    return bool(weights) and weights.items() <= shapes.items()

@@ -109,9 +109,10 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(local), str(path))) from None
     notes = list(content.notes)
-    if chosen.chosen:
+    if chosen.chosen or chosen.others:
+        which = f"the weights under {chosen.chosen}" if chosen.chosen else "the model's weights"
         others = f"; there are also {', '.join(chosen.others)}: --weights KEY" if chosen.others else ""
-        notes.append(f"the weights under {chosen.chosen}{others}")
+        notes.append(f"{which}{others}")
     named = [f"{path}: {note}" for note in notes]
     return _File(chosen.tensors, source_of(path, chosen.chosen, content=local), tuple(named))
 

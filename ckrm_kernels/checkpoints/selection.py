@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from ckrm_kernels.checkpoints.contents import Node
+from ckrm_kernels.checkpoints.contents import Node, is_average
 from ckrm_kernels.checkpoints.stored import StoredTensor
 from ckrm_kernels.layers import WRAPPED
 
@@ -25,7 +25,6 @@ _MODEL_KEYS = (
     "model_dict",
     "net_state_dict",
 )
-_EMA_WORDS = {"ema", "shadow", "averaged"}
 _AVERAGED = "n_averaged"  # beside the weights of torch's AveragedModel
 _SHOWN = 12
 
@@ -70,7 +69,7 @@ def select(content: Node, weights: str | None = None) -> Selection:
     left = tuple(key for key in dict.fromkeys(others) if not any(_is_within(key, path) for path in paths))
     stem = _common(paths)
     tensors = [tensor for part in parts for tensor in _named(part, stem)]
-    is_choice = bool(left) or weights is not None or any(_is_average(key) for path in paths for key in path.split("."))
+    is_choice = bool(left) or weights is not None or any(is_average(key) for path in paths for key in path.split("."))
     return Selection(tensors, ", ".join(dict.fromkeys(paths)) if is_choice else "", left)
 
 
@@ -90,9 +89,11 @@ class _Chooser:
 
     def parts(self, node: Node, path: str) -> list[_Part]:
         """The state dicts that are meant in a node at a path."""
-        tensors, nodes = node.tensors, self._without_averages(node.nodes, path)
+        tensors = node.tensors
         matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) >= 2 or tensor.read is None}
-        if any(_is_weight(name) for name in matrices) or not nodes:
+        is_state_dict = any(map(_is_weight, matrices))
+        nodes = self._without_averages(node.nodes, path, is_state_dict)
+        if is_state_dict or not nodes:
             whole = {**tensors, **_flat(nodes)}
             return [_Part(path, whole)] if whole else []
         known = [key for key in _MODEL_KEYS if key in nodes and nodes[key].has_state_dict]
@@ -107,9 +108,11 @@ class _Chooser:
         own = [_Part(path, tensors)] if tensors else []
         return own + [part for key, each in nodes.items() for part in self.parts(each, _joined(path, key))]
 
-    def _without_averages(self, nodes: dict[str, Node], path: str) -> dict[str, Node]:
-        averages = [key for key in nodes if _is_average(key)]
-        if not averages or _is_average(path.rpartition(".")[2]) or (self._keep_ema and len(averages) == len(nodes)):
+    def _without_averages(self, nodes: dict[str, Node], path: str, has_others: bool) -> dict[str, Node]:
+        """The nodes but for averages, unless there is nothing else; all of what is within an average."""
+        averages = [key for key in nodes if is_average(key)]
+        has_others = has_others or len(averages) < len(nodes)
+        if is_average(path.rpartition(".")[2]) or (self._keep_ema and not has_others):
             return nodes
         self._leave(averages, path)
         return {key: node for key, node in nodes.items() if key not in averages}
@@ -121,13 +124,13 @@ class _Chooser:
 def _averages(node: Node, path: str = "") -> dict[str, Node]:
     """The moving averages in a node by their paths: under a key, or under a first part of names."""
     nodes = node.nodes
-    found = {_joined(path, key): each for key, each in nodes.items() if _is_average(key)}
+    found = {_joined(path, key): each for key, each in nodes.items() if is_average(key)}
     if not found:
         for key, each in nodes.items():
             found.update(_averages(each, _joined(path, key)))
     if not found:
         for key in dict.fromkeys(name.partition(".")[0] for name in node.tensors if "." in name):
-            if _is_average(key):
+            if is_average(key):
                 found.update((_joined(path, inner), each) for inner, each in _at(node, key).items())
     return found
 
@@ -162,10 +165,6 @@ def _flat(nodes: Mapping[str, Node]) -> dict[str, StoredTensor]:
 def _is_weight(name: str) -> bool:
     """Whether a tensor's name is one in a state dict or a module."""
     return "." in name or bool({"weight", "kernel", "bias"} & set(re.split(r"[^a-z]+", name.lower())))
-
-
-def _is_average(key: str) -> bool:
-    return bool(_EMA_WORDS & set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())))
 
 
 def _is_within(key: str, path: str) -> bool:

@@ -151,6 +151,33 @@ def test_wrappers_are_left_out_of_names_in_each_part(prefix, tmp_path):
     assert which(read(content, tmp_path, weights="ema"), of) == {"": 1}
 
 
+@pytest.mark.parametrize(
+    "average",
+    [
+        lambda state: {f"model_ema.{name}": value for name, value in state.items()},
+        # as latent diffusion: without dots
+        lambda state: (
+            {f"model_ema.{name.replace('.', '')}": value for name, value in state.items()}
+            | {"model_ema.decay": torch.tensor(0.9)}
+        ),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_copies_in_flat_names_are_averages(prefix, average, tmp_path):
+    of = states(2)
+    content = {f"{prefix}{name}": value for name, value in of[0].items()} | average(of[1])
+    save_file(content, tmp_path / "w.safetensors")
+    torch.save(content, tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        (default,) = read_checkpoints([tmp_path / name])
+        assert which(default, of) == {prefix[:-1]: 0}
+        assert any("there are also model_ema: --weights KEY" in note for note in default.notes)
+        (chosen,) = read_checkpoints([tmp_path / name], weights="ema")
+        weights = [layer.banks[0] for layer in chosen.layers if layer.banks]
+        assert all(any(torch.equal(weight, each) for each in of[1].values()) for weight in weights)
+        assert len(weights) == 2
+
+
 # ---- an optimiser's state --------------------------------------------------------------------------------------------
 
 
