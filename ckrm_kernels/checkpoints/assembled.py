@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -49,16 +50,11 @@ def _weight_norm(found: dict[str, StoredTensor], name: str) -> None:
     if re.search(r"(^|\.)weight\w*_g$", name):
         stem, other = name.removesuffix("_g"), f"{name.removesuffix('_g')}_v"
         accepts_equal = True  # these names say what they are
-    else:
-        parametrised = _OWN.match(name)
-        if (
-            parametrised is None
-            or not name.endswith(".original0")
-            or _registered(found, name) != {"original0", "original1"}
-        ):
-            return
-        stem, other = f"{parametrised['stem']}{parametrised['name']}", f"{name.removesuffix('0')}1"
+    elif name.endswith(".original0") and _registered(found, name) == {"original0", "original1"}:
+        stem, other = _stem(name), f"{name.removesuffix('0')}1"
         accepts_equal = False
+    else:
+        return
     g, v = found[name], found.get(other)
     if v is None or not _is_magnitude(g.shape, v.shape) or (g.shape == v.shape and not accepts_equal):
         return
@@ -66,11 +62,11 @@ def _weight_norm(found: dict[str, StoredTensor], name: str) -> None:
 
 
 def _is_magnitude(g: tuple[int, ...], v: tuple[int, ...]) -> bool:
-    """Whether there is one number for each index of one dimension, or one for all."""
+    """Whether there is one number for each filter (of a transposed convolution along dimension 1), or one for all."""
     if not g:
         return True
-    own = [size for size in g if size > 1]
-    return len(g) == len(v) and len(own) <= 1 and all(a in (1, b) for a, b in zip(g, v, strict=True))
+    own = [dim for dim, size in enumerate(g) if size > 1]
+    return own in ([], [0], [1]) and len(g) == len(v) and all(a in (1, b) for a, b in zip(g, v, strict=True))
 
 
 def _of_magnitude(g: Tensor, v: Tensor) -> Tensor:
@@ -84,13 +80,11 @@ def _spectral_norm(found: dict[str, StoredTensor], name: str) -> None:
     if name.endswith("_orig"):
         stem = name.removesuffix("_orig")
         names = (f"{stem}_u", f"{stem}_v")
+    elif name.endswith(".original") and _registered(found, name) == {"original", "0._u", "0._v"}:
+        stem, base = _stem(name), name.removesuffix("original")
+        names = (f"{base}0._u", f"{base}0._v")
     else:
-        parametrised = _OWN.match(name)
-        if parametrised is None or _registered(found, name) != {"original", "0._u", "0._v"}:
-            return
-        stem = f"{parametrised['stem']}{parametrised['name']}"
-        base = parametrised[0]
-        name, names = f"{base}original", (f"{base}0._u", f"{base}0._v")
+        return
     if any(each not in found for each in names):
         return
     original, u, v = found[name], *(found[each] for each in names)
@@ -112,10 +106,14 @@ def _of_singular_value(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _registered(found: dict[str, StoredTensor], name: str) -> set[str]:
-    """The names of all that the parametrisations of one tensor keep, such as original0."""
+    """The names of all that the parametrisations of one tensor keep, such as original0, by that of one; none if none."""
     parametrised = _OWN.match(name)
-    assert parametrised is not None
-    return {each.removeprefix(parametrised[0]) for each in found if each.startswith(parametrised[0])}
+    return {each[parametrised.end() :] for each in found if each.startswith(parametrised[0])} if parametrised else set()
+
+
+def _stem(name: str) -> str:
+    """The name of a parametrised tensor by that of a part, such as conv.weight."""
+    return _OWN.sub(r"\g<stem>\g<name>", name[: name.rindex(".") + 1])
 
 
 def _replace(
@@ -126,12 +124,12 @@ def _replace(
     note: str,
 ) -> None:
     """Puts the tensor that the parts make in their place."""
-    first = max(parts, key=lambda part: len(part.shape))
+    largest = max(parts, key=lambda part: math.prod(part.shape))
     reads = [part.read for part in parts]
     known = all(read is not None for read in reads)
     notes = [*(part.note for part in parts), note if known else ""]
     read = (lambda: compute(*(each() for each in reads if each is not None))) if known else None
-    weight = replace(first, name=name, read=read, note=", ".join(dict.fromkeys(filter(None, notes))))
+    weight = replace(largest, name=name, read=read, note=", ".join(dict.fromkeys(filter(None, notes))))
     result = {}
     gone = {part.name for part in parts}
     for key, tensor in found.items():

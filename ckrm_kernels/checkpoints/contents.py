@@ -15,48 +15,12 @@ from ckrm_kernels.checkpoints.torch_tensors import tensor_of
 
 _OPTIMISER = {"state", "param_groups"}
 # What optimisers keep of each parameter, by names that no layer has; the second only beside none but such names.
-_STATE = frozenset(
-    [
-        "exp_avg",
-        "exp_avg_sq",
-        "max_exp_avg_sq",
-        "exp_avg_slow",
-        "exp_avg_diff",
-        "exp_avg_fast",
-        "exp_inf",
-        "exp_hessian",
-        "momentum_buffer",
-        "square_avg",
-        "grad_avg",
-        "acc_delta",
-        "exp_avg_sq_row",
-        "exp_avg_sq_col",
-        "slow_buffer",
-        "step_size",
-        "previous_grad",
-    ]
+_STATE = re.compile(
+    "exp_avg(_sq|_sq_row|_sq_col|_slow|_fast|_diff)?|max_exp_avg_sq|exp_inf|exp_hessian|momentum_buffer|square_avg|"
+    "grad_avg|acc_delta|slow_buffer|step_size|previous_grad"
 )
-_BESIDE = frozenset(
-    [
-        "step",
-        "sum",
-        "prev",
-        "eta",
-        "lambd",
-        "mu",
-        "ax",
-        "mu_product",
-        "row_var",
-        "col_var",
-        "variance",
-        "hessian",
-        "RMS",
-        "state1",
-        "state2",
-    ]
-)
+_BESIDE = re.compile("step|sum|prev|eta|lambd|mu|ax|mu_product|row_var|col_var|variance|hessian|RMS|state1|state2")
 _AVERAGE = {"ema", "shadow", "averaged", "swa"}
-_MOST = 1_000_000
 
 
 @dataclass
@@ -100,15 +64,9 @@ class Node:
 
 
 def tree_of(content: Any) -> Node:
-    """The tensors in what a file holds, nested in any way; an object that contains itself is left out of itself.
-
-    Raises ValueError for more than a million.
-    """
+    """The tensors in what a file holds, nested in any way; an object that contains itself is left out of itself."""
     found = _Trees().of(content)
-    tree = found if isinstance(found, Node) else Node(False, {} if found is None else {"weight": found})
-    if tree.count > _MOST:
-        raise ValueError("more than a million tensors")
-    return tree
+    return found if isinstance(found, Node) else Node(False, {} if found is None else {"weight": found})
 
 
 class _Trees:
@@ -135,8 +93,7 @@ class _Trees:
         if isinstance(content, Mapping):
             if _is_optimiser_state(content):
                 return None
-            numbered = bool(content) and all(type(key) is int for key in content)
-            return _node({key: self.of(child) for key, child in content.items()}, numbered)
+            return _node({key: self.of(child) for key, child in content.items()}, _is_numbered(content))
         return _node({index: self.of(child) for index, child in enumerate(content)}, True)
 
 
@@ -150,29 +107,35 @@ def _node(children: Mapping[Any, Node | StoredTensor | None], is_list: bool) -> 
     return node if node.children else None
 
 
+def _is_numbered(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(type(key) is int for key in content)
+
+
 def _is_optimiser_state(content: Mapping[Any, Any]) -> bool:
     """Whether it is an optimiser's state dict, or its states by the numbers of the parameters."""
     if content.keys() >= _OPTIMISER:
         return True
-    numbered = bool(content) and all(type(key) is int for key in content)
-    return numbered and all(isinstance(child, Mapping) and "step" in child for child in content.values())
+    return _is_numbered(content) and all(isinstance(each, Mapping) and "step" in each for each in content.values())
 
 
 def _without_optimiser_state(children: dict[str, Node | StoredTensor]) -> dict[str, Node | StoredTensor]:
+    """The children without an optimiser's state of a parameter, also where its names are part of the keys."""
     leaves: dict[str, set[str]] = {}
     for key, child in children.items():
         if isinstance(child, StoredTensor):
             parent, _, leaf = key.rpartition(".")
             leaves.setdefault(parent, set()).add(leaf)
+    states = {
+        parent
+        for parent, beside in leaves.items()
+        if len(beside) > 1 and all(_STATE.fullmatch(leaf) or _BESIDE.fullmatch(leaf) for leaf in beside)
+    }
 
-    def is_state(key: str, child: Node | StoredTensor) -> bool:
+    def is_state(key: str) -> bool:
         parent, _, leaf = key.rpartition(".")
-        if not isinstance(child, StoredTensor):
-            return False
-        beside = leaves[parent]
-        return leaf in _STATE or (leaf in _BESIDE and len(beside) > 1 and beside <= _STATE | _BESIDE)
+        return parent in states or _STATE.fullmatch(leaf) is not None
 
-    return {key: child for key, child in children.items() if not is_state(key, child)}
+    return {key: child for key, child in children.items() if isinstance(child, Node) or not is_state(key)}
 
 
 def is_average(key: str) -> bool:

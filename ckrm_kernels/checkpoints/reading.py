@@ -30,6 +30,7 @@ UNKNOWN_GROUPS = (
     "--like module:constructor reads it into its model"
 )
 _DAMAGED = "is a truncated or damaged checkpoint, or none at all"
+_MOST = 1_000_000
 _OTHER = "is not a checkpoint, or of a kind that is not read"
 
 
@@ -82,7 +83,7 @@ def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[],
     with ExitStack() as open_copies:
         files = [_file(path, weights, open_copies) for path in paths]
         tensors = [tensor for file in files for tensor in file.tensors]
-        notes = [note for file in files for note in file.notes]
+        notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
         counts = Counter(tensor.name for tensor in tensors)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise CheckpointError(f"{paths[0]}: and the files that belong to it both hold {', '.join(twice[:4])}")
@@ -113,8 +114,7 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
         which = f"the weights under {chosen.chosen}" if chosen.chosen else "the model's weights"
         others = f"; there are also {', '.join(chosen.others)}: --weights KEY" if chosen.others else ""
         notes.append(f"{which}{others}")
-    named = [f"{path}: {note}" for note in notes]
-    return _File(chosen.tensors, source_of(path, chosen.chosen, content=local), tuple(named))
+    return _File(chosen.tensors, source_of(path, chosen.chosen, content=local), tuple(notes))
 
 
 def _layers_of_model(like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], what: str) -> list[Layer]:
@@ -135,7 +135,10 @@ class _Content(NamedTuple):
 def _content(path: Path) -> _Content:
     """The tensors of a file, under their keys. Raises CheckpointError, and what ends the process."""
     try:
-        return _by_format(path)
+        content = _by_format(path)
+        if content.tree.count > _MOST:
+            raise CheckpointError(f"{path}: holds more than a million tensors")
+        return content
     except (CheckpointError, MemoryError, ImportError):
         raise
     except RefusedError as error:

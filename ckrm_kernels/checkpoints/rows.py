@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-import torch
-
 from ckrm_kernels.checkpoints.assembled import PARAMETRISED, is_parametrised
 from ckrm_kernels.checkpoints.stored import StoredTensor
 from ckrm_kernels.checkpoints.torch_tensors import SHARDED
@@ -23,24 +21,9 @@ _REASONS = (
     (re.compile(r"RNN|LSTM|GRU"), "recurrent, no filters"),
     (re.compile(r"MultiheadAttention"), "attention, its projections share one matrix"),
 )
-# Words of a tensor's own name that no weight has.
-_NO_WEIGHT = frozenset(
-    [
-        "bias",
-        "embed",
-        "embedding",
-        "embeddings",
-        "token",
-        "tokens",
-        "mask",
-        "running",
-        "position",
-        "positional",
-        "pos",
-        "mean",
-        "std",
-        "var",
-    ]
+# Words in a tensor's own name that no weight has.
+_NO_WEIGHT = re.compile(
+    "(?<![a-z])(bias|embed|embeddings?|tokens?|mask|running|pos|position|positional|mean|std|var)(?![a-z])"
 )
 _FLAT = ("_flat_param", "flat_param")  # of FSDP: many weights in one vector
 _ONE_DIMENSION = "one dimension, no filters"
@@ -116,7 +99,6 @@ def _has_filters(tensor: StoredTensor) -> bool:
 def _reason(tensor: StoredTensor) -> str:
     """Why a tensor is not measured; "" where it is."""
     leaf = re.split(r"[./]", tensor.name)[-1]
-    words = set(re.split(r"[^a-z]+", leaf.lower()))
     if tensor.operator and not _has_filters(tensor):
         return next((reason for names, reason in _REASONS if names.search(tensor.operator)), "not a convolution")
     if leaf in _FLAT:
@@ -125,7 +107,7 @@ def _reason(tensor: StoredTensor) -> str:
         return _ONE_DIMENSION
     if is_parametrised(tensor.name):
         return PARAMETRISED
-    if not leaf.endswith("weight") and words & _NO_WEIGHT:
+    if not leaf.endswith("weight") and _NO_WEIGHT.search(leaf.lower()):
         return _NOT_BY_NAME
     if tensor.read is None:
         return tensor.note or f"{tensor.dtype}, which torch does not have"
@@ -135,9 +117,9 @@ def _reason(tensor: StoredTensor) -> str:
         return f"{len(tensor.shape)} dimensions, no convolution has so many"
     dims = len(tensor.shape) - 2
     if _has_filters(tensor) and dims != (0 if tensor.operator == "Linear" else int(tensor.operator[-2])):
-        return _NOT_BY_NAME
+        return f"not the weight of its {tensor.operator}, of shape {tensor.shape}"
     if 0 in tensor.shape[1:] and tensor.shape[0] > 0:
         return f"has filters without slices: shape {tensor.shape}"
     if (tensor.groups or 1) > 1 and tensor.shape[0] % (tensor.groups or 1):
-        return f"its {tensor.groups} groups do not divide {torch.Size(tensor.shape)}"
+        return f"its {tensor.groups} groups do not divide the shape {tensor.shape}"
     return ""

@@ -216,12 +216,14 @@ def twice(conv: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.orthogonal, added, scaled, twice])
-def test_what_another_parametrisation_computes_is_not_measured(wrap, tmp_path):
-    path, net = tmp_path / "weights.pt", nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 4, 3))
+@pytest.mark.parametrize("convolution", [nn.Conv1d, nn.Conv2d])
+def test_what_another_parametrisation_computes_is_not_measured(convolution, wrap, tmp_path):
+    path, net = tmp_path / "weights.pt", nn.Sequential(wrap(convolution(3, 4, 3)), convolution(4, 4, 3))
     torch.save(net.state_dict(), path)
     layers = checkpoint_layers(path)
     assert [layer.name for layer in layers if layer.banks] == ["1"]
-    assert any("load it into its model" in layer.note and layer.kind == "conv2d" for layer in layers)
+    kind = convolution.__name__.lower()
+    assert any("load it into its model" in layer.note and layer.kind == kind for layer in layers)
     torch.save(net[:1].state_dict(), path)
     with pytest.raises(CheckpointError, match="its weights are parametrised"):
         checkpoint_layers(path)

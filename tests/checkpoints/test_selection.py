@@ -288,14 +288,11 @@ def test_many_references_to_one_object_do_not_multiply(tmp_path):
     content: Any = [torch.ones(2, 2, 2)]
     for _ in range(60):
         content = [content, content]
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="more than a million tensors"):
         read(content, tmp_path)
 
 
 def test_what_is_nested_too_deeply_is_an_error(tmp_path):
-    content: Any = state(0)
-    for _ in range(5000):
-        content = [content]
     (tmp_path / "w.pt").write_bytes(b"\x80\2" + b"]" * 5000 + b"a" * 4999 + b".")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="nested too deeply"):
         read_checkpoints([tmp_path / "w.pt"])
