@@ -25,6 +25,9 @@ _DTYPES = {
 }
 
 
+_OLD = "is a program of torch.export without its graph, or of a torch before 2.9: load it there and save its state_dict"
+
+
 def is_exported(members: Collection[str]) -> bool:
     """Whether a zip with members of these names is what torch.export or AOTInductor wrote."""
     return any(
@@ -43,6 +46,8 @@ def read_exported(path: Path) -> list[StoredTensor]:
     """
     with damage_named(path, "a program of torch.export"), zipfile.ZipFile(path) as archive:
         members = {_inner(info.filename): info for info in archive.infolist()}
+        if any(re.fullmatch(r"data/weights/[^/]+\.pt", name) for name in members):  # all weights in a pickle
+            raise CheckpointError(f"{path}: {_OLD}")
         models = [name for name in members if re.fullmatch(r"models/[^/]+\.json", name)]
         if not models:
             raise CheckpointError(f"{path}: {_without_program(members)}")
@@ -73,9 +78,7 @@ def _without_program(members: Collection[str]) -> str:
             "is an AOTInductor package, which holds compiled code: pass the program before it was compiled, "
             "saved by torch.export.save"
         )
-    return (
-        "is a program of torch.export without its graph, or of a torch before 2.9: save it again by torch.export.save"
-    )
+    return _OLD
 
 
 def _stored(path: Path, name: str, meta: dict[str, Any], member: zipfile.ZipInfo, use: Use) -> StoredTensor:

@@ -52,6 +52,8 @@ class Use:
         if not self.operator:
             others = f" but by {', '.join(self.others[:3])}" if self.others else ""
             return f"not used by a convolution or linear layer{others}"
+        if self.operator == "Linear" and len(shape) != 2 and not self.moved:
+            return f"multiplied as a stack of matrices, {len(shape)} dimensions"
         if self.moved or (self.operator == "Linear") != (len(shape) == 2):
             return "the program puts its numbers into another order before it uses them"
         return ""
@@ -65,12 +67,12 @@ class Use:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value in a graph that is made of weights alone; see `Use` for the rest."""
+    """A value in a graph that is made of weights alone; moved: those whose numbers lie elsewhere; else see `Use`."""
 
     weights: tuple[str, ...]
     transposed: bool = False
     changed: bool = False
-    moved: bool = False
+    moved: frozenset[str] = frozenset()
 
 
 def uses_in(module: dict[str, Any]) -> dict[str, Use]:
@@ -161,11 +163,11 @@ def _note(operator: str, arguments: dict[str, Any], value: _Value, left: bool, u
         arguments.get("groups", {"as_int": 1})["as_int"],
         transposed=kind == "Linear" and value.transposed != swapped,
         changed=value.changed,
-        moved=value.moved or (kind != "Linear" and value.transposed),
     )
     for name in value.weights:
         if not uses[name].operator:
-            uses[name] = replace(use, others=uses[name].others)
+            moved = name in value.moved or (kind != "Linear" and value.transposed)
+            uses[name] = replace(use, moved=moved, others=uses[name].others)
 
 
 def _made(operator: str, values: list[_Value], first: dict[str, Any]) -> _Value:
@@ -176,5 +178,5 @@ def _made(operator: str, values: list[_Value], first: dict[str, Any]) -> _Value:
     if len(values) == 1 and operator in _TRANSPOSES and len(first.get("sizes", ())) == 2:
         return replace(value, transposed=not value.transposed)
     weights = tuple(dict.fromkeys(name for each in values for name in each.weights))
-    moved = operator in _MOVES or any(each.moved for each in values)
-    return _Value(weights, value.transposed, True, moved)
+    moved = weights if operator in _MOVES else (name for each in values for name in each.moved)
+    return _Value(weights, value.transposed, True, frozenset(moved))

@@ -57,7 +57,7 @@ _BY_SUFFIX = {  # where the content does not tell
     ".gguf": "is a GGUF model, quantised for llama.cpp: pass the checkpoint that it was converted from",
 }
 _BY_MEMBER: tuple[tuple[str, str], ...] = (  # what the name of a zip's member matches
-    (r"(config\.json|model\.weights\.h5)", _KERAS),
+    (r"(.*/)?model\.weights\.h5", _KERAS),
     (r"(.*/)?MAR-INF/MANIFEST\.json", _BY_SUFFIX[".mar"]),
     (r".*\.mlpackage/.*|(.*/)?com\.apple\.CoreML/.*", _CORE_ML),
     (r"(.*/)?saved_model\.pb", _SAVED_MODEL),
@@ -96,7 +96,7 @@ def foreign_format(head: bytes, path: Path) -> str | None:
         return _zip(path)
     if text := _text(head, path):
         return text
-    if path.name.endswith((".index", ".data-00000-of-00001")) and ".ckpt" in path.name:
+    if re.fullmatch(r".+\.(index|data-\d{5}-of-\d{5})", path.name):
         return _SAVED_MODEL
     return _BY_SUFFIX.get(path.suffix.lower())
 

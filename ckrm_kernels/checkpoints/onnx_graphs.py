@@ -28,6 +28,7 @@ from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
 
 _FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42"  # of a ModelProto, one of which follows the version
+_PRODUCER = 0x12  # the first of them, a text
 # Where the weight is among the inputs; its scale and zero point follow.
 _QUANTISED = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "DynamicQuantizeMatMul": 1}
 _WEIGHTED = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", *_QUANTISED}
@@ -48,7 +49,10 @@ EXPORT_NOTE = "weights as the model was exported: batch normalisation may be fol
 
 def is_onnx(head: bytes) -> bool:
     """Whether a file that begins so is an ONNX model, which has no signature: its first fields are."""
-    return len(head) > 2 and head[0] == 0x08 and 0 < head[1] < 0x20 and head[2] in _FIELDS
+    if len(head) < 4 or head[0] != 0x08 or not 0 < head[1] < 0x20 or head[2] not in _FIELDS:
+        return False
+    # where others begin alike, a message follows: SavedModel's first graph, Core ML's description
+    return head[2] != _PRODUCER or (head[3] < 0x80 and all(0x20 <= byte < 0x7F for byte in head[4 : 4 + head[3]]))
 
 
 def read_onnx(path: Path) -> list[StoredTensor]:

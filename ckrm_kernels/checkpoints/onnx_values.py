@@ -128,7 +128,10 @@ def dtype_of(tensor: Any) -> str:
     """A tensor's dtype as torch writes it, or as ONNX does where torch has no such type."""
     from onnx import TensorProto
 
-    return _DTYPES.get(tensor.data_type) or TensorProto.DataType.Name(tensor.data_type).lower()
+    if tensor.data_type in _DTYPES:
+        return _DTYPES[tensor.data_type]
+    known = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return known.get(tensor.data_type, f"type {tensor.data_type}")
 
 
 def is_read(tensor: Any) -> bool:

@@ -12,6 +12,8 @@ from torch import nn
 from ckrm_kernels.checkpoints.exported import is_exported, read_exported
 from ckrm_kernels.checkpoints.stored import CheckpointError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch's own
+
 OPERATORS = {
     "plain": ("Conv2d", 1),
     "grouped": ("Conv2d", 2),
@@ -38,6 +40,7 @@ class Net(nn.Module):
         self.inside = nn.Linear(5, 4)
         self.table = nn.Embedding(7, 4)
         self.register_buffer("mixing", torch.randn(4, 3))
+        self.register_buffer("stack", torch.randn(2, 3, 3))
 
     def forward(self, x, index):
         x = self.up(self.grouped(self.norm(self.plain(x)).relu()))
@@ -45,7 +48,7 @@ class Net(nn.Module):
             x = self.frozen(x)
         x = self.line(self.volume(x[:, :, None])[:, :, 0].mean(-1)).mean(-1)
         x = torch.cond(x.sum() > 0, lambda x: self.inside(x), lambda x: self.inside(-x), (self.head(x),))
-        return (x + self.table(index)) @ self.mixing
+        return ((x + self.table(index)) @ self.mixing) @ self.stack
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,7 @@ def test_the_weights_of_a_program(net, file):
             assert found[name].operator == ""
     assert found["table.weight"].read is None
     assert found["table.weight"].note == "not used by a convolution or linear layer but by embedding"
+    assert found["stack"].note == "multiplied as a stack of matrices, 3 dimensions"
     # a matrix (F1, F2) on the right of a product is given as a Linear's
     assert (found["mixing"].operator, found["mixing"].shape) == ("Linear", (3, 4))
     assert torch.equal(found["mixing"].read(), state["mixing"].t())
@@ -112,6 +116,7 @@ def test_weights_that_the_program_computes(tmp_path, core):
             self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, groups=2))
             self.standard = nn.Conv2d(4, 4, 3)
             self.moved = nn.Conv2d(4, 4, 3)
+            self.scaled, self.scale = nn.Conv2d(4, 4, 1), nn.Parameter(torch.rand(4))
             self.dynamic = nn.Linear(4, 36)
 
         def forward(self, x):
@@ -119,6 +124,7 @@ def test_weights_that_the_program_computes(tmp_path, core):
             weight = self.standard.weight
             x = nn.functional.conv2d(x, (weight - weight.mean()) / weight.std())
             x = nn.functional.conv2d(x, self.moved.weight.transpose(0, 1))
+            x = nn.functional.conv2d(x, self.scaled.weight * self.scale[:, None, None, None])
             kernel = self.dynamic(x.mean((0, 2, 3))).view(1, 4, 3, 3)
             return nn.functional.conv2d(x, kernel)
 
@@ -129,8 +135,9 @@ def test_weights_that_the_program_computes(tmp_path, core):
     kept = found["normed.parametrizations.weight.original1"]
     assert (kept.operator, kept.groups, kept.note) == ("Conv2d", 2, "")  # put together by who reads state dicts
     assert torch.equal(kept.read(), net.normed.parametrizations.weight.original1)
-    assert found["standard.weight"].note == "as stored, the program changes it before it is used"
-    assert torch.equal(found["standard.weight"].read(), net.standard.weight)
+    for name in ("standard", "scaled"):
+        assert found[f"{name}.weight"].note == "as stored, the program changes it before it is used"
+        assert torch.equal(found[f"{name}.weight"].read(), net.get_submodule(name).weight)
     assert found["moved.weight"].read is None
     assert "another order" in found["moved.weight"].note
     assert (found["dynamic.weight"].operator, found["dynamic.weight"].note) == ("Linear", "")
@@ -188,7 +195,12 @@ def test_what_holds_no_program(file, tmp_path):
         read_exported(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("serialized_exported_program.json", "{}")
-    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: save it again"):
+    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: load it there"):
+        read_exported(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/models/model.json", "{}")
+        archive.writestr("a/data/weights/model.pt", "x")
+    with pytest.raises(CheckpointError, match=r"or of a torch before 2\.9: load it there"):
         read_exported(path)
     rewritten(file, path, lambda name, content: b"big" if name.endswith("byteorder") else content)
     with pytest.raises(CheckpointError, match="big-endian"):

@@ -51,6 +51,8 @@ def words_of(tmp_path, content: bytes, name: str = "model.pt") -> str | None:
         (b"\x20\0\0\0ORTM", "model.ort", "is an ONNX Runtime model"),
         (b"\x08\x03\x12\x05", "saved_model.pb", "is a TensorFlow model"),
         (b"\0\0\x06\x0c", "model.ckpt.index", "is a TensorFlow model"),
+        (b"\0\x01\x02\x03", "variables.data-00000-of-00001", "is a TensorFlow model"),
+        (zipped("config.json", "model.safetensors"), "m.zip", "is a zip archive (config.json, model.safetensors)"),
         (b"\x08\x04\x12\x05", "model.mlmodel", "is a Core ML model"),
         (zipped("a.mlpackage/Manifest.json"), "model.zip", "is a Core ML model"),
         (b"<?xml version='1.0'?><net name='m' version='11'>", "model.xml", "is an OpenVINO model"),

@@ -92,11 +92,19 @@ def test_the_weights_of_an_export_are_those_of_the_model(net, file):
 
 def test_its_first_bytes(file):
     assert is_onnx(file.read_bytes()[:16])
+    assert is_onnx(b"\x08\x07\x12\x00\x3a\x05")  # without its producer's name
     for head in (b"", b"PK\3\4", b"\x80\2}", b"\x08\x07\x00", b"\x93NUMPY"):
         assert not is_onnx(head)
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+def test_first_bytes_of_others_that_are_protobuf_too():
+    saved_model = b"\x08\x01\x12\xc3\x89\x0b\n\xd1\x02\x12\x08"
+    core_ml = b"\x08\x04\x12\x2e\n\x0f\n\x05image\x1a\x06\x1a\x04"
+    frozen_graph = b"\n\x1c\n\x05input\x12\x0bPlaceholder"
+    assert not any(is_onnx(head) for head in (saved_model, core_ml, frozen_graph))
+
+
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_weight_norm_in_the_graph_is_computed(tmp_path, dynamo):
     net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3, groups=2))).eval()
     tensor = named(export(net, tmp_path / "a.onnx", (torch.randn(1, 4, 9),), dynamo=dynamo))["0"]
@@ -161,6 +169,9 @@ def test_bfloat16_float8_and_what_torch_has_not(tmp_path):
         assert torch.equal(found[name].read().float(), values.to(kinds[name][1]).float())
         assert found[name].dtype == str(kinds[name][1]).removeprefix("torch.")
     assert (found["q"].read, found["q"].dtype, found["q"].note) == (None, "int4", "int4, which torch has not")
+    made.graph.initializer[-1].data_type = 99  # of a later version
+    (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
+    assert read_onnx(tmp_path / "a.onnx")[-1].note == "type 99, which torch has not"
 
 
 @pytest.mark.parametrize(
