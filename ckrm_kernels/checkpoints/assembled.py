@@ -106,7 +106,7 @@ def _of_singular_value(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _registered(found: dict[str, StoredTensor], name: str) -> set[str]:
-    """The names of all that the parametrisations of one tensor keep, such as original0, by that of one; none if none."""
+    """The names of all that the parametrisations of one tensor keep, such as original0, found by the name of one."""
     parametrised = _OWN.match(name)
     return {each[parametrised.end() :] for each in found if each.startswith(parametrised[0])} if parametrised else set()
 
