@@ -55,6 +55,11 @@ class Node:
         """Whether there is a state dict in it, told by dotted names."""
         return any("." in key for key in self.tensors) or any(node.has_state_dict for node in self.nodes.values())
 
+    @cached_property
+    def has_weights(self) -> bool:
+        """Whether there are tensors in it that their names call weights."""
+        return any(map(is_weight, self.tensors)) or any(node.has_weights for node in self.nodes.values())
+
     def flat(self) -> dict[str, StoredTensor]:
         """All its tensors by their dotted names."""
         found: dict[str, StoredTensor] = self.tensors
@@ -136,6 +141,11 @@ def _without_optimiser_state(children: dict[str, Node | StoredTensor]) -> dict[s
         return parent in states or _STATE.fullmatch(leaf) is not None
 
     return {key: child for key, child in children.items() if isinstance(child, Node) or not is_state(key)}
+
+
+def is_weight(name: str) -> bool:
+    """Whether a tensor's name is one in a state dict or a module."""
+    return "." in name or bool({"weight", "kernel", "bias"} & set(re.split(r"[^a-z]+", name.lower())))
 
 
 def is_average(key: str) -> bool:

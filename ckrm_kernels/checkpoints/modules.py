@@ -69,6 +69,9 @@ def _tensors(record: Any, parts_of: Any, prefix: str, above: frozenset[int]) -> 
     if not isinstance(record, StandIn) or id(record) in above:  # a module may hold its parent
         return {}
     parts: _Parts = parts_of(record)
+    if _is_quantised(record, parts):
+        name = f"{prefix}weight"
+        return {name: StoredTensor(name, (), "", None, parts.operator.name, None, "quantised, dequantise it first")}
     found = {}
     for name, value in parts.tensors.items():
         tensor = tensor_of(value)
@@ -81,6 +84,12 @@ def _tensors(record: Any, parts_of: Any, prefix: str, above: frozenset[int]) -> 
     for name, module in parts.modules.items():
         found.update(_tensors(module, parts_of, f"{prefix}{name}.", above | {id(record)}))
     return found
+
+
+def _is_quantised(record: StandIn, parts: _Parts) -> bool:
+    """Whether it is one of torch's modules that keep their weight packed, or as a part of a tuple."""
+    packed = "_packed_params" in {*record.attributes, *parts.modules}
+    return ".quantized." in record.type and (packed or (isinstance(record.state, tuple) and not record.attributes))
 
 
 def _of_pickled(record: StandIn) -> _Parts:
@@ -105,11 +114,10 @@ def _pickled_operator(type_name: str, state: Mapping[Any, Any]) -> Operator:
 def _of_script(record: StandIn, operators: Mapping[str, Operator]) -> _Parts:
     state = record.attributes
     modules = {k: v for k, v in state.items() if isinstance(v, StandIn) and v.type.startswith(_SCRIPT)}
-    packed = {k: v for k, v in modules.items() if tensor_of(v) is not None}
     name = _MANGLED.sub("", record.type).rpartition(".")[2]
     return _Parts(
-        {k: v for k, v in state.items() if k not in modules} | packed,
-        {k: v for k, v in modules.items() if k not in packed},
+        {k: v for k, v in state.items() if k not in modules},
+        modules,
         operators.get(record.type, Operator(name, 1 if name == "Linear" else None)),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from ckrm_kernels.checkpoints.modules import script_module
 from ckrm_kernels.checkpoints.pickles import RefusedError
 from ckrm_kernels.checkpoints.rows import is_convolution_of_unknown_groups, layers_of, unmeasurable
 from ckrm_kernels.checkpoints.safetensors_files import read_safetensors
-from ckrm_kernels.checkpoints.selection import NoSuchWeightsError, select
+from ckrm_kernels.checkpoints.selection import NoSuchWeightsError, Selection, select
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.checkpoints.torch_archives import read_pickled, torch_archive
 from ckrm_kernels.layers import Layer, model_layers
@@ -74,7 +74,7 @@ def read_checkpoints(
 class _File(NamedTuple):
     """What was read of one file."""
 
-    tensors: list[StoredTensor]
+    chosen: Selection
     source: Source
     notes: tuple[str, ...]
 
@@ -82,13 +82,14 @@ class _File(NamedTuple):
 def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
     with ExitStack() as open_copies:
         files = [_file(path, weights, open_copies) for path in paths]
-        tensors = [tensor for file in files for tensor in file.tensors]
+        tensors = [tensor for file in files for tensor in file.chosen.tensors]
         notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
         counts = Counter(tensor.name for tensor in tensors)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise CheckpointError(f"{paths[0]}: and the files that belong to it both hold {', '.join(twice[:4])}")
         if like is not None:
-            layers = _layers_of_model(like, tensors, str(paths[0]))
+            as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
+            layers = _layers_of_model(like, tensors, as_stored, str(paths[0]))
         else:
             whole = assembled(tensors)
             layers = layers_of(whole)
@@ -114,13 +115,27 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
         which = f"the weights under {chosen.chosen}" if chosen.chosen else "the model's weights"
         others = f"; there are also {', '.join(chosen.others)}: --weights KEY" if chosen.others else ""
         notes.append(f"{which}{others}")
-    return _File(chosen.tensors, source_of(path, chosen.chosen, content=local), tuple(notes))
+    return _File(chosen, source_of(path, chosen.chosen, content=local), tuple(notes))
 
 
-def _layers_of_model(like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], what: str) -> list[Layer]:
+def _layers_of_model(
+    like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], as_stored: Sequence[StoredTensor], what: str
+) -> list[Layer]:
+    """The layers of the model with the tensors in it, by their names as stored where only these are the model's."""
     from ckrm_kernels.checkpoints.into_model import load_into
 
-    model = load_into(like, {tensor.name: tensor.read() for tensor in tensors if tensor.read is not None}, what)
+    def loaded(named: Sequence[StoredTensor]) -> nn.Module:
+        return load_into(like, {tensor.name: tensor.read() for tensor in named if tensor.read is not None}, what)
+
+    try:
+        return _layers(loaded(tensors))
+    except CheckpointError as error:
+        with suppress(CheckpointError):
+            return _layers(loaded(as_stored))
+        raise error from None
+
+
+def _layers(model: nn.Module) -> list[Layer]:
     with torch.no_grad():
         return model_layers(model)
 

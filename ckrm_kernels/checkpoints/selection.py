@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from ckrm_kernels.checkpoints.contents import Node, is_average
+from ckrm_kernels.checkpoints.contents import Node, is_average, is_weight
 from ckrm_kernels.checkpoints.stored import StoredTensor
 from ckrm_kernels.layers import WRAPPED
 
@@ -30,13 +29,15 @@ _SHOWN = 12
 
 
 class Selection(NamedTuple):
-    """The tensors that are meant.
+    """The tensors that are meant, by names without what wrappers add.
 
+    as_stored: the same ones with it
     chosen: the key that they are under, dotted; "" where there was no choice
     others: the keys of what else there is
     """
 
     tensors: list[StoredTensor]
+    as_stored: list[StoredTensor]
     chosen: str
     others: tuple[str, ...]
 
@@ -46,7 +47,7 @@ class NoSuchWeightsError(Exception):
 
 
 def select(content: Node, weights: str | None = None) -> Selection:
-    """The weights that are meant, their names without what wrappers add.
+    """The weights that are meant.
 
     weights: None or "model": the model's; "ema": their moving average; else the dotted key that they are under
     By default a moving average is taken only where there is nothing else, of a list the first, of a well-known key
@@ -68,9 +69,10 @@ def select(content: Node, weights: str | None = None) -> Selection:
     paths = [part.path for part in parts]
     left = tuple(key for key in dict.fromkeys(others) if not any(_is_within(key, path) for path in paths))
     stem = _common(paths)
-    tensors = [tensor for part in parts for tensor in _named(part, stem)]
+    tensors = [tensor for part in parts for tensor in _named(part.path, stem, _unwrapped(part.tensors))]
+    as_stored = [tensor for part in parts for tensor in _named(part.path, stem, part.tensors)]
     is_choice = bool(left) or weights is not None or any(is_average(key) for path in paths for key in path.split("."))
-    return Selection(tensors, ", ".join(dict.fromkeys(paths)) if is_choice else "", left)
+    return Selection(tensors, as_stored, ", ".join(dict.fromkeys(paths)) if is_choice else "", left)
 
 
 class _Part(NamedTuple):
@@ -91,18 +93,20 @@ class _Chooser:
         """The state dicts that are meant in a node at a path."""
         tensors = node.tensors
         matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) >= 2 or tensor.read is None}
-        is_state_dict = any(map(_is_weight, matrices))
+        is_state_dict = any(map(is_weight, matrices))
         nodes = self._without_averages(node.nodes, path, is_state_dict)
         if is_state_dict or not nodes:
             whole = {**tensors, **_flat(nodes)}
             return [_Part(path, whole)] if whole else []
+        if weights := {key: each for key, each in nodes.items() if each.has_weights}:
+            nodes = weights  # and no records of a training, such as its losses
         known = [key for key in _MODEL_KEYS if key in nodes and nodes[key].has_state_dict]
         if node.is_list and all(each.has_state_dict for each in nodes.values()):
             known = list(nodes)
         if known:
             self._leave([key for key in (*nodes, *matrices) if key != known[0]], path)
             return self.parts(nodes[known[0]], _joined(path, known[0]))
-        if len(nodes) == 1 and not matrices and not any(map(_is_weight, tensors)):
+        if len(nodes) == 1 and not matrices and not any(map(is_weight, tensors)):
             (key,) = nodes
             return self.parts(nodes[key], _joined(path, key))
         own = [_Part(path, tensors)] if tensors else []
@@ -153,18 +157,15 @@ def _keys(node: Node, path: str = "") -> list[str]:
     """The keys of the state dicts in a node."""
     found = []
     for key, each in node.nodes.items():
-        inner = [] if any(_is_weight(name) for name in each.tensors) else _keys(each, _joined(path, key))
+        if node.has_weights and not each.has_weights:
+            continue
+        inner = [] if any(is_weight(name) for name in each.tensors) else _keys(each, _joined(path, key))
         found += inner or [_joined(path, key)]
     return found
 
 
 def _flat(nodes: Mapping[str, Node]) -> dict[str, StoredTensor]:
     return Node(False, dict(nodes)).flat()
-
-
-def _is_weight(name: str) -> bool:
-    """Whether a tensor's name is one in a state dict or a module."""
-    return "." in name or bool({"weight", "kernel", "bias"} & set(re.split(r"[^a-z]+", name.lower())))
 
 
 def _is_within(key: str, path: str) -> bool:
@@ -186,10 +187,10 @@ def _common(paths: list[str]) -> str:
     return ".".join(together)
 
 
-def _named(part: _Part, stem: str) -> list[StoredTensor]:
-    """The tensors of a part, each by its name as without wrappers, under the part's path below the stem."""
-    below = part.path.removeprefix(stem).lstrip(".")
-    return [replace(tensor, name=_joined(below, name)) for name, tensor in _unwrapped(part.tensors).items()]
+def _named(path: str, stem: str, tensors: Mapping[str, StoredTensor]) -> list[StoredTensor]:
+    """The tensors of a part by their names, which begin with what its path has below the stem."""
+    below = path.removeprefix(stem).lstrip(".")
+    return [replace(tensor, name=_joined(below, name)) for name, tensor in tensors.items()]
 
 
 def _unwrapped(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:

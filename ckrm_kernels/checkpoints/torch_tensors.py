@@ -112,8 +112,6 @@ def tensor_of(value: Any) -> StoredTensor | None:
         return _unreadable((), "", SHARDED)
     if value.type.startswith("torch.") and "_rebuild" in value.type:
         return _unreadable((), "", f"rebuilt by {value.type}, which is not read")
-    if "PackedParams" in value.type and ".quantized." in value.type:
-        return _unreadable((), "", "quantised, dequantise it first")
     return stored_array(value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -139,16 +138,22 @@ def test_nothing_of_a_script_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_quantised_script_says_so(tmp_path):
-    class Packed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.ao.nn.quantized.Linear(4, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.linear(x)
-
-    torch.backends.quantized.engine = next(e for e in torch.backends.quantized.supported_engines if e != "none")
-    torch.jit.script(Packed()).save(str(tmp_path / "model.pt"))
-    with pytest.raises(CheckpointError, match="quantised"):
-        read_checkpoints([Path(tmp_path / "model.pt")])
+@pytest.mark.parametrize("write", [torch.save, lambda model, path: torch.jit.save(torch.jit.script(model), str(path))])
+def test_quantised_modules_are_rows_with_the_reason(write, tmp_path, monkeypatch):
+    engines = [engine for engine in torch.backends.quantized.supported_engines if engine != "none"]
+    if not engines:
+        pytest.skip("no engine for quantised modules")
+    monkeypatch.setattr(torch.backends.quantized, "engine", engines[0])
+    quantised = torch.ao.nn.quantized
+    model = nn.Sequential(quantised.Conv2d(3, 8, 3), nn.Sequential(quantised.Linear(4, 3)), nn.Conv2d(3, 8, 3))
+    write(model, tmp_path / "model.pt")
+    rows = {layer.name: layer for layer in read_checkpoints([tmp_path / "model.pt"])[0].layers}
+    assert {name: layer.note for name, layer in rows.items()} == {
+        "0": "quantised, dequantise it first",
+        "1.0": "quantised, dequantise it first",
+        "2": "",
+    }
+    assert (rows["0"].kind, rows["1.0"].kind) == ("Conv2d", "Linear")
+    write(model[:2], tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="nothing in it can be measured: quantised, dequantise it first"):
+        read_checkpoints([tmp_path / "model.pt"])

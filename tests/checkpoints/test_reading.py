@@ -425,6 +425,18 @@ def test_like_takes_an_averaged_models_weights(tmp_path):
     assert checkpoint.sources[0].weights == "ema"
 
 
+def test_like_a_model_that_has_a_module_of_that_name(tmp_path):
+    def wrapped() -> nn.Module:
+        net = nn.Module()
+        net.module = grouped()
+        return net
+
+    net = wrapped()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    layers = read_checkpoints([tmp_path / "w.pt"], like=wrapped)[0].layers
+    assert [layer.name for layer in layers] == ["module.0", "module.1", "module.2"]
+
+
 def test_a_model_that_does_not_fit_names_the_file(tmp_path):
     torch.save(model().state_dict(), tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=rf"^{tmp_path / 'w.pt'}: does not fit"):

@@ -73,6 +73,8 @@ ORIGINAL, AVERAGE, OTHER = 0, 1, 2
         (lambda a, b: {"a": {"b": [{"c": a}]}}, {"": 0}, ""),
         (lambda a, b: {"epoch": torch.tensor(3), "rng": torch.zeros(50, dtype=torch.uint8), "model": a}, {"": 0}, ""),
         (lambda a, b: {"metrics": np.zeros((3, 4)), "model": a}, {"": 0}, "model"),
+        (lambda a, b: {"history": {"losses": np.zeros((9, 4, 3))}, "net_g": a}, {"": 0}, ""),
+        (lambda a, b: {"state_dict": a, "callbacks": {"best": {"score": torch.tensor(1.0)}}}, {"": 0}, ""),
         # every part where none is better known
         (lambda a, b: {"generator": a, "discriminator": b}, {"generator": 0, "discriminator": 1}, ""),
         (lambda a, b: {"models": {"g": a, "d": b}, "epoch": 3}, {"g": 0, "d": 1}, ""),
