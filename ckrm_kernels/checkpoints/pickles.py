@@ -11,38 +11,24 @@ from typing import Any, ClassVar, NoReturn, Protocol
 Build = Callable[..., Any]
 _HARMLESS_MODULES = ("typing", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "pathlib")
 _HARMLESS = {
-    "argparse.Namespace",
-    "collections.ChainMap",
-    "collections.UserDict",
-    "collections.UserList",
-    "enum.auto",
-    "functools.partial",
-    "itertools.count",
-    "logging.Logger",
-    "logging.getLogger",
-    "random.Random",
-    "time.struct_time",
-    "types.SimpleNamespace",
-    *(
-        f"builtins.{name}"
-        for name in [
-            "Ellipsis",
-            "NotImplemented",
-            "bool",
-            "bytearray",
-            "bytes",
-            "complex",
-            "float",
-            "frozenset",
-            "int",
-            "object",
-            "range",
-            "set",
-            "slice",
-            "str",
-            "type",
-        ]
-    ),
+    f"{module}.{name}"
+    for module, names in {
+        "argparse": "Namespace",
+        "builtins": "Ellipsis NotImplemented bool bytearray bytes complex float frozenset int object range set slice "
+        "str type",
+        "collections": "ChainMap UserDict UserList",
+        "dataclasses": "_MISSING_TYPE",
+        "enum": "auto",
+        "functools": "partial",
+        "inspect": "_empty",
+        "itertools": "chain count cycle repeat",
+        "logging": "Logger getLogger",
+        "random": "Random",
+        "re": "RegexFlag _compile",
+        "time": "struct_time",
+        "types": "GenericAlias SimpleNamespace",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -253,5 +239,4 @@ _CONTAINERS: dict[str, Build] = {
     "collections.deque": _sequence,
     "copyreg.__newobj__": _new,
     "copyreg._reconstructor": _reconstructed,
-    "types.MappingProxyType": _mapping,
 }

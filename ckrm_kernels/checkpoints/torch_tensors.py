@@ -39,6 +39,7 @@ _OF_STORAGE = {
     "QUInt4x2": torch.quint4x2,
     "QUInt2x4": torch.quint2x4,
 }
+_DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _SHARDED_TYPES = ("DTensor", "ShardedTensor")
 _PLAIN_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 
@@ -210,6 +211,4 @@ def _of_subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
 
 def _torch_dtype(record: Any) -> torch.dtype | None:
     """The type that a record names; None where it names none."""
-    name = record.name.removeprefix("torch.") if isinstance(record, Global) else ""
-    found = getattr(torch, name, None) if name.isidentifier() else None
-    return found if isinstance(found, torch.dtype) else None
+    return _DTYPES.get(record.name) if isinstance(record, Global) else None
