@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ckrm_kernels.checkpoints.other_uses import reason_of_other_uses
+
 _CONVOLUTION = re.compile(r"conv[123]d|conv_transpose[123]d|_?convolution")
 _RIGHT = {"linear": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
 _LEFT = {"addmm": "mat1", "mm": "self", "matmul": "self"}
@@ -50,8 +52,7 @@ class Use:
     def reason(self, shape: tuple[int, ...]) -> str:
         """Why a weight of this shape can't be measured; "" where it can."""
         if not self.operator:
-            others = f" but by {', '.join(self.others[:3])}" if self.others else ""
-            return f"not used by a convolution or linear layer{others}"
+            return reason_of_other_uses(self.others)
         if self.operator == "Linear" and len(shape) != 2 and not self.moved:
             return f"multiplied as a stack of matrices, {len(shape)} dimensions"
         if self.moved or (self.operator == "Linear") != (len(shape) == 2):

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -103,9 +103,9 @@ def readable(path: Path) -> Iterator[Path]:
     if stat.S_ISREG(mode):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="ckrm-") as folder:
-        copy = Path(folder, "checkpoint")
+    with ExitStack() as stack:
         try:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckrm-")), "checkpoint")
             with path.open("rb") as pipe, copy.open("xb") as file:
                 shutil.copyfileobj(pipe, file, _CHUNK)
         except OSError as error:
@@ -207,7 +207,7 @@ def _in_folder(folder: Path) -> list[tuple[Path, ...]]:
         return _of_seeds(seeds)
     if words := foreign_folder(folder):
         raise CheckpointError(f"{folder}: {words}")
-    if files:
+    if indexes or files:
         raise CheckpointError(f"{folder}: holds several checkpoints, pass one of them: {_some(indexes or files)}")
     raise CheckpointError(
         f"{folder}: is a folder without a checkpoint, it holds {_some(names) if names else 'nothing'}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.imported import imported
@@ -58,23 +59,23 @@ def load_into(make_model: Callable[[], nn.Module], tensors: Mapping[str, Tensor]
         raise CheckpointError(f"{what}: {name} must make a torch.nn.Module, got a {type(model).__name__}")
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     given = _with_shared(model, tensors)
-    differ = [
-        f"{key} {tuple(given[key].shape)} for {tuple(value.shape)}"
+    differ = {
+        key: f"{key} {tuple(given[key].shape)} for {tuple(value.shape)}"
         for key, value in own.items()
-        if key in given and given[key].shape != value.shape
-    ]
-    if differ:
-        raise CheckpointError(f"{what}: does not fit {name}: other shapes than the model's: {_some(differ, len(own))}")
+        if key in given and not is_lazy(value) and given[key].shape != value.shape
+    }
+    fitting = {key: tensor for key, tensor in given.items() if key not in differ}
     try:
-        keys = model.load_state_dict(given, strict=False, assign=True)
+        keys = model.load_state_dict(fitting, strict=False, assign=True)
     except Exception as error:  # of the hooks of its modules, too
         raise CheckpointError(f"{what}: does not fit {name}: {_words(error)}") from error
-    optional = {key for key, _ in model.named_buffers() if not _is_of_weight(key)}
+    optional = _optional(model)
     problems = [
         f"{words} {_some(names, count)}"
         for words, names, count in (
-            ("it lacks", [key for key in keys.missing_keys if key not in optional], len(own)),
-            ("the model has no", [key for key in keys.unexpected_keys if key not in optional], len(given)),
+            ("it lacks", [key for key in keys.missing_keys if key not in differ and not optional(key)], len(own)),
+            ("the model has no", [key for key in keys.unexpected_keys if not optional(key)], len(given)),
+            ("other shapes than the model's:", list(differ.values()), len(own)),
         )
         if names
     ]
@@ -95,10 +96,14 @@ def _with_shared(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
     return given
 
 
-def _is_of_weight(buffer: str) -> bool:
-    """Whether a weight is computed from the buffer, as that of pruning or of a parametrisation."""
-    *path, leaf = buffer.split(".")
-    return "parametrizations" in path or leaf.startswith("weight")
+def _optional(model: nn.Module) -> Callable[[str], bool]:
+    """Tells of a key whether no weight is computed from it, unlike from buffers of pruning and of parametrisations."""
+    buffers = {
+        name
+        for name, _ in model.named_buffers()
+        if "parametrizations" not in name.split(".") and not name.rpartition(".")[2].startswith("weight")
+    }
+    return lambda key: key in buffers or key.endswith("_extra_state")
 
 
 def _name(make_model: Callable[..., Any]) -> str:
@@ -111,7 +116,6 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _some(names: Sequence[str] | Iterable[str], total: int) -> str:
-    names = list(names)
+def _some(names: Sequence[str], total: int) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more} (of {total})"

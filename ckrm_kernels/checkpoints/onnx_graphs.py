@@ -23,6 +23,7 @@ from ckrm_kernels.checkpoints.onnx_values import (
     is_read,
     tensor_of,
 )
+from ckrm_kernels.checkpoints.other_uses import reason_of_other_uses
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
@@ -260,8 +261,7 @@ def _other(tensor: Any, operators: list[str], path: Path) -> list[StoredTensor]:
     """An initialiser that is no weight of a convolution or a linear layer; none where it is no parameter."""
     name, shape, dtype = tensor.name, tuple(tensor.dims), dtype_of(tensor)
     if len(shape) > 1:
-        others = f" but by {', '.join(operators[:3])}" if operators else ""
-        return [StoredTensor(name, shape, dtype, None, note=f"not used by a convolution or linear layer{others}")]
+        return [StoredTensor(name, shape, dtype, None, note=reason_of_other_uses(operators))]
     if not is_read(tensor) or not dtype.startswith(("float", "bfloat")):
         return []
 

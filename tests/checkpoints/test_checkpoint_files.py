@@ -200,9 +200,9 @@ def test_what_is_not_read_of_a_folder(folder, held, words):
 
 
 def test_two_indexes_of_no_known_name(folder):
-    path = folder("a.bin")
+    path = folder("a.model")
     for name in ("a.bin.index.json", "b.bin.index.json"):
-        index(path / name, ["a.bin"])
+        index(path / name, ["a.model"])
     assert "holds several checkpoints, pass one of them: a.bin.index.json, b.bin.index.json" in refused(path)
 
 
@@ -252,6 +252,16 @@ def test_what_is_not_readable(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError) as caught:
             read()
         assert str(caught.value) == f"{secret}: can't be read: Permission denied"
+
+
+def test_a_pipe_for_which_there_is_no_room(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with (
+        pytest.raises(CheckpointError, match="pipe: can't be copied to read it: No space left on device"),
+        readable(tmp_path / "pipe"),
+    ):
+        pass
 
 
 def test_an_error_inside_of_readable_passes(folder):

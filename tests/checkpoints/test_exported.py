@@ -96,7 +96,7 @@ def test_the_weights_of_a_program(net, file):
             assert torch.equal(found[name].read(), value)
             assert found[name].operator == ""
     assert found["table.weight"].read is None
-    assert found["table.weight"].note == "not used by a convolution or linear layer but by embedding"
+    assert found["table.weight"].note == "embedding, no filters"
     assert found["stack"].note == "multiplied as a stack of matrices, 3 dimensions"
     # a matrix (F1, F2) on the right of a product is given as a Linear's
     assert (found["mixing"].operator, found["mixing"].shape) == ("Linear", (3, 4))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from ckrm_kernels import measure
 from ckrm_kernels.checkpoints.into_model import constructor_of, load_into
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.layers import model_layers
@@ -60,6 +61,17 @@ def test_the_tensors_are_in_the_model(tmp_path):
     assert [layer.note for layer in model_layers(model)][:1] == ["2 groups, compared within each"]
 
 
+def test_groups_and_transposition_are_known_in_the_model():
+    """A layer of a ResNeXt has 192 pairs in its groups, 8,128 in all; a transposed one as many filters as outputs."""
+
+    def model():
+        return nn.Sequential(nn.Conv2d(128, 128, 3, groups=32), nn.ConvTranspose2d(32, 64, 3))
+
+    rows = measure(load_into(model, model().state_dict(), "a.pt")).layers
+    assert [row.pairs for row in rows] == [192, 64 * 63 // 2]
+    assert [row.filters for row in rows] == [128, 64]
+
+
 def test_dtypes_are_those_of_the_file():
     state = {name: value.to(torch.bfloat16) for name, value in nn.Conv2d(3, 4, 3).state_dict().items()}
     assert load_into(lambda: nn.Conv2d(3, 4, 3), state, "a.pt").weight.dtype == torch.bfloat16
@@ -70,12 +82,21 @@ def test_buffers_of_a_normalisation_may_lack():
     load_into(grouped, changed(state, ("1.num_batches_tracked", "1.running_mean")), "a.pt")
 
 
-@pytest.mark.parametrize("saved", ["new", "old"])
-@pytest.mark.parametrize("built", ["new", "old"])
+def test_what_is_no_tensor_in_a_state_dict_may_lack():
+    class Counting(nn.Conv2d):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    state = {name: value for name, value in Counting(3, 4, 3).state_dict().items() if isinstance(value, torch.Tensor)}
+    load_into(lambda: Counting(3, 4, 3), state, "a.pt")
+
+
+@pytest.mark.parametrize(("saved", "built"), [("new", "new"), ("old", "new"), ("old", "old")])
 def test_weight_norm_as_it_was_saved(saved, built):
     normed = {"new": parametrizations.weight_norm, "old": nn.utils.weight_norm}
-    if (saved, built) == ("new", "old"):
-        pytest.skip("torch does not load the new form into the old one")
     with pytest.warns(FutureWarning) if "old" in (saved, built) else torch.no_grad():
         source = normed[saved](nn.Conv2d(3, 4, 3))
         state = {name: value.detach() * 2 for name, value in source.state_dict().items()}
@@ -118,9 +139,17 @@ def test_what_does_not_fit_is_named():
     assert unexpected.endswith("the model has no extra (of 10)")
     both = refused(grouped, {f"net.{name}": value for name, value in state.items()})
     assert "it lacks 0.weight, 0.bias, 1.weight and 3 more (of 9); the model has no net.0.weight, " in both
-    assert refused(grouped, changed(state, **{"0.weight": torch.zeros(8, 4, 3, 3)})).endswith(
+    others = {"extra": torch.zeros(1), "0.weight": torch.zeros(8, 4, 3, 3)}
+    all_three = refused(grouped, changed(state, ("0.bias",), **others))
+    assert all_three.endswith(
+        ":grouped: it lacks 0.bias (of 9); the model has no extra (of 9); "
         "other shapes than the model's: 0.weight (8, 4, 3, 3) for (8, 2, 3, 3) (of 9)"
     )
+
+
+def test_lazy_modules_take_the_shapes_of_the_file():
+    state = nn.Conv2d(3, 4, 3).state_dict()
+    assert torch.equal(load_into(lambda: nn.LazyConv2d(4, 3), state, "a.pt").weight, state["weight"])
 
 
 def test_tensors_that_no_parameter_can_be():

@@ -247,19 +247,22 @@ def test_what_no_layer_uses_is_listed_with_the_reason(tmp_path):
         "bias": weight(4),
         "left": weight(2, 3),
         "shape": np.array([1, 4]),
+        "rnn": weight(1, 8, 4),
     }
     nodes = [
+        node("LSTM", ["x", "rnn", "rnn"], "l"),
         node("Gather", ["table", "x"], "g"),
         node("Mul", ["g", "gain"], "m"),
         node("Add", ["m", "bias"], "a"),
         node("Reshape", ["a", "shape"], "r"),
         node("Conv", ["r", "m"], "y", name="/dynamic/Conv"),
-    ]  # fmt: skip
+    ]
     found = read(tmp_path, nodes, tensors)
     assert {name: each.note for name, each in found.items()} == {
         "table": "not used by a convolution or linear layer but by Gather",
         "gain": "not used by a convolution or linear layer but by Mul",
         "left": "not used by a convolution or linear layer",
+        "rnn": "recurrent, no filters",
         "bias": "",
         "dynamic": "its weight is computed in the graph, from what is no constant",
     }
