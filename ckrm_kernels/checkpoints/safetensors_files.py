@@ -32,6 +32,8 @@ _TORCH_NAMES = {
     "C64": "complex64",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
 _LAYOUTS = {"": "torch", "pt": "torch", "np": "torch", "mlx": "mlx", "flax": "flax", "jax": "flax", "tf": "flax"}
@@ -46,9 +48,16 @@ def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
     Raises CheckpointError for a damaged file and for one that declares a layout which isn't known.
     """
     with require(f"reading {path}", "safetensors"):
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
     with damage_named(path, "a safetensors file"):
-        file = safe_open(path, framework="pt")
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            if unknown := re.search(r"unknown variant `(\w+)`, expected one of `BOOL`", str(error)):
+                raise CheckpointError(
+                    f"{path}: holds tensors of the type {unknown[1]}, which this safetensors does not know"
+                ) from None
+            raise
         declared = (file.metadata() or {}).get("format", "")
         slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=_natural)}
         tensors = [_stored(path, file, name, slices[name]) for name in slices]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -78,3 +81,19 @@ def test_types_are_named(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"float8_e4m3fn, .*; float8_e5m2, .*; float8_e8m0fnu, .*; int8, "):
         read_checkpoints([tmp_path / "w.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "message"),
+    [
+        ("F4", 18, "F4, which torch does not have"),
+        ("F6_E2M3", 27, "F6_E2M3, which torch does not have"),
+        ("F8_E4M3FNUZ", 36, "float8_e4m3fnuz, measured are"),
+        ("I4", 18, "holds tensors of the type I4, which this safetensors does not know"),
+    ],
+)
+def test_types_that_torch_lacks_are_named(dtype, size, message, tmp_path):
+    header = json.dumps({"a.weight": {"dtype": dtype, "shape": [4, 3, 3], "data_offsets": [0, size]}}).encode()
+    (tmp_path / "w").write_bytes(struct.pack("<q", len(header)) + header + bytes(size))
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoints([tmp_path / "w"])
