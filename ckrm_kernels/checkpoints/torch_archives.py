@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -40,8 +41,17 @@ class TorchArchive:
         return "constants.pkl" in self.members
 
     def read(self, name: str) -> bytes:
-        """The content of a member."""
-        return zip_member(self.path, self.members[name]).tobytes()
+        """The content of a member. Raises BadZipFile where its checksum differs."""
+        content = zip_member(self.path, self.members[name]).tobytes()
+        if self._has_checksums and zlib.crc32(content) != self.members[name].CRC:
+            raise zipfile.BadZipFile(f"the checksum of {name} differs")
+        return content
+
+    @cached_property
+    def _has_checksums(self) -> bool:
+        """False after torch.serialization.set_crc32_options(False), told by a member that torch always writes."""
+        version = self.members.get("version")
+        return version is not None and zlib.crc32(zip_member(self.path, version).tobytes()) == version.CRC
 
     def load(self, name: str, storages: str) -> Any:
         """The object of a pickle; storages: the folder of its tensors' numbers."""

@@ -184,6 +184,23 @@ def test_an_archive_that_was_packed_anew_is_read(tmp_path):
     assert torch.equal(rows(tmp_path / "new.pt")["a"].banks[0], weight)
 
 
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_changed_name_is_damage_where_there_are_checksums(checksums, tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(checksums)
+    try:
+        path = saved({"conv.weight": torch.randn(4, 3, 3)}, tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert list(rows(path)) == ["conv"]
+    path.write_bytes(path.read_bytes().replace(b"conv.weight", b"cons.weight"))
+    if checksums:
+        with pytest.raises(CheckpointError, match="truncated or damaged"):
+            read_checkpoints([path])
+    else:
+        assert list(rows(path)) == ["cons"]
+
+
 def test_a_big_endian_file_is_refused_by_name(tmp_path):
     content = saved({"a.weight": torch.randn(4, 3, 3)}, tmp_path / "w.pt")
     with zipfile.ZipFile(content) as old, zipfile.ZipFile(tmp_path / "big.pt", "w") as new:
