@@ -95,6 +95,8 @@ class _Trees:
         if is_pickled_module(value):
             return _node(dict(pickled_module(value)), False)
         content = value.content if isinstance(value, StandIn) else value
+        if _are_items(content):
+            content = dict(content)
         if isinstance(content, Mapping):
             if _is_optimiser_state(content):
                 return None
@@ -110,6 +112,16 @@ def _node(children: Mapping[Any, Node | StoredTensor | None], is_list: bool) -> 
             node.children[repr(key) if name in node.children else name] = child
     node.children = _averages_apart(_without_optimiser_state(node.children))
     return node if node.children else None
+
+
+def _are_items(content: Any) -> bool:
+    """Whether it is a sequence of names and values, as `named_parameters` gives."""
+    return (
+        isinstance(content, (list, tuple))
+        and bool(content)
+        and all(isinstance(each, (list, tuple)) and len(each) == 2 and isinstance(each[0], str) for each in content)
+        and len({each[0] for each in content}) == len(content)
+    )
 
 
 def _is_numbered(content: Mapping[Any, Any]) -> bool:

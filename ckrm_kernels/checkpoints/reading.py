@@ -86,7 +86,9 @@ def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[],
         notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
         counts = Counter(tensor.name for tensor in tensors)
         if twice := [name for name, count in counts.items() if count > 1]:
-            raise CheckpointError(f"{paths[0]}: and the files that belong to it both hold {', '.join(twice[:4])}")
+            raise CheckpointError(
+                f"{paths[0]}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
+            )
         if like is not None:
             as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
             layers = _layers_of_model(like, tensors, as_stored, str(paths[0]))

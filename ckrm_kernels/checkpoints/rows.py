@@ -67,8 +67,10 @@ def _is_listed(tensor: StoredTensor) -> bool:
         return True
     if tensor.operator and not _has_filters(tensor) and tensor.read is not None and "weight" not in leaf:
         return False  # a buffer or table of a module, as in `model_layers`
-    if len(tensor.shape) >= 2 or (tensor.read is None and not tensor.shape):
+    if len(tensor.shape) >= 2:
         return True
+    if tensor.read is None and not tensor.shape:  # of a shape that isn't known
+        return not _NO_WEIGHT.search(leaf.lower())
     return len(tensor.shape) == 1 and tensor.name.endswith("weight")
 
 

@@ -69,6 +69,8 @@ ORIGINAL, AVERAGE, OTHER = 0, 1, 2
         # nothing to choose
         (lambda a, b: a, {"": 0}, ""),
         (lambda a, b: [a], {"": 0}, ""),
+        (lambda a, b: list(a.items()), {"": 0}, ""),
+        (lambda a, b: {"weights": tuple(a.items()), "names": ("conv", "x")}, {"": 0}, ""),
         (lambda a, b: (a, {"lr": 3}), {"": 0}, ""),
         (lambda a, b: {"a": {"b": [{"c": a}]}}, {"": 0}, ""),
         (lambda a, b: {"epoch": torch.tensor(3), "rng": torch.zeros(50, dtype=torch.uint8), "model": a}, {"": 0}, ""),
