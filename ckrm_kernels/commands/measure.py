@@ -68,8 +68,9 @@ def measure(
     Exit codes: 0, measured; 1, a checkpoint can't be read, a file can't be written, or every layer is skipped;
     2, an option or its value is wrong, before anything is measured.
     """
-    from ckrm_kernels.commands.read_for_now import measure_layers, read_checkpoints, structure_of
+    from ckrm_kernels.checkpoints import read_checkpoints
     from ckrm_kernels.functional import PsiOptions
+    from ckrm_kernels.measurement import measure_layers, structure_of
 
     options = PsiOptions(eps=eps, scale_free=scale_free)
     files = {"json": json, "csv": csv, "plot": plot, "html": html}

@@ -19,12 +19,12 @@ from torch import nn
 
 import ckrm_kernels
 from ckrm_kernels import measure, measurement, native
+from ckrm_kernels.checkpoints import read_checkpoints
 from ckrm_kernels.cli import main
 from ckrm_kernels.doctor import findings
 from ckrm_kernels.measurement import measure_layers
 from ckrm_kernels.models import NETWORKS
 from ckrm_kernels.report import RedundancyReport
-from ckrm_kernels.state_dicts import checkpoint_layers
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def checkpoint(tmp_path) -> Path:
 
 
 def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **options: float) -> RedundancyReport:
-    return measure_layers([checkpoint_layers(path) for path in paths], threshold, pointwise, options)
+    return measure_layers([checkpoint.layers for checkpoint in read_checkpoints(paths)], threshold, pointwise, options)
 
 
 def rows_of(text: str) -> list[str]:

@@ -1,0 +1,216 @@
+"""From the paths of checkpoints to their layers."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ckrm_kernels.checkpoints.assembled import assembled
+from ckrm_kernels.checkpoints.contents import Node, tree_of
+from ckrm_kernels.checkpoints.modules import script_module
+from ckrm_kernels.checkpoints.pickles import RefusedError
+from ckrm_kernels.checkpoints.rows import is_convolution_of_unknown_groups, layers_of, unmeasurable
+from ckrm_kernels.checkpoints.safetensors_files import read_safetensors
+from ckrm_kernels.checkpoints.selection import NoSuchWeightsError, Selection, select
+from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
+from ckrm_kernels.checkpoints.torch_archives import read_pickled, torch_archive
+from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.report.result import Source
+
+UNKNOWN_GROUPS = (
+    "a state dict does not say which convolutions are grouped or transposed, so all filters of a weight are compared; "
+    "--like module:constructor reads it into its model"
+)
+_DAMAGED = "is a truncated or damaged checkpoint, or none at all"
+_MOST = 1_000_000
+_OTHER = "is not a checkpoint, or of a kind that is not read"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read of a file, or of the files that are one checkpoint together.
+
+    layers: in the file's order, or in its model's
+    sources: the files
+    notes: which weights were read and which others there are, and what a file does not say
+    """
+
+    layers: tuple[Layer, ...]
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...]
+
+
+def read_checkpoints(
+    paths: Sequence[str | Path],
+    *,
+    weights: str | None = None,
+    like: Callable[[], nn.Module] | None = None,
+    track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> list[Checkpoint]:
+    """Reads checkpoints without running anything of them and without touching the state of the process.
+
+    paths: files that `torch.save`, `torch.jit.save`, `torch.export.save`, safetensors, `numpy.savez` or an exporter to
+        ONNX wrote; shards, an index or a folder of them
+    weights: "model", "ema" or the dotted key of those to read where a file holds several; None: the model's
+    like: makes the model whose weights they are, so that its groups and transposition are known
+    track: wraps the iteration over the checkpoints, to show progress
+    Tensors are memory-mapped where the file allows, and what isn't measured is not read.
+    Raises CheckpointError.
+    """
+    from ckrm_kernels.checkpoints.files import checkpoint_files
+
+    groups = checkpoint_files([Path(path) for path in paths])
+    return [_checkpoint(files, weights, like) for files in track(groups)]
+
+
+class _File(NamedTuple):
+    """What was read of one file."""
+
+    chosen: Selection
+    source: Source
+    notes: tuple[str, ...]
+
+
+def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
+    with ExitStack() as open_copies:
+        files = [_file(path, weights, open_copies) for path in paths]
+        tensors = [tensor for file in files for tensor in file.chosen.tensors]
+        notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
+        counts = Counter(tensor.name for tensor in tensors)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise CheckpointError(
+                f"{paths[0]}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
+            )
+        if like is not None:
+            as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
+            layers = _layers_of_model(like, tensors, as_stored, str(paths[0]))
+        else:
+            whole = assembled(tensors)
+            layers = layers_of(whole)
+            if not any(layer.banks for layer in layers):
+                raise CheckpointError(f"{paths[0]}: {unmeasurable(whole, layers)}")
+            notes += [UNKNOWN_GROUPS] * any(map(is_convolution_of_unknown_groups, whole))
+    return Checkpoint(tuple(layers), tuple(file.source for file in files), tuple(notes))
+
+
+def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
+    from ckrm_kernels.checkpoints.files import readable, source_of
+
+    local = open_copies.enter_context(readable(path))
+    try:
+        content = _content(local)
+        chosen = select(content.tree, weights)
+    except NoSuchWeightsError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(local), str(path))) from None
+    notes = list(content.notes)
+    if chosen.chosen or chosen.others:
+        which = f"the weights under {chosen.chosen}" if chosen.chosen else "the model's weights"
+        others = f"; there are also {', '.join(chosen.others)}: --weights KEY" if chosen.others else ""
+        notes.append(f"{which}{others}")
+    return _File(chosen, source_of(path, chosen.chosen, content=local), tuple(notes))
+
+
+def _layers_of_model(
+    like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], as_stored: Sequence[StoredTensor], what: str
+) -> list[Layer]:
+    """The layers of the model with the tensors in it, by their names as stored where only these are the model's."""
+    from ckrm_kernels.checkpoints.into_model import load_into
+
+    def loaded(named: Sequence[StoredTensor]) -> nn.Module:
+        return load_into(like, {tensor.name: tensor.read() for tensor in named if tensor.read is not None}, what)
+
+    try:
+        return _layers(loaded(tensors))
+    except CheckpointError as error:
+        with suppress(CheckpointError):
+            return _layers(loaded(as_stored))
+        raise error from None
+
+
+def _layers(model: nn.Module) -> list[Layer]:
+    with torch.no_grad():
+        return model_layers(model)
+
+
+class _Content(NamedTuple):
+    """What a file holds, and what is to be said of how it was read."""
+
+    tree: Node
+    notes: tuple[str, ...] = ()
+
+
+def _content(path: Path) -> _Content:
+    """The tensors of a file, under their keys. Raises CheckpointError, and what ends the process."""
+    try:
+        content = _by_format(path)
+        if content.tree.count > _MOST:
+            raise CheckpointError(f"{path}: holds more than a million tensors")
+        return content
+    except (CheckpointError, MemoryError, ImportError):
+        raise
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{path}: holds {error}, and reading that could run code from the file, so it is refused; "
+            "save a state dict instead: torch.save(model.state_dict(), path)"
+        ) from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: is nested too deeply") from None
+    except Exception:  # damaged files raise many kinds
+        raise CheckpointError(f"{path}: {_DAMAGED}") from None
+
+
+def _by_format(path: Path) -> _Content:
+    """By the file's content, never by its name."""
+    from ckrm_kernels.checkpoints.foreign import HEAD, foreign_format
+    from ckrm_kernels.checkpoints.npz import LAYOUT_NOTE, is_npy, read_npz
+    from ckrm_kernels.checkpoints.onnx_graphs import EXPORT_NOTE, is_onnx, read_onnx
+
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        raise CheckpointError(f"{path}: is empty")
+    if head[8:9] == b"{":
+        return _listed(*read_safetensors(path))
+    if head.startswith(b"PK"):
+        return _of_zip(path, head)
+    if head.startswith(b"\x80"):
+        return _Content(tree_of(read_pickled(path)))
+    if is_npy(head):
+        return _listed(read_npz(path), LAYOUT_NOTE)
+    if is_onnx(head):
+        return _listed(read_onnx(path), EXPORT_NOTE)
+    raise CheckpointError(f"{path}: {foreign_format(head, path) or _OTHER}")
+
+
+def _of_zip(path: Path, head: bytes) -> _Content:
+    from ckrm_kernels.checkpoints.exported import is_exported, read_exported
+    from ckrm_kernels.checkpoints.foreign import foreign_format
+    from ckrm_kernels.checkpoints.npz import LAYOUT_NOTE, is_npz, read_npz
+
+    with zipfile.ZipFile(path) as file:
+        members = file.namelist()
+    if is_exported(members):
+        return _listed(read_exported(path))
+    if is_npz(members):
+        return _listed(read_npz(path), LAYOUT_NOTE)
+    archive = torch_archive(path)
+    if archive is None:
+        raise CheckpointError(f"{path}: {foreign_format(head, path) or _OTHER}")
+    if archive.is_torchscript:
+        return _listed(script_module(archive).values())
+    return _Content(tree_of(archive.load("data.pkl", "data")))
+
+
+def _listed(tensors: Iterable[StoredTensor], note: str = "") -> _Content:
+    """Of a file that names its tensors itself."""
+    return _Content(tree_of({tensor.name: tensor for tensor in tensors}), (note,) if note else ())

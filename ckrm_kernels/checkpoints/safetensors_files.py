@@ -1,0 +1,134 @@
+"""safetensors files, in the layout that they declare."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ckrm_kernels.checkpoints.raw import damage_named
+from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
+from ckrm_kernels.extras import require
+
+_TORCH_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+_LAYOUTS = {"": "torch", "pt": "torch", "np": "torch", "mlx": "mlx", "flax": "flax", "jax": "flax", "tf": "flax"}
+NOT_A_KERNEL = "not a kernel by its name"
+
+
+def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
+    """The tensors of a file in the order of their names, block 2 before block 11, in torch's layout.
+
+    Beside them, what is to be said of the layout that the file declares; "" where that is torch's.
+
+    Raises CheckpointError for a damaged file and for one that declares a layout which isn't known.
+    """
+    with require(f"reading {path}", "safetensors"):
+        from safetensors import SafetensorError, safe_open
+    with damage_named(path, "a safetensors file"):
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            if unknown := re.search(r"unknown variant `(\w+)`, expected one of `BOOL`", str(error)):
+                raise CheckpointError(
+                    f"{path}: holds tensors of the type {unknown[1]}, which this safetensors does not know"
+                ) from None
+            raise
+        declared = (file.metadata() or {}).get("format", "")
+        slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=_natural)}
+        tensors = [_stored(path, file, name, slices[name]) for name in slices]
+    if declared not in _LAYOUTS:
+        accepted = ", ".join(sorted(filter(None, _LAYOUTS)))
+        raise CheckpointError(
+            f"{path}: declares the format {declared!r}, whose layout isn't known; known are {accepted}"
+        )
+    in_torch = _IN_TORCH[_LAYOUTS[declared]]
+    return [in_torch(replace(tensor, name=tensor.name.removesuffix(":0"))) for tensor in tensors], _note(declared)
+
+
+def _note(declared: str) -> str:
+    if declared == "np":
+        return "declares the format np, which says nothing of the layout: taken for torch's"
+    return "" if _LAYOUTS[declared] == "torch" else f"declares the format {declared}: put into torch's layout"
+
+
+def _stored(path: Path, file: Any, name: str, part: Any) -> StoredTensor:
+    dtype = _TORCH_NAMES.get(part.get_dtype())
+    if dtype is None:
+        return StoredTensor(name, tuple(part.get_shape()), part.get_dtype(), None)
+    return StoredTensor(name, tuple(part.get_shape()), dtype, partial(_read, path, file, name))
+
+
+def _read(path: Path, file: Any, name: str) -> Tensor:
+    with damage_named(path, "a safetensors file"):
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts block 2 before block 11."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
+
+
+def _leaf(name: str) -> str:
+    return re.split(r"[./]", name)[-1]
+
+
+def _from_mlx(tensor: StoredTensor) -> StoredTensor:
+    """(O, *K, I) to (O, I, *K)."""
+    if len(tensor.shape) < 3 or _leaf(tensor.name) != "weight":
+        return tensor
+    return _permuted(tensor, (0, len(tensor.shape) - 1, *range(1, len(tensor.shape) - 1)))
+
+
+def _from_flax(tensor: StoredTensor) -> StoredTensor:
+    """(*K, I, O) to (O, I, *K); a depthwise kernel of TensorFlow, (*K, I, M), to (I M, 1, *K)."""
+    dims, leaf = len(tensor.shape), _leaf(tensor.name)
+    if leaf == "depthwise_kernel" and dims >= 3:
+        *kernel, inputs, each = tensor.shape
+        whole = _permuted(tensor, (dims - 2, dims - 1, *range(dims - 2)))
+        return _changed(whole, (inputs * each, 1, *kernel), lambda read: read.flatten(0, 1).unsqueeze(1))
+    if dims >= 2 and leaf.endswith("kernel"):
+        return _permuted(tensor, (dims - 1, dims - 2, *range(dims - 2)))
+    return replace(tensor, read=None, note=tensor.note or NOT_A_KERNEL) if dims >= 2 else tensor
+
+
+def _permuted(tensor: StoredTensor, order: tuple[int, ...]) -> StoredTensor:
+    return _changed(tensor, tuple(tensor.shape[dim] for dim in order), lambda read: read.permute(order))
+
+
+def _changed(tensor: StoredTensor, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> StoredTensor:
+    read = tensor.read
+    return replace(tensor, shape=shape, read=None if read is None else lambda: change(read()))
+
+
+_IN_TORCH: dict[str, Callable[[StoredTensor], StoredTensor]] = {
+    "torch": lambda tensor: tensor,
+    "mlx": _from_mlx,
+    "flax": _from_flax,
+}
