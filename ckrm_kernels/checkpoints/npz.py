@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ckrm_kernels.checkpoints.layouts import kernel_in_torch_layout, refused
 from ckrm_kernels.checkpoints.raw import damage_named, mapped, zip_member
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 
@@ -23,7 +24,6 @@ LAYOUT_NOTE = (
 
 _MAGIC = b"\x93NUMPY"
 _LARGEST_KERNEL = 11  # of a side; more is a number of channels, and so the layout another than PyTorch's
-_ATTENTION = {"query", "key", "value", "out"}  # of Flax and Keras, whose kernels hold heads
 
 
 def is_npy(head: bytes) -> bool:
@@ -80,7 +80,7 @@ def _stored(name: str, path: Path, file: IO[bytes], content: Callable[[], np.nda
             array = np.ndarray(shape, dtype, raw[:count], order="F" if fortran else "C")
             return torch.from_numpy(_native(array))
 
-    return _in_torch_layout(StoredTensor(name, shape, str(_torch_dtype(dtype)).removeprefix("torch."), read))
+    return kernel_in_torch_layout(StoredTensor(name, shape, str(_torch_dtype(dtype)).removeprefix("torch."), read))
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -104,40 +104,6 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype | None:
         return None
 
 
-def _in_torch_layout(tensor: StoredTensor) -> StoredTensor:
-    """A kernel of Flax or Keras (*K, I, O) as (O, I, *K), or the reason why not; any other as it is."""
-    *path, last = tensor.name.replace(".", "/").removesuffix(":0").split("/")
-    dims = len(tensor.shape)
-    if not last.endswith("kernel") or dims < 2:
-        return tensor
-    if last == "recurrent_kernel":
-        return _refused(tensor, "recurrent, no filters")
-    if dims == 3 and path and path[-1] in _ATTENTION:
-        return _refused(tensor, "attention, a projection to heads")
-    if last == "depthwise_kernel":  # (*K, I, filters of each channel)
-        to_torch, layout = _depthwise, "depthwise (*K, I, M), as Keras writes"
-    elif any("_transpose" in part for part in path):
-        to_torch, layout = _transposed, "transposed (*K, O, I), as Keras writes"
-    else:
-        to_torch, layout = _plain, "(*K, I, O), as Flax and Keras write"
-    shape = tuple(to_torch(torch.empty(tensor.shape, device="meta")).shape)
-    read = tensor.read
-    assert read is not None
-    return StoredTensor(tensor.name, shape, tensor.dtype, lambda: to_torch(read()), note=layout)
-
-
-def _plain(kernel: Tensor) -> Tensor:
-    return kernel.movedim((-1, -2), (0, 1))
-
-
-def _transposed(kernel: Tensor) -> Tensor:
-    return kernel.movedim((-2, -1), (0, 1))
-
-
-def _depthwise(kernel: Tensor) -> Tensor:
-    return kernel.movedim((-2, -1), (0, 1)).flatten(0, 1).unsqueeze(1)
-
-
 def _of_one_layout(tensors: list[StoredTensor]) -> list[StoredTensor]:
     """The tensors; where the shape of one speaks against PyTorch's layout, those that have filters with that reason."""
     plain = [tensor for tensor in tensors if tensor.read and not tensor.note and len(tensor.shape) > 1]
@@ -146,7 +112,7 @@ def _of_one_layout(tensors: list[StoredTensor]) -> list[StoredTensor]:
         return tensors
     other, dims = found[0]
     reason = f"seems to be {other} by the shapes in its file: save it as (O, I, *K)"
-    return [_refused(each, reason) if each in plain and len(each.shape) >= dims else each for each in tensors]
+    return [refused(each, reason) if each in plain and len(each.shape) >= dims else each for each in tensors]
 
 
 def _other_layout(shape: tuple[int, ...]) -> tuple[str, int] | None:
@@ -163,7 +129,3 @@ def _other_layout(shape: tuple[int, ...]) -> tuple[str, int] | None:
 
 def _is_kernel(sides: tuple[int, ...]) -> bool:
     return len(set(sides)) == 1 and 1 < sides[0] <= _LARGEST_KERNEL
-
-
-def _refused(tensor: StoredTensor, reason: str) -> StoredTensor:
-    return StoredTensor(tensor.name, tensor.shape, tensor.dtype, None, note=reason)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ckrm_kernels.checkpoints.layouts import from_flax, from_mlx
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
@@ -37,7 +38,6 @@ _TORCH_NAMES = {
     "F8_E8M0": "float8_e8m0fnu",
 }
 _LAYOUTS = {"": "torch", "pt": "torch", "np": "torch", "mlx": "mlx", "flax": "flax", "jax": "flax", "tf": "flax"}
-NOT_A_KERNEL = "not a kernel by its name"
 
 
 def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
@@ -95,40 +95,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
 
 
-def _leaf(name: str) -> str:
-    return re.split(r"[./]", name)[-1]
-
-
-def _from_mlx(tensor: StoredTensor) -> StoredTensor:
-    """(O, *K, I) to (O, I, *K)."""
-    if len(tensor.shape) < 3 or _leaf(tensor.name) != "weight":
-        return tensor
-    return _permuted(tensor, (0, len(tensor.shape) - 1, *range(1, len(tensor.shape) - 1)))
-
-
-def _from_flax(tensor: StoredTensor) -> StoredTensor:
-    """(*K, I, O) to (O, I, *K); a depthwise kernel of TensorFlow, (*K, I, M), to (I M, 1, *K)."""
-    dims, leaf = len(tensor.shape), _leaf(tensor.name)
-    if leaf == "depthwise_kernel" and dims >= 3:
-        *kernel, inputs, each = tensor.shape
-        whole = _permuted(tensor, (dims - 2, dims - 1, *range(dims - 2)))
-        return _changed(whole, (inputs * each, 1, *kernel), lambda read: read.flatten(0, 1).unsqueeze(1))
-    if dims >= 2 and leaf.endswith("kernel"):
-        return _permuted(tensor, (dims - 1, dims - 2, *range(dims - 2)))
-    return replace(tensor, read=None, note=tensor.note or NOT_A_KERNEL) if dims >= 2 else tensor
-
-
-def _permuted(tensor: StoredTensor, order: tuple[int, ...]) -> StoredTensor:
-    return _changed(tensor, tuple(tensor.shape[dim] for dim in order), lambda read: read.permute(order))
-
-
-def _changed(tensor: StoredTensor, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> StoredTensor:
-    read = tensor.read
-    return replace(tensor, shape=shape, read=None if read is None else lambda: change(read()))
-
-
 _IN_TORCH: dict[str, Callable[[StoredTensor], StoredTensor]] = {
     "torch": lambda tensor: tensor,
-    "mlx": _from_mlx,
-    "flax": _from_flax,
+    "mlx": from_mlx,
+    "flax": from_flax,
 }

@@ -58,6 +58,16 @@ def test_a_layout_that_is_not_known_is_refused_by_name(tmp_path):
         read_checkpoints([tmp_path / "w.safetensors"])
 
 
+def test_a_weight_is_in_the_declared_layout_whatever_its_name(tmp_path):
+    kernel = torch.randn(3, 3, 4, 8)
+    state = {"conv.weight": kernel, "haiku/conv/w": kernel * 2, "query.kernel": torch.randn(8, 2, 4)}
+    save_file(state, tmp_path / "w.safetensors", metadata={"format": "flax"})
+    found = {layer.name: layer for layer in read_checkpoints([tmp_path / "w.safetensors"])[0].layers}
+    assert torch.equal(found["conv"].banks[0], kernel.permute(3, 2, 0, 1))
+    assert torch.equal(found["haiku/conv/w"].banks[0], 2 * kernel.permute(3, 2, 0, 1))
+    assert found["query"].note == "attention, a projection to heads"
+
+
 def test_what_is_no_kernel_is_listed(tmp_path):
     state = {"conv.kernel": torch.randn(3, 3, 4, 8), "embed.embedding": torch.randn(9, 4), "gate": torch.randn(2, 4, 4)}
     save_file(state, tmp_path / "w.safetensors", metadata={"format": "flax"})

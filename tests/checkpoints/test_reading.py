@@ -334,7 +334,7 @@ def test_like_a_model_that_has_a_module_of_that_name(tmp_path):
     net = wrapped()
     torch.save(net.state_dict(), tmp_path / "w.pt")
     layers = read_checkpoints([tmp_path / "w.pt"], like=wrapped)[0].layers
-    assert [layer.name for layer in layers] == ["module.0", "module.1", "module.2"]
+    assert [layer.name for layer in layers] == ["0", "1", "2"]
 
 
 def test_a_model_that_does_not_fit_names_the_file(tmp_path):
