@@ -54,7 +54,7 @@ CKRM_INLINE V fast_exp2(V y) {
 #endif
 }
 
-// A double in two parts, for more digits than one has.
+// A sum of two doubles, for more digits than one has.
 template <class V>
 struct TwoParts {
   V whole, rest;
@@ -107,7 +107,8 @@ CKRM_INLINE V exp2_of_fraction(V r) {
   return q * r + 1.0;
 }
 
-// x^exponent of 0, which stays 0, or a normal double of which the power is normal too.
+// x^exponent of 0, which stays 0, or a normal double of which the power is normal too. Relative error at most
+// 2^-52 (1 + |exponent|): a rounding of x costs as much.
 template <class V>
 CKRM_INLINE V normal_power(V x, double exponent) {
   const TwoParts<V> y = times(accurate_log2(x), exponent);
@@ -117,7 +118,8 @@ CKRM_INLINE V normal_power(V x, double exponent) {
   return x == V{} ? V{} : power;
 }
 
-// x^exponent for any double x >= 0, NaN among them, and any exponent but 0; 0 stays 0.
+// x^exponent for any double x >= 0, NaN among them, and any exponent but 0; 0 stays 0. The same relative error, beside
+// 2^-1074 where the power is subnormal.
 template <class V>
 CKRM_INLINE V accurate_power(V x, double exponent) {
 #if defined(CKRM_ON_GPU)
