@@ -1,4 +1,5 @@
-// Fast logarithm and power, float32. On a GPU the logarithm and the power of 2 are one instruction each.
+// Logarithm and powers, fast in float32 and accurate in float64. On a GPU float32's logarithm and power of 2 are one
+// instruction each, and float64's power is CUDA's.
 #pragma once
 
 #include <cmath>
@@ -53,19 +54,102 @@ CKRM_INLINE V fast_exp2(V y) {
 #endif
 }
 
+// A sum of two doubles, for more digits than one has.
+template <class V>
+struct TwoParts {
+  V whole, rest;
+};
+
+constexpr double kRounding = 0x1.8p52;  // added, it leaves a number's nearest integer in the low bits
+constexpr int64_t kRoundingBits = 0x4338000000000000;
+
+// log2 of a positive normal double x = 2^e m with m in [sqrt(1/2), sqrt(2)), as e and log2 m.
+template <class V>
+CKRM_INLINE TwoParts<V> accurate_log2(V x) {
+  const Bits<V> bits = reinterpret<Bits<V>>(x), from_sqrt_half = bits - 0x3fe6a09e667f3bcd;
+  const V m = reinterpret<V>(bits - (from_sqrt_half & static_cast<int64_t>(0xfff0000000000000)));
+  const V e = reinterpret<V>((from_sqrt_half >> 52) + kRoundingBits) - kRounding;
+  // log2 m = s P(s^2) with s = (m - 1) / (m + 1); P interpolates at Chebyshev nodes
+  const V s = (m - 1.0) / (m + 1.0), w = s * s;
+  V p = broadcast<V>(0.2136589569431927);
+  p = p * w + 0.2209130842311768;
+  p = p * w + 0.262334352504183;
+  p = p * w + 0.32059853491395984;
+  p = p * w + 0.4121985858409005;
+  p = p * w + 0.5770780163455203;
+  p = p * w + 0.9617966939259898;
+  p = p * w + 2.8853900817779268;
+  return {e, s * p};
+}
+
+// exponent * log2, its whole part exactly: 42 bits of the exponent times an integer of 11.
+template <class V>
+CKRM_INLINE TwoParts<V> times(TwoParts<V> log2, double exponent) {
+  const double coarse = reinterpret<double>(reinterpret<int64_t>(exponent) & ~int64_t(0x7ff));
+  return {coarse * log2.whole, (exponent - coarse) * log2.whole + exponent * log2.rest};
+}
+
+// 2^r for r in [-1, 1], accurate in [-1/2, 1/2].
+template <class V>
+CKRM_INLINE V exp2_of_fraction(V r) {
+  // 1 + r Q(r); Q interpolates at Chebyshev nodes
+  V q = broadcast<V>(4.4549983631048684e-10);
+  q = q * r + 7.072656799362923e-09;
+  q = q * r + 1.0178062256646543e-07;
+  q = q * r + 1.3215442232969344e-06;
+  q = q * r + 1.5252733830147138e-05;
+  q = q * r + 0.00015403530442319546;
+  q = q * r + 0.001333355814641675;
+  q = q * r + 0.009618129107606541;
+  q = q * r + 0.0555041086648216;
+  q = q * r + 0.240226506959101;
+  q = q * r + 0.6931471805599453;
+  return q * r + 1.0;
+}
+
+// x^exponent of 0, which stays 0, or a normal double of which the power is normal too. Relative error at most
+// 2^-52 (1 + |exponent|): a rounding of x costs as much.
+template <class V>
+CKRM_INLINE V normal_power(V x, double exponent) {
+  const TwoParts<V> y = times(accurate_log2(x), exponent);
+  const V shifted = y.whole + y.rest + kRounding;
+  const V fraction = exp2_of_fraction(y.whole - (shifted - kRounding) + y.rest);
+  const V power = reinterpret<V>(reinterpret<Bits<V>>(fraction) + (reinterpret<Bits<V>>(shifted) << 52));
+  return x == V{} ? V{} : power;
+}
+
+// x^exponent for any double x >= 0, NaN among them, and any exponent but 0; 0 stays 0. The same relative error, beside
+// 2^-1074 where the power is subnormal.
+template <class V>
+CKRM_INLINE V accurate_power(V x, double exponent) {
+#if defined(CKRM_ON_GPU)
+  return x == 0 ? 0 : pow(x, exponent);
+#else
+  constexpr double kSmallestNormal = 0x1p-1022, kLargest = 0x1.fffffffffffffp1023;
+  TwoParts<V> log2 = accurate_log2(x < kSmallestNormal ? x * 0x1p54 : x);
+  log2.whole -= x < kSmallestNormal ? broadcast<V>(54) : V{};
+  const TwoParts<V> y = times(log2, exponent);
+  const V sum = y.whole + y.rest, low = broadcast<V>(-1500), high = broadcast<V>(1500);
+  const V shifted = maximum(sum > high ? high : sum, low) + kRounding, n = shifted - kRounding;
+  const V r = y.whole - n + y.rest, one = broadcast<V>(1);  // beyond [-1, 1] where the sum was
+  const V fraction = exp2_of_fraction(maximum(r > one ? one : r, -one));
+  // 2^n in two steps, so that the power may be subnormal or infinite
+  const V half = 0.5 * n + kRounding;
+  const Bits<V> first = reinterpret<Bits<V>>(half), second = reinterpret<Bits<V>>(shifted) - first;
+  const V power = fraction * reinterpret<V>((first + 1023) << 52) * reinterpret<V>((second + 1023) << 52);
+  const V of_infinity = exponent > 0 ? x : (x > kLargest ? V{} : x);
+  return x == V{} ? V{} : x <= kLargest ? power : of_infinity;
+#endif
+}
+
 // x^exponent for x >= 0 and any exponent but 0; 0 stays 0.
 template <class V>
 CKRM_INLINE V positive_power(V x, Scalar<V> exponent) {
   if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
     const V power = fast_exp2(fast_log2(x) * exponent);
     return x == V{} ? V{} : power;
-  } else if constexpr (sizeof(V) == sizeof(Scalar<V>)) {
-    return x == 0 ? 0 : pow(x, exponent);
   } else {
-    V result;
-    for (unsigned lane = 0; lane < sizeof(V) / sizeof(Scalar<V>); ++lane)
-      result[lane] = x[lane] == 0 ? 0 : __builtin_pow(x[lane], exponent);
-    return result;
+    return accurate_power(x, exponent);
   }
 }
 

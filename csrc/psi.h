@@ -10,22 +10,23 @@ namespace ckrm {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // 0 < alpha < kLargestFitted (on a GPU any other alpha), beta = gamma = 1
-  kGeneral,      // anything else
+  kPower,        // any other alpha (on a CPU in float32: below kLargestFitted), beta = gamma = 1
+  kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
 };
 
 template <class T>
 struct PsiScalars {
   T alpha, beta, gamma, eps;
-  PowerFit fit;  // of alpha forward, of alpha - 1 backward; kPower alone reads it
+  PowerFit fit;       // of alpha forward, of alpha - 1 backward; float32's kPower alone reads it
+  bool wide = false;  // in float64: out of the shared reciprocal's range
 };
 
 template <class T>
 CKRM_INLINE PsiCase case_of(const PsiScalars<T>& psi) {
-  if (psi.beta != 1 || psi.gamma != 1) return PsiCase::kGeneral;
+  if (psi.wide || psi.beta != 1 || psi.gamma != 1) return PsiCase::kGeneral;
   if (psi.alpha == 0) return PsiCase::kNoLuminance;
   if (psi.alpha == 1) return PsiCase::kLinear;
-  return psi.alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+  return sizeof(T) == sizeof(double) || psi.alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
 }
 
 // What a pair needs to know of a slice beside its coordinates. The halves drop factors of 2, exactly.
@@ -45,9 +46,16 @@ struct Factors {
   V luminance, contrast, structure;
 };
 
-// The float arithmetic shares one reciprocal between the three factors. It needs eps / 2 >= 2^-41 and half_mu2,
-// half_var <= 2^40, so that the product of the denominators stays a normal number.
-template <class V>
+// The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
+// a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
+template <class T>
+constexpr double kSmallestEps = sizeof(T) == sizeof(float) ? 0x1p-40 : 0x1p-338;
+template <class T>
+constexpr double kLargestSquare = sizeof(T) == sizeof(float) ? 0x1p40 : 0x1p338;
+template <PsiCase kCase, class V>
+constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
+
+template <PsiCase kCase, class V>
 CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
   Factors<V> f;
   const Scalar<V> half_eps = eps * Scalar<V>(0.5);
@@ -57,7 +65,7 @@ CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V c
   const V denominator_c = a.half_var + b.half_var;
   const V denominator_s = a.sigma * b.sigma + eps;
   const V numerator_c = denominator_s - half_eps;
-  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
+  if constexpr (kSharesReciprocal<kCase, V>) {
     const V denominator_cs = denominator_c * denominator_s;
     const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
     const V inverse_cs = denominator_l * r;
@@ -87,11 +95,11 @@ struct PsiParts {
 template <PsiCase kCase, class V>
 CKRM_INLINE PsiParts<V> psi_parts(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
                                   const PsiScalars<Scalar<V>>& psi) {
-  if constexpr (kCase == PsiCase::kGeneral || sizeof(Scalar<V>) != sizeof(float)) {
-    const Factors<V> f = psi_factors(a, b, cov_plus_eps, psi.eps);
+  if constexpr (kCase == PsiCase::kGeneral) {
+    const Factors<V> f = psi_factors<kCase>(a, b, cov_plus_eps, psi.eps);
     return {f.luminance, power(f.contrast, psi.beta) * power(f.structure, psi.gamma)};
   } else {
-    const float half_eps = psi.eps * 0.5f;
+    const Scalar<V> half_eps = psi.eps * Scalar<V>(0.5);
     const V denominator_c = a.half_var + b.half_var;
     const V denominator_s = a.sigma * b.sigma + psi.eps;
     const V denominator_cs = denominator_c * denominator_s;
@@ -104,12 +112,24 @@ CKRM_INLINE PsiParts<V> psi_parts(const Moments<V>& a, const Moments<V>& b, V co
   }
 }
 
+// |L|^exponent in the case kPower; fit: of the exponent.
+template <class V>
+CKRM_INLINE V fixed_power(V luminance, Scalar<V> exponent, const PowerFit& fit) {
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
+    return fitted_power(luminance, fit);
+  } else {
+    // |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation leaves no smaller number
+    if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
+    return accurate_power(luminance, exponent);
+  }
+}
+
 // |L|^alpha
 template <PsiCase kCase, class V>
 CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kLinear) return luminance;
-  if constexpr (kCase == PsiCase::kPower) return fitted_power(luminance, psi.fit);
+  if constexpr (kCase == PsiCase::kPower) return fixed_power(luminance, psi.alpha, psi.fit);
   return power(luminance, psi.alpha);
 }
 
@@ -136,9 +156,8 @@ template <class V>
 CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
   if (exponent == 1) return broadcast<V>(1);
   if (exponent == 0) return V{};
-  const V clamped = sizeof(Scalar<V>) == sizeof(float) ? maximum(x, broadcast<V>(kSmallestBase)) : x;
-  if (exponent > 1 && sizeof(Scalar<V>) != sizeof(float)) return positive_power(x, exponent - 1);
-  const V result = positive_power(clamped, exponent - 1);
+  if constexpr (sizeof(Scalar<V>) != sizeof(float)) return positive_power(x, exponent - 1);
+  const V result = positive_power(maximum(x, broadcast<V>(kSmallestBase)), exponent - 1);
   return x == V{} ? V{} : result;
 }
 
@@ -147,7 +166,8 @@ template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kPower) {
-    const V slope = fitted_power(maximum(luminance, broadcast<V>(kSmallestBase)), psi.fit);
+    const V base = sizeof(Scalar<V>) == sizeof(float) ? maximum(luminance, broadcast<V>(kSmallestBase)) : luminance;
+    const V slope = fixed_power(base, psi.alpha - 1, psi.fit);
     return luminance == V{} ? V{} : slope;
   }
   return power_minus_one(luminance, psi.alpha);

@@ -142,6 +142,15 @@ def test_extreme_eps(eps, dtype):
     check_all(weight((9, 5, 3, 3), dtype), Psi(eps=eps))
 
 
+@pytest.mark.parametrize(
+    ("eps", "scale"), [(2.0**-338, 1.0), (2.0**-339, 1.0), (2.0**-338, 1e50), (1e-4, 1e50), (1e-4, 1e52)]
+)
+def test_float64_where_the_shared_reciprocal_ends(eps, scale):
+    psi, large = Psi(eps=eps), weight((5, 3, 3, 3), torch.float64, scale)
+    check_all(large, psi)
+    check_cross(large, weight((4, 3, 3, 3), torch.float64, seed=1), psi)
+
+
 @pytest.mark.parametrize("eps", [5e-324, 1e-310])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_subnormal_eps(eps, dtype):

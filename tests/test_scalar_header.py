@@ -10,11 +10,14 @@ import pytest
 from extension import load_extension
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mpmath import mp, mpf
 
 TESTS = Path(__file__).parent
 CSRC = TESTS.parent / "csrc"
 
 TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+DOUBLE = np.finfo(np.float64)
+BINADES = np.arange(-1074, 1023)
 normal = st.floats(TINY, LARGEST, width=32)
 numbers = st.floats(width=32, allow_nan=False)
 
@@ -122,6 +125,65 @@ def test_positive_power(header, x, exponent):
     bound = 2.5e-7 + np.log(2) * logarithm * (1.5e-6 + 2.0**-24)
     assert abs(float(header.float32.positive_power(x, exponent)) - exact) <= max(1.01 * bound * exact, 2.0**-126)
     assert float(header.float64.positive_power(x, exponent)) == pytest.approx(float(exact), rel=1e-14)
+
+
+# mantissas on both sides of where log2 changes its exponent, of 1 and of 2
+EDGES = [1.0, 0.5**0.5, float(np.nextafter(0.5**0.5, 1)), 1 + 2.0**-52, 2 - 2.0**-52]
+doubles = st.floats(0, exclude_min=True, allow_infinity=False) | st.builds(
+    np.ldexp, st.sampled_from(EDGES), st.integers(-1074, 1023)
+)
+EXPONENTS_OF_DOUBLES = [0.1, -0.9, 0.5, -1.0, 1e-6, 2.5, -2.5, 20.0, -1000.0]
+
+
+def assert_power_within_bound(actual: float, x: float, exponent: float) -> None:
+    """The error that the header states, against 40 digits."""
+    with mp.workdps(40):
+        exact = mpf(float(x)) ** mpf(exponent)
+        allowed = exact * mpf(2) ** -52 * (1 + abs(exponent)) + mpf(2) ** -1074
+        if np.isinf(actual):
+            assert exact + allowed > DOUBLE.max
+        else:
+            assert abs(mpf(float(actual)) - exact) <= allowed
+
+
+@given(x=doubles, exponent=st.sampled_from(EXPONENTS_OF_DOUBLES) | st.floats(-50, 50).filter(bool))
+@settings(max_examples=300)
+def test_accurate_power_of_any_double(header, x, exponent):
+    assert_power_within_bound(header.accurate_power(x, exponent), x, exponent)
+
+
+@given(x=st.floats(2.0**-1000, 2.0**1000), exponent=st.sampled_from([0.1, -0.9]) | st.floats(-1, 1))
+@settings(max_examples=300)
+def test_normal_power_of_a_normal_double(header, x, exponent):
+    assert_power_within_bound(header.normal_power(x, exponent), x, exponent)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 2.0**-63, reason="no longer double to compare with")
+@pytest.mark.parametrize("exponent", EXPONENTS_OF_DOUBLES)
+def test_powers_of_every_binade_of_doubles(header, exponent):
+    rng = np.random.default_rng(0)
+    bits = rng.integers(1, 0x7FF << 52, 100_000), rng.integers(1, 1 << 52, 1000)  # all, and the subnormal ones
+    x = np.concatenate([np.concatenate(bits).view(np.float64), np.ldexp(np.array(EDGES)[:, None], BINADES).ravel()])
+    with np.errstate(over="ignore"):
+        exact = x.astype(np.longdouble) ** np.longdouble(exponent)
+    bound = exact * np.longdouble(2.0**-52) * (1 + abs(exponent)) + np.longdouble(DOUBLE.smallest_subnormal)
+    fits, too_large = exact + bound < DOUBLE.max, exact / 2 > DOUBLE.max
+    powers = header.accurate_power(x, exponent)
+    assert np.all(np.abs(powers[fits] - exact[fits]) <= bound[fits])
+    assert np.all(np.isinf(powers[too_large]))
+    if abs(exponent) <= 1:
+        normal = (x > 2.0**-1000) & (x < 2.0**1000)
+        assert np.all(np.abs(header.normal_power(x[normal], exponent) - exact[normal]) <= bound[normal])
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS_OF_DOUBLES)
+def test_accurate_power_at_the_ends(header, exponent):
+    at = {x: float(header.accurate_power(x, exponent)) for x in (0.0, 1.0, np.inf)}
+    assert at == {0.0: 0.0, 1.0: 1.0, np.inf: np.inf if exponent > 0 else 0.0}
+    assert np.isnan(header.accurate_power(np.nan, exponent))
+    if abs(exponent) <= 1:
+        assert header.normal_power(0.0, exponent) == 0
+        assert header.normal_power(1.0, exponent) == 1
 
 
 @given(x=st.floats(0, 1, width=32))

@@ -61,7 +61,7 @@ void slices_backward(const PreparedBank<T>& prepared_a, const PreparedBank<T>& p
   const int64_t lanes = kernels<T>().lanes, row = a.rows() * lanes;
   const int64_t size_a = divide_up(a.filters, lanes) * row, size_b = packed ? 0 : divide_up(b.filters, lanes) * row;
   const std::vector<T> g = values_of<T>(grad);
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha - 1);
+  const PsiScalars<T> psi = scaled_for(prepared_a, prepared_b, scalars, scalars.alpha - 1);
   const double scale = prepared_a.scale() / static_cast<double>(a.slices);
   const int64_t slice_pairs = a.filters * b.filters * a.slices;
   parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&](Items& items) {
@@ -89,7 +89,7 @@ void listed_backward(const PreparedBank<T>& prepared, const int64_t* pairs, cons
   const Bank<T>& bank = prepared.bank();
   const int64_t lanes = kernels<T>().lanes, row = bank.rows() * lanes, blocks = divide_up(bank.slices, lanes);
   const std::vector<T> g = values_of<T>(grad);
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared.scale(), scalars.alpha - 1);
+  const PsiScalars<T> psi = scaled_for(prepared, prepared, scalars, scalars.alpha - 1);
   const double scale = prepared.scale() / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
   const int64_t slice_pairs = static_cast<int64_t>(g.size()) * bank.slices;

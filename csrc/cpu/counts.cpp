@@ -60,7 +60,7 @@ void count_bank(const Tensor& bank, const Tensor& edges, const Scalars& scalars,
   with_prepared(w, Layout::kFiltersInLanes, scalars.eps, [&](const auto& prepared, const auto&) {
     using T = std::remove_reference_t<decltype(*prepared.bank().data)>;
     const std::vector<T> limits(first, first + edges.numel());
-    count_pairs<Out>(prepared.bank(), scalars.scaled<T>(prepared.scale(), scalars.alpha), limits, counts);
+    count_pairs<Out>(prepared.bank(), scaled_for(prepared, prepared, scalars, scalars.alpha), limits, counts);
   });
 }
 

@@ -14,7 +14,7 @@ void store_all(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepare
                const Scalars& scalars, void* out) {
   Out* result = static_cast<Out*>(out);
   const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha);
+  const PsiScalars<T> psi = scaled_for(prepared_a, prepared_b, scalars, scalars.alpha);
   parallel_tiles(a, b, triangular, [&](Tiles<T>& tiles) {
     while (tiles.take()) {
       tiles.add(0, a.slices, psi);
@@ -31,7 +31,7 @@ template <class Out, class T>
 void store_pairs(const PreparedBank<T>& prepared, const int64_t* pairs, int64_t count, const Scalars& scalars,
                  void* out) {
   constexpr int64_t kGrain = 64;
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared.scale(), scalars.alpha);
+  const PsiScalars<T> psi = scaled_for(prepared, prepared, scalars, scalars.alpha);
   const Bank<T>& bank = prepared.bank();
   parallel_items(divide_up(count, kGrain), nanoseconds_for(count * bank.slices, bank.coordinates), [&](Items& items) {
     for (int64_t item; items.take(item);) {

@@ -67,7 +67,7 @@ CKRM_INLINE void add_gradients(const T* const (&x)[2], const T* y, int64_t colum
       if constexpr (kCoordinates == 0) {
         luminance[r][c] = luminance_of_means(a[r], b, psi.eps);
       } else {
-        factors[r][c] = psi_factors(a[r], b, factors[r][c].numerator_s, psi.eps);
+        factors[r][c] = psi_factors<kCase>(a[r], b, factors[r][c].numerator_s, psi.eps);
         luminance[r][c] = factors[r][c].luminance;
       }
     }
@@ -157,7 +157,7 @@ void listed_gradient_of(const Bank<T>& bank, int64_t k_block, const int64_t* pai
       const V luminance = luminance_of_means(a, b, psi.eps);
       d = psi_gradient_of_means<kCase>(g, a, b, luminance, slope_of_luminance<kCase>(luminance, psi), psi);
     } else {
-      const Factors<V> factors = psi_factors(a, b, covariance(x, y, n, psi.eps), psi.eps);
+      const Factors<V> factors = psi_factors<kCase>(a, b, covariance(x, y, n, psi.eps), psi.eps);
       d = psi_gradient<kCase>(g, factors, slope_of_luminance<kCase>(factors.luminance, psi), psi);
     }
     T *of_i = of_bank + i * step, *of_j = of_bank + j * step;

@@ -13,21 +13,17 @@
 namespace ckrm {
 namespace CKRM_ISA {
 
-// float64 takes its powers one lane at a time anyway: one case serves it.
-#define CKRM_BY_CASE(KERNEL, COORDINATES, ...)                          \
-  if constexpr (sizeof(T) == sizeof(double))                            \
-    return KERNEL<PsiCase::kGeneral, COORDINATES>(__VA_ARGS__);         \
-  else                                                                  \
-    switch (case_of(psi)) {                                             \
-      case PsiCase::kNoLuminance:                                       \
-        return KERNEL<PsiCase::kNoLuminance, COORDINATES>(__VA_ARGS__); \
-      case PsiCase::kLinear:                                            \
-        return KERNEL<PsiCase::kLinear, COORDINATES>(__VA_ARGS__);      \
-      case PsiCase::kPower:                                             \
-        return KERNEL<PsiCase::kPower, COORDINATES>(__VA_ARGS__);       \
-      default:                                                          \
-        return KERNEL<PsiCase::kGeneral, COORDINATES>(__VA_ARGS__);     \
-    }
+#define CKRM_BY_CASE(KERNEL, COORDINATES, ...)                        \
+  switch (case_of(psi)) {                                             \
+    case PsiCase::kNoLuminance:                                       \
+      return KERNEL<PsiCase::kNoLuminance, COORDINATES>(__VA_ARGS__); \
+    case PsiCase::kLinear:                                            \
+      return KERNEL<PsiCase::kLinear, COORDINATES>(__VA_ARGS__);      \
+    case PsiCase::kPower:                                             \
+      return KERNEL<PsiCase::kPower, COORDINATES>(__VA_ARGS__);       \
+    default:                                                          \
+      return KERNEL<PsiCase::kGeneral, COORDINATES>(__VA_ARGS__);     \
+  }
 
 template <class T>
 void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const PsiScalars<T>& psi,

@@ -87,7 +87,7 @@ class PreparedBank {
     const int64_t units = divide_up(weight.filters, per_item);
     // enough work for an item to be worth fetching
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
-    std::atomic<bool> in_range{true};
+    std::atomic<bool> in_range{eps * scale_ * scale_ >= kSmallestEps<T>};
     const double nanoseconds = 1.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
     parallel_items(divide_up(units, grain), nanoseconds, [&](Items& items) {
       const Buffer<double> scratch(weight.positions * lanes);
@@ -95,7 +95,7 @@ class PreparedBank {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
         const double largest =
             kernels<T>().prepare(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
-        if (largest > 0x1p40) in_range = false;
+        if (largest > kLargestSquare<T>) in_range = false;
       }
     });
     in_range_ = in_range;
@@ -103,8 +103,8 @@ class PreparedBank {
 
   const Bank<T>& bank() const { return bank_; }
   double scale() const { return scale_; }
-  // Whether float32's shared reciprocal can neither overflow nor vanish.
-  bool in_range() const { return sizeof(T) == sizeof(double) || in_range_; }
+  // Whether the shared reciprocal (psi.h) can neither overflow nor vanish.
+  bool in_range() const { return in_range_; }
 
  private:
   static int64_t vectors(const WeightView& weight, Layout layout) {
@@ -147,6 +147,14 @@ void with_prepared(const Weight& a, const Weight& b, Layout layout, double eps, 
     if (prepared_a.in_range() && prepared_b.in_range()) return compute(prepared_a, prepared_b);
   }
   compute(PreparedBank<double>(a.view(), layout, eps), PreparedBank<double>(b.view(), layout, eps));
+}
+
+// The scalars for kernels on these banks; fitted: the exponent of |L|, alpha forward and alpha - 1 backward.
+template <class T>
+PsiScalars<T> scaled_for(const PreparedBank<T>& a, const PreparedBank<T>& b, const Scalars& scalars, double fitted) {
+  PsiScalars<T> psi = scalars.scaled<T>(a.scale(), fitted);
+  psi.wide = !(a.in_range() && b.in_range());
+  return psi;
 }
 
 // Rough time of one thread for psi (or its gradient) of that many slice pairs; only decides how many threads to use.

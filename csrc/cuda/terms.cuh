@@ -25,7 +25,7 @@ __device__ __forceinline__ PsiGradient<T> gradient_of(T g, const Moments<T>& a, 
     const T luminance = luminance_of_means(a, b, psi.eps);
     return psi_gradient_of_means<kCase>(g, a, b, luminance, slope_of_luminance<kCase>(luminance, psi), psi);
   } else {
-    const Factors<T> factors = psi_factors(a, b, cov_plus_eps, psi.eps);
+    const Factors<T> factors = psi_factors<kCase>(a, b, cov_plus_eps, psi.eps);
     return psi_gradient<kCase>(g, factors, slope_of_luminance<kCase>(factors.luminance, psi), psi);
   }
 }

@@ -35,6 +35,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     const ckrm::PowerFit fit = ckrm::fit_power(exponent);
     return py::vectorize([fit](float value) { return ckrm::fitted_power(value, fit); })(x);
   });
+  m.def("accurate_power", py::vectorize([](double x, double exponent) { return ckrm::accurate_power(x, exponent); }));
+  m.def("normal_power", py::vectorize([](double x, double exponent) { return ckrm::normal_power(x, exponent); }));
   m.def("pair_index", [](int64_t i, int64_t j, int64_t n) { return ckrm::pair_index(i, j, n); });
   m.def("pair_of_index", [](int64_t index, int64_t n) { return as_tuple(ckrm::pair_of_index(index, n)); });
   m.def("triangle_tiles", [](int64_t n) { return ckrm::triangle_tiles(n); });
