@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, majority
 from ckrm_kernels.models import WidthTies
-from ckrm_kernels.width_search.rules import Change, Observation, WidthRule
+from ckrm_kernels.storage.settings import whole_number
+from ckrm_kernels.width_search.rules import Change, Observation, WidthRule, together
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ class Search:
     def __post_init__(self) -> None:
         if not 0 <= self.target <= 1:
             raise ValueError(f"target must lie in [0, 1], got {self.target!r}")
-        if not isinstance(self.most_rounds, int) or self.most_rounds < 1:
-            raise ValueError(f"most_rounds must be a whole number >= 1, got {self.most_rounds!r}")
+        object.__setattr__(self, "most_rounds", whole_number("most_rounds", self.most_rounds, 1))
 
     def next_widths(self, rounds: Sequence[Round]) -> dict[str, int] | None:
         """The widths to try after these rounds, or None when the search is over."""
@@ -131,10 +131,12 @@ def observe_widths(
     """
     observations = {}
     for name, width in widths.items():
-        own = [layer for layer in layers if width_of_layer.get(layer.name) == name]
+        own = {
+            layer.name: Observation(width, layer.is_within(target), majority(layer.distinct), len(layer.distinct))
+            for layer in layers
+            if width_of_layer.get(layer.name) == name
+        }
         if not own:
             raise ValueError(f"width {name!r} belongs to no measured layer; measured were {[x.name for x in layers]}")
-        within_target = all(layer.is_within(target) for layer in own)
-        distinct = max(majority(layer.distinct) for layer in own)
-        observations[name] = Observation(width, within_target, distinct, len(own[0].distinct))
+        observations[name] = together(own)
     return observations

@@ -74,7 +74,7 @@ class TestVerdict:
     def test_tied_layers_speak_with_one_voice(self):
         layers = [layer("a", 8), layer("b", 8, 0.2, distinct=5), layer("c", 8, 0.3, distinct=3), layer("d", 4)]
         seen = observe_widths({"out": 8, "in": 4}, {"a": "out", "b": "out", "c": "out", "d": "in"}, layers, 0.01)
-        assert seen == {"out": Observation(8, False, 8, 3), "in": Observation(4, True, 4, 3)}
+        assert seen == {"out": Observation(8, False, 8, 3, "a", ("b", "c")), "in": Observation(4, True, 4, 3)}
 
     def test_a_width_without_a_measured_layer(self):
         with pytest.raises(ValueError, match="width 'out' belongs to no measured layer; measured were"):
