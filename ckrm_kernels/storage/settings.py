@@ -83,11 +83,8 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
     """Raises ValueError where the folder holds what was made by another configuration than ours, both as JSON."""
-    mine, other = _flat(ours), _flat(theirs)
     different = [
-        f"{name} is {other.get(name, 'absent')}, not {mine.get(name, 'absent')}"
-        for name in {**mine, **other}
-        if mine.get(name, ...) != other.get(name, ...)
+        f"{name} is {other}, not {mine}" for name, (other, mine) in differences(theirs, ours, absent="absent").items()
     ]
     if different:
         raise ValueError(
@@ -95,7 +92,17 @@ def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> No
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], absent: Any = None) -> dict[str, tuple[Any, Any]]:
+    """The settings, by their dotted names, in which two configurations, both as JSON, differ, each before and after."""
+    old, new = _flat(before), _flat(after)
+    return {
+        name: (old.get(name, absent), new.get(name, absent))
+        for name in {**new, **old}
+        if old.get(name, ...) != new.get(name, ...)
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():

@@ -15,7 +15,7 @@ from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.experiment import Experiment
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report import write_report
-from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
+from ckrm_kernels.width_search.tables import changes_in_words, never_trained, rounds_table
 
 
 def write_outputs(experiment: Experiment, findings: Findings) -> None:
@@ -25,12 +25,9 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
         *(tables.layers_of(each, findings.threshold, findings.psi) for each in findings.candidates),
         rounds_table(findings.rounds, findings.psi),
     ]
-    changes = [
-        f"round {place}, {line}" for place, done in enumerate(findings.rounds) for line in changes_in_words(done)
-    ]
     write_atomically(
         folder / "report.txt",
-        tables.as_text([*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(changes)]),
+        tables.as_text([*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(_changes(findings))]),
     )
     write_json(folder / "report.json", _as_json(experiment, findings))
     write_report(findings, folder)
@@ -39,6 +36,16 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
     for sentence in findings.conclusions:
         display.print_line(sentence)
     display.print_line(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
+
+
+def _changes(findings: Findings) -> list[str]:
+    """The changes that the rule asked for after each round, and which of them were never trained."""
+    lines = []
+    for place, done in enumerate(findings.rounds):
+        if done is findings.rounds[-1] and done.changed:
+            lines.append(f"round {place}, {never_trained(findings.outcome)}:")
+        lines += [f"round {place}, {line}" for line in changes_in_words(done)]
+    return lines
 
 
 def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:

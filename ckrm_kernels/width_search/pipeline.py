@@ -12,6 +12,7 @@ from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_tensors
 from ckrm_kernels.training.workers import processes_for
+from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.conclusions import conclusions
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
@@ -57,7 +58,7 @@ def report(folder: str | Path, console: Any = None) -> Findings:
     config = config_of(folder)
     with locked(folder):
         experiment = Experiment(folder, config, Runtime(), Display(console))
-        if not experiment.state.finished:
+        if not experiment.finished:
             raise ValueError(
                 f"the experiment in {folder} is not finished; `ckrm search --resume {folder}` goes on with it"
             )
@@ -91,7 +92,8 @@ def gather_findings(experiment: Experiment) -> Findings:
             each.name: {layer.name: weights[each.name][f"{layer.name}.weight"] for layer in each.layers}
             for each in candidates
         },
-        conclusions=tuple(
-            conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, most_frequent)
+        conclusions=(
+            *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, most_frequent),
+            *advice(experiment.search, state.rounds, outcome),
         ),
     )

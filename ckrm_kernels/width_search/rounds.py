@@ -12,7 +12,7 @@ from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search.narrowing import parameters_of
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.search import Round, Search, Trained
-from ckrm_kernels.width_search.tables import changes_in_words
+from ckrm_kernels.width_search.tables import changes_in_words, never_trained
 
 
 def run_round(
@@ -36,10 +36,13 @@ def round_folder(place: int) -> str:
     return f"round-{place}"
 
 
-def show_round(done: Round, psi: PsiConfig, display: Display) -> None:
-    """What a round measured, and the changes that the rule asks for."""
+def show_round(search: Search, rounds: Sequence[Round], psi: PsiConfig, display: Display) -> None:
+    """What the last of the rounds measured, and the changes that the rule asks for."""
+    done = rounds[-1]
     accuracy = ", ".join(f"{each:.3f}" for each in done.trained.validation_accuracy)
     redundant = f"{len(done.redundant)} of {len(done.widths)} widths redundant at {psi.in_words()}"
     display.print_line(f"validation accuracy {accuracy}; {redundant}")
+    if done.changed and search.next_widths(rounds) is None:
+        display.print_line(f"{never_trained(search.outcome(rounds))}:")
     for line in changes_in_words(done):
         display.print_line(line)

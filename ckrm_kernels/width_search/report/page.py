@@ -50,25 +50,26 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
     """The few numbers that matter the most: each with its name and a detail."""
     if len(findings.candidates) == 1:
         return []
-    standard, searched = findings.candidates[:2]
+    standard, narrowed = findings.candidates[:2]
+    kept = "kept" if findings.outcome.chosen else f"in round {findings.outcome.compared}, not chosen"
     facts = [
         (
-            percent(searched.parameters, standard.parameters),
-            "of the parameters kept",
-            f"{searched.parameters:,} of {standard.parameters:,}",
+            percent(narrowed.parameters, standard.parameters),
+            f"of the parameters {kept}",
+            f"{narrowed.parameters:,} of {standard.parameters:,}",
         ),
         (
-            percent(searched.multiply_adds, standard.multiply_adds),
-            "of the multiply-adds kept",
-            f"{searched.multiply_adds:,} of {standard.multiply_adds:,}",
+            percent(narrowed.multiply_adds, standard.multiply_adds),
+            f"of the multiply-adds {kept}",
+            f"{narrowed.multiply_adds:,} of {standard.multiply_adds:,}",
         ),
     ]
     for each in findings.comparisons:
-        if (each.metric, each.first, each.second) == ("accuracy", "searched", "standard"):
+        if (each.metric, each.second) == ("accuracy", "standard"):
             low, high = each.difference.low, each.difference.high
             interval = "" if low is None or high is None else f"95% interval {signed(low)} to {signed(high)}"
             facts += [
-                (signed(each.difference.mean), "accuracy, searched less standard", interval),
+                (signed(each.difference.mean), f"accuracy, {each.first} less standard", interval),
                 (verdict(each).capitalize(), f"in accuracy, within ±{each.margin:g}", _tested(each)),
             ]
     return facts

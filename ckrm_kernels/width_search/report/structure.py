@@ -32,7 +32,7 @@ class Row:
 def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
     """A row for each measured layer, one for all else, and the sum.
 
-    candidates: of one structure but for their widths: standard and, where there is one, searched
+    candidates: of one structure but for their widths: standard and, where there is one, searched or narrower
     """
     rows = [
         Row("layer", same[0].name, shapes := tuple(layer.shape for layer in same), tuple(map(math.prod, shapes)))
@@ -49,7 +49,8 @@ def structure_section(findings: Findings) -> Markup:
     rows = structure_rows(candidates)
     cells = [_cells(row, len(candidates)) for row in rows]
     if len(candidates) > 1:
-        head = ["layer", "standard", "searched", "parameters", "parameters, searched", "kept"]
+        narrowed = candidates[1].name
+        head = ["layer", "standard", narrowed, "parameters", f"parameters, {narrowed}", "kept"]
         caption = "Filters × slices × kernel of each measured layer, and the parameters of its weight"
     else:
         head = ["layer", "standard", "parameters"]

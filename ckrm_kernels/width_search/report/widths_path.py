@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.theme import LIGHT
-from ckrm_kernels.width_search.search import Round
+from ckrm_kernels.width_search.search import Outcome, Round
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +22,10 @@ _BESIDE = 2.6  # points between lines of one width
 _TITLE = "Width by round of the search"
 
 
-def widths_path(rounds: Sequence[Round], chosen: int) -> Figure:
+def widths_path(rounds: Sequence[Round], outcome: Outcome) -> Figure:
     """log2 of each width by round; a redundant width has a filled dot, the lines of equal widths run side by side.
 
-    chosen: the place of the round whose widths were chosen
+    outcome: names the round whose widths were chosen, or compared all the same
     """
     names = list(rounds[0].widths)
     height = max(190.0, _LINE * (len(names) + 1))
@@ -46,7 +46,7 @@ def widths_path(rounds: Sequence[Round], chosen: int) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.7)
     axes.set_axisbelow(True)
-    labels = {0: "standard", chosen: "chosen"}
+    labels = {outcome.compared: "chosen" if outcome.chosen else "compared", 0: "standard"}
     axes.set_xticks(range(len(rounds)), [f"{place}\n{labels.get(place, '')}" for place in range(len(rounds))])
     top = 1 - 8 / total
     figure.text(MARGIN / WIDTH, top, _TITLE, fontsize=TYPE + 1, fontweight="bold", color=LIGHT["text"], va="top")
