@@ -71,9 +71,7 @@ def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[
     if len(candidates) == 1:
         return ()
     standard, narrowed, uniform = candidates
-    return tuple(
-        comparison for other in (standard, uniform) for comparison in compare_scores(narrowed, other, margin)
-    )
+    return tuple(comparison for other in (standard, uniform) for comparison in compare_scores(narrowed, other, margin))
 
 
 def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:

@@ -17,9 +17,10 @@ from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
+from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
-from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
+from ckrm_kernels.training.workers import Job, OnEvent, Workers, cores, finished_places, processes_for
 
 _CONFIG = "config.json"
 
@@ -91,11 +92,17 @@ def jobs_of(
     ]
 
 
-def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display) -> list[Run]:
-    """The finished runs of the jobs, all of as many epochs, with a bar for each."""
+def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display, watch: OnEvent | None = None) -> list[Run]:
+    """The finished runs of the jobs, all of as many epochs, with a bar for each. watch: called with every event too"""
     names, epochs = [f"seed {job.seed}" for job in jobs], jobs[0].config.epochs
     with display.bars(names, epochs, finished_places(jobs)) as bars:
-        return workers.run(jobs, bars.on_event)
+
+        def on_event(place: int, event: Epoch | Step) -> None:
+            bars.on_event(place, event)
+            if watch is not None:
+                watch(place, event)
+
+        return workers.run(jobs, on_event)
 
 
 class TrainedRuns:

@@ -10,7 +10,8 @@ from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
 from ckrm_kernels.models import Network
-from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.presentation.numbers import counted
+from ckrm_kernels.training.workers import Workers, finished_places
 from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import round_folder
@@ -27,13 +28,15 @@ class Compared:
 
 
 def networks_compared(standard: Network, rounds: Sequence[Round], outcome: Outcome) -> list[Compared]:
-    """The standard network and, where there is a narrower round, that of the outcome and the uniform one of its size."""
+    """The standard network and, where there is a narrower one to compare, that and the uniform one of its size."""
     networks = [Compared("standard", round_folder(0), standard)]
     if outcome.compared:
         narrowed = standard.with_widths(rounds[outcome.compared].widths)
         name = "searched" if outcome.chosen else "narrower"
         networks.append(Compared(name, round_folder(outcome.compared), narrowed))
-        networks.append(Compared("uniform", f"uniform-{outcome.compared}", narrowed_alike(standard, parameters_of(narrowed))))
+        networks.append(
+            Compared("uniform", f"uniform-{outcome.compared}", narrowed_alike(standard, parameters_of(narrowed)))
+        )
     return networks
 
 
@@ -49,6 +52,15 @@ def still_valid(candidates: Sequence[Candidate], compared: Sequence[Compared], s
             break
         valid.append(candidate)
     return valid
+
+
+def done_in_words(networks: Networks, compared: Sequence[Compared], valid: int) -> str:
+    """How far the comparison is. valid: of the networks compared, how many are evaluated"""
+    done = f"the search is done, and {valid} of {counted(len(compared), 'network')} to compare"
+    if valid == len(compared):
+        return done
+    jobs = networks.jobs(compared[valid].folder, compared[valid].shape)
+    return f"{done}; the {compared[valid].name} one from {len(finished_places(jobs))} of {counted(len(jobs), 'seed')}"
 
 
 def train_and_evaluate(networks: Networks, workers: Workers, compared: Compared) -> Candidate:

@@ -83,12 +83,11 @@ def _compared(
     """What the narrowed network costs and how well it does beside the standard and the uniform one."""
     standard, narrowed, uniform = candidates
     by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
-    which = (
-        f"The {narrowed.name} network"
-        if outcome.chosen
-        else f"{'The narrower round' if len(rounds) == 2 else 'The best of the narrower rounds'}, round {outcome.compared} of the widths {listed(narrowed.widths)}, was "
-        "not chosen, but is compared all the same: it"
-    )
+    which = f"The {narrowed.name} network"
+    if not outcome.chosen:
+        best = "narrower round" if len(rounds) == 2 else "best of the narrower rounds"
+        widths = listed(narrowed.widths)
+        which = f"The {best}, round {outcome.compared}, {widths}, was not chosen, but is compared all the same: it"
     return [
         f"{which} keeps {narrowed.parameters / standard.parameters:.1%} of the parameters and "
         f"{narrowed.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
@@ -114,9 +113,7 @@ def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
     """How the search ended, and which round was chosen."""
     chosen = rounds[outcome.chosen]
     if rounds[-1].within_target:
-        return (
-            f"After {counted(len(rounds), 'round')} of training every layer is within target at {psi.in_words()}."
-        )
+        return f"After {counted(len(rounds), 'round')} of training every layer is within target at {psi.in_words()}."
     ended = f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}"
     if chosen.within_target:
         return f"{ended}. Every layer of round {outcome.chosen} is within target at {psi.in_words()}."

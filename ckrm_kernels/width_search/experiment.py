@@ -6,13 +6,17 @@ there and ends with the same result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.distributed import team
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import adapted_to
 from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.width_search import comparison_phase
 from ckrm_kernels.width_search.comparison_phase import (
     Compared,
     networks_compared,
@@ -22,7 +26,7 @@ from ckrm_kernels.width_search.comparison_phase import (
 )
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.networks import Networks
-from ckrm_kernels.width_search.rounds import run_round, show_round
+from ckrm_kernels.width_search.rounds import done_in_words, run_round, show_round
 from ckrm_kernels.width_search.search import Outcome
 from ckrm_kernels.width_search.sessions import session_now
 from ckrm_kernels.width_search.state import StateFile
@@ -69,20 +73,36 @@ class Experiment:
         changes = self.state_file.changes()
         if self.finished and not changes:
             return
+        self._show_what_is_done(changes)
         self.state.sessions.append(session_now(len(self.state.rounds), changes, self.networks.runtime))
         self.state_file.save(self.state)
         self.state_file.save_config()
         with Workers(processes) as workers:
-            self._search(workers)
+            self._search(workers, processes * team().size)
             self._compare(workers)
         if not self.state.latencies:
             self.state.latencies = time_networks(self.networks, self.compared)
         self.state_file.save(self.state)
 
-    def _search(self, workers: Workers) -> None:
+    def _show_what_is_done(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Where the work goes on, from where; nothing where it begins."""
+        if not self.state.sessions:
+            return
         rounds = self.state.rounds
+        done = (
+            comparison_phase.done_in_words(self.networks, self.compared, len(self._valid_candidates()))
+            if self.search.next_widths(rounds) is None
+            else done_in_words(self.networks, self.search, rounds)
+        )
+        self.display.phase(f"Going on in {self.folder}: {done}")
+        for name, (before, after) in changes.items():
+            self.display.print_line(f"{name}: {after}, was {before}")
+
+    def _search(self, workers: Workers, side_by_side: int) -> None:
+        rounds, begun = self.state.rounds, len(self.state.rounds)
         while (widths := self.search.next_widths(rounds)) is not None:
-            rounds.append(run_round(self.networks, workers, self.search, rounds, widths))
+            forecast = side_by_side if len(rounds) == begun else None
+            rounds.append(run_round(self.networks, workers, self.search, rounds, widths, forecast))
             self.state_file.save(self.state)
             show_round(self.search, rounds, self.config.psi, self.display)
 

@@ -16,7 +16,7 @@ from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_with_bars
-from ckrm_kernels.training.workers import Job, Workers
+from ckrm_kernels.training.workers import Job, OnEvent, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
 
 
@@ -38,9 +38,9 @@ class Networks:
         seeds = range(self.config.final_seeds)
         return jobs_of(self.config, self.data, shape, seeds, self.folder / name, self.runtime)
 
-    def train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
-        """The finished runs, with a bar for each."""
-        return run_with_bars(workers, jobs, self.display)
+    def train(self, workers: Workers, jobs: Sequence[Job], watch: OnEvent | None = None) -> list[Run]:
+        """The finished runs, with a bar for each. watch: called with every event of the trainings"""
+        return run_with_bars(workers, jobs, self.display, watch)
 
     def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
         """The layers of trained networks."""

@@ -27,7 +27,9 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
     ]
     write_atomically(
         folder / "report.txt",
-        tables.as_text([*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(_changes(findings))]),
+        tables.as_text(
+            [*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(_changes(findings))]
+        ),
     )
     write_json(folder / "report.json", _as_json(experiment, findings))
     write_report(findings, folder)

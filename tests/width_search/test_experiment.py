@@ -19,10 +19,11 @@ from rich.console import Console
 from small_training import interrupted_after
 
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training import Runtime, TrainingConfig, workers
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
+from ckrm_kernels.width_search.state import config_of
 
 # so much weight decay that a few steps make a layer redundant
 SMALL = WidthSearchConfig(
@@ -183,11 +184,94 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
 
 def test_another_configuration_in_the_same_folder(finished):
     folder, _ = finished
-    other = replace(SMALL, most_rounds=3)
-    with pytest.raises(
-        ValueError, match=r"of another configuration \(most_rounds is 2, not 3\): choose another folder"
-    ):
+    other = replace(SMALL, seeds=1, margin=0.4)
+    with pytest.raises(ValueError, match=r"of another configuration \(seeds is 2, not 1\): choose another folder"):
         search_widths(folder, other)
+
+
+def trains_nothing(monkeypatch):
+    monkeypatch.setattr(workers, "run_job", lambda job, on_event: pytest.fail(f"{job.folder} is trained"))
+
+
+def sessions(folder):
+    return json.loads((folder / "state.json").read_text())["sessions"]
+
+
+def test_more_rounds_go_on_to_the_same_result(finished, tmp_path):
+    small(tmp_path, replace(SMALL, most_rounds=1, final_seeds=2))
+    alone = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("weights.safetensors")}
+    assert alone == {f"networks/round-0/seed-{seed}/weights.safetensors" for seed in (0, 1)}
+    found, _, _ = results(tmp_path)
+    assert [network["name"] for network in found["networks"]] == ["standard"]
+    assert found["conclusions"][-1].startswith("There are widths left to try: ") or any(
+        "`most_rounds` is 1" in sentence for sentence in found["conclusions"]
+    )
+    printed = small(tmp_path)
+    assert "Going on in" in printed
+    assert "the search is done" not in printed
+    assert "1 of at most 2 rounds are done, and 0 of 2 networks of round 1" in printed
+    assert "most_rounds: 2, was 1" in printed
+    assert results(tmp_path) == results(finished[0])
+    first, second = sessions(tmp_path)
+    assert (first["rounds"], first["changes"], second["rounds"]) == (0, [], 1)
+    assert second["changes"] == [
+        {"setting": "final_seeds", "before": 2, "after": 3},
+        {"setting": "most_rounds", "before": 1, "after": 2},
+    ]
+    assert first["versions"]["torch"] == torch.__version__
+    assert config_of(tmp_path).most_rounds == 2
+
+
+def test_another_margin_trains_nothing(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    trains_nothing(monkeypatch)
+    small(folder, replace(SMALL, margin=0.25))
+    found, _, _ = results(folder)
+    assert {each["margin"] for each in found["comparisons"]} == {0.25}
+    report(folder, Console(quiet=True))
+    assert results(folder)[0] == found
+    small(folder)  # and back
+    assert results(folder) == results(finished[0])
+    assert [each["changes"] for each in sessions(folder)] == [
+        [],
+        [{"setting": "margin", "before": 0.5, "after": 0.25}],
+        [{"setting": "margin", "before": 0.25, "after": 0.5}],
+    ]
+
+
+def test_more_networks_are_compared(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    before = results(folder)[2]
+    small(folder, replace(SMALL, final_seeds=4))
+    found, _, weights = results(folder)
+    assert all(len(network["scores"]) == 4 for network in found["networks"])
+    assert before.items() <= weights.items()
+    assert len(weights) == len(before) + 3
+
+
+def test_a_setting_that_would_have_led_elsewhere_is_refused_and_nothing_is_lost(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    with pytest.raises(ValueError, match=r"would not have led on the same way \(rule.minimum 4 -> 20\): after 1 round"):
+        small(folder, replace(SMALL, rule=RuleConfig(minimum=20)))
+    small(folder)
+    assert results(folder) == results(finished[0])
+
+
+def test_where_nothing_is_shrunk_the_best_narrower_round_is_compared(tmp_path):
+    config = replace(SMALL, margin=1e-6, final_seeds=2, training=replace(SMALL.training, epochs=4, weight_decay=0.05))
+    printed = small(tmp_path, config)
+    found, _, _ = results(tmp_path)
+    assert "Nothing was shrunk, because " in printed
+    assert found["search"]["chosen"] == 0
+    assert [network["name"] for network in found["networks"]] == ["standard", "narrower", "uniform"]
+    narrower = found["search"]["narrower"]
+    assert found["networks"][1]["widths"] == found["search"]["rounds"][narrower]["widths"]
+    page = texts(tmp_path)["report.html"]
+    assert f"in round {narrower}, not chosen" in page
+    assert not re.search("searched", page)
 
 
 def test_other_data_of_the_same_configuration(finished, tmp_path):

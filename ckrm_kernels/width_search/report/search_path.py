@@ -44,9 +44,7 @@ def search_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup
         f"side; grey ones never changed. Redundant is meant at {findings.psi.in_words()}."
     )
     unfolded = sum(len(done.changed) for done in rounds) <= _UNFOLDED
-    return render(
-        __file__, drawing=drawings["widths"], caption=caption, rounds=_rounds(findings), unfolded=unfolded
-    )
+    return render(__file__, drawing=drawings["widths"], caption=caption, rounds=_rounds(findings), unfolded=unfolded)
 
 
 def _rounds(findings: Findings) -> list[tuple[str, str, Sequence[Change]]]:
