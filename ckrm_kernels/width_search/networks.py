@@ -49,4 +49,9 @@ class Networks:
     @property
     def seconds(self) -> float:
         """Time spent training, summed over all networks."""
-        return sum(read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json")))
+        return sum(self.seconds_of_runs)
+
+    @property
+    def seconds_of_runs(self) -> list[float]:
+        """Time that each finished run took, of a resumed one since its last start."""
+        return [read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json"))]

@@ -62,6 +62,8 @@ def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
             "train": len(data.train),
             "validation": len(data.validation),
             "held_out": len(data.held_out),
+            "image_shape": list(data.image_shape),
+            "classes": data.classes,
             "skipped": [list(each) for each in data.skipped],
         },
         "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},

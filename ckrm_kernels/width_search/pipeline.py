@@ -18,6 +18,7 @@ from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.outputs import write_outputs
+from ckrm_kernels.width_search.provenance import data_name, network_name, provenance
 from ckrm_kernels.width_search.state import config_of
 
 
@@ -77,8 +78,10 @@ def gather_findings(experiment: Experiment) -> Findings:
         each.name: load_tensors(experiment.networks.jobs(each.folder, each.shape)[0].folder)
         for each in experiment.compared
     }
+    seconds = experiment.networks.seconds_of_runs
     return Findings(
-        data=data.name,
+        network=network_name(config.network),
+        data=data_name(config.data),
         images=len(held_out),
         threshold=config.threshold,
         psi=config.psi,
@@ -96,4 +99,5 @@ def gather_findings(experiment: Experiment) -> Findings:
             *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, most_frequent),
             *advice(experiment.search, state.rounds, outcome),
         ),
+        provenance=provenance(config, data, state.sessions, len(seconds), sum(seconds)),
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 from markupsafe import Markup
 
@@ -13,7 +11,7 @@ from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import percent, signed
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.version import __version__
+from ckrm_kernels.storage.machine import versions
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
@@ -31,7 +29,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
     """
     return render(
         __file__,
-        title=f"Widths chosen by redundancy: {findings.data}",
+        title=f"Width search of {findings.network} on {findings.data}",
         lead=" ".join(findings.conclusions[:_LEAD]),
         headline=_headline(findings),
         rest=" ".join(findings.conclusions[_LEAD:]),
@@ -42,6 +40,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
             search_section(findings, drawings),
             layers_section(findings),
         ],
+        provenance={**findings.provenance, "page written with": _written_with()},
         terms=_terms(findings),
     )
 
@@ -84,6 +83,10 @@ def _terms(findings: Findings) -> dict[str, str]:
     threshold = f"{findings.threshold:g}"
     networks = len(findings.candidates[0].scores)
     terms: dict[str, str] = {
+        "width": (
+            "A number of filters that can be chosen. Layers that are added to each other share one. The search trains "
+            "a network, measures it, changes its widths, and trains again: each time is a round."
+        ),
         Markup(f"λ, the redundancy (λ<sup>{threshold}</sup>)"): (
             "Two filters are compared slice by slice, as SSIM compares patches of images, by luminance, contrast and "
             "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
@@ -95,30 +98,56 @@ def _terms(findings: Findings) -> dict[str, str]:
             "other’s shape count, however small the weights are."
         ),
         "chance": (
-            "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes. "
+            "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes."
+        ),
+        "within target, redundant": (
             f"A layer is within target when its λ at {findings.psi.in_words()} is at most {findings.target:g}, or at "
-            "most its scale-free chance level and three standard errors of so few pairs."
+            "most its scale-free chance level and three standard errors of so few pairs; else it is redundant. A width "
+            "is redundant when a layer of it is."
+        ),
+        "distinct, repeat": (
+            f"Filters with Ψ above {threshold} repeat each other. Distinct are those left when each group of repeats "
+            "is merged into one: a redundant width falls to their number, or by a fixed factor where that is next to "
+            "no step. Between a width within target and a redundant one the search tries one in the middle, until they "
+            "are near each other."
         ),
         "red": (
             f"What is redundant: pairs of filters with Ψ above {threshold}, and layers and widths that are not within "
             "target. Blue, in the squares, are the pairs below."
         ),
-        "uniform": (
-            "The standard network with all widths narrowed alike to about as many parameters as the searched one."
+        **_networks(findings),
+        "margin": (
+            "The difference in accuracy, and in AUC, that counts as none. A round that loses more in validation "
+            "accuracy than this is chosen only if it is within target."
         ),
         "intervals and tests": (
             "Intervals of means are Student’s, of differences Welch’s, over networks trained from different seeds and "
             "scored on the same held-out images: they do not include the chance of drawing other images, and they may "
-            "reach beyond 1. A large p of the analysis of variance is not evidence of sameness; that is what the "
+            "reach beyond 1. A large p of the test for a difference is not evidence of sameness; that is what the "
             "equivalence test is for: two one-sided tests against a margin chosen beforehand."
             if networks > 1
             else "One network of each kind was trained: there is no deviation over seeds, no interval and no test."
         ),
-        "made with": _versions(),
     }
-    if len(findings.candidates) == 1:
-        del terms["uniform"]
     return terms
+
+
+def _networks(findings: Findings) -> dict[str, str]:
+    """What the names of the networks compared mean."""
+    if len(findings.candidates) == 1:
+        return {"standard": "The network that the search began with."}
+    narrowed = (
+        "the one that the search found"
+        if findings.outcome.chosen
+        else "that of the most accurate of the narrower rounds, none of which was chosen"
+    )
+    name = findings.candidates[1].name
+    return {
+        f"standard, {name}, uniform": (
+            f"The network that the search began with; {narrowed}; and the standard one with all widths narrowed alike "
+            f"to about as many parameters as the {name} one."
+        )
+    }
 
 
 def _eps_in_words(psi: PsiConfig) -> str:
@@ -129,13 +158,6 @@ def _eps_in_words(psi: PsiConfig) -> str:
     return f"{constant}: it does not depend on how large the weights are."
 
 
-def _versions() -> str:
-    others = [f"{name} {_version(name)}" for name in ("torch", "scipy", "matplotlib")]
-    return ", ".join([f"ckrm_kernels {__version__}", *others, f"Python {platform.python_version()}"]) + "."
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"
+def _written_with() -> str:
+    """The versions of what drew the page."""
+    return ", ".join(f"{name} {version}" for name, version in versions("torch", "scipy", "matplotlib").items())

@@ -4,6 +4,7 @@ import builtins
 import csv
 import io
 import json
+import platform
 import re
 import shutil
 import statistics
@@ -33,6 +34,7 @@ from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.training import Score
+from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
 from ckrm_kernels.width_search.report.psi_matrix import (
@@ -103,6 +105,7 @@ def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
         for metric, values, margin in (("accuracy", "accuracies", 0.05), ("auc", "aucs", 0.01))
     )
     return Findings(
+        network=f"network {NASTY}",
         data=f"data of {NASTY}",
         images=200,
         threshold=0.6,
@@ -115,6 +118,7 @@ def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
         latencies=(Latency(f"device {NASTY}", 64, {"standard": 0.02, "searched": 0.005, "uniform": 0.0004}),),
         weights={name: weights for name, (_, weights) in made.items()},
         conclusions=(f"First {NASTY}.", "Second.", "Third.", "Fourth."),
+        provenance={"training": f"epochs 3, {NASTY}"},
     )
 
 
@@ -376,8 +380,8 @@ def test_the_page_is_whole_and_needs_nothing_else(written, page):
     assert len(page.ids) == len(set(page.ids))
     assert all(page.labels)
     assert text.count("<svg") == 5
-    assert page.headings[0] == f"Widths chosen by redundancy: data of {NASTY}"
-    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at"]
+    assert page.headings[0] == f"Width search of network {NASTY} on data of {NASTY}"
+    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at", "How it was made"]
     assert [heading for heading in page.headings if heading in sections] == sections
     assert page.headings[-1] == "How to read this"
 
@@ -395,6 +399,11 @@ def test_figures_have_no_fixed_colours_or_background(written):
         assert not re.findall(r"#[0-9a-f]{6}\b", drawing)
         assert "var(--text)" in drawing
         assert "var(--line)" in drawing
+
+
+def test_how_it_was_made(page):
+    assert f"trainingepochs 3, {NASTY}" in page.words
+    assert f"ckrm_kernels {__version__}, Python {platform.python_version()}, torch {torch.__version__}" in page.words
 
 
 def test_the_headline(page):
@@ -547,14 +556,20 @@ def test_the_matrix_is_red_where_pairs_are_redundant():
     drawn = np.asarray(Image.open(io.BytesIO(matrix_png(psi, 0.6))).convert("RGBA"))
     assert drawn.shape == (3, 3, 4)
     red, blue = drawn[..., 0] > drawn[..., 2], drawn[..., 2] > drawn[..., 0]
-    assert np.array_equal(red, np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], bool))
-    assert np.array_equal(blue, ~red)
+    assert np.array_equal(red, np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], bool))
+    assert np.array_equal(blue, np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], bool))
     assert drawn[0, 2, 3] == 0  # nothing in common is clear
+    assert not drawn[range(3), range(3), 3].any()  # and so is a filter with itself
 
 
 def test_a_large_matrix_is_drawn_by_blocks():
-    drawn = Image.open(io.BytesIO(matrix_png(torch.eye(1025), 0.6)))
-    assert drawn.size == (342, 342)
+    psi = torch.full((1027, 1027), 0.3)
+    psi.fill_diagonal_(1.0)
+    drawn = Image.open(io.BytesIO(matrix_png(psi, 0.6)))
+    assert drawn.size == (343, 343)
+    drawn = np.asarray(drawn.convert("RGBA"))
+    assert (drawn[-1, -1, 3], drawn[-2, -2, 3]) == (0, drawn[0, -1, 3])  # the last filter with itself alone is clear
+    assert (drawn[..., 3] == drawn[0, 0, 3]).sum() == 343 * 343 - 1
 
 
 def test_colours_at_the_ends_of_the_threshold():
