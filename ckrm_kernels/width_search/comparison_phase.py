@@ -35,7 +35,7 @@ def networks_compared(standard: Network, rounds: Sequence[Round], outcome: Outco
         name = "searched" if outcome.chosen else "narrower"
         networks.append(Compared(name, round_folder(outcome.compared), narrowed))
         networks.append(
-            Compared("uniform", f"uniform-{outcome.compared}", narrowed_alike(standard, parameters_of(narrowed)))
+            Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(narrowed)))
         )
     return networks
 
