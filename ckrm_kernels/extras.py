@@ -10,6 +10,7 @@ EXTRAS = {  # the modules of each, as they are imported
     "triton": ("triton",),
     "cli": ("typer", "rich", "safetensors"),
     "report": ("pandas", "matplotlib"),
+    "onnx": ("onnx", "onnxscript"),
     "train": (
         *("sklearn", "scipy", "torchmetrics", "pydantic", "PIL", "tensorboard"),
         *(() if sys.version_info >= (3, 11) else ("tomli",)),

@@ -13,7 +13,8 @@ from ckrm_kernels.presentation.tables import aligned
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show the layers of this network, or of a class, module:Class.")
+        str | None,
+        typer.Argument(metavar="NAME", help="Show the layers of this network, of a run's folder, or of module:Class."),
     ] = None,
 ) -> None:
     """List the networks and their parameters, or the layers of one with their widths."""

@@ -34,11 +34,17 @@ def search(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The run's folder, by default runs/search; an unfinished run of the same settings goes on.",
+            help="The run's folder, by default runs/search; an unfinished run goes on, of the same settings but for "
+            "those that change no trained network.",
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, whatever its settings.")
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the run in this folder, with its settings; those that change no trained network may be "
+            "given anew.",
+        ),
     ] = None,
     device: shared.Device = "auto",
     processes: shared.Processes = None,
@@ -49,7 +55,8 @@ def search(
 
     Trains, measures and changes widths in rounds; then trains the standard network, the one found and one of as many
     parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on from its last
-    checkpoint.
+    checkpoint; margin, most_rounds and final_seeds may be others then, and target and rule.* where they would have
+    led to the same networks.
     """
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
@@ -68,12 +75,11 @@ def search(
             }
         ),
     }
-    if resume and (options or settings or config):
-        raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
     if resume and output:
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
-    chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, settings or (), options)
+    default = config_of(resume) if resume else WidthSearchConfig()
+    chosen = read_config(default, config, settings or (), options)
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)

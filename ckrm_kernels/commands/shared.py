@@ -30,7 +30,9 @@ Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in T
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=30.")
 ]
-NetworkName = Annotated[str | None, typer.Option(metavar="NAME", help="One of those that `ckrm models` lists.")]
+NetworkName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One of those that `ckrm models` lists, or a run's folder.")
+]
 DataName = Annotated[Name | None, typer.Option(help="The data set; by default digits.")]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
 ImageSize = Annotated[

@@ -14,6 +14,7 @@ from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.measured_layers import measure_networks
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.files import write_json
@@ -79,8 +80,9 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
         raise ValueError(f"margin must be a finite number > 0, got {margin!r}")
     groups = [TrainedRuns.of(folder, display) for folder in folders]
     for group in groups:
-        if group.data.identity != groups[0].data.identity:
-            raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}")
+        different = differences(group.data.identity, groups[0].data.identity)
+        if different:
+            raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}: {different}")
         for job in group.jobs():
             job.result()
     return groups

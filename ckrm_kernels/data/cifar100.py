@@ -5,24 +5,49 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ckrm_kernels.data.dataset import Dataset, Normalization, Part
-from ckrm_kernels.data.files import existing_folder, key_of_files
+from ckrm_kernels.data.files import existing_folder
+from ckrm_kernels.data.identity import digest_of, digest_of_json
 from ckrm_kernels.data.split import split_training
 
 _CLASSES = 100
 _SHAPE = (3, 32, 32)
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """What a pickle of Python 3 that Python 2 can read says in place of bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, and only latin1 is allowed")
+    return text.encode("latin1")
+
+
+def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
+    """What a pickle of protocol 5 makes an array of."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+_ARRAYS = {
+    "multiarray": {"_reconstruct": np.empty(0).__reduce__()[0], "scalar": np.int64(0).__reduce__()[0]},
+    "numeric": {"_frombuffer": _from_buffer},
+}
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    **{
+        (f"numpy.{core}.{module}", name): value
+        for core in ("core", "_core")
+        for module, names in _ARRAYS.items()
+        for name, value in names.items()
+    },
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): bytes,
+    ("builtins", "bytes"): bytes,
 }
 
 
@@ -39,15 +64,22 @@ def cifar100(folder: str | Path, split_seed: int = 0) -> Dataset:
     images, labels = _read_images(paths[0])
     test_images, test_labels = _read_images(paths[1])
     train, validation = split_training(labels, split_seed)
-    normalization = Normalization.of(images[train])
+    normalization, names = Normalization.of(images[train]), _read_names(paths[2])
+    contents = {
+        "images of train": digest_of(images),
+        "labels of train": digest_of(labels),
+        "images of test": digest_of(test_images),
+        "labels of test": digest_of(test_labels),
+        "names of the classes": digest_of_json(names),
+    }
     return Dataset(
         "cifar100",
         _CLASSES,
         Part(images[train], labels[train], normalization=normalization),
         Part(images[validation], labels[validation], normalization=normalization),
         Part(test_images, test_labels, normalization=normalization),
-        _read_names(paths[2]),
-        {"name": "cifar100", "split_seed": split_seed, "files": key_of_files(folder, paths)},
+        names,
+        {"name": "cifar100", "split_seed": split_seed, "contents": contents},
     )
 
 
@@ -61,13 +93,15 @@ def _read_images(path: Path) -> tuple[Tensor, Tensor]:
     ):
         given = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise ValueError(f"{path}: data must be an array (N, {row}) of uint8, got {given}")
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = labels.tolist()
     if not isinstance(labels, list) or len(labels) != len(pixels) or not labels:
         given = f"{len(labels)} labels" if isinstance(labels, list) else type(labels).__name__
         raise ValueError(
             f"{path}: fine_labels must be a list with a label for each of {len(pixels)} images, got {given}"
         )
     for index, label in enumerate(labels):
-        if not isinstance(label, int) or not 0 <= label < _CLASSES:
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < _CLASSES:
             raise ValueError(f"{path}: labels must lie in 0 to {_CLASSES - 1}, got {label!r} at {index}")
     images = torch.from_numpy(np.ascontiguousarray(pixels)).reshape(-1, *_SHAPE)
     return images, torch.tensor(labels, dtype=torch.int64)

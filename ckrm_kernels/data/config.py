@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,9 +10,9 @@ from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
 from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.digits import digits
+from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.folder import image_folder
 from ckrm_kernels.data.mnist import mnist
-from ckrm_kernels.data.preprocess import Track, untracked
 
 Name = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
 Gaze = Literal["gaze", "fixations"]
@@ -64,7 +65,11 @@ class DataConfig:
             raise ValueError(f"{self.name} needs {argument} ({option}): the folder with its files")
         if folder is not None and not (needed and isinstance(folder, str) and folder):
             accepted = "a folder" if needed else f"None for {self.name}"
-            raise ValueError(f"{argument} must be {accepted}, got {folder!r}")
+            others = ", ".join(name for name in get_args(Name) if name != self.name)
+            cure = (
+                f", which has no files; say which data set is there (--data): {others}" if self.name == "digits" else ""
+            )
+            raise ValueError(f"{argument} must be {accepted}, got {folder!r}{cure}")
 
     def _check_image_size(self) -> None:
         size: Any = tuple(self.image_size) if isinstance(self.image_size, (list, tuple)) else self.image_size
@@ -90,6 +95,16 @@ class DataConfig:
             _loaded[self] = self._read(track)
         return _loaded[self]
 
+    def reload(self, track: Track = untracked) -> Dataset:
+        """As `load`, of the files as they are now."""
+        _loaded.pop(self, None)
+        return self.load(track)
+
+    @property
+    def place(self) -> str:
+        """Where the files are, or what needs none."""
+        return self.folder or self.name
+
     def _read(self, track: Track) -> Dataset:
         folder, size, seed = self.folder or "", self.image_size or (0, 0), self.split_seed
         match self.name:
@@ -114,4 +129,13 @@ class DataConfig:
                 )
 
 
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON, without what in its `data` says only where files are: that decides no result."""
+    data = config.get("data")
+    if not isinstance(data, dict):
+        return dict(config)
+    return {**config, "data": {name: value for name, value in data.items() if name not in _PLACES}}
+
+
+_PLACES = ("folder", "image_folder", "cache")
 _loaded: dict[DataConfig, Dataset] = {}

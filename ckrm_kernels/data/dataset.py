@@ -103,9 +103,11 @@ class Dataset:
 
     train: to fit the weights; validation: to watch and to choose; held_out: to report, once, at the end
     class_names: one for each class, where they are known
-    identity: what decides the content, as JSON: name, settings, key of the files
+    identity: what decides the content, as JSON: name, settings and, by what they are of, digests of the contents;
+        nothing in it tells where the files lie
     skipped: what was left out with skip_bad
     region_of_class: for classes that show in one of the parts' regions, the index of that region
+    standardized: what the parts' images were standardised with where they are no longer as the files have them
     """
 
     name: str
@@ -117,8 +119,36 @@ class Dataset:
     identity: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     region_of_class: dict[int, int] = field(default_factory=dict)
+    standardized: Normalization | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(C, H, W)."""
         return tuple(self.train.images.shape[1:])
+
+    @property
+    def names_of_classes(self) -> tuple[str, ...]:
+        """`class_names`, or the labels where they are not known."""
+        return self.class_names or tuple(map(str, range(self.classes)))
+
+    @property
+    def standardization(self) -> Normalization | None:
+        """What makes a network's input of the files' pixels; None where they are its input as they are."""
+        return self.standardized or self.train.normalization
+
+    @property
+    def missing_classes(self) -> tuple[str, ...]:
+        """A sentence for each class that some part has images of and another has not."""
+        parts = (self.train, self.validation, self.held_out)
+        counts = torch.stack([part.labels.bincount(minlength=self.classes) for part in parts], 1)
+        incomplete = ((counts == 0).any(1) & (counts > 0).any(1)).nonzero().flatten()
+        return tuple(self._missing(label, *counts[label].tolist()) for label in incomplete.tolist())
+
+    def _missing(self, label: int, train: int, validation: int, held_out: int) -> str:
+        without = [part for part, count in (("validation", validation), ("held-out", held_out)) if count == 0]
+        what = [f"the {' and '.join(without)} scores say nothing of it"] if without else []
+        what += [] if train else ["no network can learn it"]
+        return (
+            f"class {self.names_of_classes[label]} has too few images, {train + validation + held_out}: {train} for "
+            f"training, {validation} for validation, {held_out} held out; {', and '.join(what)}"
+        )

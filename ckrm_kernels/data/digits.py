@@ -6,7 +6,8 @@ from functools import cache
 
 import torch
 
-from ckrm_kernels.data.dataset import Dataset, Part
+from ckrm_kernels.data.dataset import Dataset, Normalization, Part
+from ckrm_kernels.data.identity import digest_of
 from ckrm_kernels.data.split import split_by_class
 from ckrm_kernels.extras import require
 
@@ -27,5 +28,7 @@ def digits(split_seed: int = 0) -> Dataset:
     mean, deviation = images[indices[0]].mean(), images[indices[0]].std(correction=0)
     train, validation, held_out = (Part((images[i] - mean) / deviation, labels[i]) for i in indices)
     names = tuple(map(str, range(10)))
-    identity = {"name": "digits", "split_seed": split_seed}
-    return Dataset("digits", 10, train, validation, held_out, names, identity)
+    contents = {"images": digest_of(images), "labels": digest_of(labels)}
+    identity = {"name": "digits", "split_seed": split_seed, "contents": contents}
+    standardized = Normalization((mean.item(),), (deviation.item(),))
+    return Dataset("digits", 10, train, validation, held_out, names, identity, standardized=standardized)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from ckrm_kernels.data.dataset import Dataset
-from ckrm_kernels.data.files import existing_folder, key_of_files
+from ckrm_kernels.data.files import Track, contents_of_files, existing_folder, untracked
 from ckrm_kernels.data.pillow import check_pillow, read_colour
-from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
+from ckrm_kernels.data.preprocess import Arrays, Preprocessing
 from ckrm_kernels.data.split import split_by_class
 from ckrm_kernels.storage.built_once import cache_folder
 
@@ -29,7 +29,8 @@ def image_folder(
     """Colour images (N, 3, H, W) uint8 from folder/class/**/file, split 70 / 10 / 20 % by class.
 
     folder: its folders, sorted by name, are the classes; names that begin with a dot are passed over
-    image_size: (H, W); every image is scaled to cover it and its middle is cut out
+    image_size: (H, W); every image is turned as its EXIF orientation says, scaled to cover it, and its
+        middle is cut out
     split_seed: which random split
     skip_bad: leave images out that do not decode; the split is that of all images
     cache: see `DataConfig`; track: shows progress while images are decoded
@@ -39,11 +40,14 @@ def image_folder(
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:
         raise ValueError(f"{root} must hold a folder for each of at least 2 classes, got {len(classes)}")
-    paths, labels = [], []
+    paths: list[Path] = []
+    labels: list[int] = []
+    groups = {}
     for label, name in enumerate(classes):
         found = _images_below(root / name)
         if not found:
             raise ValueError(f"{root / name} holds no image ({', '.join(EXTENSIONS)})")
+        groups[f"images of {name}"] = found
         paths += found
         labels += [label] * len(found)
 
@@ -51,14 +55,14 @@ def image_folder(
         "name": "folder",
         "image_size": list(image_size),
         "split_seed": split_seed,
-        "files": key_of_files(root, paths),
+        "contents": contents_of_files(root, groups, cache_folder(cache), track),
     }
 
     def decode(index: int) -> Arrays:
         return {"images": read_colour(paths[index], image_size)}
 
     indices = split_by_class(torch.tensor(labels), split_seed)
-    preprocessing = Preprocessing(identity, labels, indices, lambda: decode, normalize=True)
+    preprocessing = Preprocessing(identity, (root,), labels, indices, lambda: decode, normalize=True)
     parts, skipped = preprocessing.parts(cache_folder(cache), skip_bad, track)
     return Dataset("folder", len(classes), *parts, tuple(classes), identity, skipped)
 

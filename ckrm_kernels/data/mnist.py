@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.data.dataset import Dataset, Normalization, Part
-from ckrm_kernels.data.files import existing_folder, key_of_files
+from ckrm_kernels.data.files import existing_folder
+from ckrm_kernels.data.identity import digest_of
 from ckrm_kernels.data.split import split_training
 
 _IMAGES, _LABELS = 2051, 2049  # the magic numbers: unsigned bytes in three dimensions, in one
@@ -36,6 +37,12 @@ def mnist(folder: str | Path, split_seed: int = 0) -> Dataset:
         raise ValueError(f"{paths[0]} and {paths[2]} must hold images of one size, got {sizes}")
     train, validation = split_training(labels, split_seed)
     normalization = Normalization.of(images[train])
+    contents = {
+        "images of the training file": digest_of(images),
+        "labels of the training file": digest_of(labels),
+        "images of the test file": digest_of(test_images),
+        "labels of the test file": digest_of(test_labels),
+    }
     return Dataset(
         "mnist",
         _CLASSES,
@@ -43,7 +50,7 @@ def mnist(folder: str | Path, split_seed: int = 0) -> Dataset:
         Part(images[validation], labels[validation], normalization=normalization),
         Part(test_images, test_labels, normalization=normalization),
         tuple(map(str, range(_CLASSES))),
-        {"name": "mnist", "split_seed": split_seed, "files": key_of_files(folder, paths)},
+        {"name": "mnist", "split_seed": split_seed, "contents": contents},
     )
 
 

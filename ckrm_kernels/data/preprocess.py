@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ckrm_kernels.data.dataset import Normalization, Part, Skipped
-from ckrm_kernels.data.files import BadFile
+from ckrm_kernels.data.files import BadFile, Track
 from ckrm_kernels.data.split import Indices
 from ckrm_kernels.data.stored import PartWriter, open_part, read_record, write_record
 from ckrm_kernels.storage.built_once import built_once
@@ -24,23 +24,18 @@ from ckrm_kernels.storage.built_once import built_once
 T = TypeVar("T")
 R = TypeVar("R")
 Arrays = dict[str, np.ndarray]
-Track = Callable[..., Iterable[Any]]  # called as rich.progress.track is: with an iterable, description and total
 
-_VERSION = 2  # of what is kept; another one leaves the caches of before alone
+_VERSION = 3  # of what is kept; another one leaves the caches of before alone
 _PARTS = ("train", "validation", "held_out")
 _THREADS = 8
-
-
-def untracked(sequence: Iterable[T], description: str = "", total: float | None = None) -> Iterable[T]:
-    """The sequence itself: progress that nobody watches."""
-    return sequence
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What to preprocess, and how.
 
-    identity: what decides the result, as JSON, with the key of the files
+    identity: what decides the result, as JSON, with digests of the files' contents
+    roots: the folders that the files lie below
     labels: (N,) of all images; indices: which of them belong to the three parts
     decoder: called once, where the cache holds nothing; gives the function that decodes the image at an index into
         arrays, under the names of `Part`'s fields, or raises `BadFile`, and that is called on several threads
@@ -48,6 +43,7 @@ class Preprocessing:
     """
 
     identity: dict[str, Any]
+    roots: tuple[Path, ...]
     labels: Sequence[int]
     indices: Indices
     decoder: Callable[[], Callable[[int], Arrays]]
@@ -62,7 +58,7 @@ class Preprocessing:
         name = f"{self.identity['name']}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
         folder = built_once(cache / name, lambda temporary: self._build(temporary, skip_bad, track))
         record = read_record(folder)
-        skipped = tuple(Skipped(*pair) for pair in record["skipped"])
+        skipped = tuple(Skipped(str(self.roots[root] / path), reason) for root, path, reason in record["skipped"])
         if skipped and not skip_bad:
             raise BadFile(Path(skipped[0].path), skipped[0].reason)
         normalization = None
@@ -97,8 +93,16 @@ class Preprocessing:
         _check_not_empty(arrays.values(), len(jobs), len(skipped))
         images = open_part(folder, "train", arrays["train"], None).images
         normalization = asdict(Normalization.of(images)) if self.normalize else None
-        record = {"identity": self.identity, "parts": arrays, "normalization": normalization, "skipped": skipped}
-        write_record(folder, record)
+        record = {"identity": self.identity, "parts": arrays, "normalization": normalization}
+        write_record(folder, {**record, "skipped": [self._within_root(each) for each in skipped]})
+
+    def _within_root(self, skipped: Skipped) -> tuple[int, str, str]:
+        """The place of the file's root and the path below it, which hold for a copy of the files too."""
+        path = Path(skipped.path)
+        for place, root in enumerate(self.roots):
+            if path.is_relative_to(root):
+                return place, str(path.relative_to(root)), skipped.reason
+        return 0, str(path.absolute()), skipped.reason
 
 
 def _check_not_empty(parts: Iterable[Sized], images: int, left_out: int) -> None:

@@ -16,8 +16,11 @@ from ckrm_kernels.extras import require
 from ckrm_kernels.version import __version__
 
 T = TypeVar("T")
-Tables = Mapping[str, Callable[[Any], "dict[str, Any] | None"]]
-"""For fields of a configuration, what gives the whole table that a setting, such as a name, stands for."""
+Tables = Mapping[str, Callable[[Any, bool], "dict[str, Any] | None"]]
+"""For fields of a configuration, what gives the whole table that a setting, such as a name, stands for.
+
+Its second argument says whether a table of settings is one of its own, as in a file, or changes single settings.
+"""
 _LONGEST = 100  # characters of a wrong value in a message
 
 
@@ -31,8 +34,9 @@ def read_config(default: T, path: Path | None, settings: Iterable[str], options:
     """
     values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
     accepted = copy.deepcopy(values)
-    for change in (_file_settings(path) if path else {}, options or {}, *map(_setting, settings)):
-        tables = _tables(default, change)
+    changes = [(_file_settings(path) if path else {}, True), (options or {}, False), *map(_setting, settings)]
+    for change, whole in changes:
+        tables = _tables(default, change, whole)
         accepted |= tables
         values |= copy.deepcopy(tables)
         _change(
@@ -138,8 +142,8 @@ def _file_settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def _setting(text: str) -> dict[str, Any]:
-    """What `a.b=1` says: {"a": {"b": 1}}."""
+def _setting(text: str) -> tuple[dict[str, Any], bool]:
+    """What `a.b=1` says: {"a": {"b": 1}}, and whether it gives a field of the configuration as a whole."""
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
@@ -147,15 +151,15 @@ def _setting(text: str) -> dict[str, Any]:
     nested = _toml_value(value.strip())
     for name in reversed(names):
         nested = {name: nested}
-    return nested
+    return nested, len(names) == 1
 
 
-def _tables(default: Any, change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _tables(default: Any, change: Mapping[str, Any], whole: bool) -> dict[str, dict[str, Any]]:
     """For the fields of which the change stands for a whole table, that table."""
     tables = {}
     for name, table_of in getattr(type(default), "tables", {}).items():
         try:
-            table = table_of(change.get(name))
+            table = table_of(change.get(name), whole)
         except ValueError as error:
             raise ValueError(f"the configuration: {name}: {error}") from error
         if table is not None:

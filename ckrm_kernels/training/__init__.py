@@ -5,6 +5,8 @@ from ckrm_kernels.training.evaluation import Score, evaluate
 from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, save_run
+from ckrm_kernels.training.trained import TrainedNetwork, load
+from ckrm_kernels.training.transform import Transform
 
 __all__ = [
     "Epoch",
@@ -12,9 +14,12 @@ __all__ = [
     "Runtime",
     "Score",
     "Step",
+    "TrainedNetwork",
     "TrainingConfig",
+    "Transform",
     "UnfinishedRun",
     "evaluate",
+    "load",
     "load_run",
     "save_run",
     "train",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.data.identity import differences
 from ckrm_kernels.extras import require
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
+from ckrm_kernels.storage.run_folders import RECORD, WEIGHTS
 from ckrm_kernels.training.history import Epoch
 
-_WEIGHTS, _RECORD, _UNFINISHED = "weights.safetensors", "run.json", "unfinished.pt"
+_UNFINISHED = "unfinished.pt"
 
 
 @dataclass(frozen=True)
@@ -33,37 +36,79 @@ class Run:
     seconds: float
 
 
-def save_run(folder: Path, model: nn.Module, run: Run) -> None:
-    """Writes the weights, then the record, whose presence says that the run is finished."""
-    (folder / _RECORD).unlink(missing_ok=True)  # that of another run would vouch for these weights
-    write_atomically(folder / _WEIGHTS, as_safetensors(model.state_dict()))
-    write_json(folder / _RECORD, asdict(run))
+def save_run(folder: Path, model: nn.Module, run: Run, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes the weights, then the record, whose presence says that the run is finished.
+
+    metadata: what the file of the weights says of them
+    Raises ValueError, as `check_replaceable`, where the folder holds another finished run.
+    """
+    check_replaceable(folder, run.identity)
+    (folder / RECORD).unlink(missing_ok=True)  # that of lost weights would vouch for these
+    write_atomically(folder / WEIGHTS, as_safetensors(model.state_dict(), metadata))
+    write_json(folder / RECORD, asdict(run))
     for unfinished in (folder / _UNFINISHED, *folder.glob(f".{_UNFINISHED}.*")):  # and what a kill left half written
         unfinished.unlink(missing_ok=True)
 
 
 def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
     """The finished run in the folder, or None where there is none of this identity."""
-    if not (folder / _RECORD).exists() or not (folder / _WEIGHTS).exists():
+    if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
         return None
-    record = read_json(folder / _RECORD)
-    with _damage_named(folder / _RECORD):
+    record = read_json(folder / RECORD)
+    with _damage_named(folder / RECORD):
         run = Run(record["identity"], tuple(Epoch(**epoch) for epoch in record["history"]), float(record["seconds"]))
     return run if run.identity == identity else None
+
+
+def check_replaceable(folder: Path, identity: dict[str, Any]) -> None:
+    """Raises ValueError, naming the difference, where the folder holds a finished run of another identity."""
+    if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
+        return
+    with _damage_named(folder / RECORD):
+        theirs = dict(read_json(folder / RECORD)["identity"])
+    data = differences(identity.get("data", {}), theirs.get("data", {}))
+    different = [
+        *([f"the data differs: {data}"] if data else []),
+        *_different({**identity, "data": 0}, {**theirs, "data": 0}),
+    ]
+    if different:
+        raise ValueError(
+            f"{folder} holds a finished network, which is never replaced, and it is another one ("
+            f"{'; '.join(different)}): choose another folder"
+        )
+
+
+def _different(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """In what two tables differ, by dotted names."""
+    found = []
+    for name in {**theirs, **ours}:
+        mine, other = ours.get(name, "absent"), theirs.get(name, "absent")
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += _different(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append(f"{prefix}{name} is {other}, not {mine}")
+    return found
+
+
+def load_metadata(folder: Path) -> dict[str, str]:
+    """What the file of the run's weights says of them; raises ValueError, naming the file, where it is damaged."""
+    safetensors = _safetensors()
+    with _damage_named(folder / WEIGHTS), safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """The finished run's weights by name; raises ValueError, naming the file, where they are damaged."""
     safetensors = _safetensors()
-    with _damage_named(folder / _WEIGHTS):
-        tensors: dict[str, Tensor] = safetensors.load_file(folder / _WEIGHTS)
+    with _damage_named(folder / WEIGHTS):
+        tensors: dict[str, Tensor] = safetensors.load_file(folder / WEIGHTS)
     return tensors
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads the run's weights into the model and leaves it in evaluation mode."""
     tensors = load_tensors(folder)
-    with _damage_named(folder / _WEIGHTS):
+    with _damage_named(folder / WEIGHTS):
         model.load_state_dict(tensors)
     model.eval()
 
@@ -109,11 +154,17 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to train anew") from error
 
 
-def as_safetensors(tensors: dict[str, Tensor]) -> bytes:
-    """The content of a safetensors file of copies of the tensors."""
+def as_safetensors(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file of copies of the tensors, the same for the same tensors and metadata."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content: bytes = _safetensors().save(copies)
-    return content
+    if not metadata:
+        return content
+    # safetensors would write the metadata in any order
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": dict(metadata), **json.loads(content[8 : 8 + size])}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def _safetensors() -> Any:

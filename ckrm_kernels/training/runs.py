@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ckrm_kernels.data import DataConfig, Dataset
+from ckrm_kernels.data.config import without_places
+from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.models import AnyNetwork, Network, count_parameters, network_shape, without_memory
-from ckrm_kernels.models.kinds import check_kind, network_settings
+from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
+from ckrm_kernels.storage.run_folders import seed_folder
 from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
@@ -22,7 +25,7 @@ from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, cores, finished_places, processes_for
 
-_CONFIG = "config.json"
+_CONFIG, _DATA = "config.json", "data.json"
 
 
 class TrainingNetworks(Protocol):
@@ -50,6 +53,7 @@ Config = TypeVar("Config", bound=TrainingNetworks)
 class RunsConfig:
     """Everything that decides the trained networks.
 
+    network: a description, or its name, see `models.network_of`
     seeds: different whole numbers, at least one; each gives a network
     """
 
@@ -62,11 +66,21 @@ class RunsConfig:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", as_network(self.network))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
         for seed in self.seeds:
             if not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
+
+
+def loaded(config: DataConfig, display: Display) -> Dataset:
+    """The data set as it is now, with a word on what was left out of it and on classes that a part lacks."""
+    data = config.reload(display.track)
+    display.skipped(data)
+    for sentence in data.missing_classes:
+        display.print_line(f"warning: {sentence}")
+    return data
 
 
 def adapted_to(config: Config, data: Dataset) -> Config:
@@ -80,14 +94,19 @@ def adapted_to(config: Config, data: Dataset) -> Config:
 
 
 def jobs_of(
-    config: TrainingNetworks, data: Dataset, network: Network, seeds: Iterable[int], folder: Path, runtime: Runtime
+    config: TrainingNetworks,
+    data: dict[str, Any],
+    network: Network,
+    seeds: Iterable[int],
+    folder: Path,
+    runtime: Runtime,
 ) -> list[Job]:
     """A job for each seed, in the folder's `seed-N`: the network trained as the configuration says.
 
-    data: the data set that the configuration loads
+    data: the identity of the data set that the configuration loads
     """
     return [
-        Job(network, config.data.load, data.identity, config.training, seed, folder / f"seed-{seed}", runtime)
+        Job(network, config.data.load, data, config.training, seed, seed_folder(folder, seed), runtime)
         for seed in seeds
     ]
 
@@ -108,12 +127,12 @@ def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display, watch
 class TrainedRuns:
     """The runs of one configuration in one folder, each in its own folder `seed-N`.
 
-    Raises ValueError where the folder holds runs of another configuration; more seeds may be added.
+    Raises ValueError where the folder holds runs of another configuration or of other data; more seeds may be added,
+    and the data may lie elsewhere.
     """
 
     def __init__(self, folder: Path, config: RunsConfig, runtime: Runtime, display: Display) -> None:
-        self.folder, self.display, self.data = folder, display, config.data.load(display.track)
-        display.skipped(self.data)
+        self.folder, self.display, self.data = folder, display, loaded(config.data, display)
         self.config, self.runtime = adapted_to(config, self.data), runtime
         self._check_folder()
 
@@ -129,11 +148,14 @@ class TrainedRuns:
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""
-        return jobs_of(self.config, self.data, self.config.network, self.config.seeds, self.folder, self.runtime)
+        return jobs_of(
+            self.config, self.data.identity, self.config.network, self.config.seeds, self.folder, self.runtime
+        )
 
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
         if team().is_first:
+            write_json(self.folder / _DATA, asdict(DataSummary.of(self.data)))
             write_json(self.folder / _CONFIG, as_json(self.config))
         with Workers(processes) as workers:
             run_with_bars(workers, self.jobs(), self.display)
@@ -143,7 +165,10 @@ class TrainedRuns:
         if not path.exists():
             return
         ours, theirs = as_json(self.config), _read(path)
-        check_same({**ours, "seeds": theirs.get("seeds")}, theirs, self.folder)
+        check_same(without_places({**ours, "seeds": theirs.get("seeds")}), without_places(theirs), self.folder)
+        kept = read_json(self.folder / _DATA) if (self.folder / _DATA).exists() else {}
+        identity = kept.get("identity", {}) if isinstance(kept, dict) else {}
+        check_same_data(self.data.identity, identity, self.config.data.place, f"{self.folder} holds runs")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -169,7 +194,8 @@ def train_runs(
     console: a rich console, by default one on standard output
     out: for each seed its score, which scores.json in the folder holds too
     Under torchrun all processes train a single network together, and share out several.
-    Raises ValueError where the folder holds runs of another configuration, or another process works in it.
+    A finished network is never replaced. Raises ValueError where the folder holds runs of another configuration or of
+    other data, or another process works in it.
     """
     folder = Path(folder)
     with joined() as team, locked(folder):
@@ -188,7 +214,13 @@ def train_runs(
         if team.is_first:
             write_json(folder / "scores.json", {str(seed): asdict(score) for seed, score in scores.items()})
         display.print_line(f"written to {folder}: scores.json, and for each seed weights.safetensors and run.json")
+        display.print_line(how_to_load(folder))
     return scores
+
+
+def how_to_load(folder: Path) -> str:
+    """A line for who wants to use a network of the folder."""
+    return f'in Python: model, transform = ckrm_kernels.training.load("{folder}")'
 
 
 def _scored(job: Job, runs: TrainedRuns, display: Display) -> Score:

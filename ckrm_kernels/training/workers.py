@@ -26,12 +26,14 @@ import torch
 from torch import nn
 
 from ckrm_kernels.data import Dataset
+from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distributed import team
 from ckrm_kernels.models import Network
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.history import Epoch, Step
 from ckrm_kernels.training.loop import train
-from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, load_weights, save_run
+from ckrm_kernels.training.run_files import Run, UnfinishedRun, check_replaceable, load_run, load_weights, save_run
+from ckrm_kernels.training.trained import metadata_of
 
 OnEvent = Callable[[int, Epoch | Step], None]
 
@@ -63,8 +65,11 @@ class Job:
         return identity
 
     def finished(self) -> Run | None:
-        """The finished run in the folder, or None if there is none or that of another job."""
-        return load_run(self.folder, self.identity())
+        """The finished run in the folder, or None if there is none; raises ValueError for that of another job."""
+        run = load_run(self.folder, self.identity())
+        if run is None:
+            check_replaceable(self.folder, self.identity())
+        return run
 
     def result(self) -> Run:
         """The finished run; raises FileNotFoundError where there is none."""
@@ -219,10 +224,13 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
             started = time.perf_counter()
             torch.manual_seed(job.seed)
             model = job.network.build().to(device)
-            unfinished = UnfinishedRun(job.folder, job.identity())
+            unfinished, data = UnfinishedRun(job.folder, job.identity()), job.load_data()
+            changed = data.identity and differences(data.identity, job.data)
+            if changed:
+                raise ValueError(f"the data of {job.folder} changed while networks were trained: {changed}")
             history = train(
                 model,
-                job.load_data(),
+                data,
                 job.config,
                 job.seed,
                 on_event,
@@ -232,6 +240,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
                 unfinished=unfinished,
             )
             if not job.runtime.data_parallel or team().is_first:
-                save_run(job.folder, model, Run(job.identity(), history, time.perf_counter() - started))
+                run = Run(job.identity(), history, time.perf_counter() - started)
+                save_run(job.folder, model, run, metadata_of(run.identity["network"], data, job.seed))
     finally:
         torch.set_num_threads(threads)

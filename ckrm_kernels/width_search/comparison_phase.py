@@ -34,9 +34,7 @@ def networks_compared(standard: Network, rounds: Sequence[Round], outcome: Outco
         narrowed = standard.with_widths(rounds[outcome.compared].widths)
         name = "searched" if outcome.chosen else "narrower"
         networks.append(Compared(name, round_folder(outcome.compared), narrowed))
-        networks.append(
-            Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(narrowed)))
-        )
+        networks.append(Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(narrowed))))
     return networks
 
 

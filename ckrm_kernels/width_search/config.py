@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
-from ckrm_kernels.models.kinds import network_settings
+from ckrm_kernels.models.kinds import as_network, network_settings
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.settings import Tables
 from ckrm_kernels.training import TrainingConfig
@@ -82,6 +82,7 @@ class WidthSearchConfig:
     margin: float = 0.01
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", as_network(self.network))
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds must be a whole number >= 1, got {self.seeds!r}")
         if not isinstance(self.final_seeds, int) or self.final_seeds < self.seeds:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.distributed import team
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.runs import adapted_to
+from ckrm_kernels.training.runs import adapted_to, loaded
 from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search import comparison_phase
 from ckrm_kernels.width_search.comparison_phase import (
@@ -29,29 +30,51 @@ from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import done_in_words, run_round, show_round
 from ckrm_kernels.width_search.search import Outcome
 from ckrm_kernels.width_search.sessions import session_now
-from ckrm_kernels.width_search.state import StateFile
+from ckrm_kernels.width_search.state import StateFile, config_of, summary_of
 
 
 class Experiment:
     """The experiment of one configuration in one folder.
 
+    summary: of the data, where it is not to be read because the experiment is only reported
     Raises ValueError where the folder holds an experiment of another configuration, or of other data.
     """
 
-    def __init__(self, folder: Path, config: WidthSearchConfig, runtime: Runtime, display: Display) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: WidthSearchConfig,
+        runtime: Runtime,
+        display: Display,
+        summary: DataSummary | None = None,
+    ) -> None:
         self.folder, self.display = folder, display
-        self.data = config.data.load(display.track)
-        display.skipped(self.data)
-        self.config = adapted_to(config, self.data)
+        self.config, data = config, None
+        if summary is None:
+            data = loaded(config.data, display)
+            self.config, summary = adapted_to(config, data), DataSummary.of(data)
+        self.summary = summary
         self.search = self.config.search()
-        self.networks = Networks(folder / "networks", self.config, self.data, runtime, display)
-        self.state_file = StateFile(folder, self.config, self.data)
+        self.networks = Networks(folder / "networks", self.config, self.summary, data, runtime, display)
+        self.state_file = StateFile(folder, self.config, self.summary)
         self.state = self.state_file.load()
+
+    @classmethod
+    def stored(cls, folder: Path, display: Display) -> Experiment:
+        """The experiment in a folder, for what needs no data; raises ValueError where there is none."""
+        config, summary = config_of(folder), summary_of(folder)
+        return cls(folder, config, Runtime(), display, summary)
 
     @property
     def outcome(self) -> Outcome:
         """How the finished search ended."""
         return self.search.outcome(self.state.rounds)
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """For each of the networks compared, by name, the folder of its runs, relative to that of the experiment."""
+        paths = {each.name: self.networks.folder_of(each.folder, each.shape) for each in self.compared}
+        return {name: path.relative_to(self.folder).as_posix() for name, path in paths.items()}
 
     @property
     def compared(self) -> list[Compared]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ class Findings:
     weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
     conclusions: sentences
     provenance: how the experiment was made, see `provenance`
+    folders: for each candidate, by name, the folder of its trained networks, relative to that of the search
     """
 
     network: str
@@ -45,3 +46,4 @@ class Findings:
     weights: Mapping[str, Mapping[str, Tensor]]
     conclusions: tuple[str, ...]
     provenance: Mapping[str, str]
+    folders: Mapping[str, str] = field(default_factory=dict)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
 from ckrm_kernels.data import Dataset
+from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network
 from ckrm_kernels.storage.files import read_json
+from ckrm_kernels.storage.run_folders import RECORD
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
@@ -24,19 +29,36 @@ from ckrm_kernels.width_search.config import WidthSearchConfig
 class Networks:
     """What trains and measures the networks of one experiment.
 
-    folder: of all runs; data: what `config` loads
+    folder: of all runs
+    summary: of the data that `config` loads; dataset: that data, None where nothing is left to train or to score
     """
 
     folder: Path
     config: WidthSearchConfig
-    data: Dataset
+    summary: DataSummary
+    dataset: Dataset | None
     runtime: Runtime
     display: Display
+
+    @property
+    def data(self) -> Dataset:
+        """What the networks are trained and scored on."""
+        if self.dataset is None:
+            raise RuntimeError("the data of a finished search is not read")
+        return self.dataset
 
     def jobs(self, name: str, shape: Network) -> list[Job]:
         """The runs of a shape from all seeds of the comparison, of which a round takes the first. name: the folder's"""
         seeds = range(self.config.final_seeds)
-        return jobs_of(self.config, self.data, shape, seeds, self.folder / name, self.runtime)
+        return jobs_of(self.config, self.summary.identity, shape, seeds, self.folder_of(name, shape), self.runtime)
+
+    def folder_of(self, name: str, shape: Network) -> Path:
+        """The folder of that name, or where it holds a finished network of another shape, the next with a number.
+
+        Settings that have changed since may ask for other widths than those trained under that name.
+        """
+        others = (self.folder / f"{name}-{number}" for number in itertools.count(2))
+        return next(each for each in itertools.chain([self.folder / name], others) if _is_free(each, shape))
 
     def train(self, workers: Workers, jobs: Sequence[Job], watch: OnEvent | None = None) -> list[Run]:
         """The finished runs, with a bar for each. watch: called with every event of the trainings"""
@@ -55,3 +77,9 @@ class Networks:
     def seconds_of_runs(self) -> list[float]:
         """Time that each finished run took, of a resumed one since its last start."""
         return [read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json"))]
+
+
+def _is_free(folder: Path, shape: Any) -> bool:
+    """Whether the folder holds no finished network of another shape."""
+    record = next(folder.glob(f"*/{RECORD}"), None)
+    return record is None or read_json(record)["identity"]["network"] == json.loads(json.dumps(asdict(shape)))

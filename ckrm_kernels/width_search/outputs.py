@@ -52,18 +52,18 @@ def _changes(findings: Findings) -> list[str]:
 
 def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
     """Everything measured, as JSON; only `seconds` differs from one run to the next."""
-    data = experiment.data
+    data = experiment.summary
     return {
         "conclusions": list(findings.conclusions),
         "config": as_json(experiment.config),
         "data": {
             "name": data.name,
             "identity": data.identity,
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "held_out": len(data.held_out),
+            "train": data.train,
+            "validation": data.validation,
+            "held_out": data.held_out,
             "image_shape": list(data.image_shape),
-            "classes": data.classes,
+            "classes": list(data.classes),
             "skipped": [list(each) for each in data.skipped],
         },
         "search": {**asdict(findings.outcome), "rounds": [asdict(each) for each in findings.rounds]},

@@ -7,10 +7,13 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import compare_candidates
 from ckrm_kernels.distributed import joined
+from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.storage.lock import locked
+from ckrm_kernels.storage.run_folders import NETWORKS
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_tensors
+from ckrm_kernels.training.runs import how_to_load
 from ckrm_kernels.training.workers import processes_for
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.conclusions import conclusions
@@ -46,34 +49,42 @@ def search_widths(
         experiment.run(processes)
         findings = gather_findings(experiment)
         if team.is_first:
-            write_outputs(experiment, findings)
+            _write(experiment, findings)
     return findings
 
 
 def report(folder: str | Path, console: Any = None) -> Findings:
-    """Writes the files of a finished experiment again.
+    """Writes the files of a finished experiment again; its data is not needed.
 
     Raises ValueError where it is not finished, or another process works in the folder.
     """
     folder = Path(folder)
-    config = config_of(folder)
+    config_of(folder)
     with locked(folder):
-        experiment = Experiment(folder, config, Runtime(), Display(console))
+        experiment = Experiment.stored(folder, Display(console))
         if not experiment.finished:
             raise ValueError(
                 f"the experiment in {folder} is not finished; `ckrm search --resume {folder}` goes on with it"
             )
         findings = gather_findings(experiment)
-        write_outputs(experiment, findings)
+        _write(experiment, findings)
     return findings
+
+
+def _write(experiment: Experiment, findings: Findings) -> None:
+    folder, display = experiment.folder, experiment.display
+    write_json(folder / NETWORKS, dict(findings.folders))
+    write_outputs(experiment, findings)
+    for name, runs in findings.folders.items():
+        display.print_line(f"the {name} networks: {folder / runs}")
+    display.print_line(how_to_load(folder))
 
 
 def gather_findings(experiment: Experiment) -> Findings:
     """What the finished experiment found."""
-    config, data, state, outcome = experiment.config, experiment.data, experiment.state, experiment.outcome
-    candidates, held_out = tuple(state.candidates), data.held_out
+    config, data, state, outcome = experiment.config, experiment.summary, experiment.state, experiment.outcome
+    candidates = tuple(state.candidates)
     comparisons = compare_candidates(candidates, config.margin)
-    most_frequent = held_out.labels.bincount().max().item() / len(held_out)
     weights = {
         each.name: load_tensors(experiment.networks.jobs(each.folder, each.shape)[0].folder)
         for each in experiment.compared
@@ -82,7 +93,7 @@ def gather_findings(experiment: Experiment) -> Findings:
     return Findings(
         network=network_name(config.network),
         data=data_name(config.data),
-        images=len(held_out),
+        images=data.held_out,
         threshold=config.threshold,
         psi=config.psi,
         target=config.target,
@@ -96,8 +107,10 @@ def gather_findings(experiment: Experiment) -> Findings:
             for each in candidates
         },
         conclusions=(
-            *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, most_frequent),
+            *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, data.most_frequent),
+            *data.missing_classes,
             *advice(experiment.search, state.rounds, outcome),
         ),
         provenance=provenance(config, data, state.sessions, len(seconds), sum(seconds)),
+        folders=experiment.folders,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ckrm_kernels.comparison.tables import listed
-from ckrm_kernels.data import DataConfig, Dataset
+from ckrm_kernels.data import DataConfig
+from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network
 from ckrm_kernels.models.zoo import NETWORKS
 from ckrm_kernels.presentation.numbers import counted, times
@@ -29,9 +30,7 @@ def network_name(network: Network) -> str:
     shape: Any = network
     for name, each in NETWORKS.items():
         known: Any = each.network
-        if type(known) is type(shape) and known == replace(
-            shape, in_channels=known.in_channels, classes=known.classes
-        ):
+        if type(known) is type(shape) and known == replace(shape, in_channels=known.in_channels, classes=known.classes):
             return name
     return network.kind.partition(":")[2] or network.kind
 
@@ -42,7 +41,7 @@ def data_name(config: DataConfig) -> str:
 
 
 def provenance(
-    config: WidthSearchConfig, data: Dataset, sessions: Sequence[Session], networks: int, seconds: float
+    config: WidthSearchConfig, data: DataSummary, sessions: Sequence[Session], networks: int, seconds: float
 ) -> dict[str, str]:
     """What the result depends on, by what it is, and what it took.
 
@@ -52,8 +51,8 @@ def provenance(
         "network": _network(config.network),
         "data": data_name(config.data),
         "images": (
-            f"{len(data.train):,} to train with, {len(data.validation):,} to validate, {len(data.held_out):,} held out "
-            f"to score, of {times(data.image_shape)} (channels, height, width), in {data.classes} classes"
+            f"{data.train:,} to train with, {data.validation:,} to validate, {data.held_out:,} held out to score, of "
+            f"{times(data.image_shape)} (channels, height, width), in {len(data.classes)} classes"
         ),
         "digest of the data": _digest(data),
         "training": _training(config.training),
@@ -65,7 +64,7 @@ def provenance(
             f"λ above Ψ {config.threshold:g}, at {config.psi.in_words()}; target {config.target:g}, margin "
             f"{config.margin:g}"
         ),
-        "rule": f"{_named(config.rule, RuleConfig(), all_of_them=True)}, at most {counted(config.most_rounds, 'round')}",
+        "rule": f"{_named(config.rule, RuleConfig(), every=True)}, at most {counted(config.most_rounds, 'round')}",
         "time": (
             f"{'at least ' if len(sessions) > 1 else ''}{span(seconds)} of training, summed over "
             f"{counted(networks, 'network')}"
@@ -81,7 +80,7 @@ def _network(network: Network) -> str:
     return f"{described}; {parameters_of(network):,} parameters, widths {listed(network.widths())}"
 
 
-def _digest(data: Dataset) -> str:
+def _digest(data: DataSummary) -> str:
     """Of what tells the data set from others."""
     return hashlib.sha256(json.dumps(data.identity, sort_keys=True).encode()).hexdigest()[:_DIGEST]
 
@@ -93,13 +92,13 @@ def _training(config: TrainingConfig) -> str:
     return ", ".join([*shown, *([others] if others else [])])
 
 
-def _named(config: Any, default: Any, without: Sequence[str] = (), *, all_of_them: bool = False) -> str:
+def _named(config: Any, default: Any, without: Sequence[str] = (), *, every: bool = False) -> str:
     """The settings of a dataclass by their names, those that are not the default or all."""
     names = [each.name for each in fields(config) if each.name not in without]
     return ", ".join(
         f"{name.replace('_', ' ')} {_value(getattr(config, name))}"
         for name in names
-        if all_of_them or getattr(config, name) != getattr(default, name)
+        if every or getattr(config, name) != getattr(default, name)
     )
 
 

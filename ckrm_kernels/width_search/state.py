@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
-from ckrm_kernels.data import Dataset
+from ckrm_kernels.data.config import without_places
+from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import team
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.settings import as_json, check_same, differences, typed
@@ -42,7 +42,7 @@ class StateFile:
 
     folder: Path
     config: WidthSearchConfig
-    data: Dataset
+    data: DataSummary
 
     def load(self) -> State:
         """The state, an empty one where there is no file; its rounds are as this configuration sees what was trained.
@@ -56,10 +56,9 @@ class StateFile:
                 raise ValueError(f"{self.folder} holds something else, not an experiment: choose another folder")
             return State()
         theirs, data, state = _split(path)
-        ours = as_json(self.config)
-        check_same(ours, {**theirs, **{name: ours[name] for name in _CHANGEABLE}}, self.folder)
-        if data != json.loads(json.dumps(self.data.identity)):
-            raise ValueError(f"{self.folder} holds an experiment of other data, files or settings of {self.data.name}")
+        ours = without_places(as_json(self.config))
+        check_same(ours, {**without_places(theirs), **{name: ours[name] for name in _CHANGEABLE}}, self.folder)
+        check_same_data(self.data.identity, data, self.config.data.place, f"{self.folder} holds an experiment")
         if self.changes():
             state.rounds = self._replayed(state.rounds)
         return state
@@ -67,7 +66,9 @@ class StateFile:
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """The settings in which the file's configuration differs from this one, by name, each before and after."""
         path = self.folder / _STATE
-        return differences(_split(path)[0], as_json(self.config)) if path.exists() else {}
+        if not path.exists():
+            return {}
+        return differences(without_places(_split(path)[0]), without_places(as_json(self.config)))
 
     def _replayed(self, rounds: list[Round]) -> list[Round]:
         try:
@@ -82,13 +83,25 @@ class StateFile:
     def save(self, state: State) -> None:
         """Replaces the file, whole or not at all."""
         if team().is_first:
-            content = {"config": as_json(self.config), "data": self.data.identity, **asdict(state)}
+            known = {"config": as_json(self.config), "data": self.data.identity, "summary": asdict(self.data)}
+            content = {**known, **asdict(state)}
             write_json(self.folder / _STATE, content)
 
     def save_config(self) -> None:
         """Writes the configuration alone, in the form that `--config` reads."""
         if team().is_first:
             write_json(self.folder / _CONFIG, as_json(self.config))
+
+
+def summary_of(folder: Path) -> DataSummary:
+    """What the experiment in a folder keeps of its data; raises ValueError where there is nothing."""
+    value = read_json(folder / _STATE)
+    if "summary" not in value:
+        raise ValueError(
+            f"{folder} holds an experiment of an earlier version of ckrm_kernels, which kept nothing of its data: make "
+            "its report with that version"
+        )
+    return typed(DataSummary, value["summary"], str(folder / _STATE))
 
 
 def config_of(folder: Path) -> WidthSearchConfig:
@@ -106,4 +119,5 @@ def _split(path: Path) -> tuple[dict, Any, State]:
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("config"), dict):
         raise ValueError(f"{path} is not the state of an experiment; choose another folder")
-    return value.pop("config"), value.pop("data", None), typed(State, value, str(path))
+    value.pop("summary", None)
+    return value.pop("config"), value.pop("data", {}), typed(State, value, str(path))

@@ -81,11 +81,27 @@ def test_the_folder_itself_will_do(folder):
     assert DataConfig("cifar100", folder=str(folder)).load().identity == cifar100(folder).identity
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("protocol", range(6))
 def test_a_pickle_made_anew_with_keys_of_bytes_is_read(folder, protocol):
     content = {key.encode(): value for key, value in TEST.items()}
     (folder / "test").write_bytes(pickle.dumps(content, protocol))
     assert torch.equal(cifar100(folder).held_out.images.flatten(1), torch.from_numpy(TEST["data"]))
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 5])
+@pytest.mark.parametrize("labels", [np.array, lambda labels: list(map(np.int64, labels))], ids=["array", "scalars"])
+def test_labels_of_numpy_and_arrays_by_columns_are_read(folder, protocol, labels):
+    content = {**TEST, "fine_labels": labels(TEST["fine_labels"]), "data": np.asfortranarray(TEST["data"])}
+    (folder / "test").write_bytes(pickle.dumps(content, protocol))
+    data = cifar100(folder)
+    assert torch.equal(data.held_out.images.flatten(1), torch.from_numpy(TEST["data"]))
+    assert data.held_out.labels.tolist() == TEST["fine_labels"]
+
+
+def test_no_other_encoding_is_asked_for(folder):
+    (folder / "test").write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
+    with pytest.raises(ValueError, match="it asks for the encoding 'rot13', and only latin1 is allowed"):
+        cifar100(folder)
 
 
 class Evil:

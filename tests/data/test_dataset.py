@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.utils.data import DataLoader
 
-from ckrm_kernels.data import DataConfig, Normalization, Part, digits
+from ckrm_kernels.data import DataConfig, Dataset, Normalization, Part, digits
+from ckrm_kernels.data.identity import differences
 
 
 def test_digits_are_what_scikit_learn_has():
@@ -50,7 +51,10 @@ def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
 
 
 def test_the_digits_say_what_they_are():
-    assert digits(3).identity == {"name": "digits", "split_seed": 3}
+    identity = digits(3).identity
+    assert (identity["name"], identity["split_seed"]) == ("digits", 3)
+    assert identity["contents"].keys() == {"images", "labels"}
+    assert differences(identity, digits(0).identity) == "split_seed is 3, not 0"
     assert digits().class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert digits().skipped == ()
 
@@ -121,7 +125,7 @@ def test_a_configuration_goes_through_json_and_pickle():
     config = DataConfig("folder", folder="somewhere", image_size=(4, 6), skip_bad=True)
     assert DataConfig(**json.loads(json.dumps(asdict(config)))) == config
     load = pickle.loads(pickle.dumps(DataConfig(split_seed=2).load))
-    assert load().identity == {"name": "digits", "split_seed": 2}
+    assert load().identity == digits(2).identity
 
 
 def test_chest_xrays_have_a_size_by_default():
@@ -133,7 +137,10 @@ def test_chest_xrays_have_a_size_by_default():
     ("settings", "message"),
     [
         ({"name": "imagenet"}, "name must be one of digits, mnist, cifar100, folder, egd-cxr, got 'imagenet'"),
-        ({"folder": "a"}, "folder must be None for digits, got 'a'"),
+        (
+            {"folder": "a"},
+            r"folder must be None for digits, got 'a', .* which data set is there \(--data\): mnist, cifar100, folder,",
+        ),
         ({"name": "mnist"}, r"mnist needs folder \(--data-folder\): the folder with its files"),
         ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
         ({"name": "mnist", "folder": "a", "image_folder": "b"}, "image_folder must be None for mnist, got 'b'"),
@@ -157,3 +164,37 @@ def test_chest_xrays_have_a_size_by_default():
 def test_settings_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(**settings)
+
+
+def test_the_digits_are_standardised_as_their_standardization_says():
+    from sklearn.datasets import load_digits
+
+    raw, data = torch.from_numpy(load_digits().images).float().unsqueeze(1), digits(1)
+    inputs = {image.numpy().tobytes() for image in data.standardization(raw)}
+    assert {image.numpy().tobytes() for part in (data.train, data.held_out) for image in part.images} <= inputs
+
+
+def of_labels(*labels: list[int], names: tuple[str, ...] = ()) -> Dataset:
+    parts = (Part(torch.zeros(len(each), 1, 2, 2), torch.tensor(each, dtype=torch.int64)) for each in labels)
+    return Dataset("made", 4, *parts, names)
+
+
+def test_classes_that_a_part_lacks_are_named_with_their_counts():
+    assert of_labels([0, 1], [1, 0], [0, 1, 1]).missing_classes == ()  # the others are in no part
+    names = ("ant", "bee", "cat", "dog")
+    assert of_labels([0, 1, 2], [1, 0], [0, 1, 3, 3], names=names).missing_classes == (
+        "class cat has too few images, 1: 1 for training, 0 for validation, 0 held out; the validation and held-out "
+        "scores say nothing of it",
+        "class dog has too few images, 2: 0 for training, 0 for validation, 2 held out; the validation scores say "
+        "nothing of it, and no network can learn it",
+    )
+    assert of_labels([0], [0, 1], [0, 1]).missing_classes[0].startswith("class 1 has too few images, 2: 0 for train")
+
+
+def test_what_differs_is_named():
+    identity = {"name": "mnist", "split_seed": 0, "contents": {"images": "a", "labels": "b"}}
+    assert differences(identity, json.loads(json.dumps(identity))) == ""
+    assert differences(identity, {**identity, "contents": {"images": "a", "labels": "c"}}) == "labels"
+    other = {"name": "mnist", "split_seed": 1, "contents": {"images": "x", "labels": "y"}}
+    assert differences(identity, other) == "split_seed is 0, not 1; images, labels"
+    assert "an earlier version" in differences(identity, {"name": "mnist", "split_seed": 0, "files": "abc"})

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 
 from ckrm_kernels.data import BadFile, DataConfig, Skipped, image_folder
 from ckrm_kernels.data import folder as folder_module
+from ckrm_kernels.data.identity import differences
+from ckrm_kernels.data.pillow import read_colour
 
 SIZE = (6, 8)
 CLASSES = ("ant", "bee")
@@ -166,6 +168,68 @@ def test_a_changed_file_is_decoded_anew(folder, load):
     assert load().identity != first.identity
 
 
+def test_a_copied_or_touched_folder_is_the_same_data_and_decodes_nothing(folder, load, tmp_path, monkeypatch):
+    (folder / "bee" / "13.bmp").write_bytes(b"")
+    first = load(skip_bad=True)
+    monkeypatch.setattr(folder_module, "read_colour", None)
+    for path in folder.rglob("*.bmp"):
+        os.utime(path, ns=(1, 1))
+    assert load(skip_bad=True).identity == first.identity
+    elsewhere = folder.rename(tmp_path / "moved")
+    moved = image_folder(elsewhere, SIZE, cache=str(tmp_path / "cache"), skip_bad=True)
+    assert moved.identity == first.identity
+    assert [skipped.path for skipped in moved.skipped] == [str(elsewhere / "bee" / "13.bmp")]
+
+
+def test_other_pixels_of_the_same_size_and_time_of_change_are_other_data(folder, load):
+    path, first = folder / "bee" / "19.bmp", load()
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert differences(load().identity, first.identity) == "images of bee"
+
+
+def test_files_are_read_once_for_their_digests(folder, load, monkeypatch):
+    first = load()
+    monkeypatch.setattr("ckrm_kernels.data.files._digest", None)
+    assert load().identity == first.identity
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, orientation, extension):
+    """Upright: the left half bright, the upper rows red; stored so that the orientation's turn brings it back."""
+    upright = Image.new("RGB", (40, 24))
+    upright.paste((255, 255, 255), (0, 0, 20, 24))
+    upright.paste((255, 0, 0), (0, 0, 40, 6))
+    turn = Image.Transpose
+    stored = [
+        [],
+        [turn.FLIP_LEFT_RIGHT],
+        [turn.ROTATE_180],
+        [turn.FLIP_TOP_BOTTOM],
+        [turn.TRANSPOSE],
+        [turn.ROTATE_90],
+        [turn.TRANSVERSE],
+        [turn.ROTATE_270],
+    ][orientation - 1]
+    image = upright
+    for each in stored:
+        image = image.transpose(each)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{extension}"
+    image.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {}))
+    found = read_colour(path, (24, 40)).transpose(1, 2, 0).astype(int)
+    assert np.abs(found - np.asarray(upright).astype(int)).max() <= 8
+
+
+def test_an_image_whose_exif_data_is_damaged_is_read_as_it_is_stored(tmp_path):
+    Image.new("RGB", (8, 6), (9, 8, 7)).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read_colour(tmp_path / "image.png", (6, 8))[:, 0, 0].tolist() == [9, 8, 7]
+
+
 def test_an_image_that_does_not_decode_is_named(folder, load, tmp_path):
     path = folder / "bee" / "13.bmp"
     path.write_bytes(path.read_bytes()[:200])
@@ -209,7 +273,7 @@ def test_progress_is_tracked(load):
 
     load(track=track)
     load(track=track)
-    assert calls == [("Preprocessing images", 20)]
+    assert calls == [("Reading the files", 20), ("Preprocessing images", 20)]
 
 
 def test_it_is_read_through_a_configuration(folder, tmp_path, monkeypatch):

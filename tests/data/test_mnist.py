@@ -1,4 +1,5 @@
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from ckrm_kernels.data import DataConfig, mnist
+from ckrm_kernels.data.identity import differences
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -64,7 +66,26 @@ def test_the_identity_follows_seed_and_files(folder):
     with open(folder / FILES[3], "r+b") as file:
         file.seek(8)
         file.write(b"\7")
-    assert mnist(folder).identity != first
+    assert differences(mnist(folder).identity, first) == "labels of the test file"
+
+
+def test_the_same_contents_are_the_same_data_wherever_they_lie(folder, tmp_path_factory):
+    first, elsewhere = mnist(folder).identity, tmp_path_factory.mktemp("elsewhere")
+    for name in FILES:
+        os.utime(folder / name, ns=(1, 1))
+        (elsewhere / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    assert mnist(folder).identity == mnist(elsewhere).identity == first
+
+
+def test_a_configuration_reads_files_that_have_changed_when_asked_to(folder):
+    config = DataConfig("mnist", folder=str(folder))
+    first = config.load()
+    with open(folder / FILES[3], "r+b") as file:
+        file.seek(8)
+        file.write(b"\7")
+    assert config.load() is first
+    assert config.reload().held_out.labels[0] == 7
+    assert config.load() is config.load() is not first
 
 
 def test_it_is_read_through_a_configuration(folder):

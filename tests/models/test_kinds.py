@@ -53,12 +53,28 @@ def test_a_configuration_with_a_network_survives_its_file(tmp_path, config, netw
         (f'[network]\nkind = "{PLAIN}"\nhead = 2\n', ["network.kind=resnet", "network.stem=3"], ResNetShape(stem=3)),
         ('[network]\nkind = "resnet"\nstem = 9\n', [], ResNetShape(stem=9)),
         ("[network]\nstem = 9\n", [], replace(network_shape("resnet-paper-digits"), stem=9)),
+        # a table with its own stages is a network of its own
+        ("network = { stem = 8, inner = [[8], [9]], out = [7, 6] }\n", [], ResNetShape(8, ((8,), (9,)), (7, 6))),
+        ("[network]\ninner = [[8], [9], [7]]\n", ["network.stem=3"], ResNetShape(3, ((8,), (9,), (7,)))),
+        ("", ["network={inner = [[8]], out = [5]}"], ResNetShape(inner=((8,),), out=(5,))),
+        ("", ["network.inner=[[8]]"], replace(network_shape("resnet-paper-digits"), inner=((8,),))),
     ],
 )
 def test_kinds_in_files_and_settings(tmp_path, text, settings, network):
     file = tmp_path / "runs.toml"
     file.write_text(text)
     assert read_config(RunsConfig(), file, settings) == RunsConfig(network=network)
+
+
+@pytest.mark.parametrize("config", [RunsConfig, WidthSearchConfig])
+def test_a_configuration_takes_the_name_of_a_network(config):
+    assert config(network="resnet-digits") == config(network=network_shape("resnet-digits"))
+    assert config(network=PLAIN).network == PlainNetwork()
+    with pytest.raises(ValueError, match=r"name must be one of resnet50-standard, .*, got 'resnet-digit'"):
+        config(network="resnet-digit")
+    for wrong in (3, None, ResNetShape, ResNetShape().build(), {"stem": 3}):
+        with pytest.raises(ValueError, match="network must be a name that `ckrm models` lists, a run's folder, or"):
+            config(network=wrong)
 
 
 @pytest.mark.parametrize(

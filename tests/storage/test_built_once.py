@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ckrm_kernels.data.files import key_of_files
 from ckrm_kernels.storage.built_once import built_once, cache_folder
 
 
@@ -102,22 +101,3 @@ def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("CKRM_CACHE", "/big/disk")
     assert cache_folder(None) == Path("/big/disk")
     assert cache_folder("~/here") == Path("/home/somebody/here")
-
-
-def test_the_key_of_files_follows_path_size_and_time(tmp_path):
-    paths = [tmp_path / name for name in ("a", "b")]
-    for path in paths:
-        path.write_text("12")
-    first = key_of_files(tmp_path, paths)
-    assert key_of_files(tmp_path, paths) == first
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    for path in paths:
-        path.rename(elsewhere / path.name)
-    assert key_of_files(elsewhere, [elsewhere / "a", elsewhere / "b"]) == first
-    keys = {first, key_of_files(tmp_path, paths)}  # both are missing
-    (elsewhere / "a").rename(elsewhere / "c")
-    keys.add(key_of_files(elsewhere, [elsewhere / "c", elsewhere / "b"]))
-    (elsewhere / "b").write_text("123")
-    keys.add(key_of_files(elsewhere, [elsewhere / "c", elsewhere / "b"]))
-    assert len(keys) == 4

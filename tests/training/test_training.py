@@ -236,8 +236,11 @@ def test_finished_jobs_are_not_repeated(tmp_path):
         seen = set()
         workers.run(jobs, lambda place, epoch: seen.add(place))
         assert seen == {1}
-        workers.run([job(tmp_path, 0, TrainingConfig(epochs=1))], lambda place, epoch: seen.add("new"))
-        assert "new" in seen
+        before = (tmp_path / "seed-0" / "weights.safetensors").read_bytes()
+        with pytest.raises(ValueError, match=r"seed-0 holds a finished network, .* \(.*training.epochs is 3, not 1"):
+            workers.run([job(tmp_path, 0, TrainingConfig(epochs=1))], lambda place, epoch: seen.add("new"))
+        assert "new" not in seen
+        assert (tmp_path / "seed-0" / "weights.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.pt"])
@@ -266,10 +269,23 @@ def test_weights_of_another_network_are_named(tmp_path):
 
 def test_a_kill_between_weights_and_record_leaves_no_record_of_another_run(tmp_path, monkeypatch):
     save_run(tmp_path, network(0), Run({"a": 1}, (epoch(1),), 1.0))
+    (tmp_path / "weights.safetensors").unlink()
     monkeypatch.setattr("ckrm_kernels.training.run_files.write_json", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_run(tmp_path, network(1), Run({"a": 2}, (epoch(1),), 1.0))
     assert load_run(tmp_path, {"a": 1}) is None
+
+
+def test_a_finished_run_is_never_replaced_by_another(tmp_path):
+    run = Run({"data": {"name": "a"}, "seed": 1}, (epoch(1),), 1.0)
+    save_run(tmp_path, network(0), run)
+    message = r"holds a finished network, .*\(the data differs: name is b, not a; seed is 1, not 2\): choose another"
+    with pytest.raises(ValueError, match=message):
+        save_run(tmp_path, network(1), Run({"data": {"name": "b"}, "seed": 2}, (epoch(1),), 1.0))
+    kept = network(1)
+    load_weights(tmp_path, kept)
+    assert same_weights(kept, network(0))
+    assert load_run(tmp_path, run.identity) == run
 
 
 def test_what_kills_left_half_written_is_cleared(tmp_path):

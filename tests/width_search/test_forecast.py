@@ -29,7 +29,9 @@ def test_from_a_later_round_partly_done():
     assert found == Forecast(2 + 7 + 7 + 10, 2 + 9 + 7 + 7 + 10, (2 + 7 + 10) * 10 + 7 * 60, (11 + 17) * 10 + 7 * 60)
 
 
-@pytest.mark.parametrize(("most_rounds", "expected"), [(1, Forecast(10, 10, 600, 600)), (2, Forecast(10, 30, 600, 1800))])
+@pytest.mark.parametrize(
+    ("most_rounds", "expected"), [(1, Forecast(10, 10, 600, 600)), (2, Forecast(10, 30, 600, 1800))]
+)
 def test_few_rounds(most_rounds, expected):
     assert forecast(config(most_rounds=most_rounds), 0, 0, 60, 1, 60) == expected
 
@@ -39,12 +41,22 @@ def test_in_words():
     assert text.startswith(
         "The search needs about 7 h 10 min to 1 d 6 h more: 10 to 42 networks of 43 min each or less, 1 at a time. Shorter"
     )
-    assert in_words(Forecast(10, 10, 600, 600), 60, 2).startswith("The search needs about 10 min more: 10 networks of 1 min")
+    assert in_words(Forecast(10, 10, 600, 600), 60, 2).startswith(
+        "The search needs about 10 min more: 10 networks of 1 min"
+    )
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "1 s"), (59, "59 s"), (60, "1 min"), (3599, "1 h"), (12_000, "3 h 20 min"), (86_400, "1 d"), (190_000, "2 d 5 h")],
+    [
+        (0.2, "1 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (3599, "1 h"),
+        (12_000, "3 h 20 min"),
+        (86_400, "1 d"),
+        (190_000, "2 d 5 h"),
+    ],
 )
 def test_spans(seconds, text):
     assert span(seconds) == text

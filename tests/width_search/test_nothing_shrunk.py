@@ -123,7 +123,9 @@ def test_the_sentences():
         f"Nothing was shrunk, because {outcome.obstacle}. The search ended after 2 rounds of training: {outcome.reason}. "
         "Of the 2 widths of the standard network 2 are redundant at eps 1e-4 relative to each layer's scale: a, b."
     )
-    assert sentences[1].startswith("The narrower round, round 1, 8/16, was not chosen, but is compared all the same: it")
+    assert sentences[1].startswith(
+        "The narrower round, round 1, 8/16, was not chosen, but is compared all the same: it"
+    )
     assert "standard 0.9000 ± 0.0100, narrower 0.8000 ± 0.0100; narrower less standard" in sentences[2]
     assert "the narrower network's multiply-adds; narrower less uniform" in sentences[3]
 
@@ -133,9 +135,7 @@ def test_the_sentences_where_the_standard_network_alone_was_trained():
     sentences = conclusions(rounds, outcome, [compared("standard", 0.9)], (), 0.01, PsiConfig(), 0.1)
     assert sentences[0].startswith("Nothing was shrunk, because only the standard network was trained: ")
     assert "after 1 round of training" in sentences[0]
-    assert (
-        sentences[1] == "The standard network has 1,000 parameters and a held-out accuracy of 0.9000 ± 0.0100."
-    )
+    assert sentences[1] == "The standard network has 1,000 parameters and a held-out accuracy of 0.9000 ± 0.0100."
 
 
 def said(accuracies, counts, **options):
@@ -152,8 +152,9 @@ def test_more_rounds_are_advised_where_the_search_stopped_at_its_limit():
 
 def test_the_least_margin_that_chooses_a_round_is_named():
     sentences, rounds = said((0.9, 0.8, 0.866), (2, 1, 1))
-    assert "If a loss of 0.0340 in validation accuracy is acceptable, `ckrm search --resume RUN --set margin=0.035` " in (
-        sentences[1]
+    assert (
+        "If a loss of 0.0340 in validation accuracy is acceptable, `ckrm search --resume RUN --set margin=0.035` "
+        in (sentences[1])
     )
     assert replace(SEARCH, margin=0.035).outcome(rounds).chosen == 2
     assert replace(SEARCH, margin=0.033).outcome(rounds).chosen == 0

@@ -15,9 +15,9 @@ from ckrm_kernels.data.chest_xrays.frame import Frame
 from ckrm_kernels.data.chest_xrays.gaze import Points, gaze_map, read_points
 from ckrm_kernels.data.chest_xrays.sheet import read_columns
 from ckrm_kernels.data.dataset import Dataset
-from ckrm_kernels.data.files import BadFile, existing_folder, key_of_files
+from ckrm_kernels.data.files import BadFile, Track, contents_of_files, existing_folder, untracked
 from ckrm_kernels.data.pillow import check_pillow, read_mask
-from ckrm_kernels.data.preprocess import Arrays, Preprocessing, Track, untracked
+from ckrm_kernels.data.preprocess import Arrays, Preprocessing
 from ckrm_kernels.data.split import split_by_class
 from ckrm_kernels.storage.built_once import cache_folder
 
@@ -61,15 +61,18 @@ def egd_cxr(
     root, images = existing_folder(folder), existing_folder(image_folder)
     records = _read_records(root, images)
     table = root / _TABLES[gaze][0]
+    cached = cache_folder(cache)
+    masks = [path for record in records for path in record.all_masks]
+    files = {"master_sheet.csv": [root / "master_sheet.csv"], table.name: [table], "masks": masks}
     identity = {
         "name": "egd-cxr",
         "image_size": list(image_size),
         "gaze": gaze,
         "split_seed": split_seed,
-        "files": key_of_files(
-            root, [root / "master_sheet.csv", table, *(path for record in records for path in record.all_masks)]
-        ),
-        "image_files": key_of_files(images, [record.image for record in records]),
+        "contents": {
+            **contents_of_files(root, files, cached, track),
+            **contents_of_files(images, {"DICOM images": [record.image for record in records]}, cached, track),
+        },
     }
 
     def decoder() -> Callable[[int], Arrays]:
@@ -80,8 +83,8 @@ def egd_cxr(
     patients = {patient: number for number, patient in enumerate(sorted({record.patient for record in records}))}
     groups = torch.tensor([patients[record.patient] for record in records])
     indices = split_by_class(torch.tensor(labels), split_seed, groups=groups)
-    preprocessing = Preprocessing(identity, labels, indices, decoder, normalize=False)
-    parts, skipped = preprocessing.parts(cache_folder(cache), skip_bad, track)
+    preprocessing = Preprocessing(identity, (root, images), labels, indices, decoder, normalize=False)
+    parts, skipped = preprocessing.parts(cached, skip_bad, track)
     return Dataset("egd-cxr", len(CLASSES), *parts, CLASSES, identity, skipped, _REGION_OF_CLASS)
 
 
