@@ -60,6 +60,7 @@ def search(
     """
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
+    from ckrm_kernels.training.runs import RunsConfig
     from ckrm_kernels.width_search.config import WidthSearchConfig
     from ckrm_kernels.width_search.pipeline import search_widths
     from ckrm_kernels.width_search.state import config_of
@@ -79,7 +80,7 @@ def search(
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
     default = config_of(resume) if resume else WidthSearchConfig()
-    chosen = read_config(default, config, settings or (), options)
+    chosen = read_config(default, config, settings or (), options, besides=RunsConfig())
     runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)

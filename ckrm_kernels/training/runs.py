@@ -49,6 +49,13 @@ class TrainingNetworks(Protocol):
 Config = TypeVar("Config", bound=TrainingNetworks)
 
 
+def seeds_of(value: Any, whole: bool = False) -> list[int] | None:
+    """The seeds 0, 1, ... of a number, as a search's settings have it; None where it is no number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return None
+    return list(range(value))
+
+
 @dataclass(frozen=True)
 class RunsConfig:
     """Everything that decides the trained networks.
@@ -58,7 +65,7 @@ class RunsConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    tables: ClassVar[Tables] = {"network": network_settings}
+    tables: ClassVar[Tables] = {"network": network_settings, "seeds": seeds_of}
 
     network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
     data: DataConfig = field(default_factory=DataConfig)

@@ -173,9 +173,11 @@ def test_search_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     experiment.state_file.save(experiment.state)
     (folder, asked_for), _ = asked("search", "--resume", tmp_path)
     assert (folder, asked_for) == (tmp_path, experiment.config)
+    _, changed = asked("search", "--resume", tmp_path, "--set", "most_rounds=9", "--final-seeds", "12")[0]
+    assert changed == replace(experiment.config, most_rounds=9, final_seeds=12)
     code, _, err = ckrm("search", "--resume", tmp_path, "--epochs", "3")
-    assert code == 2
-    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+    assert (code, err.count("\n")) == (1, 1)
+    assert "of another configuration (training.epochs is 1, not 3)" in err
     code, _, err = ckrm("search", "--resume", tmp_path, "--output", tmp_path / "b")
     assert code == 2
     assert "leave out --output" in " ".join(err.replace("│", " ").split())

@@ -39,7 +39,7 @@ def test_few_rounds(most_rounds, expected):
 def test_in_words():
     text = in_words(Forecast(10, 42, 25_800, 108_360), 2580, 1)
     assert text.startswith(
-        "The search needs about 7 h 10 min to 1 d 6 h more: 10 to 42 networks of 43 min each or less, 1 at a time. Shorter"
+        "The search needs about 7 h 10 min to 1 d 6 h more: 10 to 42 networks of 43 min each or less, 1 at a time. "
     )
     assert in_words(Forecast(10, 10, 600, 600), 60, 2).startswith(
         "The search needs about 10 min more: 10 networks of 1 min"

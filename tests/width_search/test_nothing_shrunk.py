@@ -120,8 +120,8 @@ def test_the_sentences():
         rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, PsiConfig(scale_free=True), 0.1
     )
     assert sentences[0] == (
-        f"Nothing was shrunk, because {outcome.obstacle}. The search ended after 2 rounds of training: {outcome.reason}. "
-        "Of the 2 widths of the standard network 2 are redundant at eps 1e-4 relative to each layer's scale: a, b."
+        f"Nothing was shrunk, because {outcome.obstacle}. The search ended after 2 rounds of training: "
+        f"{outcome.reason}. Of the 2 widths of the standard network 2 are redundant at eps 1e-4 relative to each layer's scale: a, b."
     )
     assert sentences[1].startswith(
         "The narrower round, round 1, 8/16, was not chosen, but is compared all the same: it"
