@@ -4,6 +4,7 @@ text, soft, line, back: of type, of what matters less, of rules and of the paper
 standard, searched, narrower, uniform: a candidate
 redundant: a pair of filters with Psi above the threshold, a layer or a width that is not within target
 below: a pair of filters with Psi up to the threshold
+scale: a layer in which small weights alone are above the threshold
 
 No two names of `LIGHT` share a colour, so that a drawing made with them can be given other colours.
 """
@@ -19,6 +20,7 @@ LIGHT = {
     "uniform": "#8a6d3b",
     "redundant": "#c8374d",
     "below": "#5680b3",
+    "scale": "#8a5a12",
 }
 DARK = {
     "text": "#e6e8ea",
@@ -31,6 +33,7 @@ DARK = {
     "uniform": "#d3ab6a",
     "redundant": "#f0788a",
     "below": "#7aa6d8",
+    "scale": "#d9a441",
 }
 NEGATIVE, POSITIVE = "#7a5cbe", "#e88624"
 """The colours of weights, which are drawn as pixels: the same on both papers."""

@@ -76,8 +76,9 @@ def _higher_target(search: Search, rounds: Sequence[Round]) -> str:
         return ""
     place = min(highest, key=highest.__getitem__)
     return (
-        f"Little is left redundant in round {place}: no layer's lambda is above {highest[place]:.3f} there, so that a "
-        f"new run with `target={_rounded_up(highest[place]):g}` would have ended with it."
+        f"Little is left redundant in round {place}, which lost {loss_of_accuracy(rounds[place], rounds):.4f} in "
+        f"validation accuracy: no layer's lambda is above {highest[place]:.3f} there, so that a new run with "
+        f"`target={_rounded_up(highest[place]):g}` would have ended with it."
     )
 
 

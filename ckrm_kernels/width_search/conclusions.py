@@ -64,7 +64,7 @@ def _results(
             f"Its held-out accuracy is {mean_and_deviation(standard.accuracies)}.",
         ]
     return [
-        *([_nothing_shrunk(rounds, outcome, psi)] if outcome.obstacle else [_ending(rounds, outcome, psi)]),
+        *(_nothing_shrunk(rounds, outcome, psi) if outcome.obstacle else [_ending(rounds, outcome, psi)]),
         *(_compared(rounds, outcome, candidates, comparisons) if len(candidates) > 1 else [_alone(standard)]),
         *_redundant_by_scale(standard.layers, target, psi),
     ]
@@ -100,13 +100,14 @@ def _compared(
     ]
 
 
-def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
+def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> list[str]:
     redundant = rounds[0].redundant
-    return (
-        f"Nothing was shrunk, because {outcome.obstacle}. The search ended after {counted(len(rounds), 'round')} of "
-        f"training: {outcome.reason}. Of the {len(rounds[0].widths)} widths of the standard network {len(redundant)} "
-        f"are redundant at {psi.in_words()}: {', '.join(redundant)}."
-    )
+    return [
+        f"Nothing was shrunk, because {outcome.obstacle}.",
+        f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}.",
+        f"Of the {len(rounds[0].widths)} widths of the standard network {len(redundant)} are redundant at "
+        f"{psi.in_words()}: {', '.join(redundant)}.",
+    ]
 
 
 def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:

@@ -27,8 +27,8 @@ class Findings:
     comparisons: the second candidate with standard, and with uniform, by each metric
     latencies: of all candidates, on each device
     weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
-    conclusions: sentences
-    provenance: how the experiment was made, see `provenance`
+    conclusions: sentences; advice: sentences too, on what to change where the search shrunk nothing
+    brief, provenance: how the experiment was made, in a sentence and in whole, see `provenance`
     folders: for each candidate, by name, the folder of its trained networks, relative to that of the search
     """
 
@@ -45,5 +45,7 @@ class Findings:
     latencies: tuple[Latency, ...]
     weights: Mapping[str, Mapping[str, Tensor]]
     conclusions: tuple[str, ...]
+    advice: tuple[str, ...]
+    brief: str
     provenance: Mapping[str, str]
     folders: Mapping[str, str] = field(default_factory=dict)

@@ -28,14 +28,20 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
     write_atomically(
         folder / "report.txt",
         tables.as_text(
-            [*findings.conclusions, tables.compared(findings.candidates, ()), *drawn, "\n".join(_changes(findings))]
+            [
+                *findings.conclusions,
+                *findings.advice,
+                tables.compared(findings.candidates, ()),
+                *drawn,
+                "\n".join(_changes(findings)),
+            ]
         ),
     )
     write_json(folder / "report.json", _as_json(experiment, findings))
     write_report(findings, folder)
     for table in (tables.compared(findings.candidates, findings.latencies), *drawn):
         display.show(table)
-    for sentence in findings.conclusions:
+    for sentence in (*findings.conclusions, *findings.advice):
         display.print_line(sentence)
     display.print_line(f"written to {folder}: report.html, report.txt, report.json, figures, tables")
 
@@ -55,6 +61,7 @@ def _as_json(experiment: Experiment, findings: Findings) -> dict[str, Any]:
     data = experiment.summary
     return {
         "conclusions": list(findings.conclusions),
+        "advice": list(findings.advice),
         "config": as_json(experiment.config),
         "data": {
             "name": data.name,

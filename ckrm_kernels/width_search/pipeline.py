@@ -21,7 +21,7 @@ from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.outputs import write_outputs
-from ckrm_kernels.width_search.provenance import data_name, network_name, provenance
+from ckrm_kernels.width_search.provenance import data_name, in_brief, network_name, provenance
 from ckrm_kernels.width_search.state import config_of
 
 
@@ -109,8 +109,9 @@ def gather_findings(experiment: Experiment) -> Findings:
         conclusions=(
             *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, data.most_frequent),
             *data.missing_classes,
-            *advice(experiment.search, state.rounds, outcome),
         ),
+        advice=tuple(advice(experiment.search, state.rounds, outcome)),
+        brief=in_brief(config, data),
         provenance=provenance(config, data, state.sessions, len(seconds), sum(seconds)),
         folders=experiment.folders,
     )

@@ -73,6 +73,15 @@ def provenance(
     return {**rows, **_sessions(sessions)}
 
 
+def in_brief(config: WidthSearchConfig, data: DataSummary) -> str:
+    """What a reader must know of an experiment before its numbers."""
+    return (
+        f"{counted(data.train, 'image')} of {times(data.image_shape)} to train with, "
+        f"{counted(config.training.epochs, 'epoch')}; {counted(config.seeds, 'network')} of each round, "
+        f"{config.final_seeds} of each kind compared, on {counted(data.held_out, 'held-out image')}."
+    )
+
+
 def _network(network: Network) -> str:
     settings = asdict(network)  # type: ignore[call-overload]
     words = [f"{name} {value}" for name, value in settings.items() if isinstance(value, str) and name != "kind"]

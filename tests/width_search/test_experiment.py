@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import os
@@ -141,7 +142,9 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
         assert named <= {words.removesuffix(" layer's scale"), neighbour.removesuffix(" layer's scale")}
         assert not re.search("10⁻|ε = ", text)
         assert psi.eps == 1e-4 or "1e-4" not in text
-    assert ("scale-free mean" in said["tables/layers.csv"]) != psi.scale_free
+    rows = list(csv.DictReader((tmp_path / "tables" / "layers.csv").open()))
+    assert all(bool(row["scale_free_lambda_mean"]) != psi.scale_free for row in rows)
+    assert all((row["psi"], row["smaller_eps_psi"]) == (words, neighbour) for row in rows)
 
 
 def shares_above(weight: torch.Tensor, psi: PsiConfig) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
@@ -30,9 +30,11 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
     return render(
         __file__,
         title=f"Width search of {findings.network} on {findings.data}",
+        brief=findings.brief,
         lead=" ".join(findings.conclusions[:_LEAD]),
         headline=_headline(findings),
         rest=" ".join(findings.conclusions[_LEAD:]),
+        advice=list(map(_with_code, findings.advice)),
         sections=[
             structure_section(findings),
             quality_section(findings, drawings),
@@ -111,10 +113,7 @@ def _terms(findings: Findings) -> dict[str, str]:
             "no step. Between a width within target and a redundant one the search tries one in the middle, until they "
             "are near each other."
         ),
-        "red": (
-            f"What is redundant: pairs of filters with Ψ above {threshold}, and layers and widths that are not within "
-            "target. Blue, in the squares, are the pairs below."
-        ),
+        "red, amber": _colours_in_words(findings),
         **_networks(findings),
         "margin": (
             "The difference in accuracy, and in AUC, that counts as none. A round that loses more in validation "
@@ -156,6 +155,25 @@ def _eps_in_words(psi: PsiConfig) -> str:
     if psi.depends_on_scale:
         return f"{constant}: it falls as weights grow, and a layer of tiny weights is redundant whatever their shape."
     return f"{constant}: it does not depend on how large the weights are."
+
+
+def _colours_in_words(findings: Findings) -> str:
+    """What red and amber are, as on the page of `ckrm measure`."""
+    pairs = f"Red are pairs of filters with Ψ above {findings.threshold:g}; blue, in the squares, are the pairs below."
+    if not findings.psi.depends_on_scale:
+        return f"{pairs} A layer’s λ is red where its filters repeat each other’s shape: where it is not within target."
+    return (
+        f"{pairs} A layer’s λ is red where its filters repeat each other’s shape, so that its scale-free λ is above "
+        "what a layer within target has, and amber where only its small weights make it redundant."
+    )
+
+
+def _with_code(text: str) -> Markup:
+    """The text with what stands between backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 def _written_with() -> str:

@@ -47,9 +47,9 @@ def structure_section(findings: Findings) -> Markup:
     """The table under its heading."""
     candidates = findings.candidates[:2]
     rows = structure_rows(candidates)
-    cells = [_cells(row, len(candidates)) for row in rows]
-    if len(candidates) > 1:
-        narrowed = candidates[1].name
+    narrowed = candidates[1].name if len(candidates) > 1 else ""
+    cells = [_cells(row, len(candidates), narrowed) for row in rows]
+    if narrowed:
         head = ["layer", "standard", narrowed, "parameters", f"parameters, {narrowed}", "kept"]
         caption = "Filters × slices × kernel of each measured layer, and the parameters of its weight"
     else:
@@ -74,19 +74,20 @@ def structure_csv(findings: Findings) -> str:
     return csv_text(head, rows)
 
 
-def _cells(row: Row, count: int) -> list[str]:
+def _cells(row: Row, count: int, narrowed: str) -> list[str]:
+    """narrowed: the name of the second network, empty where there is none"""
     named = {"layer": row.name, "rest": "not measured", "network": "whole network"}[row.part]
     numbers = [f"{number:,}" for number in row.parameters]
-    kept = [_kept(row.parameters)] if count > 1 else []
+    kept = [_kept(row.parameters, narrowed)] if narrowed else []
     return [named, *(map(times, row.shapes) if row.shapes else [""] * count), *numbers, *kept]
 
 
-def _kept(parameters: Sequence[int]) -> Markup:
+def _kept(parameters: Sequence[int], network: str) -> Markup:
     """A percentage, and a bar of its length."""
     before, after = parameters
     if not before:
         return Markup("")
-    bar = Markup('<span class="bar" style="--share:{:.2f}%" aria-hidden="true"></span>')
+    bar = Markup('<span class="bar {}" style="--share:{:.2f}%" aria-hidden="true"></span>')
     return Markup('<span class="kept">{}<span>{}</span></span>').format(
-        bar.format(100 * min(after / before, 1)), percent(after, before)
+        bar.format(network, 100 * min(after / before, 1)), percent(after, before)
     )

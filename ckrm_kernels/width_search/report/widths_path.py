@@ -39,7 +39,7 @@ def widths_path(rounds: Sequence[Round], outcome: Outcome) -> Figure:
     axes.set(xlim=(-0.2, len(rounds) - 0.8), ylim=(low, high))
     unit = (high - low) / height  # a point on the paper, in doublings
     for name in names:
-        _line(axes, rounds, name, unit)
+        _line(axes, rounds, name, unit, LIGHT["searched" if outcome.chosen else "narrower"])
     _labels(axes, rounds, unit, (low, high))
     powers = range(math.ceil(low), math.floor(high) + 1)
     axes.set_yticks(powers, [str(2**power) for power in powers])
@@ -71,15 +71,15 @@ def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -
     return [place + index * gap for index, place in enumerate(apart)]
 
 
-def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float) -> None:
+def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float, of_moved: str) -> None:
     heights = [_height(each, name, unit) for each in rounds]
     moved = _moved(rounds, name)
-    colour = LIGHT["searched" if moved else "soft"]
+    colour = of_moved if moved else LIGHT["soft"]
     axes.plot(range(len(rounds)), heights, color=colour, linewidth=1.3 if moved else 0.8, clip_on=False, zorder=2)
     for place, each in enumerate(rounds):
         within_target = each.observations[name].within_target
-        fill, edge = (LIGHT["back"], colour) if within_target else (LIGHT["redundant"], LIGHT["redundant"])
-        axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=edge, mew=1.0, clip_on=False, zorder=3)
+        fill = LIGHT["back"] if within_target else colour
+        axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=colour, mew=1.0, clip_on=False, zorder=3)
 
 
 def _moved(rounds: Sequence[Round], name: str) -> bool:
@@ -124,7 +124,7 @@ def _legend(figure: Figure, top: float) -> None:
 
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4.2}
     handles = [
-        Line2D([], [], **dot, markerfacecolor=LIGHT["redundant"], markeredgecolor=LIGHT["redundant"]),
+        Line2D([], [], **dot, markerfacecolor=LIGHT["soft"], markeredgecolor=LIGHT["soft"]),
         Line2D([], [], **dot, markerfacecolor=LIGHT["back"], markeredgecolor=LIGHT["soft"]),
     ]
     figure.legend(

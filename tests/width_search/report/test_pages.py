@@ -27,16 +27,19 @@ from torch import nn
 
 from ckrm_kernels import reference
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, measure_networks
+from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, Level, MeasuredLayer, measure_networks
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
 from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.report.result import TARGET, LayerRedundancy, ScaleFreeRedundancy
 from ckrm_kernels.training import Score
 from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
+from ckrm_kernels.width_search.report.boxplots import box_plots
+from ckrm_kernels.width_search.report.omega_figure import colour_of_level
 from ckrm_kernels.width_search.report.psi_matrix import (
     Pair,
     clustered,
@@ -118,6 +121,8 @@ def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
         latencies=(Latency(f"device {NASTY}", 64, {"standard": 0.02, "searched": 0.005, "uniform": 0.0004}),),
         weights={name: weights for name, (_, weights) in made.items()},
         conclusions=(f"First {NASTY}.", "Second.", "Third.", "Fourth."),
+        advice=(f"`{NASTY}` may help.",),
+        brief=f"In brief {NASTY}.",
         provenance={"training": f"epochs 3, {NASTY}"},
     )
 
@@ -338,11 +343,12 @@ def test_layers(written, page):
     expected = [(each, layer) for each in findings().candidates for layer in each.layers]
     for row, (each, layer) in zip(saved, expected, strict=True):
         assert (row["network"], row["layer"], int(row["filters"])) == (each.name, layer.name, layer.filters)
-        per_model = [float(value) for value in row["eps 1e-4 absolute per_model"].split()]
+        assert (row["psi"], row["smaller_eps_psi"]) == ("eps 1e-4 absolute", "eps 1e-6 absolute")
+        per_model = [float(value) for value in row["lambda_per_model"].split()]
         assert per_model == list(layer.levels[CONFIGURED].per_model)
-        assert float(row["eps 1e-4 absolute mean"]) == pytest.approx(statistics.fmean(per_model))
-        assert float(row["eps 1e-4 absolute deviation"]) == pytest.approx(statistics.stdev(per_model))
-        assert float(row["scale-free chance"]) == layer.levels[SCALE_FREE].chance
+        assert float(row["lambda_mean"]) == pytest.approx(statistics.fmean(per_model))
+        assert float(row["lambda_deviation"]) == pytest.approx(statistics.stdev(per_model))
+        assert float(row["scale_free_lambda_chance"]) == layer.levels[SCALE_FREE].chance
         shown = f"{statistics.fmean(per_model):.3f} ± {statistics.stdev(per_model):.3f}"
         table = page.tables[4 + [other.name for other in findings().candidates].index(each.name)]
         assert shown in next(line for line in table if line[0] == layer.name)
@@ -442,6 +448,14 @@ def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tm
     (head, *_), *_ = (table for table in page.tables if "distinct" in table[0])
     smaller = {1e-2: "eps 1e-4 absolute", 1e-4: "eps 1e-6 relative to each layer's scale", 0.0: None}[psi.eps]
     beside = "scale-free" if psi.depends_on_scale else None
+    row = rows(tmp_path, "layers.csv")[0]
+    assert list(row)[9:] == [
+        f"{before}{column}"
+        for before in ("", "smaller_eps_", "scale_free_")
+        for column in ("psi", "lambda_mean", "lambda_deviation", "lambda_per_model", "lambda_chance")
+    ]
+    assert (row["psi"], row["smaller_eps_psi"]) == (psi.in_words(), smaller or "")
+    assert bool(row["scale_free_lambda_mean"]) == psi.depends_on_scale
     expected = ["layer", "shape", smaller, psi.in_words(), beside, "scale-free chance", "distinct"]
     assert head == [name for name in expected if name]
     assert ("small weights" in page.words) == psi.depends_on_scale
@@ -486,7 +500,37 @@ def test_a_difference_of_nothing_has_no_sign():
 
 
 def test_the_page_says_what_its_colours_mean(page):
-    assert "redWhat is redundant: pairs of filters with Ψ above 0.6, and layers and widths that are not" in page.words
+    assert (
+        "red, amberRed are pairs of filters with Ψ above 0.6; blue, in the squares, are the pairs below." in page.words
+    )
+    assert "amber where only its small weights make it redundant." in page.words
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("chance", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("scale_free", [0.0, 0.01, 0.051, 0.12, 1.0])
+@pytest.mark.parametrize("measured", [0.0, 0.01, 0.051, 0.12, 1.0])
+def test_colours_mean_what_they_do_on_the_page_of_measure(measured, scale_free, chance, seeds):
+    pairs, of_layer = 120, ("conv1", 16, 8, (3, 3), 120)
+    levels = {CONFIGURED: Level((measured,) * seeds, 0.7), SCALE_FREE: Level((scale_free,) * seeds, chance)}
+    layer = MeasuredLayer(*of_layer, (16,) * seeds, levels, ((pairs, *[0] * 49),) * seeds)
+    free = ScaleFreeRedundancy(scale_free, None, (scale_free,) * seeds, chance, (chance,) * seeds, 16.0, (16,) * seeds)
+    row = LayerRedundancy(
+        *("conv1", "Conv2d", 16, 8, (3, 3), pairs, measured, None, (measured,) * seeds, 0.7, (0.7,) * seeds),
+        *(16.0, (16,) * seeds, None, (), "measured", ""),
+        scale_free=free,
+    )
+    colour = {"repeats": "redundant", "scale": "scale", "none": "text"}[row.finding]
+    assert colour_of_level(layer, TARGET) == colour
+
+
+def test_no_axis_goes_beyond_one():
+    for values in ((0.99, 1.0), (1.0, 1.0), (0.9999, 0.99995)):
+        (axes,) = box_plots("AUC", [("standard", values)]).axes
+        low, high = axes.get_ylim()
+        assert low < min(values) <= max(values) < high
+        assert high - max(values) <= 0.25 * max(max(values) - min(values), 0.002)
+        assert all(tick <= 1 for tick in axes.get_yticks())
 
 
 # ---- one layer -------------------------------------------------------------------------------------------------------
