@@ -29,7 +29,7 @@ def existing_folder(folder: str | Path) -> Path:
     """The folder; raises FileNotFoundError where there is none."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
+        raise FileNotFoundError(f"{folder} is not a folder, which should hold the data (--data-folder, --image-folder)")
     return folder
 
 

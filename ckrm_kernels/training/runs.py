@@ -161,11 +161,13 @@ class TrainedRuns:
 
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
+        jobs = self.jobs()
+        finished_places(jobs)  # refuses finished networks of other jobs, before anything is written
         if team().is_first:
             write_json(self.folder / _DATA, asdict(DataSummary.of(self.data)))
             write_json(self.folder / _CONFIG, as_json(self.config))
         with Workers(processes) as workers:
-            run_with_bars(workers, self.jobs(), self.display)
+            run_with_bars(workers, jobs, self.display)
 
     def _check_folder(self) -> None:
         path = self.folder / _CONFIG

@@ -46,7 +46,7 @@ class Transform:
             raise ValueError("images must be arrays of numbers as the data set gives them, got one of Pillow's")
         channels, *size = self.image_shape
         if self.fits:
-            return torch.from_numpy(fitted(image, (size[0], size[1]))).float()[None]
+            return torch.from_numpy(np.array(fitted(image, (size[0], size[1])))).float()[None]
         return self._of_numbers(np.asarray(upright(image).convert("L" if channels == 1 else "RGB")))
 
     def _of_numbers(self, images: Any) -> Tensor:

@@ -77,7 +77,7 @@ def _higher_target(search: Search, rounds: Sequence[Round]) -> str:
     place = min(highest, key=highest.__getitem__)
     return (
         f"Little is left redundant in round {place}, which lost {loss_of_accuracy(rounds[place], rounds):.4f} in "
-        f"validation accuracy: no layer's lambda is above {highest[place]:.3f} there, so that a new run with "
+        f"validation accuracy: lambda is at most {highest[place]:.3f} in its redundant layers, so that a new run with "
         f"`target={_rounded_up(highest[place]):g}` would have ended with it."
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from idx_files import FILES, write_bars
 
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.data.config import Name
@@ -181,6 +182,25 @@ def test_search_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     code, _, err = ckrm("search", "--resume", tmp_path, "--output", tmp_path / "b")
     assert code == 2
     assert "leave out --output" in " ".join(err.replace("│", " ").split())
+
+
+def test_search_goes_on_where_its_data_was_moved_to(asked, ckrm, tmp_path):
+    from rich.console import Console
+
+    write_bars(tmp_path / "data")
+    config = WidthSearchConfig(data=DataConfig("mnist", folder=str(tmp_path / "data")))
+    experiment = Experiment(tmp_path / "run", config, Runtime(), Display(Console(quiet=True)))
+    experiment.state_file.save(experiment.state)
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    (_, asked_for), _ = asked("search", "--resume", tmp_path / "run", "--data-folder", moved)
+    assert asked_for == replace(experiment.config, data=DataConfig("mnist", folder=str(moved)))
+    assert Experiment(tmp_path / "run", asked_for, Runtime(), Display(Console(quiet=True))).state.rounds == []
+    (moved / FILES[0]).write_bytes((moved / FILES[0]).read_bytes()[:-1] + b"\0")
+    with pytest.raises(ValueError, match=f"the data in {moved} differs: images of the training file; choose another"):
+        Experiment(tmp_path / "run", asked_for, Runtime(), Display(Console(quiet=True)))
+    code, _, err = ckrm("search", "--resume", tmp_path / "run", "--data-folder", moved, "--skip-bad")
+    assert code == 2
+    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
 
 
 def test_report_and_compare(asked):

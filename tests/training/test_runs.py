@@ -1,22 +1,26 @@
 """`ckrm train` and `ckrm compare`, on the embedded digits."""
 
 import json
+import os
+import shutil
 from dataclasses import asdict, replace
 from io import StringIO
 
 import pytest
+from idx_files import FILES, write_bars
 from rich.console import Console
 from safetensors.torch import load_file
 
 from ckrm_kernels.comparison.trained_runs import compare_runs
-from ckrm_kernels.data import Part
+from ckrm_kernels.data import DataConfig, Part
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.reference import pairwise_psi
-from ckrm_kernels.storage.settings import as_json
+from ckrm_kernels.storage.settings import as_json, read_config
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, adapted_to, train_runs
+from ckrm_kernels.training.workers import Workers
 
 QUIET = Console(quiet=True)
 CPU = Runtime(device="cpu")
@@ -171,5 +175,107 @@ def test_groups_refused(folders, tmp_path):
 def test_groups_of_other_data(folders, tmp_path):
     other = replace(SMALL, data=replace(SMALL.data, split_seed=1), seeds=(0,), training=TrainingConfig(epochs=1))
     train_runs(tmp_path, other, runtime=CPU, processes=1, console=QUIET)
-    with pytest.raises(ValueError, match=r"was trained on other data than"):
+    with pytest.raises(ValueError, match=r"was trained on other data than .*: split_seed is 1, not 0"):
         compare_runs([folders / "wide", tmp_path], 0.01)
+
+
+# ---- the data and the folder -----------------------------------------------------------------------------------------
+
+ON_BARS = replace(SMALL, seeds=(0,), training=TrainingConfig(epochs=1, batch_size=64))
+
+
+def on_bars(data) -> RunsConfig:
+    return replace(ON_BARS, data=DataConfig("mnist", folder=str(data)))
+
+
+def trained(folder, config) -> str:
+    """What the training printed."""
+    file = StringIO()
+    train_runs(folder, config, runtime=CPU, processes=1, console=Console(file=file, width=200))
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory):
+    """A folder with data, and runs trained on it."""
+    folder = tmp_path_factory.mktemp("bars")
+    write_bars(folder / "data")
+    trained(folder / "runs", on_bars(folder / "data"))
+    return folder
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_touched_copied_and_moved_data_is_the_same(bars, tmp_path):
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    shutil.copytree(bars / "data", data)
+    shutil.copytree(bars / "runs", runs)
+    before = files(runs)
+    for path in data.iterdir():
+        os.utime(path)
+    assert "epoch" not in trained(runs, on_bars(data))
+    assert json.loads((runs / "config.json").read_text())["data"]["folder"] == str(data)
+    before.pop("config.json")
+    assert before.items() <= files(runs).items()
+    compare_runs([bars / "runs", runs], 0.02, console=QUIET)
+
+
+@pytest.mark.parametrize("forgotten", [(), ("config.json",), ("config.json", "data.json")])
+def test_other_data_is_refused_by_name_and_nothing_is_replaced(bars, tmp_path, forgotten):
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    shutil.copytree(bars / "data", data)
+    shutil.copytree(bars / "runs", runs)
+    for name in forgotten:
+        (runs / name).unlink()
+    labels = data / FILES[1]
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\3")
+    before = files(runs)
+    message = "the data differs: labels of" if forgotten else f"the data in {data} differs: labels of the training file"
+    with pytest.raises(ValueError, match=f"{runs}.* holds .*{message}"):
+        train_runs(runs, on_bars(data), runtime=CPU, processes=1, console=QUIET)
+    assert files(runs) == before
+
+
+def test_runs_of_an_earlier_version_are_refused(bars, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(bars / "runs", runs)
+    (runs / "data.json").unlink()
+    before = files(runs)
+    with pytest.raises(ValueError, match="holds runs of an earlier version of ckrm_kernels, which kept no digest"):
+        train_runs(runs, on_bars(bars / "data"), runtime=CPU, processes=1, console=QUIET)
+    assert files(runs) == before
+
+
+def test_data_that_changes_while_networks_are_trained_is_refused(bars, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(bars / "data", data)
+    monkeypatch.setattr(DataConfig, "load", DataConfig._read)  # as in another process, which loads it when it starts
+    original = Workers.run
+
+    def run(self, jobs, on_event):
+        (data / FILES[2]).write_bytes((data / FILES[2]).read_bytes()[:-1] + b"\3")
+        return original(self, jobs, on_event)
+
+    monkeypatch.setattr(Workers, "run", run)
+    with pytest.raises(ValueError, match="seed-0 changed while networks were trained: images of the test file"):
+        train_runs(tmp_path / "runs", on_bars(data), runtime=CPU, processes=1, console=QUIET)
+    assert not (tmp_path / "runs" / "seed-0" / "run.json").exists()
+
+
+def test_a_class_that_a_part_lacks_is_named_before_the_training(bars, tmp_path):
+    write_bars(tmp_path / "data", train=41)
+    printed = trained(tmp_path / "runs", on_bars(tmp_path / "data"))
+    warning = "warning: class 3 has too few images, 10: 4 for training, 0 for validation, 6 held out; the validation"
+    assert warning in printed
+    assert printed.index(warning) < printed.index("Training")
+    kept = json.loads((tmp_path / "runs" / "data.json").read_text())
+    assert (kept["name"], kept["train"], kept["held_out"], kept["most_frequent"]) == ("mnist", 40, 60, 0.1)
+    assert len(kept["missing_classes"]) == 9
+
+
+def test_a_run_is_the_name_of_its_network(bars, tmp_path):
+    config = replace(ON_BARS, network=str(bars / "runs"))
+    assert config.network == replace(SMALL.network, in_channels=1, classes=10)
+    assert read_config(RunsConfig(), None, [f"network={bars / 'runs'}"]).network == config.network

@@ -19,8 +19,9 @@ from exhaustive import also
 from rich.console import Console
 from small_training import interrupted_after
 
-from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.training import Runtime, TrainingConfig, workers
+from ckrm_kernels.data import DataConfig, digits
+from ckrm_kernels.models import ResNetShape, network_of
+from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load, workers
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
@@ -358,6 +359,51 @@ def test_the_report_can_be_written_again(finished, tmp_path):
     (folder / "report.json").unlink()
     report(str(folder), Console(quiet=True))
     assert results(folder) == results(finished[0])
+
+
+def test_the_report_needs_no_data(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    for name in ("report.json", "report.html", "networks.json"):
+        (folder / name).unlink()
+    monkeypatch.setattr(DataConfig, "load", None)
+    report(folder, Console(quiet=True))
+    assert results(folder) == results(finished[0])
+    assert (folder / "networks.json").read_text() == (finished[0] / "networks.json").read_text()
+
+
+def test_an_experiment_of_an_earlier_version_is_refused(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    del state["summary"], state["data"]["contents"]
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"holds an experiment of an earlier version .* no digest of their data"):
+        search_widths(folder, SMALL)
+    with pytest.raises(ValueError, match=r"holds an experiment of an earlier version .* kept nothing of its data"):
+        report(folder)
+
+
+def test_the_networks_found_can_be_used_elsewhere(finished):
+    folder, printed = finished
+    found, _, _ = results(folder)
+    networks = {network["name"]: network for network in found["networks"]}
+    for which in ("standard", "searched", "uniform"):
+        loaded = load(folder, which=which, seed=1)
+        assert loaded.network.widths() == networks[which]["widths"]
+        score = evaluate(loaded.model, digits().held_out, 10)
+        assert {"accuracy": score.accuracy, "auc": score.auc} == networks[which]["scores"][1]
+        assert f"the {which} networks: {loaded.folder.parent}" in printed
+    assert load(folder).network == network_of(str(folder)) == load(folder, which="searched").network
+
+
+def test_finished_networks_of_other_widths_keep_their_folder(finished):
+    stored = experiment.Experiment.stored(finished[0], Display(Console(quiet=True)))
+    standard, networks = stored.config.network, stored.networks
+    assert networks.folder_of("round-0", standard) == finished[0] / "networks" / "round-0"
+    other = standard.with_widths({"conv1": 5})
+    assert networks.folder_of("round-0", other) == finished[0] / "networks" / "round-0-2"
+    assert networks.jobs("round-0", other)[0].folder == finished[0] / "networks" / "round-0-2" / "seed-0"
 
 
 def test_the_report_where_the_output_takes_ascii_alone(finished, tmp_path):

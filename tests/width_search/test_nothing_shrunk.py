@@ -177,7 +177,10 @@ def test_seeds_that_differ_by_more_than_the_margin_are_pointed_at():
 
 def test_the_target_of_a_round_that_is_nearly_within_it_is_named():
     sentences, rounds = said((0.9, 0.6), (2, 1), redundancy=0.034)
-    assert any("above 0.034 there, so that a new run with `target=0.035`" in sentence for sentence in sentences)
+    assert any(
+        "at most 0.034 in its redundant layers, so that a new run with `target=0.035`" in sentence
+        for sentence in sentences
+    )
     assert all(each.is_within(0.035) for each in rounds[1].trained.layers)
     sentences, _ = said((0.9, 0.6), (2, 1), redundancy=0.2)
     assert not any("target=" in sentence for sentence in sentences)
