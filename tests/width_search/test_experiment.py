@@ -264,9 +264,18 @@ def test_a_setting_that_would_have_led_elsewhere_is_refused_and_nothing_is_lost(
     assert results(folder) == results(finished[0])
 
 
-def test_where_nothing_is_shrunk_the_best_narrower_round_is_compared(tmp_path):
-    config = replace(SMALL, margin=1e-6, final_seeds=2, training=replace(SMALL.training, epochs=4, weight_decay=0.05))
-    printed = small(tmp_path, config)
+def test_where_nothing_is_shrunk_the_best_narrower_round_is_compared(tmp_path, monkeypatch):
+    original = experiment.run_round
+
+    def inaccurate(networks, workers, search, rounds, *others):
+        """A round that, unless it is the first, has lost all accuracy and has a redundant width."""
+        done = original(networks, workers, search, rounds, *others)
+        trained = replace(done.trained, validation_accuracy=(0.0, 0.0))
+        seen = {name: replace(each, within_target=False) for name, each in done.observations.items()}
+        return replace(done, trained=trained, observations=seen) if rounds else done
+
+    monkeypatch.setattr(experiment, "run_round", inaccurate)
+    printed = small(tmp_path, replace(SMALL, margin=0.01, final_seeds=2))
     found, _, _ = results(tmp_path)
     assert "Nothing was shrunk, because " in printed
     assert found["search"]["chosen"] == 0
