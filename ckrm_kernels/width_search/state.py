@@ -57,7 +57,8 @@ class StateFile:
             return State()
         theirs, data, state = _split(path)
         ours = without_places(as_json(self.config))
-        check_same(ours, {**without_places(theirs), **{name: ours[name] for name in _CHANGEABLE}}, self.folder)
+        theirs = without_places(_completed(theirs, path))
+        check_same(ours, {**theirs, **{name: ours[name] for name in _CHANGEABLE}}, self.folder)
         check_same_data(self.data.identity, data, self.config.data.place, f"{self.folder} holds an experiment")
         if self.changes():
             state.rounds = self._replayed(state.rounds)
@@ -68,7 +69,8 @@ class StateFile:
         path = self.folder / _STATE
         if not path.exists():
             return {}
-        return differences(without_places(_split(path)[0]), without_places(as_json(self.config)))
+        theirs, _, _ = _split(path)
+        return differences(without_places(_completed(theirs, path)), without_places(as_json(self.config)))
 
     def _replayed(self, rounds: list[Round]) -> list[Round]:
         try:
@@ -112,6 +114,12 @@ def config_of(folder: Path) -> WidthSearchConfig:
     theirs, _, _ = _split(path)
     theirs.pop("version", None)
     return typed(WidthSearchConfig, theirs, str(path))
+
+
+def _completed(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A file's configuration, as JSON, with the defaults of settings that came later."""
+    settings = {name: value for name, value in config.items() if name != "version"}
+    return {**as_json(typed(WidthSearchConfig, settings, str(path))), "version": config.get("version")}
 
 
 def _split(path: Path) -> tuple[dict, Any, State]:

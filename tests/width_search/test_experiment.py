@@ -244,6 +244,16 @@ def test_another_margin_trains_nothing(finished, tmp_path, monkeypatch):
     ]
 
 
+def test_a_setting_that_came_later_has_its_default(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    del state["config"]["data"]["fraction"]
+    (folder / "state.json").write_text(json.dumps(state))
+    report(folder, Console(quiet=True))
+    assert results(folder) == results(finished[0])
+
+
 def test_more_networks_are_compared(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
