@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from ckrm_kernels.data import DataConfig, Dataset, Normalization, Part, digits
 from ckrm_kernels.data.identity import differences
-from ckrm_kernels.data.sampled import sampled
 
 
 def test_digits_are_what_scikit_learn_has():
@@ -158,10 +157,6 @@ def test_chest_xrays_have_a_size_by_default():
         ({"gaze": "saccades"}, "gaze must be one of gaze, fixations, got 'saccades'"),
         ({"split_seed": -1}, "split_seed must be a whole number from 0 to 2\\^63 - 1, got -1"),
         ({"split_seed": True}, "got True"),
-        ({"fraction": 0}, "fraction must be a number > 0 and <= 1, got 0"),
-        ({"fraction": 1.5}, r"fraction must be a number > 0 and <= 1, got 1\.5"),
-        ({"fraction": float("nan")}, "fraction must be a number > 0 and <= 1, got nan"),
-        ({"fraction": True}, "fraction must be a number > 0 and <= 1, got True"),
         ({"skip_bad": 1}, "skip_bad must be true or false, got 1"),
         ({"cache": 3}, "cache must be a folder or None, got 3"),
     ],
@@ -194,34 +189,6 @@ def test_classes_that_a_part_lacks_are_named_with_their_counts():
         "nothing of it, and no network can learn it",
     )
     assert of_labels([0], [0, 1], [0, 1]).missing_classes[0].startswith("class 1 has too few images, 2: 0 for train")
-
-
-@pytest.mark.parametrize("fraction", [0.5, 0.1, 1e-6])
-def test_a_fraction_has_the_same_share_of_every_class(fraction):
-    whole, part = DataConfig().load(), DataConfig(fraction=fraction).load()
-    for before, after in ((whole.train, part.train), (whole.validation, part.validation)):
-        counts = before.labels.bincount(minlength=10).tolist()
-        assert after.labels.bincount(minlength=10).tolist() == [max(round(count * fraction), 1) for count in counts]
-        rows = {
-            tuple(image.flatten().tolist()): int(label)
-            for image, label in zip(before.images, before.labels, strict=True)
-        }
-        assert all(
-            rows[tuple(image.flatten().tolist())] == label
-            for image, label in zip(after.images, after.labels, strict=True)
-        )
-    assert part.held_out is whole.held_out
-    assert part.identity == {**whole.identity, "fraction": fraction}
-    assert DataConfig(fraction=fraction, split_seed=1).load().identity != part.identity
-
-
-def test_gaze_and_regions_stay_with_their_images():
-    rows = torch.arange(40.0)
-    part = Part(rows[:, None, None, None], torch.arange(40) % 4, rows[:, None, None], rows[:, None, None, None] > 20)
-    found = sampled(Dataset("x", 4, part, part, part), 0.3, 0).train
-    assert torch.equal(found.images[:, 0], found.gaze)
-    assert torch.equal(found.images > 20, found.regions)
-    assert torch.equal(found.labels, found.gaze[:, 0, 0].long() % 4)
 
 
 def test_what_differs_is_named():
