@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import SCALE_FREE, SMALLER_EPS, Level, names_of_settings
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
