@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,14 @@ def require(what: str, module: str) -> Iterator[None]:
         extra = extra_of(missing)
         assert extra is not None
         raise ImportError(f"{what} needs {project(missing)}: {install(extra)}") from error
+
+
+def check_installed(what: str, *modules: str) -> None:
+    """Raises ImportError, as `require` does, for the first of the modules that is not installed; imports none.
+
+    what: needs them, if only at its end
+    """
+    for module in modules:
+        with require(what, module):
+            if importlib.util.find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named {module!r}", name=module)

@@ -42,6 +42,7 @@ def search(
     ] = None,
     device: shared.Device = "auto",
     processes: shared.Processes = None,
+    threads: shared.Threads = None,
     data_workers: shared.DataWorkers = 0,
     tensorboard: shared.Tensorboard = False,
 ) -> None:
@@ -74,7 +75,8 @@ def search(
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
     chosen = config_of(resume) if resume else read_config(WidthSearchConfig(), config, settings or (), options)
-    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    shared.use_threads(threads)
+    runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)
 

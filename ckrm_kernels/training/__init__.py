@@ -2,12 +2,13 @@
 
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate
-from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, save_run
 
 __all__ = [
     "Epoch",
+    "Resumed",
     "Run",
     "Runtime",
     "Score",
