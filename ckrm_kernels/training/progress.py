@@ -153,7 +153,7 @@ class TrainingBars:
 
     def __enter__(self) -> TrainingBars:
         if self._finished:
-            self._display.print_line(f"{self._finished} of {len(self._names)} networks are finished already")
+            self._display.print_line(f"finished already: {self._finished} of {len(self._names)} networks")
         self._progress.start()
         return self
 
