@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _WORDS = {  # where the system's own are hard to read
     errno.ENOTDIR: "what it lies in is a file",
     errno.EEXIST: "what it lies in is a file",
 }
+OF_WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # which no reading leads to
 _DEVICES = (Path("/dev"), Path("/dev/fd"))  # where /dev/stdout is a link, to a file where the shell redirects it
 
 
@@ -50,11 +51,16 @@ def append_line(path: Path, text: str) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Names the path, in words, in an OSError of the statement, which writes there."""
+def writing(path: Path, only: Collection[int] | None = None) -> Iterator[None]:
+    """Names the path, in words, in an OSError of the statement, which writes there.
+
+    only: errors of these numbers; `OF_WRITING` where the statement reads other files, too
+    """
     try:
         yield
     except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
         why = _WORDS.get(error.errno or 0, error.strerror or error)
         raise type(error)(f"{path} can't be written: {why}") from error
 

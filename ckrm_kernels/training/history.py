@@ -23,7 +23,7 @@ class Epoch:
 class Resumed:
     """Where an unfinished training is taken up: in which epoch from 1, after how many of its batches.
 
-    threads: torch's in this process now; threads_before: when the state was saved
+    threads: torch's in this process now; threads_before: on a CPU, when the state was saved
     """
 
     epoch: int

@@ -66,8 +66,8 @@ class _Training:
             self._unfinished.take_up(self._state.load_state_dict)
         state, before = self._state, self._state.threads_before
         if before is not None and not state.over:
-            place = len(state.history) + 1, state.batch, len(state.batches())
-            on_resumed(Resumed(*place, threads=torch.get_num_threads(), threads_before=before))
+            place, threads = (len(state.history) + 1, state.batch, len(state.batches())), torch.get_num_threads()
+            on_resumed(Resumed(*place, threads, before if state.device.type == "cpu" else threads))
 
     def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[Step], None]) -> tuple[Epoch, ...]:
         state = self._state
