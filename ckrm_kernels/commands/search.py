@@ -48,6 +48,7 @@ def search(
     ] = None,
     device: shared.Device = "auto",
     processes: shared.Processes = None,
+    threads: shared.Threads = None,
     data_workers: shared.DataWorkers = 0,
     tensorboard: shared.Tensorboard = False,
 ) -> None:
@@ -81,7 +82,8 @@ def search(
     folder = resume or output or Path("runs/search")
     default = config_of(resume) if resume else WidthSearchConfig()
     chosen = read_config(default, config, settings or (), options, besides=RunsConfig())
-    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    shared.use_threads(threads)
+    runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)
 

@@ -28,6 +28,7 @@ def train(
     ] = Path("runs/train"),
     device: shared.Device = "auto",
     processes: shared.Processes = None,
+    threads: shared.Threads = None,
     data_workers: shared.DataWorkers = 0,
     tensorboard: shared.Tensorboard = False,
 ) -> None:
@@ -45,6 +46,7 @@ def train(
     if seeds is not None:
         options["seeds"] = list(range(seeds))
     chosen = read_config(RunsConfig(), config, settings or (), options, besides=WidthSearchConfig())
-    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    shared.use_threads(threads)
+    runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on from its last checkpoint"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

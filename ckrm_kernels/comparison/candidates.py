@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,11 +55,6 @@ def evaluate_candidate(
     parameters, multiply_adds = count_parameters(models[0]), count_multiply_adds(models[0], data.image_shape)
     size = len(as_safetensors(models[0].state_dict()))
     return Candidate(name, widths, parameters, multiply_adds, size, scores, tuple(layers))
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Standard deviation over the seeds, 0 of a single one."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:

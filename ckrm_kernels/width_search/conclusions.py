@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.comparison.statistics import Comparison, mean_interval
+from ckrm_kernels.comparison.statistics import Comparison, is_above, mean_interval
 from ckrm_kernels.comparison.tables import listed, mean_and_deviation
-from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.comparison.verdict import in_words, with_interval
 from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.search import Outcome, Round
@@ -37,13 +37,13 @@ def conclusions(
 
 def _warning_of_no_learning(standard: Candidate, most_frequent: float) -> list[str]:
     """A warning where the standard network is not shown to be better than naming the most frequent class."""
-    interval = mean_interval(standard.accuracies)
-    if (interval.mean if interval.low is None else interval.low) > most_frequent:
+    interval, learnt = mean_interval(standard.accuracies), is_above(standard.accuracies, most_frequent)
+    if learnt or (learnt is None and interval.mean > most_frequent):
         return []
-    bounds = "" if interval.low is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
+    has = "has not learnt anything that shows" if learnt is None else "is not shown to have learnt anything"
     return [
-        f"The standard network is not shown to have learnt anything: its accuracy is {interval.mean:.4f}{bounds}, "
-        f"that of naming the most frequent class {most_frequent:.4f}. What follows says nothing of the search."
+        f"The standard network {has}: its accuracy is {with_interval(interval)}, that of naming the most frequent "
+        f"class {most_frequent:.4f}. What follows says nothing of the search."
     ]
 
 

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.forecast import Pace, roughly
+from ckrm_kernels.training.history import Epoch, Event, Resumed
 from ckrm_kernels.width_search.config import WidthSearchConfig
-
-_MINUTE, _HOUR = 60, 3600
-_MOST_MISSED = 0.5  # of an epoch, before the first thing that was seen of it
 
 
 @dataclass(frozen=True)
@@ -59,32 +57,19 @@ def forecast(
 
 def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
     """The forecast, and what would shorten it. seconds: of one network"""
-    low, high = span(of.least_seconds), span(of.most_seconds)
+    low, high = roughly(of.least_seconds), roughly(of.most_seconds)
     time_left = low if low == high else f"{low} to {high}"
     networks = counted(of.most_networks, "network")
     if of.least_networks < of.most_networks:
         networks = f"{of.least_networks} to {networks}"
     return (
-        f"The search needs about {time_left} more: {networks} of {span(seconds)} each or less, {side_by_side} at a "
+        f"The search needs about {time_left} more: {networks} of {roughly(seconds)} each or less, {side_by_side} at a "
         "time. Shorter: --set data.fraction=0.1, or fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
         "interrupted at any moment"
     )
 
 
-def span(seconds: float) -> str:
-    """A duration in the two largest units that say something: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < _MINUTE:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / _MINUTE)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
-    hours = round(seconds / _HOUR)
-    return f"{hours // 24} d" + (f" {hours % 24} h" if hours % 24 else "")
-
-
-class EpochTimer:
+class FirstEpoch:
     """Calls a function, once, with the seconds of an epoch, as soon as one is over. Takes the events of `Workers.run`.
 
     on_epoch: the function; clock: seconds
@@ -92,19 +77,14 @@ class EpochTimer:
 
     def __init__(self, on_epoch: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._on_epoch, self._clock = on_epoch, clock
-        self._seen: dict[tuple[int, int], tuple[float, float]] = {}  # by network and epoch: when, and its share done
-        self._called = False
+        self._pace, self._called = Pace(), False
 
-    def __call__(self, place: int, event: Epoch | Step) -> None:
+    def __call__(self, place: int, event: Event) -> None:
         """Takes an event of the training at that place of the jobs."""
-        if self._called:
+        if self._called or isinstance(event, Resumed):
             return
-        now = self._clock()
-        if isinstance(event, Step):
-            self._seen.setdefault((place, event.epoch), (now, event.batch / event.batches))
-            return
-        since, share = self._seen.get((place, event.number), (now, 1.0))
-        self._seen.setdefault((place, event.number + 1), (now, 0.0))
-        if share <= _MOST_MISSED:
+        done = event.number if isinstance(event, Epoch) else event.epoch - 1 + event.batch / event.batches
+        self._pace.see(place, done, self._clock())
+        if isinstance(event, Epoch) and self._pace.seconds_per_epoch is not None:
             self._called = True
-            self._on_epoch((now - since) / (1 - share))
+            self._on_epoch(self._pace.seconds_per_epoch)

@@ -7,13 +7,14 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import compare_candidates
 from ckrm_kernels.distributed import joined
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.run_folders import NETWORKS
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_tensors
-from ckrm_kernels.training.runs import how_to_load
+from ckrm_kernels.training.runs import NEEDED, how_to_load
 from ckrm_kernels.training.workers import processes_for
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.conclusions import conclusions
@@ -42,10 +43,12 @@ def search_widths(
     console: a rich console, by default one on standard output
     Raises ValueError where the folder holds a run of another configuration, or another process works in it.
     """
+    curves = ["tensorboard"] if runtime.tensorboard else []
+    check_installed("a search for widths", *NEEDED, "scipy", "matplotlib", *curves)
     folder = Path(folder)
     with joined() as team, locked(folder):
         processes = processes_for(config.final_seeds, processes, runtime)
-        experiment = Experiment(folder, config, runtime, Display(console))
+        experiment = Experiment(folder, config, runtime, Display(console, folder / "log.txt"))
         experiment.run(processes)
         findings = gather_findings(experiment)
         if team.is_first:

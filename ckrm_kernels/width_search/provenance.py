@@ -16,8 +16,8 @@ from ckrm_kernels.models import Network
 from ckrm_kernels.models.zoo import NETWORKS
 from ckrm_kernels.presentation.numbers import counted, times
 from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.training.forecast import roughly
 from ckrm_kernels.width_search.config import RuleConfig, WidthSearchConfig
-from ckrm_kernels.width_search.forecast import span
 from ckrm_kernels.width_search.narrowing import parameters_of
 from ckrm_kernels.width_search.sessions import Session
 
@@ -66,7 +66,7 @@ def provenance(
         ),
         "rule": f"{_named(config.rule, RuleConfig(), every=True)}, at most {counted(config.most_rounds, 'round')}",
         "time": (
-            f"{'at least ' if len(sessions) > 1 else ''}{span(seconds)} of training, summed over "
+            f"{'at least ' if len(sessions) > 1 else ''}{roughly(seconds)} of training, summed over "
             f"{counted(networks, 'network')}"
         ),
     }

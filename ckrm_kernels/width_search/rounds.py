@@ -10,7 +10,7 @@ from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, finished_places
-from ckrm_kernels.width_search.forecast import EpochTimer, forecast
+from ckrm_kernels.width_search.forecast import FirstEpoch, forecast
 from ckrm_kernels.width_search.forecast import in_words as forecast_in_words
 from ckrm_kernels.width_search.narrowing import parameters_of
 from ckrm_kernels.width_search.networks import Networks
@@ -44,7 +44,7 @@ def run_round(
     return search.observe(rounds, widths, Trained(accuracies, layers))
 
 
-def _forecaster(networks: Networks, rounds: Sequence[Round], jobs: Sequence[Job], side_by_side: int) -> EpochTimer:
+def _forecaster(networks: Networks, rounds: Sequence[Round], jobs: Sequence[Job], side_by_side: int) -> FirstEpoch:
     """Shows, after the first epoch of these jobs, how long the search takes, if that is long."""
     config, display = networks.config, networks.display
     finished = len(finished_places(jobs))
@@ -56,7 +56,7 @@ def _forecaster(networks: Networks, rounds: Sequence[Round], jobs: Sequence[Job]
         if left.most_seconds >= _WORTH_SAYING:
             display.print_line(forecast_in_words(left, max(seconds, standard), side_by_side))
 
-    return EpochTimer(show)
+    return FirstEpoch(show)
 
 
 def seconds_of_standard(networks: Networks) -> float:

@@ -40,10 +40,10 @@ ON_CPU = Runtime(device="cpu", checkpoint_seconds=0.1)
 
 
 def small(folder, config=SMALL, processes=1) -> str:
-    """Runs it and returns what it printed."""
+    """Runs it and returns what it printed, less the times before progress lines."""
     file = StringIO()
     search_widths(folder, config, runtime=ON_CPU, processes=processes, console=Console(file=file, width=100))
-    return file.getvalue()
+    return re.sub(r"^\d\d:\d\d:\d\d ", "", file.getvalue(), flags=re.MULTILINE)
 
 
 def results(folder) -> tuple[object, str, dict[str, bytes]]:

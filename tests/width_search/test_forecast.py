@@ -2,9 +2,9 @@
 
 import pytest
 
-from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.width_search import WidthSearchConfig
-from ckrm_kernels.width_search.forecast import EpochTimer, Forecast, forecast, in_words, span
+from ckrm_kernels.width_search.forecast import FirstEpoch, Forecast, forecast, in_words
 
 
 def config(seeds=3, final_seeds=10, most_rounds=6):
@@ -39,38 +39,22 @@ def test_few_rounds(most_rounds, expected):
 def test_in_words():
     text = in_words(Forecast(10, 42, 25_800, 108_360), 2580, 1)
     assert text.startswith(
-        "The search needs about 7 h 10 min to 1 d 6 h more: 10 to 42 networks of 43 min each or less, 1 at a time. "
+        "The search needs about 7 h 10 min to 30 h more: 10 to 42 networks of 43 min each or less, 1 at a time. "
     )
     assert in_words(Forecast(10, 10, 600, 600), 60, 2).startswith(
-        "The search needs about 10 min more: 10 networks of 1 min"
+        "The search needs about 10 min more: 10 networks of 60 s"
     )
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "1 s"),
-        (59, "59 s"),
-        (60, "1 min"),
-        (3599, "1 h"),
-        (12_000, "3 h 20 min"),
-        (86_400, "1 d"),
-        (190_000, "2 d 5 h"),
-    ],
-)
-def test_spans(seconds, text):
-    assert span(seconds) == text
-
-
-class TestEpochTimer:
+class TestFirstEpoch:
     @pytest.fixture
     def timed(self):
         """Times events, each a moment with its place and what it is, and gives the seconds found."""
 
         def run(*events):
-            seconds, moments = [], iter([moment for moment, *_ in events])
-            timer = EpochTimer(seconds.append, lambda: next(moments))
-            for _, place, event in events:
+            seconds, now = [], [0.0]
+            timer = FirstEpoch(seconds.append, lambda: now[0])
+            for now[0], place, event in events:
                 timer(place, event)
             return seconds
 
@@ -83,8 +67,9 @@ class TestEpochTimer:
     def test_from_one_epoch_to_the_next(self, timed):
         assert timed((50, 0, epoch(1)), (51, 1, epoch(1)), (53, 1, epoch(2)), (58, 0, epoch(2))) == [2]
 
-    def test_of_an_epoch_of_which_little_was_seen_nothing_is_said(self, timed):
-        assert timed((30, 0, Step(4, 90, 100, 2.0)), (31, 0, epoch(4))) == []
+    def test_a_resumed_training_is_timed_from_where_it_goes_on(self, timed):
+        resumed = Resumed(4, 50, 100, 1, 1)
+        assert timed((1, 0, resumed), (30, 0, Step(4, 60, 100, 2.0)), (34, 0, epoch(4))) == [pytest.approx(10)]
 
 
 def epoch(number):

@@ -428,6 +428,15 @@ class TestComparison:
         assert sentences[0].startswith("The standard network is not shown to have learnt anything") == warned
         assert "there is nothing to narrow" in sentences[warned]
 
+    @pytest.mark.parametrize(("most_frequent", "warned"), [(0.89, False), (0.9, True)])
+    def test_two_networks_are_too_few_to_show_whether_anything_was_learnt(self, most_frequent, warned):
+        rounds = [one_round(within(8), within(16))]
+        three = compared("standard", 0.9)
+        found = [replace(three, scores=(three.scores[0], three.scores[2]))]  # 0.89 and 0.91
+        sentences = conclusions(rounds, Outcome(0, "every layer is within target"), found, (), 0.01, PSI, most_frequent)
+        assert not any("not shown to have learnt" in sentence for sentence in sentences)
+        assert sentences[0].startswith("The standard network has not learnt anything that shows: its ") == warned
+
     def test_a_search_that_did_not_end_within_target_says_what_is_left(self):
         rounds = [one_round(redundant(8), redundant(16)), one_round(redundant(4), within(8))]
         networks = [compared(name, 0.9) for name in ("standard", "searched", "uniform")]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.theme import LIGHT

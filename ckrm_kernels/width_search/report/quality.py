@@ -69,7 +69,7 @@ def quality_csv(findings: Findings) -> str:
 
 def comparisons_csv(findings: Findings) -> str:
     """A row for each comparison."""
-    fields = ("metric", "first", "second", "anova_p", "margin", "equivalence_p", "different", "equivalent")
+    fields = ("metric", "first", "second", "difference_p", "margin", "equivalence_p", "different", "equivalent")
     rows = [
         [*(getattr(each, field) for field in fields), each.difference.mean, each.difference.low, each.difference.high]
         for each in findings.comparisons
@@ -88,7 +88,7 @@ def _metric_cells(values: Sequence[float]) -> list[object]:
 
 
 def _means(candidates: Sequence[Candidate]) -> Table:
-    several = len(candidates[0].scores) > 1
+    intervals = any(mean_interval(each.accuracies).low is not None for each in candidates)
     rows = [
         [
             swatch(each.name),
@@ -97,7 +97,7 @@ def _means(candidates: Sequence[Candidate]) -> Table:
         ]
         for each in candidates
     ]
-    caption = "Mean over the networks" + (", with its 95% interval" if several else "")
+    caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
     return Table(caption, ["network", "trained", *METRICS.values()], rows)
 
 
@@ -106,14 +106,14 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
         [
             f"{METRICS[each.metric]}: {each.first} − {each.second}",
             with_interval(each.difference, sign=True),
-            p_value(each.anova_p),
+            p_value(each.difference_p),
             f"±{each.margin:g}",
             p_value(each.equivalence_p),
         ]
         for each in comparisons
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
-    head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
+    head = ["comparison", f"difference{interval}", "difference p", "margin", "equivalence p"]
     return Table("Differences of the means", head, rows)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import (
     CONFIGURED,
     SCALE_FREE,
@@ -17,6 +17,7 @@ from ckrm_kernels.comparison.measured_layers import (
     names_of_settings,
     psi_settings,
 )
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together

@@ -307,7 +307,7 @@ def test_means_with_student_intervals(written, page):
 
 
 def test_comparisons(written, page):
-    table = next(table for table in page.tables if "ANOVA p" in table[0])
+    table = next(table for table in page.tables if "difference p" in table[0])
     saved = rows(written[0], "comparisons.csv")
     assert [row[0] for row in table[1:]] == [
         "Accuracy: searched − standard",  # noqa: RUF001
@@ -319,7 +319,7 @@ def test_comparisons(written, page):
         assert (row["metric"], row["first"], row["second"]) == (each.metric, each.first, each.second)
         assert float(row["difference"]) == each.difference.mean
         assert float(row["difference_low"]) == each.difference.low
-        assert float(row["anova_p"]) == each.anova_p
+        assert float(row["difference_p"]) == each.difference_p
         assert float(row["equivalence_p"]) == each.equivalence_p
         assert row["equivalent"] == str(each.equivalence_p < 0.05)
         assert line[3] == f"±{each.margin:g}"
@@ -465,7 +465,7 @@ def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tm
 def test_one_seed_gives_no_intervals(tmp_path):
     write_report(findings(1), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert "where one network of a kind allows no test." in page.words
+    assert "where no test is made: it takes at least 3 networks of each kind." in page.words
     assert "Not tested" in page.words
     assert "95%" not in page.words
     assert not re.search(r"\b(nan|None)\b", page.words)
@@ -475,7 +475,7 @@ def test_one_seed_gives_no_intervals(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("anova", "equivalence", "said"),
+    ("difference", "equivalence", "said"),
     [
         (0.5, 0.01, ": the same within 0.01 (p = 0.010), and not told apart (p = 0.500)"),
         (0.01, 0.0001, ": standard is better (p = 0.010), but by less than the margin of 0.01 (p < 0.001)"),
@@ -483,15 +483,18 @@ def test_one_seed_gives_no_intervals(tmp_path):
         (0.5, 0.2, ": undecided, not told apart (p = 0.500), but not shown to be the same within 0.01 either"),
     ],
 )
-def test_a_comparison_in_words(anova, equivalence, said):
-    comparison = Comparison("auc", "searched", "standard", Interval(-0.002, -0.003, 0.001), anova, 0.01, equivalence)
+def test_a_comparison_in_words(difference, equivalence, said):
+    comparison = Comparison(
+        "auc", "searched", "standard", Interval(-0.002, -0.003, 0.001), difference, 0.01, equivalence
+    )
     words = in_words(comparison).replace("\N{NO-BREAK SPACE}", " ")
     assert words.startswith(f"searched less standard −0.0020 [−0.0030, +0.0010]{said}")  # noqa: RUF001
 
 
 def test_a_comparison_without_tests_in_words():
     comparison = Comparison("auc", "searched", "standard", Interval(-0.002, None, None), None, 0.01, None)
-    assert in_words(comparison) == "searched less standard −0.0020, where one network of a kind allows no test"  # noqa: RUF001
+    words = "searched less standard −0.0020, where no test is made: it takes at least 3 networks of each kind"  # noqa: RUF001
+    assert in_words(comparison) == words
 
 
 def test_a_difference_of_nothing_has_no_sign():
