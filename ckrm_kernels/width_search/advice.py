@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ckrm_kernels.presentation.numbers import counted
+from ckrm_kernels.width_search.rules import BracketRule, StageRule
 from ckrm_kernels.width_search.search import Outcome, Round, Search, loss_of_accuracy
 
 _FURTHER = 3  # rounds
@@ -27,6 +28,7 @@ def advice(search: Search, rounds: Sequence[Round], outcome: Outcome) -> list[st
         _wider_margin(search, rounds),
         _more_seeds(search, rounds),
         _higher_target(search, rounds),
+        _higher_minimum(search, rounds, outcome),
         _scale_free(search, rounds[0]),
     )
     return [sentence for sentence in every if sentence]
@@ -79,6 +81,21 @@ def _higher_target(search: Search, rounds: Sequence[Round]) -> str:
         f"Little is left redundant in round {place}, which lost {loss_of_accuracy(rounds[place], rounds):.4f} in "
         f"validation accuracy: lambda is at most {highest[place]:.3f} in its redundant layers, so that a new run with "
         f"`target={_rounded_up(highest[place]):g}` would have ended with it."
+    )
+
+
+def _higher_minimum(search: Search, rounds: Sequence[Round], outcome: Outcome) -> str:
+    """Where the best narrower round has redundant widths that are at the minimum: they went there at once."""
+    rule = search.rule.rule if isinstance(search.rule, StageRule) else search.rule
+    if outcome.narrower is None or not isinstance(rule, BracketRule):
+        return ""
+    best = rounds[outcome.narrower]
+    lowest = [name for name in best.redundant if best.widths[name] <= rule.minimum < rounds[0].widths[name]]
+    if not lowest:
+        return ""
+    return (
+        f"In round {outcome.narrower}, {counted(len(lowest), 'width')} fell to the minimum of {rule.minimum}, where few "
+        "pairs of filters are left to measure: a new run with a higher `rule.minimum` keeps more of them."
     )
 
 

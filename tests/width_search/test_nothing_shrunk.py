@@ -11,7 +11,7 @@ from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.comparison_phase import networks_compared, still_valid
 from ckrm_kernels.width_search.conclusions import conclusions
-from ckrm_kernels.width_search.rules import BracketRule, Change
+from ckrm_kernels.width_search.rules import BracketRule, Change, StageRule
 from ckrm_kernels.width_search.search import Round, Search, Trained
 from ckrm_kernels.width_search.tables import never_trained
 
@@ -184,6 +184,16 @@ def test_the_target_of_a_round_that_is_nearly_within_it_is_named():
     assert all(each.is_within(0.035) for each in rounds[1].trained.layers)
     sentences, _ = said((0.9, 0.6), (2, 1), redundancy=0.2)
     assert not any("target=" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_higher_minimum_is_advised_where_widths_fell_to_it(tied):
+    rounds, outcome = search_of((0.9, 0.6), (2, 1))
+    rule = BracketRule(minimum=25)
+    search = replace(SEARCH, rule=StageRule(rule, {"a": "a", "b": "b"}) if tied else rule)
+    sentence = "In round 1, 1 width fell to the minimum of 25, where few pairs"
+    assert any(each.startswith(sentence) for each in advice(search, rounds, outcome))
+    assert not any("minimum" in each for each in advice(SEARCH, rounds, outcome))
 
 
 def test_a_scale_free_search_is_advised_where_scale_alone_is_redundant():

@@ -115,6 +115,15 @@ def _terms(findings: Findings) -> dict[str, str]:
         ),
         "red, amber": _colours_in_words(findings),
         **_networks(findings),
+        "accuracy, AUC": (
+            "The share of images whose class a network names, and the area under the ROC curve of each class against "
+            "the others, averaged over the classes (macro AUC). Validation accuracy is what the search goes by; the "
+            "comparison is made on held-out images, which it never saw."
+        ),
+        "multiply-adds, checkpoint, latency": (
+            "What one image costs in multiplications with additions, what the weights take as a file, and how long a "
+            "forward pass takes, all networks timed in turns."
+        ),
         "margin": (
             "The difference in accuracy, and in AUC, that counts as none. A round that loses more in validation "
             "accuracy than this is chosen only if it is within target."

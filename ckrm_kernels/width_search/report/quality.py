@@ -52,7 +52,6 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
 def quality_csv(findings: Findings) -> str:
     """A row for each candidate: means with intervals, each network's value, and costs."""
     of_metrics = [f"{metric}_{field}" for metric in METRICS for field in ("mean", "low", "high", "per_model")]
-    latencies = [f"seconds on {each.device} for {each.batch} images" for each in findings.latencies]
     costs = ["parameters", "multiply_adds", "checkpoint_bytes"]
     rows = [
         [
@@ -60,11 +59,20 @@ def quality_csv(findings: Findings) -> str:
             len(each.scores),
             *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
             *(getattr(each, cost) for cost in costs),
-            *(latency.seconds[each.name] for latency in findings.latencies),
         ]
         for each in findings.candidates
     ]
-    return csv_text(["name", "networks", *of_metrics, *costs, *latencies], rows)
+    return csv_text(["name", "networks", *of_metrics, *costs], rows)
+
+
+def latency_csv(findings: Findings) -> str:
+    """A row for each candidate on each device, with each number of images at once."""
+    rows = [
+        [candidate.name, latency.device, latency.batch, latency.seconds[candidate.name]]
+        for latency in findings.latencies
+        for candidate in findings.candidates
+    ]
+    return csv_text(["name", "device", "images", "seconds"], rows)
 
 
 def comparisons_csv(findings: Findings) -> str:

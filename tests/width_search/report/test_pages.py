@@ -219,7 +219,9 @@ def test_the_files(written):
     folder, files = written
     figures = ["accuracy", "auc", "omega-searched", "omega-standard", "widths"]
     expected = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
-    expected |= {f"tables/{name}.csv" for name in ("structure", "quality", "comparisons", "layers", "widths")}
+    expected |= {
+        f"tables/{name}.csv" for name in ("structure", "quality", "latency", "comparisons", "layers", "widths")
+    }
     assert {str(file.relative_to(folder)) for file in files} == expected | {"report.html"}
     assert {file for file in folder.rglob("*") if file.is_file()} == set(files)
     for name in figures:
@@ -303,7 +305,15 @@ def test_means_with_student_intervals(written, page):
             assert float(saved[f"{metric}_mean"]) == pytest.approx(mean)
             assert float(saved[f"{metric}_low"]) == pytest.approx(mean - half, abs=1e-6)
             assert [float(value) for value in saved[f"{metric}_per_model"].split()] == list(values)
-        assert saved[f"seconds on device {NASTY} for 64 images"] in ("0.02", "0.005", "0.0004")
+
+
+def test_latencies(written):
+    device = {"device": f"device {NASTY}", "images": "64"}
+    assert rows(written[0], "latency.csv") == [
+        {"name": name, **device, "seconds": seconds}
+        for name, seconds in (("standard", "0.02"), ("searched", "0.005"), ("uniform", "0.0004"))
+    ]
+    assert list(rows(written[0], "quality.csv")[0])[-1] == "checkpoint_bytes"
 
 
 def test_comparisons(written, page):
