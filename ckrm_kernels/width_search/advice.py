@@ -94,8 +94,8 @@ def _higher_minimum(search: Search, rounds: Sequence[Round], outcome: Outcome) -
     if not lowest:
         return ""
     return (
-        f"In round {outcome.narrower}, {counted(len(lowest), 'width')} fell to the minimum of {rule.minimum}, where few "
-        "pairs of filters are left to measure: a new run with a higher `rule.minimum` keeps more of them."
+        f"In round {outcome.narrower}, {counted(len(lowest), 'width')} fell to the minimum of {rule.minimum}, where "
+        "few pairs of filters are left to measure: a new run with a higher `rule.minimum` keeps more of them."
     )
 
 
