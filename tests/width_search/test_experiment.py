@@ -136,7 +136,7 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
     assert found["config"]["psi"] == asdict(psi)
     said = {**texts(tmp_path), "printed": printed}
     for name, text in said.items():
-        if not re.search("quality|comparisons|structure|accuracy|auc|widths.svg", name):
+        if not re.search("quality|latency|comparisons|structure|accuracy|auc|widths.svg", name):
             assert words in text, name
         # eps is named as it is here or in a neighbour's column; no other eps is
         named = set(re.findall(r"eps \d[\de.-]* (?:absolute|relative to each)", text))
