@@ -56,6 +56,8 @@ def upright(image: Any) -> Any:
 
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # the pixels are whole, and Pillow breaks with many on damaged EXIF data
         return image
 

@@ -245,5 +245,7 @@ def _scored(job: Job, runs: TrainedRuns, display: Display) -> Score:
     score = evaluate(model, data.held_out, data.classes)
     hits = localization(model, data.held_out, data.region_of_class)
     where = "" if hits is None else f", activation maps highest in the right region {hits:.4f}"
-    display.print_line(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{where}")
+    present = len(data.held_out.labels.unique())
+    of = "" if present == data.classes else f" of {present} of {data.classes} classes"
+    display.print_line(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{of}{where}")
     return score

@@ -197,7 +197,7 @@ def test_files_are_read_once_for_their_digests(folder, load, monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("extension", ["png", "jpg"])
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
 def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, orientation, extension):
     """Upright: the left half bright, the upper rows red; stored so that the orientation's turn brings it back."""
     upright = Image.new("RGB", (40, 24))
@@ -220,11 +220,13 @@ def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path, orientation, 
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"image.{extension}"
-    image.save(path, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {}))
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(extension, {})
+    image.save(path, exif=exif, **options)
     found = read_colour(path, (24, 40)).transpose(1, 2, 0).astype(int)
     assert np.abs(found - np.asarray(upright).astype(int)).max() <= 8
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_an_image_whose_exif_data_is_damaged_is_read_as_it_is_stored(tmp_path):
     Image.new("RGB", (8, 6), (9, 8, 7)).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert read_colour(tmp_path / "image.png", (6, 8))[:, 0, 0].tolist() == [9, 8, 7]

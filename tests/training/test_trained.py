@@ -55,7 +55,7 @@ def test_digits_score_as_they_did_after_the_training(tmp_path):
     runs = trained(tmp_path, DataConfig())
     network, held_out = load(str(runs)), digits().held_out
     raw = load_digits().images
-    by_input = {network.transform(image).numpy().tobytes(): image for image in raw}
+    by_input = {each.numpy().tobytes(): image for each, image in zip(network.transform(raw), raw, strict=True)}
     images = np.stack([by_input[image.numpy().tobytes()] for image in held_out.images])
     assert torch.equal(network.transform(images), held_out.images)
     score = evaluate(network.model, Part(network.transform(images), held_out.labels), 10)
