@@ -13,6 +13,7 @@ import ckrm_kernels
 from ckrm_kernels import native
 from ckrm_kernels.backends import GPU_BACKENDS, gpu_backend, why_not
 from ckrm_kernels.extras import EXTRAS, install, project
+from ckrm_kernels.storage.machine import processor
 
 
 def findings() -> Iterator[tuple[str, str]]:
@@ -21,7 +22,7 @@ def findings() -> Iterator[tuple[str, str]]:
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     yield "torch", f"{torch.__version__} ({_build_of_torch()})"
     yield "triton", _version("triton") or "not installed"
-    yield "processor", f"{_processor()}, {torch.get_num_threads()} threads, torch uses {_capability_of_torch()}"
+    yield "processor", f"{processor()}, {torch.get_num_threads()} threads, torch uses {_capability_of_torch()}"
     status = native.cpu_status()
     if status.loaded:
         yield "CPU library", f"{status.origin}, {status.path}"
@@ -60,14 +61,6 @@ def _build_of_torch() -> str:
 
 def _capability_of_torch() -> str:
     return torch.backends.cpu.get_cpu_capability()
-
-
-def _processor() -> str:
-    """The processor's name where the system tells, else its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(distribution: str) -> str | None:

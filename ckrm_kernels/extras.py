@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,20 @@ def require(what: str, module: str) -> Iterator[None]:
         yield
     except ImportError as error:
         absent = (error.name or module).partition(".")[0]
-        missing = absent if extra_of(absent) else module  # what the module itself needs may be what lacks
-        extra = extra_of(missing)
-        assert extra is not None
-        raise ImportError(f"{what} needs {project(missing)}: {install(extra)}") from error
+        raise _missing(what, absent if extra_of(absent) else module) from error  # what it needs may be what lacks
+
+
+def check_installed(what: str, *modules: str) -> None:
+    """Raises ImportError, as `require` does, for the first of the modules that is not installed; imports none.
+
+    what: needs them, if only at its end
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _missing(what, module)
+
+
+def _missing(what: str, module: str) -> ImportError:
+    extra = extra_of(module)
+    assert extra is not None
+    return ImportError(f"{what} needs {project(module)}: {install(extra)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ckrm_kernels.extras import EXTRAS, extra_of, project, require
+from ckrm_kernels.extras import EXTRAS, check_installed, extra_of, project, require
 
 ROOT = Path(__file__).parents[1]
 DEVELOPMENT = {"test", "bench", "docs", "dev"}  # extras whose packages the package itself does not import
@@ -68,6 +68,14 @@ def test_other_errors_pass():
 def test_a_module_of_no_extra_is_refused():
     with pytest.raises(ValueError, match="module must be one of EXTRAS, got 'numpy'"), require("the sum", "numpy"):
         pass
+
+
+def test_what_is_not_installed_is_named_before_it_is_needed(monkeypatch):
+    check_installed("the work", "scipy", "torchmetrics")
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(ImportError) as caught:
+        check_installed("the work", "scipy", "torchmetrics")
+    assert str(caught.value) == 'the work needs torchmetrics: pip install "ckrm-kernels[train]"'
 
 
 def test_every_optional_import_is_required_by_its_own_name():

@@ -18,12 +18,14 @@ def compare(
     threshold: shared.Threshold = 0.6,
     eps: shared.Eps = 1e-4,
     scale_free: shared.ScaleFree = False,
+    threads: shared.Threads = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the comparison as JSON.")] = None,
 ) -> None:
     """Compare networks trained on the same data: quality with tests, cost, time, and redundancy by layer."""
     from ckrm_kernels.comparison.trained_runs import compare_runs
     from ckrm_kernels.psi_config import PsiConfig
 
+    shared.use_threads(threads)
     psi = PsiConfig(eps=eps, scale_free=scale_free)
     with shared.interruptible("nothing was written; run the same command again"):
         compare_runs(runs, margin, json, threshold=threshold, psi=psi)

@@ -34,14 +34,21 @@ def search(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The run's folder, by default runs/search; an unfinished run of the same settings goes on.",
+            help="The run's folder, by default runs/search; an unfinished run goes on, of the same settings but for "
+            "those that change no trained network.",
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, whatever its settings.")
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Go on with the run in this folder, with its settings; those that change no trained network may be "
+            "given anew.",
+        ),
     ] = None,
     device: shared.Device = "auto",
     processes: shared.Processes = None,
+    threads: shared.Threads = None,
     data_workers: shared.DataWorkers = 0,
     tensorboard: shared.Tensorboard = False,
 ) -> None:
@@ -49,10 +56,12 @@ def search(
 
     Trains, measures and changes widths in rounds; then trains the standard network, the one found and one of as many
     parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on from its last
-    checkpoint.
+    checkpoint; margin, most_rounds and final_seeds may be others then, and target and rule.* where they would have
+    led to the same networks.
     """
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
+    from ckrm_kernels.training.runs import RunsConfig
     from ckrm_kernels.width_search.config import WidthSearchConfig
     from ckrm_kernels.width_search.pipeline import search_widths
     from ckrm_kernels.width_search.state import config_of
@@ -68,15 +77,13 @@ def search(
             }
         ),
     }
-    places = {"folder", "image_folder"}  # which decide nothing where the data is the same
-    if resume and (settings or config or options.keys() - {"data"} or options.get("data", {}).keys() - places):
-        raise typer.BadParameter("takes the settings of the run: leave out all that change them", param_hint="--resume")
     if resume and output:
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
     default = config_of(resume) if resume else WidthSearchConfig()
-    chosen = read_config(default, config, settings or (), options)
-    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    chosen = read_config(default, config, settings or (), options, besides=RunsConfig())
+    shared.use_threads(threads)
+    runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -31,7 +32,10 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.epochs=30.")
 ]
 NetworkName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="One of those that `ckrm models` lists, or a run's folder.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="One of those that `ckrm models` lists, a run's folder, or module:Class, one of your own."
+    ),
 ]
 DataName = Annotated[Name | None, typer.Option(help="The data set; by default digits.")]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
@@ -47,18 +51,60 @@ Eps = Annotated[float, typer.Option(help="The constant of Psi; absolute, unless 
 ScaleFree = Annotated[bool, typer.Option("--scale-free", help="Divide each weight by its RMS first.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N; auto takes a GPU where there is one.")]
 Processes = Annotated[int | None, typer.Option(help="Networks trained side by side; by default as many as cores.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        help="CPU threads, of each network that trains; by default as many as there are cores for it, at most "
+        "OMP_NUM_THREADS. On a machine that others use, 1 is often quickest.",
+    ),
+]
 DataWorkers = Annotated[int, typer.Option(help="Processes that load the data ahead, for each network.")]
 Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write each network's curves for TensorBoard.")]
 
 
 @contextmanager
 def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Ends the command with exit code 130 and a line where Ctrl-C interrupts it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"\nckrm: interrupted; {how_to_go_on}", err=True)
-        raise typer.Exit(130) from None
+    """Ends the command with a line where Ctrl-C or a signal that asks it to end does so; the exit code tells which."""
+    codes = {signal.SIGTERM: "ended by SIGTERM"}
+    if hasattr(signal, "SIGHUP"):
+        codes[signal.SIGHUP] = "its terminal is gone"
+    with ExitStack() as restored:
+        for number in codes:
+            before = signal.getsignal(number)
+            if before == signal.SIG_DFL:  # nohup has a command ignore SIGHUP
+                signal.signal(number, _raise)
+                restored.callback(signal.signal, number, before)
+        try:
+            yield
+        except _Ended as ended:
+            typer.echo(f"\nckrm: {codes[ended.number]}; {how_to_go_on}", err=True)
+            raise typer.Exit(128 + ended.number) from None
+        except KeyboardInterrupt:
+            typer.echo(f"\nckrm: interrupted; {how_to_go_on}", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from None
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asked the process to end, which it does as after Ctrl-C."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _raise(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # `timeout` sends two, and the second would end what the first has begun
+    raise _Ended(signal.Signals(number))
+
+
+def use_threads(threads: int | None) -> None:
+    """Has this process compute on so many threads; None leaves what torch takes, or OMP_NUM_THREADS says."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def settings_of(

@@ -28,6 +28,7 @@ def train(
     ] = Path("runs/train"),
     device: shared.Device = "auto",
     processes: shared.Processes = None,
+    threads: shared.Threads = None,
     data_workers: shared.DataWorkers = 0,
     tensorboard: shared.Tensorboard = False,
 ) -> None:
@@ -39,11 +40,13 @@ def train(
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime
     from ckrm_kernels.training.runs import RunsConfig, train_runs
+    from ckrm_kernels.width_search.config import WidthSearchConfig
 
     options = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs)
     if seeds is not None:
         options["seeds"] = list(range(seeds))
-    chosen = read_config(RunsConfig(), config, settings or (), options)
-    runtime = Runtime(device=device, data_workers=data_workers, tensorboard=tensorboard)
+    chosen = read_config(RunsConfig(), config, settings or (), options, besides=WidthSearchConfig())
+    shared.use_threads(threads)
+    runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on from its last checkpoint"):
         train_runs(output, chosen, runtime=runtime, processes=processes)

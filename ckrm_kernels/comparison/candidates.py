@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from ckrm_kernels.training.run_files import as_safetensors
 class Candidate:
     """One of the networks compared.
 
-    name: "standard", "searched" or "uniform"
+    name: "standard", "searched" or "uniform"; "narrower" instead of "searched" where a search chose no narrower network
     parameters, multiply_adds: of the network, the latter for one image; checkpoint_bytes: its weights as a file
     scores: on the held-out part, of each seed; layers: as measured over the seeds
     """
@@ -58,21 +57,15 @@ def evaluate_candidate(
     return Candidate(name, widths, parameters, multiply_adds, size, scores, tuple(layers))
 
 
-def deviation(values: Sequence[float]) -> float:
-    """Standard deviation over the seeds, 0 of a single one."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
 def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
-    """The searched network with the standard and with the uniform one, by accuracy and by AUC; none of a single one."""
-    of_name = {each.name: each for each in candidates}
-    if "searched" not in of_name:
+    """The second, narrowed, with the standard and with the uniform one, by accuracy and by AUC; none of a single one.
+
+    candidates: standard, searched or narrower, uniform; or standard alone
+    """
+    if len(candidates) == 1:
         return ()
-    return tuple(
-        comparison
-        for other in ("standard", "uniform")
-        for comparison in compare_scores(of_name["searched"], of_name[other], margin)
-    )
+    standard, narrowed, uniform = candidates
+    return tuple(comparison for other in (standard, uniform) for comparison in compare_scores(narrowed, other, margin))
 
 
 def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +11,13 @@ from typing import Any, Literal
 from ckrm_kernels.extras import require
 
 CONFIDENCE = 0.95
+FEWEST = 3  # networks of a kind that an interval or a test is made of: the deviation of two says next to nothing
+_POWER = 0.8  # how often a difference of the margin is to be seen
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; `low` and `high` are None where a single value gives none."""
+    """A mean and its confidence interval; `low` and `high` are None where fewer than `FEWEST` values give none."""
 
     mean: float
     low: float | None
@@ -24,28 +26,32 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first group less the second.
+    """The first group less the second, by Welch's test, which lets their variances differ.
 
     metric: "accuracy" or "auc"; first, second: the groups' names
-    difference: of the means, with Welch's interval
-    anova_p: one-way analysis of variance, as the paper's: small says that the groups differ
+    difference: of the means, with Welch's 95 % interval
+    difference_p: Welch's two-sided test: below 0.05 exactly where the interval leaves out 0
     margin: the largest difference that counts as none
-    equivalence_p: two one-sided Welch tests against the margin: small says that the groups are the same within it
-    Both p are None where a group holds a single network.
+    equivalence_p: two one-sided Welch tests against the margin: below 0.05 exactly where Welch's 90 % interval lies
+        within it
+    needed: about how many networks of each kind would show a difference of the margin in four of five times; None where
+        there are as many
+    The interval, both p and `needed` are None where a group holds fewer than `FEWEST` networks.
     """
 
     metric: Literal["accuracy", "auc"]
     first: str
     second: str
     difference: Interval
-    anova_p: float | None
+    difference_p: float | None
     margin: float
     equivalence_p: float | None
+    needed: int | None = None
 
     @property
     def different(self) -> bool:
-        """Whether the analysis of variance tells the groups apart."""
-        return self.anova_p is not None and self.anova_p < 1 - CONFIDENCE
+        """Whether the test tells the groups apart."""
+        return self.difference_p is not None and self.difference_p < 1 - CONFIDENCE
 
     @property
     def equivalent(self) -> bool:
@@ -53,13 +59,17 @@ class Comparison:
         return self.equivalence_p is not None and self.equivalence_p < 1 - CONFIDENCE
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation; None of a single value."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Student's interval of the mean of independent values."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
+    """Student's 95 % interval of the mean of independent values."""
+    mean = statistics.mean(values)
+    if len(values) < FEWEST:
         return Interval(mean, None, None)
-    quantile = float(_scipy_stats().t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
-    half = quantile * statistics.stdev(values) / len(values) ** 0.5
+    half = _quantile((1 + CONFIDENCE) / 2, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half)
 
 
@@ -76,32 +86,62 @@ def compare(
     if not margin > 0:
         raise ValueError(f"margin must be > 0, got {margin!r}")
     (first_name, a), (second_name, b) = first, second
-    mean = statistics.fmean(a) - statistics.fmean(b)
-    if len(a) < 2 or len(b) < 2:
+    mean = statistics.mean(a) - statistics.mean(b)
+    if min(len(a), len(b)) < FEWEST:
         return Comparison(metric, first_name, second_name, Interval(mean, None, None), None, margin, None)
-    if len(set(a)) == len(set(b)) == 1:  # no spread: the tests' limit
-        mean = a[0] - b[0]  # exactly: means of equal values may differ in their last bits
-        difference = Interval(mean, mean, mean)
-        return Comparison(
-            metric, first_name, second_name, difference, float(mean == 0), margin, float(abs(mean) >= margin)
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # that one of the groups has no spread
-        interval, anova_p, equivalence_p = _tests(a, b, margin)
-    return Comparison(metric, first_name, second_name, Interval(mean, *interval), anova_p, margin, equivalence_p)
+    shares = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
+    error = math.sqrt(sum(shares))
+    if error == 0:  # no spread: the tests' limit
+        interval, difference_p, equivalence_p = Interval(mean, mean, mean), float(mean == 0), float(abs(mean) >= margin)
+    else:
+        freedom = _degrees_of_freedom(shares, (len(a), len(b)))
+        half = _quantile((1 + CONFIDENCE) / 2, freedom) * error
+        interval = Interval(mean, mean - half, mean + half)
+        difference_p = 2 * _above(abs(mean) / error, freedom)
+        equivalence_p = _above((margin - abs(mean)) / error, freedom)  # of the two, the larger
+    needed = _networks_needed(statistics.variance(a) + statistics.variance(b), margin)
+    more = needed if needed > min(len(a), len(b)) else None
+    return Comparison(metric, first_name, second_name, interval, difference_p, margin, equivalence_p, more)
 
 
-def _tests(a: Sequence[float], b: Sequence[float], margin: float) -> tuple[tuple[float, float], float, float]:
-    """Welch's interval of the difference of the means, and the p of both tests."""
-    stats = _scipy_stats()
-    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(CONFIDENCE)
-    above = stats.ttest_ind([value + margin for value in a], b, equal_var=False, alternative="greater").pvalue
-    below = stats.ttest_ind([value - margin for value in a], b, equal_var=False, alternative="less").pvalue
-    bounds = float(interval.low), float(interval.high)
-    return bounds, float(stats.f_oneway(a, b).pvalue), float(max(above, below))
+def is_above(values: Sequence[float], level: float) -> bool | None:
+    """Whether the values' mean is shown to be above a level: their interval is. None where they are too few for one."""
+    low = mean_interval(values).low
+    return None if low is None else low > level
 
 
-def _scipy_stats() -> Any:
+def _degrees_of_freedom(shares: tuple[float, float], sizes: tuple[int, int]) -> float:
+    """Welch's and Satterthwaite's. shares: of both groups in the variance of the difference"""
+    first = shares[0] / sum(shares)
+    return 1 / (first**2 / (sizes[0] - 1) + (1 - first) ** 2 / (sizes[1] - 1))
+
+
+def _networks_needed(variances: float, margin: float) -> int:
+    """Networks of each kind. variances: the sum of both groups'"""
+
+    def enough(count: float, freedom: float) -> bool:
+        quantiles = _quantile((1 + CONFIDENCE) / 2, freedom) + _quantile(_POWER, freedom)
+        return quantiles * math.sqrt(variances / count) <= margin
+
+    normal = statistics.NormalDist()
+    fewest = (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(_POWER)) ** 2 * variances / margin**2
+    count = max(math.ceil(fewest), FEWEST)  # what the normal distribution asks for, a little less than Student's
+    while not enough(count, 2 * (count - 1)):
+        count += 1
+    return count
+
+
+def _quantile(share: float, freedom: float) -> float:
+    """Of Student's distribution."""
+    return float(_student().ppf(share, freedom))
+
+
+def _above(value: float, freedom: float) -> float:
+    """The share of Student's distribution that lies above the value."""
+    return float(_student().sf(value, freedom))
+
+
+def _student() -> Any:
     with require("comparing networks", "scipy"):
-        from scipy import stats
-    return stats
+        from scipy.stats import t
+    return t

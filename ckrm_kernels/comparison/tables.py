@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import Any
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.measured_layers import Level
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.psi_config import PsiConfig
 
 _FILE_WIDTH = 80
@@ -17,7 +18,8 @@ _FILE_WIDTH = 80
 
 def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> Any:
     """What each network costs and how well it does on held-out data."""
-    table = new_table("Widths, cost, and quality on held-out data (mean ± deviation)")
+    several = any(len(each.scores) > 1 for each in candidates)
+    table = new_table("Widths, cost, and quality on held-out data" + (" (mean ± deviation)" if several else ""))
     table.add_column("", no_wrap=True)
     for each in candidates:
         table.add_column(each.name, justify="right", overflow="fold")
@@ -40,7 +42,8 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
 def layers_of(candidate: Candidate, threshold: float, psi: PsiConfig) -> Any:
     """lambda of each layer at the psi, and scale-free where that differs, each beside its chance level."""
     table = new_table(
-        f"lambda^{threshold:g} of the {candidate.name} network at {psi.in_words()}, mean ± deviation over the seeds"
+        f"lambda^{threshold:g} of the {candidate.name} network at {psi.in_words()}"
+        + (", mean ± deviation over the seeds" if len(candidate.scores) > 1 else "")
     )
     table.add_column("layer", overflow="fold")
     beside = ("scale-free", "chance") if psi.depends_on_scale else ()
@@ -70,8 +73,9 @@ def as_text(renderables: Sequence[Any]) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Of the seeds, in four decimals."""
-    return f"{statistics.fmean(values):.4f} ± {deviation(values):.4f}"
+    """Of the seeds, in four decimals; a single one has no deviation."""
+    spread = deviation(values)
+    return f"{statistics.fmean(values):.4f}" + ("" if spread is None else f" ± {spread:.4f}")
 
 
 def listed(widths: dict[str, int]) -> str:
@@ -80,7 +84,8 @@ def listed(widths: dict[str, int]) -> str:
 
 
 def _level(level: Level) -> tuple[str, str]:
-    return f"{_short(level.mean)}±{_short(deviation(level.per_model))}", f"{level.chance:.3f}"
+    spread = deviation(level.per_model)
+    return _short(level.mean) + ("" if spread is None else f"±{_short(spread)}"), f"{level.chance:.3f}"
 
 
 def _short(share: float) -> str:

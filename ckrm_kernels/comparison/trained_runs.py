@@ -16,10 +16,11 @@ from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import in_words
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distribution import checked_threshold
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.training.runs import TrainedRuns
+from ckrm_kernels.training.runs import NEEDED, TrainedRuns
 
 
 def compare_runs(
@@ -39,6 +40,7 @@ def compare_runs(
     console: a rich console, by default one on standard output
     threshold, psi: t of lambda^t, in [0, 1], and the psi that the layers are measured with
     """
+    check_installed("comparing networks", *NEEDED, "scipy")
     threshold = checked_threshold(threshold)
     display = Display(console)
     groups = _groups(folders, margin, display)

@@ -12,6 +12,7 @@ from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.digits import digits
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.folder import image_folder
+from ckrm_kernels.data.fraction import with_fraction
 from ckrm_kernels.data.mnist import mnist
 
 Name = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
@@ -28,6 +29,7 @@ class DataConfig:
     image_size: (H, W); for folder, any; for egd-cxr, (640, 512) by default or (1536, 1280); None for others
     gaze: egd-cxr only: gaze maps from every "gaze" point, or from "fixations" by their duration
     split_seed: which random split, >= 0
+    fraction: how much of the training part is trained on, in (0, 1], of every class alike; chosen by split_seed
     skip_bad: leave out and list images that can't be used (folder, egd-cxr); a damaged file of another data set, which
         holds all its images, is always an error
     cache: folder of preprocessed images (folder, egd-cxr); None: the environment's CKRM_CACHE, or ~/.cache/ckrm_kernels
@@ -41,6 +43,7 @@ class DataConfig:
     image_size: tuple[int, int] | None = None
     gaze: Gaze = "gaze"
     split_seed: int = 0
+    fraction: float = 1.0
     skip_bad: bool = False
     cache: str | None = None
 
@@ -54,6 +57,8 @@ class DataConfig:
             raise ValueError(f"gaze must be one of {', '.join(get_args(Gaze))}, got {self.gaze!r}")
         if type(self.split_seed) is not int or not 0 <= self.split_seed < 2**63:
             raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {self.split_seed!r}")
+        if type(self.fraction) not in (int, float) or not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must lie above 0 and be at most 1, got {self.fraction!r}")
         if not isinstance(self.skip_bad, bool):
             raise ValueError(f"skip_bad must be true or false, got {self.skip_bad!r}")
         if self.cache is not None and not isinstance(self.cache, str):
@@ -92,7 +97,7 @@ class DataConfig:
         track: shows progress where images have to be decoded, called as `rich.progress.track` is
         """
         if self not in _loaded:
-            _loaded[self] = self._read(track)
+            _loaded[self] = with_fraction(self._read(track), self.fraction, self.split_seed)
         return _loaded[self]
 
     def reload(self, track: Track = untracked) -> Dataset:

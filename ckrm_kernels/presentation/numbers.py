@@ -18,6 +18,11 @@ def signed(value: float, decimals: int = 4) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 round, 2 rounds."""
+    return f"{number:,} {what}" + "s" * (number != 1)
+
+
 def size(number: int) -> str:
     """Bytes in kB or MB."""
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"

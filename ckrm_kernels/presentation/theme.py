@@ -1,7 +1,7 @@
 """The colours of every page and figure: one meaning, one colour, on light paper and on dark.
 
 text, soft, line, back: of type, of what matters less, of rules and of the paper
-standard, searched, uniform: a candidate
+standard, searched, narrower, uniform: a candidate
 redundant: a pair of filters with Psi above the threshold, a layer or a width that is not within target
 below: a pair of filters with Psi up to the threshold
 scale: a layer in which small weights alone are above the threshold
@@ -16,6 +16,7 @@ LIGHT = {
     "back": "#ffffff",
     "standard": "#3d5a80",
     "searched": "#1b8a7a",
+    "narrower": "#76569b",
     "uniform": "#8a6d3b",
     "redundant": "#c8374d",
     "below": "#5680b3",
@@ -28,6 +29,7 @@ DARK = {
     "back": "#15181c",
     "standard": "#8db1df",
     "searched": "#4cc3ae",
+    "narrower": "#b79ada",
     "uniform": "#d3ab6a",
     "redundant": "#f0788a",
     "below": "#7aa6d8",

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from ckrm_kernels.storage.files import OF_WRITING, writing
 from ckrm_kernels.storage.lock import building_alone
 
 
@@ -19,11 +20,13 @@ def cache_folder(folder: str | None) -> Path:
 def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """The folder, filled by `build` in a folder of another name beside it unless it is there already.
 
-    Processes that ask at once wait for the first of them, and use what it built.
+    Processes that ask at once wait for the first of them, and use what it built. Raises OSError, naming the folder,
+    where it can't be written.
     """
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(f".{folder.name}.lock")
     with building_alone(lock, f"building {folder}", f"{_prefix(folder)}*"):
         if not folder.is_dir():
@@ -33,9 +36,11 @@ def built_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
     temporary = folder.with_name(f"{_prefix(folder)}{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
+    with writing(folder):
+        temporary.mkdir()
     try:
-        build(temporary)
+        with writing(folder, OF_WRITING):
+            build(temporary)
         try:
             os.rename(temporary, folder)
         except OSError:

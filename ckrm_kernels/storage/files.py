@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _BREAK = r"\n\s*"
+_WORDS = {  # where the system's own are hard to read
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.ENOTDIR: "what it lies in is a file",
+    errno.EEXIST: "what it lies in is a file",
+}
+OF_WRITING = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # which no reading leads to
 _DEVICES = (Path("/dev"), Path("/dev/fd"))  # where /dev/stdout is a link, to a file where the shell redirects it
 
 
@@ -19,14 +30,39 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     What is no file, such as /dev/stdout or a pipe, is written to as it is: a renamed file would take its place.
     """
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with writing(path):
         if path.parent in _DEVICES or (path.exists() and not path.is_file()):
             with path.open("ab") as file:
                 file.write(data)
         else:
             _write_and_rename(path, data)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Adds a line to a file, which it makes where there is none; raises OSError, naming the path, where it can't."""
+    made = not path.exists()
+    try:
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError:
+        if made:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path, only: Collection[int] | None = None) -> Iterator[None]:
+    """Names the path, in words, in an OSError of the statement, which writes there.
+
+    only: errors of these numbers; `OF_WRITING` where the statement reads other files, too
+    """
+    try:
+        yield
     except OSError as error:
-        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+        if only is not None and error.errno not in only:
+            raise
+        why = _WORDS.get(error.errno or 0, error.strerror or error)
+        raise type(error)(f"{path} can't be written: {why}") from error
 
 
 def _write_and_rename(path: Path, data: bytes) -> None:

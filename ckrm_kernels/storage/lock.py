@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from inspect import signature
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ckrm_kernels.distributed import team
+from ckrm_kernels.storage.files import writing
 
 _logger = logging.getLogger(__name__)
 # A soft lock is a file whose presence is the lock: that of a killed process would stay. Older ones have no such option.
@@ -23,25 +24,42 @@ _WITHOUT_SOFT_LOCK: dict[str, Any] = (
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other processes out of the statement.
+    """Makes the folder, and keeps other processes out of the statement; one made for nothing is removed again.
 
-    The processes that torchrun started enter together. Raises ValueError where the folder is a file, or in use.
+    The processes that torchrun started enter together. Raises ValueError where the folder is a file, or in use, and
+    OSError, naming it, where it can't be written.
     """
     if not team().is_first:
         team().wait()
         yield
         return
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{folder} can't be a folder: it, or what it lies in, is a file") from error
     try:
-        held = _lock(folder / ".lock").acquire(blocking=False)
+        with writing(folder):
+            held = _lock(folder / ".lock").acquire(blocking=False)
     except Timeout as error:
         raise ValueError(f"{folder} is in use by another process; wait for it or choose another folder") from error
     with held:
-        team().wait()
-        yield
+        try:
+            team().wait()
+            yield
+        except BaseException:
+            _remove_empty(made)
+            raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes those folders, each within the next, that hold nothing but the first one's lock."""
+    if folders and [path.name for path in folders[0].iterdir()] == [".lock"]:
+        with suppress(OSError):
+            (folders[0] / ".lock").unlink()
+            for folder in folders:
+                folder.rmdir()
 
 
 @contextmanager

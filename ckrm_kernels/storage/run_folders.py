@@ -23,7 +23,8 @@ def finished_run(folder: str | Path, which: str | None = None, seed: int | None 
 
     folder: that of a seed itself; that of `ckrm train`, or of one network of a search, with all seeds; or that of a
         finished search
-    which: of a search, "standard", "searched" or "uniform"; by default the one that it ended with
+    which: of a search, "standard", "searched" or "uniform", or "narrower" where it shrunk nothing; by default the one
+        that it ended with, searched or, where it shrunk nothing, standard
     seed: by default the first that is finished
     Raises FileNotFoundError where there is no such folder, and ValueError where it holds no such network.
     """
@@ -43,10 +44,10 @@ def finished_run(folder: str | Path, which: str | None = None, seed: int | None 
 
 def _of_search(folder: Path, which: str | None) -> str:
     folders: dict[str, str] = read_json(folder / NETWORKS)
-    last = next(reversed([name for name in folders if name != "uniform"]))
+    found = "searched" if "searched" in folders else "standard"
     if which is not None and which not in folders:
         raise ValueError(f"which must be one of {', '.join(folders)}, which {folder} holds, got {which!r}")
-    return folders[which or last]
+    return folders[which or found]
 
 
 def _of_seed(folder: Path, seed: int | None) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,25 +16,66 @@ from ckrm_kernels.extras import require
 from ckrm_kernels.version import __version__
 
 T = TypeVar("T")
-Tables = Mapping[str, Callable[[Any, bool], "dict[str, Any] | None"]]
-"""For fields of a configuration, what gives the whole table that a setting, such as a name, stands for.
+Tables = Mapping[str, Callable[[Any, bool], Any]]
+"""For fields of a configuration, what gives the whole table or list that a setting, such as a name, stands for.
+
+It gives None where the setting is one itself.
 
 Its second argument says whether a table of settings is one of its own, as in a file, or changes single settings.
 """
 _LONGEST = 100  # characters of a wrong value in a message
+_USUAL_NAMES = {
+    "amp": "precision",
+    "arch": "network",
+    "architecture": "network",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "dataset": "data.name",
+    "decay": "weight_decay",
+    "dtype": "precision",
+    "early_stopping": "early_stop",
+    "l2": "weight_decay",
+    "lr": "learning_rate",
+    "model": "network",
+    "mom": "momentum",
+    "num_epochs": "epochs",
+    "opt": "optimizer",
+    "optim": "optimizer",
+    "patience": "early_stop",
+    "rate": "learning_rate",
+    "rounds": "most_rounds",
+    "sched": "schedule",
+    "scheduler": "schedule",
+    "seed": "seeds",
+    "wd": "weight_decay",
+}
+"""What settings are called elsewhere, by the last part of the name, and what they are called here."""
 
 
-def read_config(default: T, path: Path | None, settings: Iterable[str], options: Mapping[str, Any] | None = None) -> T:
+def read_config(
+    default: T,
+    path: Path | None,
+    settings: Iterable[str],
+    options: Mapping[str, Any] | None = None,
+    *,
+    besides: Any = None,
+) -> T:
     """The default, a dataclass, changed by a TOML or JSON file, then by the options, then by the settings.
 
     settings: texts such as "training.epochs=30", with values as in TOML; what is not valid there is text
     options: values by their names, nested as in the configuration
+    besides: the default of another command's configuration, which a file may serve too: its fields that are none of
+        this one's are left out
     The default's class may have `tables`, see `Tables`; `version`, which saved configurations hold, says nothing here.
     Raises ValueError for a file that can't be read, and where a setting is unknown or does not fit.
     """
     values: dict[str, Any] = asdict(default)  # type: ignore[call-overload]
     accepted = copy.deepcopy(values)
-    changes = [(_file_settings(path) if path else {}, True), (options or {}, False), *map(_setting, settings)]
+    changes = [
+        (_without(_file_settings(path), default, besides) if path else {}, True),
+        (options or {}, False),
+        *map(_setting, settings),
+    ]
     for change, whole in changes:
         tables = _tables(default, change, whole)
         accepted |= tables
@@ -67,6 +109,17 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
     return result
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """The value of a field as an int, NumPy's and torch's integers too; raises ValueError unless it is >= least."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return number
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """The configuration, a dataclass, as JSON gives it back, with the version of the package."""
     value: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(config)}))
@@ -75,11 +128,8 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
     """Raises ValueError where the folder holds what was made by another configuration than ours, both as JSON."""
-    mine, other = _flat(ours), _flat(theirs)
     different = [
-        f"{name} is {other.get(name, 'absent')}, not {mine.get(name, 'absent')}"
-        for name in {**mine, **other}
-        if mine.get(name, ...) != other.get(name, ...)
+        f"{name} is {other}, not {mine}" for name, (other, mine) in differences(theirs, ours, absent="absent").items()
     ]
     if different:
         raise ValueError(
@@ -87,7 +137,17 @@ def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> No
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], absent: Any = None) -> dict[str, tuple[Any, Any]]:
+    """The settings, by their dotted names, in which two configurations, both as JSON, differ, each before and after."""
+    old, new = _flat(before), _flat(after)
+    return {
+        name: (old.get(name, absent), new.get(name, absent))
+        for name in {**new, **old}
+        if old.get(name, ...) != new.get(name, ...)
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
@@ -104,8 +164,27 @@ def _check_known(values: dict[str, Any], accepted: dict[str, Any]) -> None:
     known = list(_flat(accepted))
     for name in _flat(values):
         if name not in known and not any(each.startswith(f"{name}.") for each in known):
-            similar = " or ".join(get_close_matches(name, known, cutoff=0.5))
+            similar = " or ".join(_similar(name, known))
             raise ValueError(f"the configuration has no setting {name}" + (f"; is it {similar}?" if similar else ""))
+
+
+def _similar(name: str, known: Sequence[str]) -> list[str]:
+    """The settings that may be meant: by the name that they have elsewhere, of the same last part, or spelt alike."""
+    last = name.rpartition(".")[2].lower().replace("-", "_")
+    usual = _USUAL_NAMES.get(last, last)
+    tables = {each.partition(".")[0] for each in known if "." in each}
+    same = [each for each in (*tables, *known) if each == usual or each.endswith(f".{usual}")]
+    return same or get_close_matches(name, known, cutoff=0.5) or [each for each in known if last in each.split("_")]
+
+
+def _without(values: dict[str, Any], default: Any, besides: Any) -> dict[str, Any]:
+    """The values of a file without those of the other configuration alone, which are checked to be its own."""
+    if besides is None:
+        return values
+    own, others = asdict(default), asdict(besides)
+    foreign = {name: value for name, value in values.items() if name in others and name not in own}
+    _check_known(foreign, others)
+    return {name: value for name, value in values.items() if name not in foreign}
 
 
 def _file_settings(path: Path) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class Runtime:
     """What a training runs on; nothing here decides the result, but for its last bits.
 
     device: "auto" takes a GPU where there is one; else as torch.device names it
-    threads: of a run on a CPU; the last bits of the result depend on it
+    threads: of a run on a CPU; the last bits of the result depend on it. None takes 1; where `train_runs` trains fewer
+        networks side by side than there are cores, as many as each has, but no more than OMP_NUM_THREADS
     data_workers: processes that load the data ahead, 0 for none
     checkpoint_seconds: time between two checkpoints of an unfinished run
     tensorboard: writes curves for TensorBoard beside the run
@@ -102,14 +103,14 @@ class Runtime:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     device: str = "auto"
-    threads: int = 1
+    threads: int | None = None
     data_workers: int = 0
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     data_parallel: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threads, int) or self.threads < 1:
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise ValueError(f"threads must be a whole number >= 1, got {self.threads!r}")
         if not isinstance(self.data_workers, int) or self.data_workers < 0:
             raise ValueError(f"data_workers must be a whole number >= 0, got {self.data_workers!r}")

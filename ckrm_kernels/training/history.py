@@ -20,6 +20,20 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Where an unfinished training is taken up: in which epoch from 1, after how many of its batches.
+
+    threads: torch's in this process now; threads_before: on a CPU, when the state was saved
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    threads: int
+    threads_before: int
+
+
+@dataclass(frozen=True)
 class Step:
     """Where a training is: in which epoch from 1, after how many of its batches, and the mean loss so far in it."""
 
@@ -27,3 +41,6 @@ class Step:
     batch: int
     batches: int
     loss: float
+
+
+Event = Epoch | Step | Resumed

@@ -18,7 +18,7 @@ from ckrm_kernels.training.batches import load
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.curves import Curves
 from ckrm_kernels.training.evaluation import loss_and_accuracy
-from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.training.objective import Loss
 from ckrm_kernels.training.run_files import UnfinishedRun
 from ckrm_kernels.training.state import TrainingState
@@ -37,6 +37,7 @@ def train(
     loss: Loss = cross_entropy,
     runtime: Runtime = Runtime(),  # noqa: B008
     unfinished: UnfinishedRun | None = None,
+    on_resumed: Callable[[Resumed], None] = lambda resumed: None,
 ) -> tuple[Epoch, ...]:
     """Trains the model in place, on its device, and leaves it in evaluation mode.
 
@@ -44,20 +45,29 @@ def train(
     loss: what the training makes small: of a described network its `loss`, see `models.Network`
     on_epoch: called after each epoch, on_step: from time to time between; what they raise ends the training
     unfinished: where the state is kept from time to time; one that is there is taken up, and the training then ends
-        as an unbroken one would: on a CPU, with the same number of threads, bit by bit
+        as an unbroken one would: on a CPU, with the same number of threads, bit by bit; on_resumed is called then
     Raises RuntimeError when the loss of either part is no longer finite.
     """
     state = TrainingState(model, data, config, seed, team() if runtime.data_parallel else ALONE, loss)
     with _deterministic(config.deterministic and state.device.type == "cuda"):
-        return _Training(state, data, runtime, unfinished).run(on_epoch, on_step)
+        training = _Training(state, data, runtime, unfinished)
+        training.take_up(on_resumed)
+        return training.run(on_epoch, on_step)
 
 
 class _Training:
     def __init__(self, state: TrainingState, data: Dataset, runtime: Runtime, unfinished: UnfinishedRun | None):
         self._state, self._data, self._runtime, self._unfinished = state, data, runtime, unfinished
-        if unfinished:
-            unfinished.take_up(state.load_state_dict)
         self._saved = self._told = time.monotonic()
+
+    def take_up(self, on_resumed: Callable[[Resumed], None]) -> None:
+        """Goes on from the state of an unfinished run, if there is one."""
+        if self._unfinished:
+            self._unfinished.take_up(self._state.load_state_dict)
+        state, before = self._state, self._state.threads_before
+        if before is not None and not state.over:
+            place, threads = (len(state.history) + 1, state.batch, len(state.batches())), torch.get_num_threads()
+            on_resumed(Resumed(*place, threads, before if state.device.type == "cpu" else threads))
 
     def run(self, on_epoch: Callable[[Epoch], None], on_step: Callable[[Step], None]) -> tuple[Epoch, ...]:
         state = self._state

@@ -12,6 +12,7 @@ from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.data.config import without_places
 from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import joined, team
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.models import AnyNetwork, Network, count_parameters, network_shape, without_memory
 from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
@@ -20,11 +21,13 @@ from ckrm_kernels.storage.run_folders import seed_folder
 from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
-from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.history import Event
+from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.run_files import Run
-from ckrm_kernels.training.workers import Job, Workers, cores, finished_places, processes_for
+from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
 
 _CONFIG, _DATA = "config.json", "data.json"
+NEEDED = ("rich", "safetensors", "pydantic", "torchmetrics")  # of training and scoring networks
 
 
 class TrainingNetworks(Protocol):
@@ -48,6 +51,13 @@ class TrainingNetworks(Protocol):
 Config = TypeVar("Config", bound=TrainingNetworks)
 
 
+def seeds_of(value: Any, whole: bool = False) -> list[int] | None:
+    """The seeds 0, 1, ... of a number, as a search's settings have it; None where it is no number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return None
+    return list(range(value))
+
+
 @dataclass(frozen=True)
 class RunsConfig:
     """Everything that decides the trained networks.
@@ -57,7 +67,7 @@ class RunsConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    tables: ClassVar[Tables] = {"network": network_settings}
+    tables: ClassVar[Tables] = {"network": network_settings, "seeds": seeds_of}
 
     network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
     data: DataConfig = field(default_factory=DataConfig)
@@ -110,11 +120,17 @@ def jobs_of(
     ]
 
 
-def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display) -> list[Run]:
-    """The finished runs of the jobs, all of as many epochs, with a bar for each."""
+def run_with_bars(workers: Workers, jobs: Sequence[Job], display: Display, watch: OnEvent | None = None) -> list[Run]:
+    """The finished runs of the jobs, all of as many epochs, with a bar for each. watch: called with every event too"""
     names, epochs = [f"seed {job.seed}" for job in jobs], jobs[0].config.epochs
     with display.bars(names, epochs, finished_places(jobs)) as bars:
-        return workers.run(jobs, bars.on_event)
+
+        def on_event(place: int, event: Event) -> None:
+            bars.on_event(place, event)
+            if watch is not None:
+                watch(place, event)
+
+        return workers.run(jobs, on_event)
 
 
 class TrainedRuns:
@@ -152,8 +168,12 @@ class TrainedRuns:
         if team().is_first:
             write_json(self.folder / _DATA, asdict(DataSummary.of(self.data)))
             write_json(self.folder / _CONFIG, as_json(self.config))
+        jobs, epochs = self.jobs(), self.config.training.epochs
+        finished = finished_places(jobs)
+        to_go = [0 if place in finished else epochs for place in range(len(jobs))]
+        forecast = Forecast(self.display, to_go, processes * team().size)
         with Workers(processes) as workers:
-            run_with_bars(workers, jobs, self.display)
+            run_with_bars(workers, jobs, self.display, forecast.on_event)
 
     def _check_folder(self) -> None:
         path = self.folder / _CONFIG
@@ -192,6 +212,7 @@ def train_runs(
     A finished network is never replaced. Raises ValueError where the folder holds runs of another configuration or of
     other data, or another process works in it.
     """
+    check_installed("training", *NEEDED, *(["tensorboard"] if runtime.tensorboard else []))
     folder = Path(folder)
     with joined() as team, locked(folder):
         count, data_parallel = len(config.seeds), team.size > 1 and len(config.seeds) == 1
@@ -199,8 +220,8 @@ def train_runs(
         if data_parallel:
             processes = 1
         if runtime.torch_device().type == "cpu" and team.size == 1:
-            runtime = replace(runtime, threads=max(cores() // processes, 1))
-        display = Display(console)
+            runtime = replace(runtime, threads=threads_for(processes, runtime))
+        display = Display(console, folder / "log.txt")
         runs = TrainedRuns(folder, config, replace(runtime, data_parallel=data_parallel), display)
         parameters = count_parameters(without_memory(runs.config.network))
         display.phase(f"Training {parameters:,} parameters on {runs.data.name}")

@@ -26,6 +26,7 @@ class TrainingState:
     team: the processes that share each batch
     objective: gives the loss; averages the gradients of the team, and is compiled where asked for
     batch: how many batches of the current epoch are done; total: sum of the losses of their images
+    threads_before: torch's in the process that saved the state taken up; None of a training from its start
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class TrainingState:
         self.batch = 0
         self.total = torch.zeros((), device=self.device)
         self.best: dict[str, Tensor] = {}
+        self.threads_before: int | None = None
         self._order = torch.Generator().manual_seed(seed)
         self._order_of_epoch = self._order.get_state()
         self.schedule = _schedule(self.optimizer, config, len(self.batches()))
@@ -126,6 +128,7 @@ class TrainingState:
             "history": [vars(epoch) for epoch in self.history],
             "batch": self.batch,
             "total": self.total,
+            "threads": torch.get_num_threads(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -138,6 +141,7 @@ class TrainingState:
         self._order_of_epoch = state["order"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.batch, self.total = state["batch"], state["total"].to(self.device)
+        self.threads_before = state["threads"]
         torch.set_rng_state(state["random"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Event as Signal
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distributed import team
 from ckrm_kernels.models import Network
 from ckrm_kernels.training.config import Runtime, TrainingConfig
-from ckrm_kernels.training.history import Epoch, Step
+from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, check_replaceable, load_run, load_weights, save_run
 from ckrm_kernels.training.trained import metadata_of
 
-OnEvent = Callable[[int, Epoch | Step], None]
+OnEvent = Callable[[int, Event], None]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,18 @@ def processes_for(jobs: int, processes: int | None, runtime: Runtime) -> int:
     return min(cores(), jobs) if runtime.torch_device().type == "cpu" and team().size == 1 else 1
 
 
+def threads_for(processes: int, runtime: Runtime) -> int:
+    """CPU threads of each of so many networks that train side by side.
+
+    Those asked for, else the cores that each has, but no more than the environment's OMP_NUM_THREADS.
+    """
+    if runtime.threads is not None:
+        return runtime.threads
+    most = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the first of a list is the outermost level
+    share = max(cores() // processes, 1)
+    return min(share, int(most)) if most.isdecimal() and int(most) > 0 else share
+
+
 class Workers:
     """Runs jobs, at most `count` side by side; use it in a `with` statement.
 
@@ -115,7 +127,7 @@ class Workers:
         self._count = count
         self._context = multiprocessing.get_context("spawn")  # forking after torch has started threads may hang
         self._stop = self._context.Event()
-        self._events: SimpleQueue[tuple[int, Epoch | Step]] = self._context.SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Event]] = self._context.SimpleQueue()
         self._executor: ProcessPoolExecutor | None = None
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> list[Run]:
@@ -166,11 +178,11 @@ def cores() -> int:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Holds Ctrl-C back, for good in the processes started meanwhile: it reaches the whole group, this one decides."""
+    """Holds Ctrl-C and SIGTERM back, for good in the processes started meanwhile: this one decides for the group."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -181,15 +193,18 @@ class _Stopped(Exception):
     """The parent process asked the run to end."""
 
 
-_stop: Event
-_events: SimpleQueue[tuple[int, Epoch | Step]]
+_stop: Signal
+_events: SimpleQueue[tuple[int, Event]]
 
 
-def _start_worker(stop: Event, events: SimpleQueue[tuple[int, Epoch | Step]]) -> None:
+def _start_worker(stop: Signal, events: SimpleQueue[tuple[int, Event]]) -> None:
     """Prepares a worker process."""
     global _stop, _events
     _stop, _events = stop, events
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # what this process starts, to load data, may be ended by it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -201,7 +216,7 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(place: int, job: Job) -> None:
-    def on_event(event: Epoch | Step) -> None:
+    def on_event(event: Event) -> None:
         if _stop.is_set():
             raise _Stopped
         _events.put((place, event))
@@ -211,14 +226,14 @@ def _run_in_worker(place: int, job: Job) -> None:
             run_job(job, on_event)
 
 
-def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
+def run_job(job: Job, on_event: Callable[[Event], None]) -> None:
     """Trains the job's network from its seed, or goes on with it, and saves it.
 
     torch's threads and random state are restored.
     """
     threads, device = torch.get_num_threads(), job.runtime.torch_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.runtime.threads)
+        torch.set_num_threads(job.runtime.threads or 1)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             started = time.perf_counter()
@@ -238,6 +253,7 @@ def run_job(job: Job, on_event: Callable[[Epoch | Step], None]) -> None:
                 loss=job.network.loss,
                 runtime=job.runtime,
                 unfinished=unfinished,
+                on_resumed=on_event,
             )
             if not job.runtime.data_parallel or team().is_first:
                 run = Run(job.identity(), history, time.perf_counter() - started)

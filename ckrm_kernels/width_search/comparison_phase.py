@@ -10,30 +10,55 @@ from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
 from ckrm_kernels.models import Network
-from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.presentation.numbers import counted
+from ckrm_kernels.training.workers import Workers, finished_places
 from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import round_folder
-from ckrm_kernels.width_search.search import Round
+from ckrm_kernels.width_search.search import Outcome, Round
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the networks compared: its name, the name of the folder with its runs, and its shape."""
+    """One of the networks compared: its name as a `Candidate`, the name of the folder with its runs, and its shape."""
 
     name: str
     folder: str
     shape: Network
 
 
-def networks_compared(standard: Network, rounds: Sequence[Round], chosen: int) -> list[Compared]:
-    """The standard network and, where another round than the first was chosen, the searched and the uniform one."""
+def networks_compared(standard: Network, rounds: Sequence[Round], outcome: Outcome) -> list[Compared]:
+    """The standard network and, where there is a narrower one to compare, that and the uniform one of its size."""
     networks = [Compared("standard", round_folder(0), standard)]
-    if chosen > 0:
-        searched = standard.with_widths(rounds[chosen].widths)
-        networks.append(Compared("searched", round_folder(chosen), searched))
-        networks.append(Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(searched))))
+    if outcome.compared:
+        narrowed = standard.with_widths(rounds[outcome.compared].widths)
+        name = "searched" if outcome.chosen else "narrower"
+        networks.append(Compared(name, round_folder(outcome.compared), narrowed))
+        networks.append(Compared("uniform", "uniform", narrowed_alike(standard, parameters_of(narrowed))))
     return networks
+
+
+def still_valid(candidates: Sequence[Candidate], compared: Sequence[Compared], seeds: int) -> list[Candidate]:
+    """Of the networks evaluated, the first ones that are those to compare, trained from so many seeds.
+
+    Other settings may have led to other networks since.
+    """
+    valid = []
+    for candidate, wanted in zip(candidates, compared, strict=False):
+        same = (candidate.name, candidate.widths) == (wanted.name, wanted.shape.widths())
+        if not same or len(candidate.scores) != seeds:
+            break
+        valid.append(candidate)
+    return valid
+
+
+def done_in_words(networks: Networks, compared: Sequence[Compared], valid: int) -> str:
+    """How far the comparison is. valid: of the networks compared, how many are evaluated"""
+    done = f"the search is done, and {valid} of {counted(len(compared), 'network')} to compare"
+    if valid == len(compared):
+        return done
+    jobs = networks.jobs(compared[valid].folder, compared[valid].shape)
+    return f"{done}; the {compared[valid].name} one from {len(finished_places(jobs))} of {counted(len(jobs), 'seed')}"
 
 
 def train_and_evaluate(networks: Networks, workers: Workers, compared: Compared) -> Candidate:

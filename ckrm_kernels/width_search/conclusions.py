@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.comparison.statistics import Comparison, mean_interval
-from ckrm_kernels.comparison.tables import mean_and_deviation
-from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.comparison.statistics import Comparison, is_above, mean_interval
+from ckrm_kernels.comparison.tables import listed, mean_and_deviation
+from ckrm_kernels.comparison.verdict import in_words, with_interval
+from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.search import Outcome, Round
 
@@ -24,7 +25,7 @@ def conclusions(
 ) -> list[str]:
     """The sentences of a finished experiment.
 
-    candidates: standard, and, where the search changed anything, searched and uniform
+    candidates: standard, and, where there is a narrower round, searched or narrower, and uniform
     comparisons: as `compare_candidates` gives them; target, psi: of the search
     most_frequent: share of the held-out images that are of the most frequent class
     """
@@ -36,13 +37,13 @@ def conclusions(
 
 def _warning_of_no_learning(standard: Candidate, most_frequent: float) -> list[str]:
     """A warning where the standard network is not shown to be better than naming the most frequent class."""
-    interval = mean_interval(standard.accuracies)
-    if (interval.mean if interval.low is None else interval.low) > most_frequent:
+    interval, learnt = mean_interval(standard.accuracies), is_above(standard.accuracies, most_frequent)
+    if learnt or (learnt is None and interval.mean > most_frequent):
         return []
-    bounds = "" if interval.low is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
+    has = "has not learnt anything that shows" if learnt is None else "is not shown to have learnt anything"
     return [
-        f"The standard network is not shown to have learnt anything: its accuracy is {interval.mean:.4f}{bounds}, "
-        f"that of naming the most frequent class {most_frequent:.4f}. What follows says nothing of the search."
+        f"The standard network {has}: its accuracy is {with_interval(interval)}, that of naming the most frequent "
+        f"class {most_frequent:.4f}. What follows says nothing of the search."
     ]
 
 
@@ -62,22 +63,50 @@ def _results(
             "within three standard errors of its scale-free chance level): there is nothing to narrow.",
             f"Its held-out accuracy is {mean_and_deviation(standard.accuracies)}.",
         ]
-    sentences = [_ending(rounds, outcome, psi), *_redundant_by_scale(standard.layers, target, psi)]
-    if len(candidates) == 1:
-        return sentences
-    searched, uniform = candidates[1:]
-    by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
     return [
-        sentences[0],
-        f"The searched network keeps {searched.parameters / standard.parameters:.1%} of the parameters and "
-        f"{searched.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
+        *(_nothing_shrunk(rounds, outcome, psi) if outcome.obstacle else [_ending(rounds, outcome, psi)]),
+        *(_compared(rounds, outcome, candidates, comparisons) if len(candidates) > 1 else [_alone(standard)]),
+        *_redundant_by_scale(standard.layers, target, psi),
+    ]
+
+
+def _alone(standard: Candidate) -> str:
+    return (
+        f"The standard network has {standard.parameters:,} parameters and a held-out accuracy of "
+        f"{mean_and_deviation(standard.accuracies)}."
+    )
+
+
+def _compared(
+    rounds: Sequence[Round], outcome: Outcome, candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
+) -> list[str]:
+    """What the narrowed network costs and how well it does beside the standard and the uniform one."""
+    standard, narrowed, uniform = candidates
+    by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
+    which = f"The {narrowed.name} network"
+    if not outcome.chosen:
+        best = "narrower round" if len(rounds) == 2 else "best of the narrower rounds"
+        widths = listed(narrowed.widths)
+        which = f"The {best}, round {outcome.compared}, {widths}, was not chosen, but is compared all the same: it"
+    return [
+        f"{which} keeps {narrowed.parameters / standard.parameters:.1%} of the parameters and "
+        f"{narrowed.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
         f"Held-out accuracy of {len(standard.scores)} networks each: "
-        f"standard {mean_and_deviation(standard.accuracies)}, searched {mean_and_deviation(searched.accuracies)}; "
-        f"{in_words(by_accuracy['standard'])}.",
+        f"standard {mean_and_deviation(standard.accuracies)}, "
+        f"{narrowed.name} {mean_and_deviation(narrowed.accuracies)}; {in_words(by_accuracy['standard'])}.",
         f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_deviation(uniform.accuracies)}, with "
-        f"{uniform.multiply_adds / searched.multiply_adds:.2f} times the searched network's multiply-adds; "
+        f"{uniform.multiply_adds / narrowed.multiply_adds:.2f} times the {narrowed.name} network's multiply-adds; "
         f"{in_words(by_accuracy['uniform'])}.",
-        *sentences[1:],
+    ]
+
+
+def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> list[str]:
+    redundant = rounds[0].redundant
+    return [
+        f"Nothing was shrunk, because {outcome.obstacle}.",
+        f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}.",
+        f"Of the {len(rounds[0].widths)} widths of the standard network {len(redundant)} are redundant at "
+        f"{psi.in_words()}: {', '.join(redundant)}.",
     ]
 
 
@@ -85,13 +114,14 @@ def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
     """How the search ended, and which round was chosen."""
     chosen = rounds[outcome.chosen]
     if rounds[-1].within_target:
-        return f"After {len(rounds)} rounds of training every layer is within target at {psi.in_words()}."
-    ended = f"The search ended after {len(rounds)} rounds of training: {outcome.reason}"
+        return f"After {counted(len(rounds), 'round')} of training every layer is within target at {psi.in_words()}."
+    ended = f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}"
     if chosen.within_target:
         return f"{ended}. Every layer of round {outcome.chosen} is within target at {psi.in_words()}."
     return (
-        f"{ended}. Of the rounds whose validation accuracy is near the best, round {outcome.chosen} is the smallest of "
-        f"those with the fewest redundant widths: {', '.join(chosen.redundant)}."
+        f"{ended}. Round {outcome.chosen} was chosen: of the rounds that keep the validation accuracy it leaves the "
+        f"fewest widths redundant, {len(chosen.redundant)} of {len(chosen.widths)} at {psi.in_words()}: "
+        f"{', '.join(chosen.redundant)}."
     )
 
 

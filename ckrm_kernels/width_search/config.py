@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import as_network, network_settings
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.storage.settings import Tables
+from ckrm_kernels.storage.settings import Tables, whole_number
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.width_search.search import Search
@@ -36,6 +36,8 @@ class RuleConfig:
     def __post_init__(self) -> None:
         if self.tied not in ("layer", "stage"):
             raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
+        for name in ("minimum", "multiple"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
         self._of_each_width()
 
     def rule(self, ties: WidthTies) -> WidthRule:
@@ -48,6 +50,18 @@ class RuleConfig:
 
     def _of_each_width(self) -> BracketRule:
         return BracketRule(self.minimum, self.multiple, self.closed)
+
+
+def number_of_seeds(value: Any, whole: bool = False) -> int | None:
+    """How many seeds a list of them holds, as the settings of `ckrm train` have it; None where it is no list.
+
+    Raises ValueError for a list of others than 0, 1, ...
+    """
+    if not isinstance(value, list):
+        return None
+    if not value or value != list(range(len(value))):
+        raise ValueError(f"a search trains from the seeds 0, 1, ... of a number, got {value}")
+    return len(value)
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class WidthSearchConfig:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    tables: ClassVar[Tables] = {"network": network_settings}
+    tables: ClassVar[Tables] = {"network": network_settings, "seeds": number_of_seeds}
 
     network: AnyNetwork = field(default_factory=partial(network_shape, "resnet-paper-digits"))
     data: DataConfig = field(default_factory=DataConfig)
@@ -83,9 +97,9 @@ class WidthSearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
-        if not isinstance(self.seeds, int) or self.seeds < 1:
-            raise ValueError(f"seeds must be a whole number >= 1, got {self.seeds!r}")
-        if not isinstance(self.final_seeds, int) or self.final_seeds < self.seeds:
+        for name in ("seeds", "final_seeds", "most_rounds"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+        if self.final_seeds < self.seeds:
             raise ValueError(f"final_seeds must be a whole number >= seeds, {self.seeds}, got {self.final_seeds!r}")
         if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):
             raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")

@@ -6,18 +6,30 @@ there and ends with the same result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.data.summary import DataSummary
+from ckrm_kernels.distributed import team
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import adapted_to, loaded
 from ckrm_kernels.training.workers import Workers
-from ckrm_kernels.width_search.comparison_phase import Compared, networks_compared, time_networks, train_and_evaluate
+from ckrm_kernels.width_search import comparison_phase
+from ckrm_kernels.width_search.comparison_phase import (
+    Compared,
+    networks_compared,
+    still_valid,
+    time_networks,
+    train_and_evaluate,
+)
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.networks import Networks
-from ckrm_kernels.width_search.rounds import run_round, show_round
+from ckrm_kernels.width_search.rounds import done_in_words, run_round, show_round
 from ckrm_kernels.width_search.search import Outcome
+from ckrm_kernels.width_search.sessions import session_now
 from ckrm_kernels.width_search.state import StateFile, config_of, summary_of
 
 
@@ -67,28 +79,60 @@ class Experiment:
     @property
     def compared(self) -> list[Compared]:
         """The networks that the finished search leaves to compare."""
-        return networks_compared(self.config.network, self.state.rounds, self.outcome.chosen)
+        return networks_compared(self.config.network, self.state.rounds, self.outcome)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase is done."""
+        if not self.state.latencies or self.search.next_widths(self.state.rounds) is not None:
+            return False
+        return len(self._valid_candidates()) == len(self.compared)
+
+    def _valid_candidates(self) -> list[Candidate]:
+        return still_valid(self.state.candidates, self.compared, self.config.final_seeds)
 
     def run(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side; the result does not depend on it."""
-        if self.state.finished:
+        changes = self.state_file.changes()
+        if self.finished and not changes:
             return
+        self._show_what_is_done(changes)
+        self.state.sessions.append(session_now(len(self.state.rounds), changes, self.networks.runtime))
         self.state_file.save(self.state)
         self.state_file.save_config()
         with Workers(processes) as workers:
-            self._search(workers)
+            self._search(workers, processes * team().size)
             self._compare(workers)
-        self.state.latencies = time_networks(self.networks, self.compared)
+        if not self.state.latencies:
+            self.state.latencies = time_networks(self.networks, self.compared)
         self.state_file.save(self.state)
 
-    def _search(self, workers: Workers) -> None:
+    def _show_what_is_done(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Where the work goes on, from where; nothing where it begins."""
+        if not self.state.sessions:
+            return
         rounds = self.state.rounds
+        done = (
+            comparison_phase.done_in_words(self.networks, self.compared, len(self._valid_candidates()))
+            if self.search.next_widths(rounds) is None
+            else done_in_words(self.networks, self.search, rounds)
+        )
+        self.display.phase(f"Going on in {self.folder}: {done}")
+        for name, (before, after) in changes.items():
+            self.display.print_line(f"{name}: {after}, was {before}")
+
+    def _search(self, workers: Workers, side_by_side: int) -> None:
+        rounds, begun = self.state.rounds, len(self.state.rounds)
         while (widths := self.search.next_widths(rounds)) is not None:
-            rounds.append(run_round(self.networks, workers, self.search, rounds, widths))
+            forecast = side_by_side if len(rounds) == begun else None
+            rounds.append(run_round(self.networks, workers, self.search, rounds, widths, forecast))
             self.state_file.save(self.state)
-            show_round(rounds[-1], self.config.psi, self.display)
+            show_round(self.search, rounds, self.config.psi, self.display)
 
     def _compare(self, workers: Workers) -> None:
-        for each in self.compared[len(self.state.candidates) :]:
+        valid = self._valid_candidates()
+        if len(valid) < len(self.compared):
+            self.state.candidates, self.state.latencies = valid, []
+        for each in self.compared[len(valid) :]:
             self.state.candidates.append(train_and_evaluate(self.networks, workers, each))
             self.state_file.save(self.state)

@@ -18,19 +18,21 @@ from ckrm_kernels.width_search.search import Outcome, Round
 class Findings:
     """A finished experiment.
 
-    data: the data set's name; images: of its held-out part
+    network, data: the names of the standard network and of the data set; images: of its held-out part
     threshold, psi: t of lambda^t, and the psi that the search goes by
     target: a layer is within target when lambda is at most this, or no more than chance
     rounds, outcome: of the search
-    candidates: the standard network first, then, where the search changed anything, the searched one and the uniformly
-        narrowed one
-    comparisons: searched with standard, and searched with uniform, by each metric
+    candidates: the standard network first, then, where there is a narrower round, the searched one, or that of the best
+        narrower round, and the uniformly narrowed one
+    comparisons: the second candidate with standard, and with uniform, by each metric
     latencies: of all candidates, on each device
     weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
-    conclusions: sentences
+    conclusions: sentences; advice: sentences too, on what to change where the search shrunk nothing
+    brief, provenance: how the experiment was made, in a sentence and in whole, see `provenance`
     folders: for each candidate, by name, the folder of its trained networks, relative to that of the search
     """
 
+    network: str
     data: str
     images: int
     threshold: float
@@ -43,4 +45,7 @@ class Findings:
     latencies: tuple[Latency, ...]
     weights: Mapping[str, Mapping[str, Tensor]]
     conclusions: tuple[str, ...]
+    advice: tuple[str, ...]
+    brief: str
+    provenance: Mapping[str, str]
     folders: Mapping[str, str] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_with_bars
-from ckrm_kernels.training.workers import Job, Workers
+from ckrm_kernels.training.workers import Job, OnEvent, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
 
 
@@ -60,9 +60,9 @@ class Networks:
         others = (self.folder / f"{name}-{number}" for number in itertools.count(2))
         return next(each for each in itertools.chain([self.folder / name], others) if _is_free(each, shape))
 
-    def train(self, workers: Workers, jobs: Sequence[Job]) -> list[Run]:
-        """The finished runs, with a bar for each."""
-        return run_with_bars(workers, jobs, self.display)
+    def train(self, workers: Workers, jobs: Sequence[Job], watch: OnEvent | None = None) -> list[Run]:
+        """The finished runs, with a bar for each. watch: called with every event of the trainings"""
+        return run_with_bars(workers, jobs, self.display, watch)
 
     def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
         """The layers of trained networks."""
@@ -71,7 +71,12 @@ class Networks:
     @property
     def seconds(self) -> float:
         """Time spent training, summed over all networks."""
-        return sum(read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json")))
+        return sum(self.seconds_of_runs)
+
+    @property
+    def seconds_of_runs(self) -> list[float]:
+        """Time that each finished run took, of a resumed one since its last start."""
+        return [read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json"))]
 
 
 def _is_free(folder: Path, shape: Any) -> bool:

@@ -7,19 +7,22 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import compare_candidates
 from ckrm_kernels.distributed import joined
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.run_folders import NETWORKS
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_tensors
-from ckrm_kernels.training.runs import how_to_load
+from ckrm_kernels.training.runs import NEEDED, how_to_load
 from ckrm_kernels.training.workers import processes_for
+from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.conclusions import conclusions
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.outputs import write_outputs
+from ckrm_kernels.width_search.provenance import data_name, in_brief, network_name, provenance
 from ckrm_kernels.width_search.state import config_of
 
 
@@ -40,10 +43,12 @@ def search_widths(
     console: a rich console, by default one on standard output
     Raises ValueError where the folder holds a run of another configuration, or another process works in it.
     """
+    curves = ["tensorboard"] if runtime.tensorboard else []
+    check_installed("a search for widths", *NEEDED, "scipy", "matplotlib", *curves)
     folder = Path(folder)
     with joined() as team, locked(folder):
         processes = processes_for(config.final_seeds, processes, runtime)
-        experiment = Experiment(folder, config, runtime, Display(console))
+        experiment = Experiment(folder, config, runtime, Display(console, folder / "log.txt"))
         experiment.run(processes)
         findings = gather_findings(experiment)
         if team.is_first:
@@ -60,7 +65,7 @@ def report(folder: str | Path, console: Any = None) -> Findings:
     config_of(folder)
     with locked(folder):
         experiment = Experiment.stored(folder, Display(console))
-        if not experiment.state.finished:
+        if not experiment.finished:
             raise ValueError(
                 f"the experiment in {folder} is not finished; `ckrm search --resume {folder}` goes on with it"
             )
@@ -87,8 +92,10 @@ def gather_findings(experiment: Experiment) -> Findings:
         each.name: load_tensors(experiment.networks.jobs(each.folder, each.shape)[0].folder)
         for each in experiment.compared
     }
+    seconds = experiment.networks.seconds_of_runs
     return Findings(
-        data=data.name,
+        network=network_name(config.network),
+        data=data_name(config.data),
         images=data.held_out,
         threshold=config.threshold,
         psi=config.psi,
@@ -106,5 +113,8 @@ def gather_findings(experiment: Experiment) -> Findings:
             *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, data.most_frequent),
             *data.missing_classes,
         ),
+        advice=tuple(advice(experiment.search, state.rounds, outcome)),
+        brief=in_brief(config, data),
+        provenance=provenance(config, data, state.sessions, len(seconds), sum(seconds)),
         folders=experiment.folders,
     )

@@ -7,20 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ckrm_kernels.storage.settings import whole_number
+
+_WORTH_A_ROUND = 1.1
+"""A fall by a smaller ratio, or by one filter, is too small for the training that it costs."""
+_NAMED = 3  # of those that share a width, in a reason
+
 
 @dataclass(frozen=True)
 class Observation:
-    """What one round says of one width.
+    """What one round says of one width, or of one stage of widths.
 
     width: its value; within_target: whether every layer of this width was
     distinct: filters left when repeats are merged, in most of the networks; of the neediest layer of this width
     networks: how many were measured
+    neediest, redundant: where several layers share the width, or widths the stage, the name of the one that `distinct`
+        is of, and of those that are not within target
     """
 
     width: int
     within_target: bool
     distinct: int
     networks: int
+    neediest: str = ""
+    redundant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,9 @@ class Bracket:
 class BracketRule:
     """Brackets every width on its own between the widths within target and the redundant ones.
 
-    A redundant width first falls to its number of distinct filters. From then on it moves, up or down, to the
-    geometric mean of its bracket, until the bracket is closed: then it is the largest width known to be within target.
+    A redundant width first falls to its number of distinct filters, or, where that is next to no step, by the ratio
+    `closed`. Once a width within target is known it moves, up or down, to the geometric mean of its bracket, until the
+    bracket is closed: then it is the largest width known to be within target.
 
     minimum: no width falls below it, >= 1
     multiple: every width that the rule chooses is a multiple of it, >= 1
@@ -80,9 +91,7 @@ class BracketRule:
 
     def __post_init__(self) -> None:
         for name in ("minimum", "multiple"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
         if not 1 < self.closed < math.inf:
             raise ValueError(f"closed must be a finite number > 1, got {self.closed!r}")
 
@@ -106,8 +115,7 @@ class BracketRule:
         middle = math.sqrt(within * redundant)
         between = range(self._rounded_up(within + 1), redundant, self.multiple)
         if not between or redundant <= self.closed * within:
-            state = "within target" if seen.within_target else "redundant"
-            return within, f"{state}; the bracket is closed: {within} is within target, {redundant} redundant"
+            return within, f"{within} is within target and {redundant} redundant: too near to try a width in between"
         chosen = min(between, key=lambda width: abs(width - middle))
         return chosen, f"between {within}, which is within target, and {redundant}, which is redundant"
 
@@ -115,16 +123,20 @@ class BracketRule:
         """Where a redundant width goes while none within target is known."""
         lowest = self._rounded_up(self.minimum)
         if seen.width <= lowest:
-            return seen.width, f"redundant, but not above the minimum of {lowest}"
+            return seen.width, f"redundant, but at the minimum of {lowest} already"
+        by_factor = math.ceil(seen.width / self.closed)
+        next_to_none = seen.width - seen.distinct < 2 or seen.distinct * _WORTH_A_ROUND > seen.width
+        small = next_to_none and seen.distinct > by_factor
+        wanted = by_factor if small else seen.distinct
         most = (seen.width - 1) // self.multiple * self.multiple
-        target = max(min(self._rounded_up(seen.distinct), most), lowest)
-        repeats, majority = seen.width - seen.distinct, seen.networks // 2 + 1
-        reason = f"{repeats} of {seen.width} filters repeat another in at least {majority} of {seen.networks} networks"
-        if repeats == 0:
-            return target, f"redundant, though {reason.replace('0 of', 'none of', 1)}: the least step"
-        if target == lowest > seen.distinct:
+        target = max(min(self._rounded_up(wanted), most), lowest)
+        where, repeats = _redundant_in_words(seen), _repeats_in_words(seen)
+        reason = f"redundant{where}; {repeats}" if where else repeats
+        if small:
+            reason = f"redundant{where}, though {repeats}: narrowed by a factor of {self.closed:g} instead"
+        if target == lowest > wanted:
             reason += f"; the minimum is {lowest}"
-        elif target > seen.distinct:
+        elif target > wanted:
             reason += f"; widths are multiples of {self.multiple}"
         return target, reason
 
@@ -132,11 +144,28 @@ class BracketRule:
         return -(-width // self.multiple) * self.multiple
 
 
+def _repeats_in_words(seen: Observation) -> str:
+    """How many filters repeat another, and of which they are where several share the width."""
+    repeats = seen.width - seen.distinct
+    of_which = f" of {seen.neediest}, which needs the most," if seen.neediest else ""
+    networks = {1: "the network", 2: "both networks"}.get(seen.networks, f"most of the {seen.networks} networks")
+    return f"{repeats or 'none'} of {seen.width} filters{of_which} repeat{'s' * (repeats == 1)} another in {networks}"
+
+
+def _redundant_in_words(seen: Observation) -> str:
+    """Which of several that share the width are redundant; nothing where the neediest alone is."""
+    if seen.redundant in ((), (seen.neediest,)):
+        return ""
+    more = len(seen.redundant) - _NAMED
+    return f" in {', '.join(seen.redundant[:_NAMED])}" + (f" and {more} more" if more > 0 else "")
+
+
 @dataclass(frozen=True)
 class StageRule:
     """Gives all widths of a stage the same value, as the paper's Table 2 does: that which `rule` gives the stage.
 
-    A stage is within target when all its widths are; its distinct filters are those of its neediest width.
+    A stage is within target when all its widths are; its distinct filters are those of its neediest width, which the
+    reason of a change names.
 
     stage_of_width: for each width the name of its stage, see `models.WidthTies`
     """
@@ -168,11 +197,16 @@ def check_tied(widths: Mapping[str, int], stage_of_width: Mapping[str, str]) -> 
 def _by_stage(observations: Mapping[str, Observation], stage_of_width: Mapping[str, str]) -> dict[str, Observation]:
     """The observations of each stage as those of one width."""
     check_tied({name: seen.width for name, seen in observations.items()}, stage_of_width)
-    stages: dict[str, Observation] = {}
+    stages: dict[str, dict[str, Observation]] = {}
     for name, seen in observations.items():
-        stage = stage_of_width[name]
-        other = stages.get(stage, seen)
-        stages[stage] = replace(
-            seen, within_target=seen.within_target and other.within_target, distinct=max(seen.distinct, other.distinct)
-        )
-    return stages
+        stages.setdefault(stage_of_width[name], {})[name] = seen
+    return {stage: together(widths) for stage, widths in stages.items()}
+
+
+def together(members: Mapping[str, Observation]) -> Observation:
+    """The observations of layers or widths that change together, by their names, as one: that of the most needy."""
+    redundant = tuple(name for name, seen in members.items() if not seen.within_target)
+    neediest = max(members, key=lambda name: members[name].distinct)
+    if len(members) == 1:
+        return members[neediest]
+    return replace(members[neediest], within_target=not redundant, neediest=neediest, redundant=redundant)

@@ -12,28 +12,28 @@ from ckrm_kernels.data.config import without_places
 from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import team
 from ckrm_kernels.storage.files import read_json, write_json
-from ckrm_kernels.storage.settings import as_json, check_same, typed
+from ckrm_kernels.storage.settings import as_json, check_same, differences, typed
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.search import Round
+from ckrm_kernels.width_search.sessions import Session
 
 _STATE, _CONFIG = "state.json", "config.json"
+_CHANGEABLE = ("margin", "most_rounds", "final_seeds", "target", "rule")
+"""Settings that change no trained network: they decide how long the search goes on and what is made of a round."""
 
 
 @dataclass
 class State:
     """What is finished: the rounds of the search, the networks compared, and their times, which come last.
 
-    candidates: standard first, then, where the search changed anything, searched and uniform
+    candidates: standard first, then, where there is a narrower round, searched or narrower, and uniform
+    sessions: the starts of the work, the first one first
     """
 
     rounds: list[Round] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     latencies: list[Latency] = field(default_factory=list)
-
-    @property
-    def finished(self) -> bool:
-        """Whether every phase is done."""
-        return bool(self.latencies)
+    sessions: list[Session] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class StateFile:
     data: DataSummary
 
     def load(self) -> State:
-        """The state, an empty one where there is no file.
+        """The state, an empty one where there is no file; its rounds are as this configuration sees what was trained.
 
-        Raises ValueError where the folder holds an experiment of another configuration or of other data, or something
-        else.
+        Raises ValueError where the folder holds an experiment of other data, something else, or an experiment whose
+        configuration differs in more than what changes no trained network.
         """
         path = self.folder / _STATE
         if not path.exists():
@@ -56,9 +56,31 @@ class StateFile:
                 raise ValueError(f"{self.folder} holds something else, not an experiment: choose another folder")
             return State()
         theirs, data, state = _split(path)
-        check_same(without_places(as_json(self.config)), without_places(theirs), self.folder)
+        ours = without_places(as_json(self.config))
+        theirs = without_places(_completed(theirs, path))
+        check_same(ours, {**theirs, **{name: ours[name] for name in _CHANGEABLE}}, self.folder)
         check_same_data(self.data.identity, data, self.config.data.place, f"{self.folder} holds an experiment")
+        if self.changes():
+            state.rounds = self._replayed(state.rounds)
         return state
+
+    def changes(self) -> dict[str, tuple[Any, Any]]:
+        """The settings in which the file's configuration differs from this one, by name, each before and after."""
+        path = self.folder / _STATE
+        if not path.exists():
+            return {}
+        theirs, _, _ = _split(path)
+        return differences(without_places(_completed(theirs, path)), without_places(as_json(self.config)))
+
+    def _replayed(self, rounds: list[Round]) -> list[Round]:
+        try:
+            return self.config.search().replayed(rounds)
+        except ValueError as error:
+            changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.changes().items())
+            raise ValueError(
+                f"{self.folder} holds a search that these settings would not have led on the same way ({changed}): "
+                f"{error}; choose another folder"
+            ) from error
 
     def save(self, state: State) -> None:
         """Replaces the file, whole or not at all."""
@@ -92,6 +114,12 @@ def config_of(folder: Path) -> WidthSearchConfig:
     theirs, _, _ = _split(path)
     theirs.pop("version", None)
     return typed(WidthSearchConfig, theirs, str(path))
+
+
+def _completed(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A file's configuration, as JSON, with the defaults of settings that came later."""
+    settings = {name: value for name, value in config.items() if name != "version"}
+    return {**as_json(typed(WidthSearchConfig, settings, str(path))), "version": config.get("version")}
 
 
 def _split(path: Path) -> tuple[dict, Any, State]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ckrm_kernels.comparison.tables import listed, mean_and_deviation, new_table
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.width_search.search import Round
+from ckrm_kernels.width_search.search import Outcome, Round
 
 
 def rounds_table(rounds: Sequence[Round], psi: PsiConfig) -> Any:
@@ -23,5 +23,9 @@ def rounds_table(rounds: Sequence[Round], psi: PsiConfig) -> Any:
 
 def changes_in_words(done: Round) -> list[str]:
     """The changes that the rule asked for after a round, each in words."""
-    changed = [change for change in done.changes if change.after != change.before]
-    return [f"{change.name}: {change.before} -> {change.after}: {change.reason}" for change in changed]
+    return [f"{change.name}: {change.before} -> {change.after}: {change.reason}" for change in done.changed]
+
+
+def never_trained(outcome: Outcome) -> str:
+    """What stands above the changes that the rule asked for after the last round."""
+    return f"proposed, but not trained, since {outcome.reason}"

@@ -1,10 +1,17 @@
 """The commands that train: what they ask of the functions behind them."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+import torch
 from idx_files import FILES, write_bars
 
 from ckrm_kernels.data import DataConfig
@@ -16,6 +23,7 @@ from ckrm_kernels.training.runs import RunsConfig
 from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 
+ROOT = Path(__file__).parents[2]
 FUNCTIONS = {
     "train": "ckrm_kernels.training.runs.train_runs",
     "search": "ckrm_kernels.width_search.pipeline.search_widths",
@@ -59,6 +67,29 @@ def test_train_with_options(asked):
         seeds=(0, 1),
     )
     assert options == {"runtime": Runtime(device="cpu", data_workers=2, tensorboard=True), "processes": 1}
+
+
+@pytest.mark.parametrize("command", ["train", "search", "demo"])
+def test_threads_are_those_of_each_network_and_of_this_process(asked, threads, command):
+    threads(1)
+    _, options = asked(command, "--threads", "3")
+    assert options["runtime"] == Runtime(threads=3)
+    assert torch.get_num_threads() == 3
+    asked(command)
+    assert torch.get_num_threads() == 3  # as it was
+
+
+def test_compare_computes_on_so_many_threads(asked, threads):
+    threads(1)
+    asked("compare", "a", "b", "--threads", "2")
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "5000", "two"])
+def test_threads_refused(ckrm, count):
+    code, _, err = ckrm("train", "--threads", count)
+    assert code == 2
+    assert "Invalid value for '--threads'" in err
 
 
 def test_the_seeds_of_a_file_hold_where_the_option_says_nothing(asked, tmp_path):
@@ -174,9 +205,11 @@ def test_search_goes_on_with_the_settings_of_the_run(asked, ckrm, tmp_path):
     experiment.state_file.save(experiment.state)
     (folder, asked_for), _ = asked("search", "--resume", tmp_path)
     assert (folder, asked_for) == (tmp_path, experiment.config)
+    _, changed = asked("search", "--resume", tmp_path, "--set", "most_rounds=9", "--final-seeds", "12")[0]
+    assert changed == replace(experiment.config, most_rounds=9, final_seeds=12)
     code, _, err = ckrm("search", "--resume", tmp_path, "--epochs", "3")
-    assert code == 2
-    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+    assert (code, err.count("\n")) == (1, 1)
+    assert "of another configuration (training.epochs is 1, not 3)" in err
     code, _, err = ckrm("search", "--resume", tmp_path, "--output", tmp_path / "b")
     assert code == 2
     assert "leave out --output" in " ".join(err.replace("│", " ").split())
@@ -197,8 +230,8 @@ def test_search_goes_on_where_its_data_was_moved_to(asked, ckrm, tmp_path):
     with pytest.raises(ValueError, match=f"the data in {moved} differs: images of the training file; choose another"):
         Experiment(tmp_path / "run", asked_for, Runtime(), Display(Console(quiet=True)))
     code, _, err = ckrm("search", "--resume", tmp_path / "run", "--data-folder", moved, "--skip-bad")
-    assert code == 2
-    assert "leave out all that change them" in " ".join(err.replace("│", " ").split())
+    assert (code, err.count("\n")) == (1, 1)
+    assert "of another configuration (data.skip_bad is False, not True)" in err
 
 
 def test_report_and_compare(asked):
@@ -232,6 +265,71 @@ def test_an_interrupted_command_says_how_to_go_on(ckrm, monkeypatch, command, ho
     code, out, err = ckrm(command, "--output", "there")
     assert (code, out) == (130, "")
     assert f"ckrm: interrupted; {how}" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_that_asks_to_end_does_as_ctrl_c(ckrm, monkeypatch, number, code):
+    def end(*given, **options):
+        for _ in range(2):  # `timeout` sends two
+            os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    monkeypatch.setattr(FUNCTIONS["train"], end)
+    before = signal.getsignal(number)
+    ended, out, err = ckrm("train", "--output", "there")
+    assert (ended, out) == (code, "")
+    assert "; the same command goes on from its last checkpoint" in err
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so(ckrm, monkeypatch):
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(FUNCTIONS["train"], lambda *given, **options: os.kill(os.getpid(), signal.SIGHUP))
+        assert ckrm("train") == (0, "", "")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def living_in_group(group: int) -> list[str]:
+    """The processes of the group that have not ended, whether or not anybody waited for them; none where no ps is."""
+    if not shutil.which("ps"):
+        return []
+    states = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in states.splitlines()]
+    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("group", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_training_ended_by_sigterm_leaves_no_process_and_no_warning_and_goes_on(tmp_path, group):
+    code = "from ckrm_kernels.cli import main\nif __name__ == '__main__':\n    main()\n"
+    (tmp_path / "command.py").write_text(code)
+    settings = ["network.stem=2", "network.inner=[[2],[2],[2]]", "network.out=[2,2,2]", "training.epochs=24"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, str(tmp_path / "command.py"), "train", "--network", "resnet-digits", *arguments]
+    command += ["--seeds", "2", "--processes", "2", "--threads", "1", "--output", str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    log = tmp_path / "runs" / "log.txt"
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and not (log.exists() and "epoch 12 of 24" in log.read_text()):
+            time.sleep(0.05)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.strip() == "ckrm: ended by SIGTERM; the same command goes on from its last checkpoint"
+    deadline = time.monotonic() + 10
+    while living_in_group(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir())[:4] == [
+        ".lock",
+        "config.json",
+        "data.json",
+        "log.txt",
+    ]
 
 
 def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
+TIME = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)  # of progress lines, where the output is no terminal
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<shown>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
 
@@ -23,7 +24,7 @@ def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch, cpu_kern
         with contextlib.redirect_stdout(printed):
             exec(compile(block["code"], str(PAGE), "exec"), names)
         expected = block["shown"] or ""
-        if not doctest.OutputChecker().check_output(expected, printed.getvalue(), doctest.ELLIPSIS):
+        if not doctest.OutputChecker().check_output(expected, TIME.sub("", printed.getvalue()), doctest.ELLIPSIS):
             pytest.fail(
                 f"this block\n\n{block['code']}\nprints\n\n{printed.getvalue()}\nnot\n\n{expected}", pytrace=False
             )

@@ -101,3 +101,23 @@ def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("CKRM_CACHE", "/big/disk")
     assert cache_folder(None) == Path("/big/disk")
     assert cache_folder("~/here") == Path("/home/somebody/here")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_can_not_be_written_is_named(tmp_path, monkeypatch, error):
+    def full(folder: Path) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with pytest.raises(
+        OSError, match=r"built can't be written: (No space left on device|the file system is read-only)"
+    ):
+        built_once(tmp_path / "built", full)
+    monkeypatch.setattr(Path, "mkdir", lambda *arguments, **options: full(tmp_path))
+    with pytest.raises(OSError, match=r"built can't be written: "):
+        built_once(tmp_path / "built", lambda folder: None)
+    assert [path.name for path in tmp_path.iterdir()] == [".built.lock"]
+
+
+def test_a_file_that_can_not_be_read_is_not_taken_for_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent"):
+        built_once(tmp_path / "built", lambda folder: (tmp_path / "absent").read_bytes())

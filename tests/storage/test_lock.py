@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -73,6 +74,48 @@ def test_a_folder_that_is_a_file(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "under"):
         with pytest.raises(ValueError, match=r"can't be a folder: it, or what it lies in, is a file"), locked(folder):
             pass
+
+
+def fail_in(folder: Path, *files: str) -> None:
+    """Locks the folder for a work that leaves the files and fails."""
+    with locked(folder):
+        assert (folder / ".lock").exists()
+        for file in files:
+            (folder / file).touch()
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("files", "left"), [([], []), (["file"], ["a/b/.lock", "a/b/file"]), (["../file"], ["a/file"])]
+)
+def test_a_folder_made_for_nothing_is_removed_with_those_above_it(tmp_path, files, left):
+    with pytest.raises(ZeroDivisionError):
+        fail_in(tmp_path / "a" / "b", *files)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == left
+    assert (tmp_path / "a").exists() == bool(left)
+
+
+def test_a_folder_whose_work_is_done_or_that_was_there_stays(tmp_path):
+    with locked(tmp_path / "a"):
+        pass
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        fail_in(tmp_path / "b")
+    assert (tmp_path / "a").is_dir()
+    assert (tmp_path / "b").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EROFS, "the file system is read-only"), (errno.EACCES, "permission is denied")]
+)
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "os.open"])
+def test_a_folder_that_can_not_be_written_is_named(tmp_path, monkeypatch, number, words, call):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(OSError, match=f"runs can't be written: {words}$"), locked(tmp_path / "runs"):
+        pass
 
 
 def test_a_file_system_without_locks_is_no_folder_for_runs(tmp_path, monkeypatch):

@@ -5,13 +5,15 @@ import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ckrm_kernels.models import network_shape
-from ckrm_kernels.storage.settings import as_json, read_config, typed
+from ckrm_kernels.storage.settings import as_json, read_config, typed, whole_number
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.training.runs import RunsConfig
-from ckrm_kernels.width_search import PsiConfig, WidthSearchConfig
+from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,17 @@ def test_values_of_every_kind(setting, value):
         (["training.epoch=3"], r"the configuration has no setting training.epoch; is it training.epochs"),
         (["epochs=3"], r"the configuration has no setting epochs; is it training.epochs\?"),
         (["xyz=3"], "the configuration has no setting xyz$"),
+        (["training.lr=1"], r"no setting training\.lr; is it training\.learning_rate\?"),
+        (["lr=1"], r"no setting lr; is it training\.learning_rate\?"),
+        (["training.learning-rate=1"], r"is it training\.learning_rate\?"),
+        (["training.wd=1"], r"is it training\.weight_decay\?"),
+        (["training.bs=1"], r"is it training\.batch_size\?"),
+        (["momentum=0.5"], r"is it training\.momentum\?"),
+        (["training.optim=sgd"], r"is it training\.optimizer\?"),
+        (["training.scheduler=cosine"], r"is it training\.schedule\?"),
+        (["seed=3"], r"is it seeds\?"),
+        (["dataset=mnist"], r"is it data\.name\?"),
+        (["model=resnet18"], r"is it network\?"),
         (["training.epochs=0"], "the configuration: training: epochs must be a whole number >= 1, got 0"),
         (["training.epochs=many"], "the configuration: training.epochs: .* got 'many'"),
         (["training=3"], "the configuration: training: .* got 3"),
@@ -175,6 +188,62 @@ def test_files_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_config(RunsConfig(), tmp_path / name, [])
+
+
+@pytest.mark.parametrize(("seeds", "of_train", "of_search"), [("4", (0, 1, 2, 3), 4), ("[0, 1]", (0, 1), 2)])
+def test_one_file_serves_training_and_search(tmp_path, seeds, of_train, of_search):
+    file = tmp_path / "both.toml"
+    file.write_text(
+        f'network = "resnet-digits"\nseeds = {seeds}\nmost_rounds = 3\n[training]\nepochs = 7\n[rule]\nminimum = 8\n'
+    )
+    train = read_config(RunsConfig(), file, [], besides=WidthSearchConfig())
+    search = read_config(WidthSearchConfig(), file, [], besides=RunsConfig())
+    assert train == RunsConfig(network="resnet-digits", training=TrainingConfig(epochs=7), seeds=of_train)
+    assert (search.network, search.training) == (train.network, train.training)
+    assert (search.seeds, search.most_rounds, search.rule.minimum) == (of_search, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("most_round = 3\n", "no setting most_round$"),
+        ("[rule]\nminimal = 3\n", r"no setting rule\.minimal; is it rule\.minimum"),
+        ("[trainings]\nepochs = 3\n", r"no setting trainings\.epochs; is it training\.epochs"),
+    ],
+)
+def test_what_is_of_neither_command_is_refused(tmp_path, text, message):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(RunsConfig(), tmp_path / "a.toml", [], besides=WidthSearchConfig())
+
+
+def test_a_setting_of_the_other_command_that_is_given_by_itself_is_refused():
+    with pytest.raises(ValueError, match="no setting most_rounds"):
+        read_config(RunsConfig(), None, ["most_rounds=3"], besides=WidthSearchConfig())
+
+
+def test_seeds_of_a_file_that_a_search_cannot_have(tmp_path):
+    (tmp_path / "a.toml").write_text("seeds = [3, 4]\n")
+    with pytest.raises(
+        ValueError, match=r"seeds: a search trains from the seeds 0, 1, \.\.\. of a number, got \[3, 4\]"
+    ):
+        read_config(WidthSearchConfig(), tmp_path / "a.toml", [], besides=RunsConfig())
+
+
+@pytest.mark.parametrize("value", [np.int64(3), np.uint8(3), torch.tensor(3), 3])
+def test_whole_numbers_of_every_kind(value):
+    assert type(whole_number("x", value, 1)) is int
+    config = WidthSearchConfig(
+        seeds=value, final_seeds=value, most_rounds=value, rule=RuleConfig(minimum=value, multiple=value)
+    )
+    assert config == WidthSearchConfig(seeds=3, final_seeds=3, most_rounds=3, rule=RuleConfig(minimum=3, multiple=3))
+    json.dumps(as_json(config))
+
+
+@pytest.mark.parametrize("value", [True, 3.0, "3", None, np.float64(3), np.array([3, 4])])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(ValueError, match="x must be a whole number >= 1, got "):
+        whole_number("x", value, 1)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from small_training import CONFIG, killed_after, network, same_weights, stripes
 from torch import nn
 
-from ckrm_kernels.training import UnfinishedRun, loop, train
+from ckrm_kernels.training import Resumed, UnfinishedRun, loop, train
 
 BATCHES = 6  # an epoch has, at CONFIG's batch size
 CONFIGS = {
@@ -69,6 +69,17 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     train(network(), stripes(), CONFIG, 0, lambda epoch: numbers.append(epoch.number), unfinished=unfinished)
     assert numbers == [3]
     assert len(losses) == BATCHES - 3
+
+
+def test_it_says_where_it_goes_on_and_with_how_many_threads(tmp_path, monkeypatch, threads):
+    threads(2)
+    unfinished, seen = UnfinishedRun(tmp_path, {}), []
+    train(network(), stripes(), CONFIG, 0, unfinished=UnfinishedRun(tmp_path / "new", {}), on_resumed=seen.append)
+    assert seen == []
+    killed_after(BATCHES + 1 + 2, monkeypatch, network(), stripes(), CONFIG, 0, unfinished=unfinished)
+    threads(1)
+    train(network(), stripes(), CONFIG, 0, unfinished=unfinished, on_resumed=seen.append)
+    assert seen == [Resumed(epoch=2, batch=2, batches=BATCHES, threads=1, threads_before=2)]
 
 
 def test_the_state_of_another_run_is_not_taken_up(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict, replace
 from io import StringIO
 
@@ -93,6 +94,30 @@ def test_a_network_that_the_data_can_not_train_is_refused_before_anything_is_wri
     ):
         train_runs(tmp_path, config, runtime=CPU, console=QUIET)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(("module", "work"), [("torchmetrics", "training"), ("tensorboard", "training")])
+def test_a_missing_package_is_named_before_anything_is_done(tmp_path, monkeypatch, module, work):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"{work} needs {module}: pip install"):
+        train_runs(tmp_path / "new", SMALL, runtime=Runtime(device="cpu", tensorboard=True), console=QUIET)
+    assert not (tmp_path / "new").exists()
+
+
+def test_networks_are_not_compared_without_the_packages_that_it_takes(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ImportError, match="comparing networks needs scipy: pip install"):
+        compare_runs([folders / "wide", folders / "narrow"], 0.02)
+
+
+def test_a_run_leaves_a_log_of_all_its_starts(tmp_path):
+    config = replace(SMALL, seeds=(0,), training=TrainingConfig(epochs=1))
+    for seeds in ((0,), (0, 1)):
+        train_runs(tmp_path, replace(config, seeds=seeds), runtime=CPU, processes=1, console=QUIET)
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("Training ") == 2
+    assert text.count("seed 0: epoch 1 of 1") == 1
+    assert "finished already: 1 of 2 networks" in text
 
 
 def test_data_that_can_not_score_is_refused_before_anything_is_trained():

@@ -1,20 +1,24 @@
 import dataclasses
+import errno
 import json
 import os
+import re
 from functools import partial
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from small_training import CONFIG, SHAPE, job, network, same_weights, stripes
+from small_training import AT_ONCE, CONFIG, SHAPE, job, network, same_weights, stripes
 from torch import nn
 
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.storage.files import read_json, write_atomically, write_json
+from ckrm_kernels.storage.files import append_line, read_json, write_atomically, write_json
 from ckrm_kernels.training import (
     Epoch,
+    Resumed,
     Run,
     Runtime,
     Step,
@@ -30,7 +34,7 @@ from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_weights
-from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.training.workers import Workers, threads_for
 
 
 def epoch(number: int, validation_loss: float = 0.5) -> Epoch:
@@ -304,6 +308,57 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_in_the_middle_of_a_training_ends_it_and_it_goes_on_afterwards(tmp_path, monkeypatch):
+    original, writes = os.fsync, []
+
+    def full(descriptor):
+        writes.append(descriptor)
+        if len(writes) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(descriptor)
+
+    one = dataclasses.replace(job(tmp_path), runtime=AT_ONCE)
+    with monkeypatch.context() as patched, Workers(1) as workers:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"unfinished\.pt can't be written: No space left on device"):
+            workers.run([one], lambda place, event: None)
+    assert [path.name for path in one.folder.iterdir()] == ["unfinished.pt"]  # as the write before left it
+    seen, unbroken = [], dataclasses.replace(one, folder=tmp_path / "unbroken")
+    with Workers(1) as workers:
+        workers.run([one, unbroken], lambda place, event: seen.append(event))
+    assert seen[0] == Resumed(1, 3, 6, 1, 1)
+    assert same_weights(one.trained(), unbroken.trained())
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "permission is denied"),
+        (errno.EIO, "Input/output"),
+    ],
+)
+def test_why_a_file_can_not_be_written_is_said_in_words(tmp_path, monkeypatch, number, words):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for write in (write_atomically, append_line):
+        with pytest.raises(OSError, match=rf"state\.json can't be written: {words}"):
+            write(tmp_path / "state.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_fills_the_disk_leaves_no_empty_file(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with pytest.raises(OSError, match="can't be written: No space left on device"):
+        append_line(Path("/dev/full"), "text")
+    append_line(tmp_path / "log.txt", "one")
+    append_line(tmp_path / "log.txt", "two")
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
 def test_networks_finished_earlier_have_full_bars():
     file = StringIO()
     display = Display(Console(file=file, force_terminal=True, width=100))
@@ -334,6 +389,39 @@ def test_what_fails_in_a_worker_is_raised_here(tmp_path):
         workers.run([job(tmp_path, load_data=partial(broken, "no such images"))], lambda place, epoch: None)
 
 
+@pytest.mark.parametrize(
+    ("threads", "environment", "processes", "expected"),
+    [
+        (None, None, 1, 8),
+        (None, None, 3, 2),
+        (None, None, 16, 1),
+        (None, "1", 1, 1),
+        (None, "3", 1, 3),
+        (None, "3,2", 1, 3),  # of nested parallel regions: the outer ones first
+        (None, "4", 4, 2),  # no more than each has of the cores
+        (None, "many", 1, 8),
+        (None, "0", 1, 8),
+        (5, "1", 4, 5),
+    ],
+)
+def test_threads_of_each_network(monkeypatch, threads, environment, processes, expected):
+    monkeypatch.setattr("ckrm_kernels.training.workers.cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    assert threads_for(processes, Runtime(threads=threads)) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 1), (2, 2)])
+def test_a_job_trains_on_its_number_of_threads(tmp_path, threads, asked, expected):
+    threads(3)
+    seen, one = [], dataclasses.replace(job(tmp_path), runtime=Runtime(device="cpu", threads=asked))
+    with Workers(1) as workers:
+        workers.run([one], lambda place, event: seen.append(torch.get_num_threads()))
+    assert {*seen} == {expected}
+    assert torch.get_num_threads() == 3
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.5])
 def test_a_number_of_workers_refused(count):
     with pytest.raises(ValueError, match=f"count must be a whole number >= 1, got {count}"):
@@ -353,7 +441,9 @@ def test_progress_is_shown_with_and_without_a_terminal(terminal):
     assert "Round 0" in text
     assert "loss 0.500, validation accuracy 0.250" in text
     if not terminal:
-        assert text.splitlines()[1:] == [
+        lines = text.splitlines()
+        assert all(re.fullmatch(r"\d\d:\d\d:\d\d .*", line) for line in lines)
+        assert [line[9:] for line in lines[1:]] == [
             f"  seed 8: epoch {number} of 4, loss 0.500, validation accuracy 0.250" for number in (2, 4)
         ]
 
@@ -503,6 +593,7 @@ def test_compiled_it_learns_the_same(threads):
     ("fields", "message"),
     [
         ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"threads": 0}, "threads must be a whole number >= 1, got 0"),
         ({"data_workers": -1}, "data_workers must be a whole number >= 0, got -1"),
         ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds must be >= 0, got nan"),
     ],

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import os
@@ -20,10 +21,11 @@ from small_training import interrupted_after
 
 from ckrm_kernels.data import DataConfig, digits
 from ckrm_kernels.models import ResNetShape, network_of
-from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load
+from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load, workers
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
+from ckrm_kernels.width_search.state import config_of
 
 # so much weight decay that a few steps make a layer redundant
 SMALL = WidthSearchConfig(
@@ -38,10 +40,10 @@ ON_CPU = Runtime(device="cpu", checkpoint_seconds=0.1)
 
 
 def small(folder, config=SMALL, processes=1) -> str:
-    """Runs it and returns what it printed."""
+    """Runs it and returns what it printed, less the times before progress lines."""
     file = StringIO()
     search_widths(folder, config, runtime=ON_CPU, processes=processes, console=Console(file=file, width=100))
-    return file.getvalue()
+    return re.sub(r"^\d\d:\d\d:\d\d ", "", file.getvalue(), flags=re.MULTILINE)
 
 
 def results(folder) -> tuple[object, str, dict[str, bytes]]:
@@ -134,14 +136,16 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
     assert found["config"]["psi"] == asdict(psi)
     said = {**texts(tmp_path), "printed": printed}
     for name, text in said.items():
-        if not re.search("quality|comparisons|structure|accuracy|auc|widths.svg", name):
+        if not re.search("quality|latency|comparisons|structure|accuracy|auc|widths.svg", name):
             assert words in text, name
         # eps is named as it is here or in a neighbour's column; no other eps is
         named = set(re.findall(r"eps \d[\de.-]* (?:absolute|relative to each)", text))
         assert named <= {words.removesuffix(" layer's scale"), neighbour.removesuffix(" layer's scale")}
         assert not re.search("10⁻|ε = ", text)
         assert psi.eps == 1e-4 or "1e-4" not in text
-    assert ("scale-free mean" in said["tables/layers.csv"]) != psi.scale_free
+    rows = list(csv.DictReader((tmp_path / "tables" / "layers.csv").open()))
+    assert all(bool(row["scale_free_lambda_mean"]) != psi.scale_free for row in rows)
+    assert all((row["psi"], row["smaller_eps_psi"]) == (words, neighbour) for row in rows)
 
 
 def shares_above(weight: torch.Tensor, psi: PsiConfig) -> tuple[float, float]:
@@ -184,11 +188,113 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
 
 def test_another_configuration_in_the_same_folder(finished):
     folder, _ = finished
-    other = replace(SMALL, most_rounds=3)
-    with pytest.raises(
-        ValueError, match=r"of another configuration \(most_rounds is 2, not 3\): choose another folder"
-    ):
+    other = replace(SMALL, seeds=1, margin=0.4)
+    with pytest.raises(ValueError, match=r"of another configuration \(seeds is 2, not 1\): choose another folder"):
         search_widths(folder, other)
+
+
+def trains_nothing(monkeypatch):
+    monkeypatch.setattr(workers, "run_job", lambda job, on_event: pytest.fail(f"{job.folder} is trained"))
+
+
+def sessions(folder):
+    return json.loads((folder / "state.json").read_text())["sessions"]
+
+
+def test_more_rounds_go_on_to_the_same_result(finished, tmp_path):
+    small(tmp_path, replace(SMALL, most_rounds=1, final_seeds=2))
+    alone = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("weights.safetensors")}
+    assert alone == {f"networks/round-0/seed-{seed}/weights.safetensors" for seed in (0, 1)}
+    found, _, _ = results(tmp_path)
+    assert [network["name"] for network in found["networks"]] == ["standard"]
+    assert found["conclusions"][-1].startswith("There are widths left to try: ") or any(
+        "`most_rounds` is 1" in sentence for sentence in found["conclusions"]
+    )
+    printed = small(tmp_path)
+    assert "Going on in" in printed
+    assert "the search is done" not in printed
+    assert "1 of at most 2 rounds are done, and 0 of 2 networks of round 1" in printed
+    assert "most_rounds: 2, was 1" in printed
+    assert results(tmp_path) == results(finished[0])
+    first, second = sessions(tmp_path)
+    assert (first["rounds"], first["changes"], second["rounds"]) == (0, [], 1)
+    assert second["changes"] == [
+        {"setting": "final_seeds", "before": 2, "after": 3},
+        {"setting": "most_rounds", "before": 1, "after": 2},
+    ]
+    assert first["versions"]["torch"] == torch.__version__
+    assert config_of(tmp_path).most_rounds == 2
+
+
+def test_another_margin_trains_nothing(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    trains_nothing(monkeypatch)
+    small(folder, replace(SMALL, margin=0.25))
+    found, _, _ = results(folder)
+    assert {each["margin"] for each in found["comparisons"]} == {0.25}
+    report(folder, Console(quiet=True))
+    assert results(folder)[0] == found
+    small(folder)  # and back
+    assert results(folder) == results(finished[0])
+    assert [each["changes"] for each in sessions(folder)] == [
+        [],
+        [{"setting": "margin", "before": 0.5, "after": 0.25}],
+        [{"setting": "margin", "before": 0.25, "after": 0.5}],
+    ]
+
+
+def test_a_setting_that_came_later_has_its_default(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    del state["config"]["data"]["fraction"]
+    (folder / "state.json").write_text(json.dumps(state))
+    report(folder, Console(quiet=True))
+    assert results(folder) == results(finished[0])
+
+
+def test_more_networks_are_compared(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    before = results(folder)[2]
+    small(folder, replace(SMALL, final_seeds=4))
+    found, _, weights = results(folder)
+    assert all(len(network["scores"]) == 4 for network in found["networks"])
+    assert before.items() <= weights.items()
+    assert len(weights) == len(before) + 3
+
+
+def test_a_setting_that_would_have_led_elsewhere_is_refused_and_nothing_is_lost(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    with pytest.raises(ValueError, match=r"would not have led on the same way \(rule.minimum 4 -> 20\): after 1 round"):
+        small(folder, replace(SMALL, rule=RuleConfig(minimum=20)))
+    small(folder)
+    assert results(folder) == results(finished[0])
+
+
+def test_where_nothing_is_shrunk_the_best_narrower_round_is_compared(tmp_path, monkeypatch):
+    original = experiment.run_round
+
+    def inaccurate(networks, workers, search, rounds, *others):
+        """A round that, unless it is the first, has lost all accuracy and has a redundant width."""
+        done = original(networks, workers, search, rounds, *others)
+        trained = replace(done.trained, validation_accuracy=(0.0, 0.0))
+        seen = {name: replace(each, within_target=False) for name, each in done.observations.items()}
+        return replace(done, trained=trained, observations=seen) if rounds else done
+
+    monkeypatch.setattr(experiment, "run_round", inaccurate)
+    printed = small(tmp_path, replace(SMALL, margin=0.01, final_seeds=2))
+    found, _, _ = results(tmp_path)
+    assert "Nothing was shrunk, because " in printed
+    assert found["search"]["chosen"] == 0
+    assert [network["name"] for network in found["networks"]] == ["standard", "narrower", "uniform"]
+    narrower = found["search"]["narrower"]
+    assert found["networks"][1]["widths"] == found["search"]["rounds"][narrower]["widths"]
+    page = texts(tmp_path)["report.html"]
+    assert f"in round {narrower}, not chosen" in page
+    assert not re.search("searched", page)
 
 
 def test_other_data_of_the_same_configuration(finished, tmp_path):

@@ -74,7 +74,7 @@ class TestVerdict:
     def test_tied_layers_speak_with_one_voice(self):
         layers = [layer("a", 8), layer("b", 8, 0.2, distinct=5), layer("c", 8, 0.3, distinct=3), layer("d", 4)]
         seen = observe_widths({"out": 8, "in": 4}, {"a": "out", "b": "out", "c": "out", "d": "in"}, layers, 0.01)
-        assert seen == {"out": Observation(8, False, 8, 3), "in": Observation(4, True, 4, 3)}
+        assert seen == {"out": Observation(8, False, 8, 3, "a", ("b", "c")), "in": Observation(4, True, 4, 3)}
 
     def test_a_width_without_a_measured_layer(self):
         with pytest.raises(ValueError, match="width 'out' belongs to no measured layer; measured were"):
@@ -177,6 +177,32 @@ class TestSearch:
             rounds.append(Round({"a": width, "b": 10}, Trained((0.99, 0.99), ()), seen, ()))
         assert Search(Limited({}, {}), BracketRule()).outcome(rounds).chosen == 1
 
+    def test_the_search_of_other_settings_goes_on_where_it_would_have_gone(self):
+        shape = Limited({"a": 90, "b": 90}, {"a": 9, "b": 40})
+        rounds, _ = searched(shape)
+        stopped, outcome = searched(shape, most_rounds=2)
+        assert outcome.reason == "the limit of 2 rounds is reached"
+        longer = Search(shape, BracketRule(minimum=1), most_rounds=6, margin=0.2, target=0.02)
+        assert longer.replayed(stopped) == stopped == rounds[:2]
+        assert longer.next_widths(stopped) == rounds[2].widths
+        # the observations are those of the new target
+        lenient = Search(shape, BracketRule(minimum=1), target=0.5)
+        assert lenient.replayed(rounds[:1])[0].within_target
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"rule": BracketRule(minimum=12)}, "after 1 round they ask for the widths 12/12, not for 10/10"),
+            ({"target": 0.5}, "after 1 round they ask for no further round, not for 10/10"),
+            ({"most_rounds": 2}, "most_rounds must be at least 3, for so many are done, got 2"),
+        ],
+    )
+    def test_the_search_of_settings_that_lead_elsewhere_is_refused(self, options, message):
+        shape = Limited({"a": 90, "b": 90}, {"a": 9, "b": 40})
+        rounds, _ = searched(shape)
+        with pytest.raises(ValueError, match=message):
+            Search(shape, **{"rule": BracketRule(minimum=1), **options}).replayed(rounds)
+
     def test_rounds_survive_json(self):
         rounds, _ = searched(Limited({"a": 90, "b": 90}, {"a": 9, "b": 40}))
         assert typed(list[Round], json.loads(json.dumps([asdict(each) for each in rounds])), "rounds") == rounds
@@ -187,6 +213,8 @@ class TestSearch:
             ({"target": -0.1}, r"target must lie in \[0, 1\], got -0.1"),
             ({"target": math.nan}, r"target must lie in \[0, 1\], got nan"),
             ({"most_rounds": 0}, "most_rounds must be a whole number >= 1, got 0"),
+            ({"most_rounds": 2.0}, r"most_rounds must be a whole number >= 1, got 2\.0"),
+            ({"most_rounds": True}, "most_rounds must be a whole number >= 1, got True"),
         ],
     )
     def test_options_refused(self, options, message):
@@ -409,6 +437,15 @@ class TestComparison:
         assert sentences[0].startswith("The standard network is not shown to have learnt anything") == warned
         assert "there is nothing to narrow" in sentences[warned]
 
+    @pytest.mark.parametrize(("most_frequent", "warned"), [(0.89, False), (0.9, True)])
+    def test_two_networks_are_too_few_to_show_whether_anything_was_learnt(self, most_frequent, warned):
+        rounds = [one_round(within(8), within(16))]
+        three = compared("standard", 0.9)
+        found = [replace(three, scores=(three.scores[0], three.scores[2]))]  # 0.89 and 0.91
+        sentences = conclusions(rounds, Outcome(0, "every layer is within target"), found, (), 0.01, PSI, most_frequent)
+        assert not any("not shown to have learnt" in sentence for sentence in sentences)
+        assert sentences[0].startswith("The standard network has not learnt anything that shows: its ") == warned
+
     def test_a_search_that_did_not_end_within_target_says_what_is_left(self):
         rounds = [one_round(redundant(8), redundant(16)), one_round(redundant(4), within(8))]
         networks = [compared(name, 0.9) for name in ("standard", "searched", "uniform")]
@@ -421,11 +458,11 @@ class TestComparison:
             PSI,
             0.1,
         )
-        expected = (
-            "the limit of 2 rounds is reached. Of the rounds whose validation accuracy is near the best, round 1 is "
-            "the smallest of those with the fewest redundant widths: a."
+        assert sentences[0] == (
+            "The search ended after 2 rounds of training: the limit of 2 rounds is reached. Round 1 was chosen: of the "
+            "rounds that keep the validation accuracy it leaves the fewest widths redundant, 1 of 2 at eps 1e-4 "
+            "absolute: a."
         )
-        assert expected in sentences[0]
 
 
 class TestViews:

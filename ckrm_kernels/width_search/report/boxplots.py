@@ -16,6 +16,7 @@ _HEIGHT = 2.9  # inches
 _BOX, _DOTS = 0.46, 0.15  # widths, where 1 is a candidate's
 _LEAST_GROUPS = 3  # for which there is room
 _LEAST_RANGE = 0.002  # of the vertical axis
+_LEAST_ROOM = 0.08  # above the highest value, where 1 is half the range: that of its dot
 
 
 def box_plots(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> Figure:
@@ -63,8 +64,9 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     middle, half = (min(values) + max(values)) / 2, max(max(values) - min(values), _LEAST_RANGE) / 2
+    middle = min(middle, 1 - half)
     low, high, room = middle - half, middle + half, 0.24 * half
-    axes.set_ylim(low - room, high + room)
+    axes.set_ylim(low - room, max(min(high + room, 1), high + _LEAST_ROOM * half))
     ticks = [tick for tick in MaxNLocator(5).tick_values(low, high) if low - room <= tick <= min(high + room, 1)]
     decimals = max((len(f"{tick:.5f}".rstrip("0").partition(".")[2]) for tick in ticks), default=1)
     axes.set_yticks(ticks, [f"{tick:.{decimals}f}" for tick in ticks])

@@ -37,7 +37,8 @@ def layers_section(findings: Findings) -> Markup:
     ]
     note = (
         "The networks of the first seed. The square shows Ψ of every filter with every other, at "
-        f"{findings.psi.in_words()}, the filters ordered so that similar ones are neighbours. Below it are the pairs "
+        f"{findings.psi.in_words()}, the filters ordered so that similar ones are neighbours; a filter with itself is "
+        "left clear. Below it are the pairs "
         "with the highest Ψ: one filter above the other, in the slices where both have the largest weights. A pair’s "
         "colours reach to its largest magnitude on both sides of zero, which is written with it; zero is clear."
     )

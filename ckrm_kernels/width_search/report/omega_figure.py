@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.theme import LIGHT
@@ -23,6 +24,7 @@ _ROW_HEIGHT, _GAP = 0.98, 0.16  # inches, the gap below each row's own height
 _ABOVE, _BELOW, _LINE_HEIGHT = 0.57, 0.5, 0.19  # inches, above without the caption's lines
 _LONGEST_NAME, _LONGEST_LINE = 26, 60
 _BANDWIDTH, _POINTS = 0.015, 201
+_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
 
@@ -30,7 +32,7 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Ps
     """One row a layer and one column a candidate: the distribution of Omega, one curve a seed, lambda written in.
 
     candidates: of one structure but for their widths, the leftmost first
-    threshold, psi: of lambda; target: lambda of a layer that is not within it is red
+    threshold, psi: of lambda; target: of the search, beyond which lambda is red or, if by scale alone, amber
     """
     rows, columns = len(candidates[0].layers), len(candidates)
     caption = textwrap.wrap(_caption(len(candidates[0].scores), psi), _LONGEST_LINE * columns)
@@ -51,7 +53,11 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Ps
         each = candidates[column]
         _draw_panel(axes, each.layers[row], threshold, target, LIGHT[each.name])
         axes.tick_params(axis="x", labelbottom=row == rows - 1)
+        axes.set_xticks(_TICKS)
         if row == rows - 1:
+            axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+            axes.get_xticklabels()[0].set_horizontalalignment("left")
+            axes.get_xticklabels()[-1].set_horizontalalignment("right")
             axes.set_xlabel("Ψ of a pair of filters", fontsize=TYPE, color=LIGHT["soft"])
     figure.text(MARGIN / width, 1 - 0.36 / height, "\n".join(caption), **_text(TYPE, "soft"), linespacing=1.35)
     return figure
@@ -91,12 +97,18 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
         axes.plot(places, heights, color=colour, linewidth=1.2, alpha=0.9)
     level = layer.configured
     after_mean = f" ± {deviation(level.per_model):.3f}" if len(level.per_model) > 1 else ""
-    verdict = "text" if layer.is_within(target) else "redundant"
     _write(axes, 0.0, 0.98, "left", shortened(layer.name, _LONGEST_NAME), "text")
     _write(axes, 0.0, 0.77, "left", times(layer.shape), "soft")
-    _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{after_mean}", verdict)
+    _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{after_mean}", colour_of_level(layer, target))
     _write(axes, 0.99, 0.77, "right", f"chance {level.chance:.3f}", "soft")
     axes.set(xlim=(0, 1), ylim=(0, _HEADROOM), yticks=[])
+
+
+def colour_of_level(layer: MeasuredLayer, target: float) -> Literal["redundant", "scale", "text"]:
+    """By the same rule as `LayerRedundancy.finding`: repeated shapes, small weights alone, or neither."""
+    if layer.scale_free.mean > max(target, layer.allowed):
+        return "redundant"
+    return "text" if layer.is_within(target) else "scale"
 
 
 def _write(axes: Axes, x: float, y: float, side: Literal["left", "right"], text: str, colour: str) -> None:

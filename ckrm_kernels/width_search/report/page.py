@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import percent, signed
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.version import __version__
+from ckrm_kernels.storage.machine import versions
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
@@ -31,10 +29,12 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
     """
     return render(
         __file__,
-        title=f"Widths chosen by redundancy: {findings.data}",
+        title=f"Width search of {findings.network} on {findings.data}",
+        brief=findings.brief,
         lead=" ".join(findings.conclusions[:_LEAD]),
         headline=_headline(findings),
         rest=" ".join(findings.conclusions[_LEAD:]),
+        advice=list(map(_with_code, findings.advice)),
         sections=[
             structure_section(findings),
             quality_section(findings, drawings),
@@ -42,6 +42,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
             search_section(findings, drawings),
             layers_section(findings),
         ],
+        provenance={**findings.provenance, "page written with": _written_with()},
         terms=_terms(findings),
     )
 
@@ -50,25 +51,26 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
     """The few numbers that matter the most: each with its name and a detail."""
     if len(findings.candidates) == 1:
         return []
-    standard, searched = findings.candidates[:2]
+    standard, narrowed = findings.candidates[:2]
+    kept = "kept" if findings.outcome.chosen else f"in round {findings.outcome.compared}, not chosen"
     facts = [
         (
-            percent(searched.parameters, standard.parameters),
-            "of the parameters kept",
-            f"{searched.parameters:,} of {standard.parameters:,}",
+            percent(narrowed.parameters, standard.parameters),
+            f"of the parameters {kept}",
+            f"{narrowed.parameters:,} of {standard.parameters:,}",
         ),
         (
-            percent(searched.multiply_adds, standard.multiply_adds),
-            "of the multiply-adds kept",
-            f"{searched.multiply_adds:,} of {standard.multiply_adds:,}",
+            percent(narrowed.multiply_adds, standard.multiply_adds),
+            f"of the multiply-adds {kept}",
+            f"{narrowed.multiply_adds:,} of {standard.multiply_adds:,}",
         ),
     ]
     for each in findings.comparisons:
-        if (each.metric, each.first, each.second) == ("accuracy", "searched", "standard"):
+        if (each.metric, each.second) == ("accuracy", "standard"):
             low, high = each.difference.low, each.difference.high
             interval = "" if low is None or high is None else f"95% interval {signed(low)} to {signed(high)}"
             facts += [
-                (signed(each.difference.mean), "accuracy, searched less standard", interval),
+                (signed(each.difference.mean), f"accuracy, {each.first} less standard", interval),
                 (verdict(each).capitalize(), f"in accuracy, within ±{each.margin:g}", _tested(each)),
             ]
     return facts
@@ -83,6 +85,10 @@ def _terms(findings: Findings) -> dict[str, str]:
     threshold = f"{findings.threshold:g}"
     networks = len(findings.candidates[0].scores)
     terms: dict[str, str] = {
+        "width": (
+            "A number of filters that can be chosen. Layers that are added to each other share one. The search trains "
+            "a network, measures it, changes its widths, and trains again: each time is a round."
+        ),
         Markup(f"λ, the redundancy (λ<sup>{threshold}</sup>)"): (
             "Two filters are compared slice by slice, as SSIM compares patches of images, by luminance, contrast and "
             "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
@@ -94,30 +100,62 @@ def _terms(findings: Findings) -> dict[str, str]:
             "other’s shape count, however small the weights are."
         ),
         "chance": (
-            "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes. "
+            "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes."
+        ),
+        "within target, redundant": (
             f"A layer is within target when its λ at {findings.psi.in_words()} is at most {findings.target:g}, or at "
-            "most its scale-free chance level and three standard errors of so few pairs."
+            "most its scale-free chance level and three standard errors of so few pairs; else it is redundant. A width "
+            "is redundant when a layer of it is."
         ),
-        "red": (
-            f"What is redundant: pairs of filters with Ψ above {threshold}, and layers and widths that are not within "
-            "target. Blue, in the squares, are the pairs below."
+        "distinct, repeat": (
+            f"Filters with Ψ above {threshold} repeat each other. Distinct are those left when each group of repeats "
+            "is merged into one: a redundant width falls to their number, or by a fixed factor where that is next to "
+            "no step. Between a width within target and a redundant one the search tries one in the middle, until they "
+            "are near each other."
         ),
-        "uniform": (
-            "The standard network with all widths narrowed alike to about as many parameters as the searched one."
+        "red, amber": _colours_in_words(findings),
+        **_networks(findings),
+        "accuracy, AUC": (
+            "The share of images whose class a network names, and the area under the ROC curve of each class against "
+            "the others, averaged over the classes (macro AUC). Validation accuracy is what the search goes by; the "
+            "comparison is made on held-out images, which it never saw."
+        ),
+        "multiply-adds, checkpoint, latency": (
+            "What one image costs in multiplications with additions, what the weights take as a file, and how long a "
+            "forward pass takes, all networks timed in turns."
+        ),
+        "margin": (
+            "The difference in accuracy, and in AUC, that counts as none. A round that loses more in validation "
+            "accuracy than this is chosen only if it is within target."
         ),
         "intervals and tests": (
             "Intervals of means are Student’s, of differences Welch’s, over networks trained from different seeds and "
             "scored on the same held-out images: they do not include the chance of drawing other images, and they may "
-            "reach beyond 1. A large p of the analysis of variance is not evidence of sameness; that is what the "
+            "reach beyond 1. A large p of the test for a difference is not evidence of sameness; that is what the "
             "equivalence test is for: two one-sided tests against a margin chosen beforehand."
             if networks > 1
             else "One network of each kind was trained: there is no deviation over seeds, no interval and no test."
         ),
-        "made with": _versions(),
     }
-    if len(findings.candidates) == 1:
-        del terms["uniform"]
     return terms
+
+
+def _networks(findings: Findings) -> dict[str, str]:
+    """What the names of the networks compared mean."""
+    if len(findings.candidates) == 1:
+        return {"standard": "The network that the search began with."}
+    narrowed = (
+        "the one that the search found"
+        if findings.outcome.chosen
+        else "that of the most accurate of the narrower rounds, none of which was chosen"
+    )
+    name = findings.candidates[1].name
+    return {
+        f"standard, {name}, uniform": (
+            f"The network that the search began with; {narrowed}; and the standard one with all widths narrowed alike "
+            f"to about as many parameters as the {name} one."
+        )
+    }
 
 
 def _eps_in_words(psi: PsiConfig) -> str:
@@ -128,13 +166,25 @@ def _eps_in_words(psi: PsiConfig) -> str:
     return f"{constant}: it does not depend on how large the weights are."
 
 
-def _versions() -> str:
-    others = [f"{name} {_version(name)}" for name in ("torch", "scipy", "matplotlib")]
-    return ", ".join([f"ckrm_kernels {__version__}", *others, f"Python {platform.python_version()}"]) + "."
+def _colours_in_words(findings: Findings) -> str:
+    """What red and amber are, as on the page of `ckrm measure`."""
+    pairs = f"Red are pairs of filters with Ψ above {findings.threshold:g}; blue, in the squares, are the pairs below."
+    if not findings.psi.depends_on_scale:
+        return f"{pairs} A layer’s λ is red where its filters repeat each other’s shape: where it is not within target."
+    return (
+        f"{pairs} A layer’s λ is red where its filters repeat each other’s shape, so that its scale-free λ is above "
+        "what a layer within target has, and amber where only its small weights make it redundant."
+    )
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "of unknown version"
+def _with_code(text: str) -> Markup:
+    """The text with what stands between backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
+
+
+def _written_with() -> str:
+    """The versions of what drew the page."""
+    return ", ".join(f"{name} {version}" for name, version in versions("torch", "scipy", "matplotlib").items())

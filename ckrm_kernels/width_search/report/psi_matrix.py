@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ckrm_kernels.extras import require
 from ckrm_kernels.functional import pairwise_psi, psi_of_pairs, unpack
@@ -58,11 +59,16 @@ def most_redundant(weight: Tensor, config: PsiConfig, count: int = PAIRS) -> lis
 
 
 def matrix_png(psi: Tensor, threshold: float) -> bytes:
-    """Psi (N, N) as a PNG file, a pixel for each pair; of large layers for the mean of a block of pairs."""
+    """Psi (N, N) as a PNG file, a pixel for each pair; of large layers for the mean of a block of pairs.
+
+    The diagonal, where a filter meets itself, is left clear.
+    """
+    pairs = 1 - torch.eye(psi.shape[0], dtype=torch.float64, device=psi.device)
+    means, counted = psi.double() * pairs, pairs
     block = math.ceil(psi.shape[0] / _MOST_PIXELS)
     if block > 1:
-        psi = torch.nn.functional.avg_pool2d(psi[None], block, ceil_mode=True)[0]
-    return picture(psi.double().cpu().numpy(), psi_stops(threshold))
+        means, counted = (functional.avg_pool2d(each[None], block, ceil_mode=True)[0] for each in (means, counted))
+    return picture((means / counted).cpu().numpy(), psi_stops(threshold))
 
 
 def largest_slices(weight: Tensor, pair: Pair, count: int = SLICES) -> list[int]:

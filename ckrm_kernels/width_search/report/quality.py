@@ -52,7 +52,6 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
 def quality_csv(findings: Findings) -> str:
     """A row for each candidate: means with intervals, each network's value, and costs."""
     of_metrics = [f"{metric}_{field}" for metric in METRICS for field in ("mean", "low", "high", "per_model")]
-    latencies = [f"seconds on {each.device} for {each.batch} images" for each in findings.latencies]
     costs = ["parameters", "multiply_adds", "checkpoint_bytes"]
     rows = [
         [
@@ -60,16 +59,25 @@ def quality_csv(findings: Findings) -> str:
             len(each.scores),
             *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
             *(getattr(each, cost) for cost in costs),
-            *(latency.seconds[each.name] for latency in findings.latencies),
         ]
         for each in findings.candidates
     ]
-    return csv_text(["name", "networks", *of_metrics, *costs, *latencies], rows)
+    return csv_text(["name", "networks", *of_metrics, *costs], rows)
+
+
+def latency_csv(findings: Findings) -> str:
+    """A row for each candidate on each device, with each number of images at once."""
+    rows = [
+        [candidate.name, latency.device, latency.batch, latency.seconds[candidate.name]]
+        for latency in findings.latencies
+        for candidate in findings.candidates
+    ]
+    return csv_text(["name", "device", "images", "seconds"], rows)
 
 
 def comparisons_csv(findings: Findings) -> str:
     """A row for each comparison."""
-    fields = ("metric", "first", "second", "anova_p", "margin", "equivalence_p", "different", "equivalent")
+    fields = ("metric", "first", "second", "difference_p", "margin", "equivalence_p", "different", "equivalent")
     rows = [
         [*(getattr(each, field) for field in fields), each.difference.mean, each.difference.low, each.difference.high]
         for each in findings.comparisons
@@ -88,7 +96,7 @@ def _metric_cells(values: Sequence[float]) -> list[object]:
 
 
 def _means(candidates: Sequence[Candidate]) -> Table:
-    several = len(candidates[0].scores) > 1
+    intervals = any(mean_interval(each.accuracies).low is not None for each in candidates)
     rows = [
         [
             swatch(each.name),
@@ -97,7 +105,7 @@ def _means(candidates: Sequence[Candidate]) -> Table:
         ]
         for each in candidates
     ]
-    caption = "Mean over the networks" + (", with its 95% interval" if several else "")
+    caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
     return Table(caption, ["network", "trained", *METRICS.values()], rows)
 
 
@@ -106,14 +114,14 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
         [
             f"{METRICS[each.metric]}: {each.first} − {each.second}",
             with_interval(each.difference, sign=True),
-            p_value(each.anova_p),
+            p_value(each.difference_p),
             f"±{each.margin:g}",
             p_value(each.equivalence_p),
         ]
         for each in comparisons
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
-    head = ["comparison", f"difference{interval}", "ANOVA p", "margin", "equivalence p"]
+    head = ["comparison", f"difference{interval}", "difference p", "margin", "equivalence p"]
     return Table("Differences of the means", head, rows)
 
 

@@ -8,16 +8,29 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ckrm_kernels.comparison.candidates import Candidate, deviation
-from ckrm_kernels.comparison.measured_layers import SCALE_FREE, SMALLER_EPS, Level, names_of_settings
+from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.measured_layers import (
+    CONFIGURED,
+    SCALE_FREE,
+    SMALLER_EPS,
+    Level,
+    names_of_settings,
+    psi_settings,
+)
+from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
+from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_LEVELS = {CONFIGURED: "", SMALLER_EPS: "smaller_eps_", SCALE_FREE: "scale_free_"}
+"""What the columns of layers.csv begin with, by the settings of psi, whatever psi is."""
 
 
 def redundancy_figures(findings: Findings) -> dict[str, Figure]:
@@ -32,16 +45,16 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
     """The distributions, and lambda at the neighbouring psi too, folded away. drawings: all figures of the page"""
     threshold, target, psi = findings.threshold, findings.target, findings.psi
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
-    as_high = (
-        "small weights make the layer redundant, not a shape that its filters share"
+    limit = f"above {target:g} and more than three standard errors above the chance level of its scale-free λ"
+    coloured = (
+        f"A layer is not within target where λ is {limit}: amber where only its small weights make it so, red where "
+        "its scale-free λ is so too (both folded below)."
         if psi.depends_on_scale
-        else "the layer's filters share no shape"
+        else f"It is red where the layer is not within target: {limit} (folded below)."
     )
     note = (
-        f"λ is the share of pairs with Ψ above {threshold:g}, at {psi.in_words()}{over}; it is red where the layer is "
-        f"not within target: above {target:g} and more than three standard errors above the chance level of its "
-        "scale-free λ (folded below). Chance is λ of the same slices with their positions shuffled: where it is as "
-        f"high as λ, {as_high}."
+        f"λ is the share of pairs with Ψ above {threshold:g}, at {psi.in_words()}{over}. {coloured} Chance is λ of the "
+        "same slices with their positions shuffled."
     )
     names = names_of_settings(psi)
     beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
@@ -53,25 +66,30 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
 
 def layers_csv(findings: Findings) -> str:
     """A row for each measured layer of each candidate."""
-    names = names_of_settings(findings.psi)
-    of_levels = [f"{name} {field}" for name in names.values() for field in ("mean", "deviation", "per_model", "chance")]
+    settings = psi_settings(findings.psi)
+    fields = ("mean", "deviation", "per_model", "chance")
     of_layer = ("layer", "filters", "slices", "kernel", "pairs", "distinct", "allowed", "within_target")
-    head = ["network", *of_layer, *of_levels]
+    of_levels = [
+        f"{before}{field}" for before in _LEVELS.values() for field in ("psi", *(f"lambda_{f}" for f in fields))
+    ]
     rows = [
         [
             candidate.name,
             *(layer.name, layer.filters, layer.slices, "x".join(map(str, layer.kernel_size)), layer.pairs),
             *(together(layer.distinct), layer.allowed, layer.is_within(findings.target)),
-            *(cell for name in names for cell in _level_cells(layer.levels[name])),
+            *(cell for name in _LEVELS for cell in _level_cells(settings.get(name), layer.levels.get(name))),
         ]
         for candidate in findings.candidates
         for layer in candidate.layers
     ]
-    return csv_text(head, rows)
+    return csv_text(["network", *of_layer, *of_levels], rows)
 
 
-def _level_cells(level: Level) -> list[object]:
-    return [level.mean, deviation(level.per_model), together(level.per_model), level.chance]
+def _level_cells(psi: PsiConfig | None, level: Level | None) -> list[object]:
+    """None where there is no such setting of psi beside the one that is searched at."""
+    if psi is None or level is None:
+        return [None] * 5
+    return [psi.in_words(), level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
 def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Table:

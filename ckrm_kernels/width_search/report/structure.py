@@ -32,7 +32,7 @@ class Row:
 def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
     """A row for each measured layer, one for all else, and the sum.
 
-    candidates: of one structure but for their widths: standard and, where there is one, searched
+    candidates: of one structure but for their widths: standard and, where there is one, searched or narrower
     """
     rows = [
         Row("layer", same[0].name, shapes := tuple(layer.shape for layer in same), tuple(map(math.prod, shapes)))
@@ -47,9 +47,10 @@ def structure_section(findings: Findings) -> Markup:
     """The table under its heading."""
     candidates = findings.candidates[:2]
     rows = structure_rows(candidates)
-    cells = [_cells(row, len(candidates)) for row in rows]
-    if len(candidates) > 1:
-        head = ["layer", "standard", "searched", "parameters", "parameters, searched", "kept"]
+    narrowed = candidates[1].name if len(candidates) > 1 else ""
+    cells = [_cells(row, len(candidates), narrowed) for row in rows]
+    if narrowed:
+        head = ["layer", "standard", narrowed, "parameters", f"parameters, {narrowed}", "kept"]
         caption = "Filters × slices × kernel of each measured layer, and the parameters of its weight"
     else:
         head = ["layer", "standard", "parameters"]
@@ -73,19 +74,20 @@ def structure_csv(findings: Findings) -> str:
     return csv_text(head, rows)
 
 
-def _cells(row: Row, count: int) -> list[str]:
+def _cells(row: Row, count: int, narrowed: str) -> list[str]:
+    """narrowed: the name of the second network, empty where there is none"""
     named = {"layer": row.name, "rest": "not measured", "network": "whole network"}[row.part]
     numbers = [f"{number:,}" for number in row.parameters]
-    kept = [_kept(row.parameters)] if count > 1 else []
+    kept = [_kept(row.parameters, narrowed)] if narrowed else []
     return [named, *(map(times, row.shapes) if row.shapes else [""] * count), *numbers, *kept]
 
 
-def _kept(parameters: Sequence[int]) -> Markup:
+def _kept(parameters: Sequence[int], network: str) -> Markup:
     """A percentage, and a bar of its length."""
     before, after = parameters
     if not before:
         return Markup("")
-    bar = Markup('<span class="bar" style="--share:{:.2f}%" aria-hidden="true"></span>')
+    bar = Markup('<span class="bar {}" style="--share:{:.2f}%" aria-hidden="true"></span>')
     return Markup('<span class="kept">{}<span>{}</span></span>').format(
-        bar.format(100 * min(after / before, 1)), percent(after, before)
+        bar.format(network, 100 * min(after / before, 1)), percent(after, before)
     )

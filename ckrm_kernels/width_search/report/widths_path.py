@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.theme import LIGHT
-from ckrm_kernels.width_search.search import Round
+from ckrm_kernels.width_search.search import Outcome, Round
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +22,10 @@ _BESIDE = 2.6  # points between lines of one width
 _TITLE = "Width by round of the search"
 
 
-def widths_path(rounds: Sequence[Round], chosen: int) -> Figure:
+def widths_path(rounds: Sequence[Round], outcome: Outcome) -> Figure:
     """log2 of each width by round; a redundant width has a filled dot, the lines of equal widths run side by side.
 
-    chosen: the place of the round whose widths were chosen
+    outcome: names the round whose widths were chosen, or compared all the same
     """
     names = list(rounds[0].widths)
     height = max(190.0, _LINE * (len(names) + 1))
@@ -39,14 +39,14 @@ def widths_path(rounds: Sequence[Round], chosen: int) -> Figure:
     axes.set(xlim=(-0.2, len(rounds) - 0.8), ylim=(low, high))
     unit = (high - low) / height  # a point on the paper, in doublings
     for name in names:
-        _line(axes, rounds, name, unit)
+        _line(axes, rounds, name, unit, LIGHT["searched" if outcome.chosen else "narrower"])
     _labels(axes, rounds, unit, (low, high))
     powers = range(math.ceil(low), math.floor(high) + 1)
     axes.set_yticks(powers, [str(2**power) for power in powers])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", color=LIGHT["line"], linewidth=0.7)
     axes.set_axisbelow(True)
-    labels = {0: "standard", chosen: "chosen"}
+    labels = {outcome.compared: "chosen" if outcome.chosen else "compared", 0: "standard"}
     axes.set_xticks(range(len(rounds)), [f"{place}\n{labels.get(place, '')}" for place in range(len(rounds))])
     top = 1 - 8 / total
     figure.text(MARGIN / WIDTH, top, _TITLE, fontsize=TYPE + 1, fontweight="bold", color=LIGHT["text"], va="top")
@@ -71,15 +71,15 @@ def spread_apart(places: Sequence[float], gap: float, low: float, high: float) -
     return [place + index * gap for index, place in enumerate(apart)]
 
 
-def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float) -> None:
+def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float, of_moved: str) -> None:
     heights = [_height(each, name, unit) for each in rounds]
     moved = _moved(rounds, name)
-    colour = LIGHT["searched" if moved else "soft"]
+    colour = of_moved if moved else LIGHT["soft"]
     axes.plot(range(len(rounds)), heights, color=colour, linewidth=1.3 if moved else 0.8, clip_on=False, zorder=2)
     for place, each in enumerate(rounds):
         within_target = each.observations[name].within_target
-        fill, edge = (LIGHT["back"], colour) if within_target else (LIGHT["redundant"], LIGHT["redundant"])
-        axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=edge, mew=1.0, clip_on=False, zorder=3)
+        fill = LIGHT["back"] if within_target else colour
+        axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=colour, mew=1.0, clip_on=False, zorder=3)
 
 
 def _moved(rounds: Sequence[Round], name: str) -> bool:
@@ -124,7 +124,7 @@ def _legend(figure: Figure, top: float) -> None:
 
     dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4.2}
     handles = [
-        Line2D([], [], **dot, markerfacecolor=LIGHT["redundant"], markeredgecolor=LIGHT["redundant"]),
+        Line2D([], [], **dot, markerfacecolor=LIGHT["soft"], markeredgecolor=LIGHT["soft"]),
         Line2D([], [], **dot, markerfacecolor=LIGHT["back"], markeredgecolor=LIGHT["soft"]),
     ]
     figure.legend(

@@ -8,7 +8,13 @@ from ckrm_kernels.presentation.drawing import inline_svg, png_file, svg_file
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.page import page
-from ckrm_kernels.width_search.report.quality import METRICS, comparisons_csv, quality_csv, quality_figures
+from ckrm_kernels.width_search.report.quality import (
+    METRICS,
+    comparisons_csv,
+    latency_csv,
+    quality_csv,
+    quality_figures,
+)
 from ckrm_kernels.width_search.report.redundancy import layers_csv, redundancy_figures
 from ckrm_kernels.width_search.report.search_path import search_figures, widths_csv
 from ckrm_kernels.width_search.report.structure import structure_csv
@@ -29,6 +35,7 @@ def write_report(findings: Findings, folder: Path) -> list[Path]:
         drawings[name] = inline_svg(figure, name, _label(name, findings))
     files["tables/structure.csv"] = structure_csv(findings)
     files["tables/quality.csv"] = quality_csv(findings)
+    files["tables/latency.csv"] = latency_csv(findings)
     files["tables/comparisons.csv"] = comparisons_csv(findings)
     files["tables/layers.csv"] = layers_csv(findings)
     files["tables/widths.csv"] = widths_csv(findings)

@@ -4,6 +4,7 @@ import builtins
 import csv
 import io
 import json
+import platform
 import re
 import shutil
 import statistics
@@ -26,15 +27,19 @@ from torch import nn
 
 from ckrm_kernels import reference
 from ckrm_kernels.comparison.candidates import Candidate
-from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, measure_networks
+from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, Level, MeasuredLayer, measure_networks
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
 from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.report.result import TARGET, LayerRedundancy, ScaleFreeRedundancy
 from ckrm_kernels.training import Score
+from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
+from ckrm_kernels.width_search.report.boxplots import box_plots
+from ckrm_kernels.width_search.report.omega_figure import colour_of_level
 from ckrm_kernels.width_search.report.psi_matrix import (
     Pair,
     clustered,
@@ -103,6 +108,7 @@ def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
         for metric, values, margin in (("accuracy", "accuracies", 0.05), ("auc", "aucs", 0.01))
     )
     return Findings(
+        network=f"network {NASTY}",
         data=f"data of {NASTY}",
         images=200,
         threshold=0.6,
@@ -115,6 +121,9 @@ def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
         latencies=(Latency(f"device {NASTY}", 64, {"standard": 0.02, "searched": 0.005, "uniform": 0.0004}),),
         weights={name: weights for name, (_, weights) in made.items()},
         conclusions=(f"First {NASTY}.", "Second.", "Third.", "Fourth."),
+        advice=(f"`{NASTY}` may help.",),
+        brief=f"In brief {NASTY}.",
+        provenance={"training": f"epochs 3, {NASTY}"},
     )
 
 
@@ -210,7 +219,9 @@ def test_the_files(written):
     folder, files = written
     figures = ["accuracy", "auc", "omega-searched", "omega-standard", "widths"]
     expected = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
-    expected |= {f"tables/{name}.csv" for name in ("structure", "quality", "comparisons", "layers", "widths")}
+    expected |= {
+        f"tables/{name}.csv" for name in ("structure", "quality", "latency", "comparisons", "layers", "widths")
+    }
     assert {str(file.relative_to(folder)) for file in files} == expected | {"report.html"}
     assert {file for file in folder.rglob("*") if file.is_file()} == set(files)
     for name in figures:
@@ -294,11 +305,19 @@ def test_means_with_student_intervals(written, page):
             assert float(saved[f"{metric}_mean"]) == pytest.approx(mean)
             assert float(saved[f"{metric}_low"]) == pytest.approx(mean - half, abs=1e-6)
             assert [float(value) for value in saved[f"{metric}_per_model"].split()] == list(values)
-        assert saved[f"seconds on device {NASTY} for 64 images"] in ("0.02", "0.005", "0.0004")
+
+
+def test_latencies(written):
+    device = {"device": f"device {NASTY}", "images": "64"}
+    assert rows(written[0], "latency.csv") == [
+        {"name": name, **device, "seconds": seconds}
+        for name, seconds in (("standard", "0.02"), ("searched", "0.005"), ("uniform", "0.0004"))
+    ]
+    assert list(rows(written[0], "quality.csv")[0])[-1] == "checkpoint_bytes"
 
 
 def test_comparisons(written, page):
-    table = next(table for table in page.tables if "ANOVA p" in table[0])
+    table = next(table for table in page.tables if "difference p" in table[0])
     saved = rows(written[0], "comparisons.csv")
     assert [row[0] for row in table[1:]] == [
         "Accuracy: searched − standard",  # noqa: RUF001
@@ -310,7 +329,7 @@ def test_comparisons(written, page):
         assert (row["metric"], row["first"], row["second"]) == (each.metric, each.first, each.second)
         assert float(row["difference"]) == each.difference.mean
         assert float(row["difference_low"]) == each.difference.low
-        assert float(row["anova_p"]) == each.anova_p
+        assert float(row["difference_p"]) == each.difference_p
         assert float(row["equivalence_p"]) == each.equivalence_p
         assert row["equivalent"] == str(each.equivalence_p < 0.05)
         assert line[3] == f"±{each.margin:g}"
@@ -334,11 +353,12 @@ def test_layers(written, page):
     expected = [(each, layer) for each in findings().candidates for layer in each.layers]
     for row, (each, layer) in zip(saved, expected, strict=True):
         assert (row["network"], row["layer"], int(row["filters"])) == (each.name, layer.name, layer.filters)
-        per_model = [float(value) for value in row["eps 1e-4 absolute per_model"].split()]
+        assert (row["psi"], row["smaller_eps_psi"]) == ("eps 1e-4 absolute", "eps 1e-6 absolute")
+        per_model = [float(value) for value in row["lambda_per_model"].split()]
         assert per_model == list(layer.levels[CONFIGURED].per_model)
-        assert float(row["eps 1e-4 absolute mean"]) == pytest.approx(statistics.fmean(per_model))
-        assert float(row["eps 1e-4 absolute deviation"]) == pytest.approx(statistics.stdev(per_model))
-        assert float(row["scale-free chance"]) == layer.levels[SCALE_FREE].chance
+        assert float(row["lambda_mean"]) == pytest.approx(statistics.fmean(per_model))
+        assert float(row["lambda_deviation"]) == pytest.approx(statistics.stdev(per_model))
+        assert float(row["scale_free_lambda_chance"]) == layer.levels[SCALE_FREE].chance
         shown = f"{statistics.fmean(per_model):.3f} ± {statistics.stdev(per_model):.3f}"
         table = page.tables[4 + [other.name for other in findings().candidates].index(each.name)]
         assert shown in next(line for line in table if line[0] == layer.name)
@@ -376,8 +396,8 @@ def test_the_page_is_whole_and_needs_nothing_else(written, page):
     assert len(page.ids) == len(set(page.ids))
     assert all(page.labels)
     assert text.count("<svg") == 5
-    assert page.headings[0] == f"Widths chosen by redundancy: data of {NASTY}"
-    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at"]
+    assert page.headings[0] == f"Width search of network {NASTY} on data of {NASTY}"
+    sections = ["Structure", "Quality", "Redundancy", "Search", "Layers looked at", "How it was made"]
     assert [heading for heading in page.headings if heading in sections] == sections
     assert page.headings[-1] == "How to read this"
 
@@ -395,6 +415,11 @@ def test_figures_have_no_fixed_colours_or_background(written):
         assert not re.findall(r"#[0-9a-f]{6}\b", drawing)
         assert "var(--text)" in drawing
         assert "var(--line)" in drawing
+
+
+def test_how_it_was_made(page):
+    assert f"trainingepochs 3, {NASTY}" in page.words
+    assert f"ckrm_kernels {__version__}, Python {platform.python_version()}, torch {torch.__version__}" in page.words
 
 
 def test_the_headline(page):
@@ -433,6 +458,14 @@ def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tm
     (head, *_), *_ = (table for table in page.tables if "distinct" in table[0])
     smaller = {1e-2: "eps 1e-4 absolute", 1e-4: "eps 1e-6 relative to each layer's scale", 0.0: None}[psi.eps]
     beside = "scale-free" if psi.depends_on_scale else None
+    row = rows(tmp_path, "layers.csv")[0]
+    assert list(row)[9:] == [
+        f"{before}{column}"
+        for before in ("", "smaller_eps_", "scale_free_")
+        for column in ("psi", "lambda_mean", "lambda_deviation", "lambda_per_model", "lambda_chance")
+    ]
+    assert (row["psi"], row["smaller_eps_psi"]) == (psi.in_words(), smaller or "")
+    assert bool(row["scale_free_lambda_mean"]) == psi.depends_on_scale
     expected = ["layer", "shape", smaller, psi.in_words(), beside, "scale-free chance", "distinct"]
     assert head == [name for name in expected if name]
     assert ("small weights" in page.words) == psi.depends_on_scale
@@ -442,7 +475,7 @@ def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tm
 def test_one_seed_gives_no_intervals(tmp_path):
     write_report(findings(1), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert "where one network of a kind allows no test." in page.words
+    assert "where no test is made: it takes at least 3 networks of each kind." in page.words
     assert "Not tested" in page.words
     assert "95%" not in page.words
     assert not re.search(r"\b(nan|None)\b", page.words)
@@ -452,7 +485,7 @@ def test_one_seed_gives_no_intervals(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("anova", "equivalence", "said"),
+    ("difference", "equivalence", "said"),
     [
         (0.5, 0.01, ": the same within 0.01 (p = 0.010), and not told apart (p = 0.500)"),
         (0.01, 0.0001, ": standard is better (p = 0.010), but by less than the margin of 0.01 (p < 0.001)"),
@@ -460,15 +493,18 @@ def test_one_seed_gives_no_intervals(tmp_path):
         (0.5, 0.2, ": undecided, not told apart (p = 0.500), but not shown to be the same within 0.01 either"),
     ],
 )
-def test_a_comparison_in_words(anova, equivalence, said):
-    comparison = Comparison("auc", "searched", "standard", Interval(-0.002, -0.003, 0.001), anova, 0.01, equivalence)
+def test_a_comparison_in_words(difference, equivalence, said):
+    comparison = Comparison(
+        "auc", "searched", "standard", Interval(-0.002, -0.003, 0.001), difference, 0.01, equivalence
+    )
     words = in_words(comparison).replace("\N{NO-BREAK SPACE}", " ")
     assert words.startswith(f"searched less standard −0.0020 [−0.0030, +0.0010]{said}")  # noqa: RUF001
 
 
 def test_a_comparison_without_tests_in_words():
     comparison = Comparison("auc", "searched", "standard", Interval(-0.002, None, None), None, 0.01, None)
-    assert in_words(comparison) == "searched less standard −0.0020, where one network of a kind allows no test"  # noqa: RUF001
+    words = "searched less standard −0.0020, where no test is made: it takes at least 3 networks of each kind"  # noqa: RUF001
+    assert in_words(comparison) == words
 
 
 def test_a_difference_of_nothing_has_no_sign():
@@ -477,7 +513,37 @@ def test_a_difference_of_nothing_has_no_sign():
 
 
 def test_the_page_says_what_its_colours_mean(page):
-    assert "redWhat is redundant: pairs of filters with Ψ above 0.6, and layers and widths that are not" in page.words
+    assert (
+        "red, amberRed are pairs of filters with Ψ above 0.6; blue, in the squares, are the pairs below." in page.words
+    )
+    assert "amber where only its small weights make it redundant." in page.words
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("chance", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("scale_free", [0.0, 0.01, 0.051, 0.12, 1.0])
+@pytest.mark.parametrize("measured", [0.0, 0.01, 0.051, 0.12, 1.0])
+def test_colours_mean_what_they_do_on_the_page_of_measure(measured, scale_free, chance, seeds):
+    pairs, of_layer = 120, ("conv1", 16, 8, (3, 3), 120)
+    levels = {CONFIGURED: Level((measured,) * seeds, 0.7), SCALE_FREE: Level((scale_free,) * seeds, chance)}
+    layer = MeasuredLayer(*of_layer, (16,) * seeds, levels, ((pairs, *[0] * 49),) * seeds)
+    free = ScaleFreeRedundancy(scale_free, None, (scale_free,) * seeds, chance, (chance,) * seeds, 16.0, (16,) * seeds)
+    row = LayerRedundancy(
+        *("conv1", "Conv2d", 16, 8, (3, 3), pairs, measured, None, (measured,) * seeds, 0.7, (0.7,) * seeds),
+        *(16.0, (16,) * seeds, None, (), "measured", ""),
+        scale_free=free,
+    )
+    colour = {"repeats": "redundant", "scale": "scale", "none": "text"}[row.finding]
+    assert colour_of_level(layer, TARGET) == colour
+
+
+def test_no_axis_goes_beyond_one():
+    for values in ((0.99, 1.0), (1.0, 1.0), (0.9999, 0.99995)):
+        (axes,) = box_plots("AUC", [("standard", values)]).axes
+        low, high = axes.get_ylim()
+        assert low < min(values) <= max(values) < high
+        assert high - max(values) <= 0.25 * max(max(values) - min(values), 0.002)
+        assert all(tick <= 1 for tick in axes.get_yticks())
 
 
 # ---- one layer -------------------------------------------------------------------------------------------------------
@@ -547,14 +613,20 @@ def test_the_matrix_is_red_where_pairs_are_redundant():
     drawn = np.asarray(Image.open(io.BytesIO(matrix_png(psi, 0.6))).convert("RGBA"))
     assert drawn.shape == (3, 3, 4)
     red, blue = drawn[..., 0] > drawn[..., 2], drawn[..., 2] > drawn[..., 0]
-    assert np.array_equal(red, np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1]], bool))
-    assert np.array_equal(blue, ~red)
+    assert np.array_equal(red, np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], bool))
+    assert np.array_equal(blue, np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], bool))
     assert drawn[0, 2, 3] == 0  # nothing in common is clear
+    assert not drawn[range(3), range(3), 3].any()  # and so is a filter with itself
 
 
 def test_a_large_matrix_is_drawn_by_blocks():
-    drawn = Image.open(io.BytesIO(matrix_png(torch.eye(1025), 0.6)))
-    assert drawn.size == (342, 342)
+    psi = torch.full((1027, 1027), 0.3)
+    psi.fill_diagonal_(1.0)
+    drawn = Image.open(io.BytesIO(matrix_png(psi, 0.6)))
+    assert drawn.size == (343, 343)
+    drawn = np.asarray(drawn.convert("RGBA"))
+    assert (drawn[-1, -1, 3], drawn[-2, -2, 3]) == (0, drawn[0, -1, 3])  # the last filter with itself alone is clear
+    assert (drawn[..., 3] == drawn[0, 0, 3]).sum() == 343 * 343 - 1
 
 
 def test_colours_at_the_ends_of_the_threshold():

@@ -1,0 +1,58 @@
+"""How long trainings will still take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heapreplace
+
+
+def remaining_seconds(seconds_per_epoch: float, epochs: Iterable[float], side_by_side: int) -> float:
+    """Until all networks are trained, each begun, in their order, as soon as another is done.
+
+    seconds_per_epoch: of one network while so many train side by side
+    epochs: still to go, of each network, those that train already first
+    """
+    busy = [0.0] * side_by_side  # epochs until each process is free
+    for each in epochs:
+        heapreplace(busy, busy[0] + each)
+    return seconds_per_epoch * max(busy)
+
+
+class Pace:
+    """Measures how long an epoch of one network takes, from when each network is seen how far."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[float, float]] = {}
+        self._last: dict[int, tuple[float, float]] = {}
+
+    def see(self, network: int, epochs: float, now: float) -> None:
+        """Takes down how many epochs the network has done. now: in seconds of any clock that only goes forward"""
+        self._first.setdefault(network, (epochs, now))
+        self._last[network] = epochs, now
+
+    def epochs(self, network: int) -> float:
+        """How many the network has done when it was last seen; 0 before."""
+        return self._last.get(network, (0.0, 0.0))[0]
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """The mean over what was seen; None before any network was seen to go on."""
+        spans = [
+            (last[0] - first[0], last[1] - first[1])
+            for first, last in zip(self._first.values(), self._last.values(), strict=True)
+        ]
+        epochs = sum(span[0] for span in spans)
+        return sum(span[1] for span in spans) / epochs if epochs > 0 else None
+
+
+def roughly(seconds: float) -> str:
+    """A duration in one or two units, such as "40 s", "12 min", "3 h 20 min" or "2 days 4 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 and minutes < 600 else "")
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"{days} days" + (f" {hours} h" if hours else "")

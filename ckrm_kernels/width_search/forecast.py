@@ -1,0 +1,90 @@
+"""How far a search is, and how long the rest of it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckrm_kernels.presentation.numbers import counted
+from ckrm_kernels.training.forecast import Pace, roughly
+from ckrm_kernels.training.history import Epoch, Event, Resumed
+from ckrm_kernels.width_search.config import WidthSearchConfig
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Networks still to train, and the seconds that takes: at least, and at most."""
+
+    least_networks: int
+    most_networks: int
+    least_seconds: float
+    most_seconds: float
+
+
+def forecast(
+    config: WidthSearchConfig, rounds: int, finished: int, seconds: float, side_by_side: int, standard: float
+) -> Forecast:
+    """What is left of a search in one of its rounds, if every network to come takes as long as one of this round.
+
+    The least is left where this round ends the search, the most where it goes on to its limit; from the first round,
+    where the standard network may have nothing to shrink, the least is that network alone.
+
+    rounds: that are done; finished: networks of the current one that are
+    seconds: that one network of the current round takes; standard: that one of the standard network takes
+    side_by_side: networks trained at a time
+    """
+    more = config.final_seeds - config.seeds
+
+    def waves(networks: int) -> int:
+        return math.ceil(networks / side_by_side)
+
+    current, rest = config.seeds - finished, max(config.most_rounds - rounds - 1, 0)
+    compared = (more, config.final_seeds)  # the narrowed network, of whose runs some are there, and the uniform one
+    least = 0 if rounds == 0 else 1
+    most = 0 if rounds == 0 and rest == 0 else 1
+    of_standard = waves(more) * standard
+
+    def total(comparisons: int, further: int) -> tuple[int, float]:
+        networks = current + further * config.seeds + more + comparisons * sum(compared)
+        of_others = waves(current) + further * waves(config.seeds) + comparisons * sum(map(waves, compared))
+        return networks, of_others * seconds + of_standard
+
+    (least_networks, least_seconds), (most_networks, most_seconds) = total(least, 0), total(most, rest)
+    return Forecast(least_networks, most_networks, least_seconds, most_seconds)
+
+
+def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
+    """The forecast, and what would shorten it. seconds: of one network"""
+    low, high = roughly(of.least_seconds), roughly(of.most_seconds)
+    time_left = low if low == high else f"{low} to {high}"
+    networks = counted(of.most_networks, "network")
+    if of.least_networks < of.most_networks:
+        networks = f"{of.least_networks} to {networks}"
+    return (
+        f"The search needs about {time_left} more: {networks} of {roughly(seconds)} each or less, {side_by_side} at a "
+        "time. Shorter: --set data.fraction=0.1, or fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
+        "interrupted at any moment"
+    )
+
+
+class FirstEpoch:
+    """Calls a function, once, with the seconds of an epoch, as soon as one is over. Takes the events of `Workers.run`.
+
+    on_epoch: the function; clock: seconds
+    """
+
+    def __init__(self, on_epoch: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._on_epoch, self._clock = on_epoch, clock
+        self._pace, self._called = Pace(), False
+
+    def __call__(self, place: int, event: Event) -> None:
+        """Takes an event of the training at that place of the jobs."""
+        if self._called or isinstance(event, Resumed):
+            return
+        done = event.number if isinstance(event, Epoch) else event.epoch - 1 + event.batch / event.batches
+        self._pace.see(place, done, self._clock())
+        if isinstance(event, Epoch) and self._pace.seconds_per_epoch is not None:
+            self._called = True
+            self._on_epoch(self._pace.seconds_per_epoch)
