@@ -16,8 +16,18 @@ from torch.optim.swa_utils import AveragedModel
 
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
-from ckrm_kernels.graph_uses import Use, frozen_weights, fx_uses, torchscript_use
-from ckrm_kernels.used_weights import NoWeightError, is_freed, is_plain, is_uninitialised, used_weight, with_adapters
+from ckrm_kernels.used_weights import (
+    NoWeightError,
+    Use,
+    frozen_weights,
+    fx_uses,
+    is_freed,
+    is_plain,
+    is_uninitialised,
+    torchscript_use,
+    used_weight,
+    with_adapters,
+)
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

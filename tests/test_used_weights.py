@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from ckrm_kernels import measure, redundancy
 from ckrm_kernels.layers import model_layers
-from ckrm_kernels.used_weights import AS_USED, DRAWN, HOOKED, OVERRIDDEN, REPLACED, used_weight
+from ckrm_kernels.used_weights.forward import AS_USED, DRAWN, HOOKED, OVERRIDDEN, REPLACED, used_weight
 
 
 def standardised(weight: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from ckrm_kernels.private_copies import OwnRandomNumbers, private_copy
+from ckrm_kernels.used_weights.private_copies import OwnRandomNumbers, private_copy
 
 AS_USED = "the weight as its forward computes it"
 OVERRIDDEN = "its class overrides forward: the stored weight is measured"
