@@ -15,13 +15,11 @@ from ckrm_kernels.comparison.measured_layers import (
     SMALLER_EPS,
     Level,
     names_of_settings,
-    psi_settings,
 )
 from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 
@@ -66,7 +64,7 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
 
 def layers_csv(findings: Findings) -> str:
     """A row for each measured layer of each candidate."""
-    settings = psi_settings(findings.psi)
+    psis = names_of_settings(findings.psi)
     fields = ("mean", "deviation", "per_model", "chance")
     of_layer = ("layer", "filters", "slices", "kernel", "pairs", "distinct", "allowed", "within_target")
     of_levels = [
@@ -77,7 +75,7 @@ def layers_csv(findings: Findings) -> str:
             candidate.name,
             *(layer.name, layer.filters, layer.slices, "x".join(map(str, layer.kernel_size)), layer.pairs),
             *(together(layer.distinct), layer.allowed, layer.is_within(findings.target)),
-            *(cell for name in _LEVELS for cell in _level_cells(settings.get(name), layer.levels.get(name))),
+            *(cell for name in _LEVELS for cell in _level_cells(psis.get(name), layer.levels.get(name))),
         ]
         for candidate in findings.candidates
         for layer in candidate.layers
@@ -85,11 +83,11 @@ def layers_csv(findings: Findings) -> str:
     return csv_text(["network", *of_layer, *of_levels], rows)
 
 
-def _level_cells(psi: PsiConfig | None, level: Level | None) -> list[object]:
+def _level_cells(psi: str | None, level: Level | None) -> list[object]:
     """None where there is no such setting of psi beside the one that is searched at."""
     if psi is None or level is None:
         return [None] * 5
-    return [psi.in_words(), level.mean, deviation(level.per_model), together(level.per_model), level.chance]
+    return [psi, level.mean, deviation(level.per_model), together(level.per_model), level.chance]
 
 
 def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Table:
