@@ -26,21 +26,31 @@ class Display:
     """Shows phases and, within one, a bar for each network that trains. Use `bars` in a `with` statement.
 
     console: a rich console; None makes one on standard output. What is no terminal gets the time before each line
-    log: a file to which every line is added, with date and time
+    log: a file to which every line is added, with date and time, from the first phase on: what comes before may yet be
+        refused, and leaves nothing in the folder
     """
 
     def __init__(self, console: Any = None, log: Path | None = None) -> None:
         with require("progress", "rich"):
             from rich.console import Console
         self.console, self._log = console or Console(quiet=not team().is_first), log if team().is_first else None
+        self._before: list[str] | None = []  # lines that come before the first phase
 
     def phase(self, text: str) -> None:
         """Announces what happens next."""
+        before, self._before = self._before or [], None
+        if self._log:
+            for line in before:
+                append_line(self._log, line)
         self._print(text, "bold")
 
     def print_line(self, text: str) -> None:
         """A line of what was found."""
         self._print(f"  {text}")
+
+    def in_place_of_bars(self, text: str) -> None:
+        """A line that is printed where no bars are shown, and logged."""
+        self._print(f"  {text}", bars=True)
 
     def _print(self, text: str, style: str = "", *, bars: bool = False) -> None:
         """Prints and logs a line. bars: one that stands in for bars, and is only logged where those are shown"""
@@ -48,8 +58,11 @@ class Display:
         if not (bars and self.console.is_terminal):
             line = text if self.console.is_terminal else f"{now:%H:%M:%S} {text}"
             self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
-        if self._log:
-            append_line(self._log, f"{now:%Y-%m-%d %H:%M:%S} {text}")
+        logged = f"{now:%Y-%m-%d %H:%M:%S} {text}"
+        if self._before is not None:
+            self._before.append(logged)
+        elif self._log:
+            append_line(self._log, logged)
 
     def show(self, renderable: Any) -> None:
         """A table or any other thing that rich can draw."""
@@ -71,10 +84,6 @@ class Display:
     def bars(self, names: Sequence[str], epochs: int, finished: Collection[int] = ()) -> TrainingBars:
         """A bar of so many epochs for each network named, full for those at the places that are finished already."""
         return TrainingBars(self, names, epochs, finished)
-
-    def in_place_of_bars(self, text: str) -> None:
-        """A line that is printed where no bars are shown, and logged."""
-        self._print(f"  {text}", bars=True)
 
 
 class TrainingBars:

@@ -158,12 +158,20 @@ def test_every_line_is_logged_with_its_date(tmp_path, terminal):
     file, log = StringIO(), tmp_path / "log.txt"
     for _ in range(2):  # a second start adds to it
         display = Display(Console(file=file, force_terminal=terminal, width=100), log)
+        before = log.read_text(encoding="utf-8") if log.exists() else None
+        display.print_line("left out: 1 of the images")
+        assert (log.read_text(encoding="utf-8") if log.exists() else None) == before  # it may yet be refused
         display.phase("Round 0")
         display.print_line("found ± it")
         with display.bars(["seed 0"], 1) as bars:
             bars.on_event(0, epoch(1))
     lines = log.read_text(encoding="utf-8").splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
-    texts = ["Round 0", "  found ± it", "  seed 0: epoch 1 of 1, loss 0.500, validation accuracy 0.250"]
+    texts = [
+        "  left out: 1 of the images",
+        "Round 0",
+        "  found ± it",
+        "  seed 0: epoch 1 of 1, loss 0.500, validation accuracy 0.250",
+    ]
     assert [line[20:] for line in lines] == texts * 2
     assert bool(re.search(r"^\d\d:\d\d:\d\d", file.getvalue(), re.MULTILINE)) != terminal
