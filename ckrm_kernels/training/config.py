@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from ckrm_kernels.storage.settings import whole_number
 from ckrm_kernels.training.history import Epoch
 
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
@@ -59,10 +60,12 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "plateau_patience", "early_stop"):
             count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name} must be a whole number >= 1, got {count!r}")
-            if count is not None and count >= 2**63:
+            if count is None and name == "early_stop":
+                continue
+            count = whole_number(name, count, 1)
+            if count >= 2**63:
                 raise ValueError(f"{name} must be below 2^63, got {count!r}")
+            object.__setattr__(self, name, count)
         for name, accepted in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -79,8 +80,9 @@ class RunsConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
         for seed in self.seeds:
-            if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
                 raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
+        object.__setattr__(self, "seeds", tuple(map(int, self.seeds)))
 
 
 def loaded(config: DataConfig, display: Display) -> Dataset:

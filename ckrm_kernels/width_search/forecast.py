@@ -64,7 +64,7 @@ def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
         networks = f"{of.least_networks} to {networks}"
     return (
         f"The search needs about {time_left} more: {networks} of {roughly(seconds)} each or less, {side_by_side} at a "
-        "time. Shorter: --set data.fraction=0.1, or fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
+        "time. Shorter: a smaller data.fraction, fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
         "interrupted at any moment"
     )
 

@@ -240,6 +240,15 @@ def test_whole_numbers_of_every_kind(value):
     json.dumps(as_json(config))
 
 
+def test_numbers_of_numpy_in_the_settings_of_training():
+    config = RunsConfig(
+        training=TrainingConfig(epochs=np.int32(3), batch_size=np.int64(8), early_stop=np.uint8(2)),
+        seeds=tuple(np.arange(2)),
+    )
+    assert config == RunsConfig(training=TrainingConfig(epochs=3, batch_size=8, early_stop=2), seeds=(0, 1))
+    json.dumps(as_json(config))
+
+
 @pytest.mark.parametrize("value", [True, 3.0, "3", None, np.float64(3), np.array([3, 4])])
 def test_what_is_no_whole_number(value):
     with pytest.raises(ValueError, match="x must be a whole number >= 1, got "):
