@@ -93,6 +93,7 @@ def in_use():
 @pytest.fixture
 def ckrm(monkeypatch, capsys):
     """Runs the command in this process: exit code, output, error output."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # which workers of pytest-xdist set
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ckrm", *map(str, arguments)])

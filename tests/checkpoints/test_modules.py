@@ -71,9 +71,13 @@ def test_measured_as_the_module_itself(kind, tmp_path):
         found = dict(zip(expected, found.values(), strict=True))
         del expected["standardised",], found["standardised",]
     assert found.keys() == expected.keys()
-    for key, layer in expected.items():
-        assert len(found[key].banks) == len(layer.banks)
-        assert all(torch.equal(a, b) for a, b in zip(found[key].banks, layer.banks, strict=True))
+    for (
+        key,
+        layer,
+    ) in expected.items():  # of a file nothing runs, so that a weight that forward changes is the stored one
+        banks = [model.standardised.weight] if key == ("standardised",) else layer.banks
+        assert len(found[key].banks) == len(banks)
+        assert all(torch.equal(a, b) for a, b in zip(found[key].banks, banks, strict=True))
     if kind != "frozen":
         assert found["standardised",].kind == "Conv2d"
         assert "Standardised, by its stored weight" in found["standardised",].note
