@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
@@ -77,7 +77,9 @@ def used_weight(module: nn.Module) -> UsedWeight:
 def is_uninitialised(module: nn.Module) -> bool:
     """Whether it is a lazy module that has not seen a batch."""
     own = (*module._parameters.values(), *module._buffers.values())
-    return any(isinstance(each, UninitializedTensorMixin) for each in own)  # as is_lazy, which dynamo can't trace
+    return any(
+        isinstance(each, (UninitializedParameter, UninitializedBuffer)) for each in own
+    )  # as is_lazy, which dynamo can't trace
 
 
 def holds_values(weight: Tensor) -> bool:
