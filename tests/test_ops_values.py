@@ -186,7 +186,7 @@ def test_a_constant_slice_has_no_contrast_whatever_its_value(value, dtype):
     assert ops.pairwise_psi_backward(torch.ones(15, dtype=result_dtype(dtype)), w, 0.0, 1.0, 1.0, 0.0).eq(0).all()
 
 
-@pytest.mark.parametrize("shape", [(40, 33, 3, 3), (70, 100, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 33, 3, 3), *also((70, 100, 3))], ids=str)
 @pytest.mark.parametrize("edges", [[0.99], [0.01], [0.0], [1.0], [0.0, 1.0], [0.5, 0.5], [0.2, 0.21, 0.22]], ids=str)
 def test_counts_decided_early_are_exact(shape, edges):
     w = weight(shape, scale=1.0)
