@@ -24,6 +24,7 @@ from compare import (
     weight,
 )
 from definition import Psi
+from exhaustive import also
 from tolerances import gradient_allowance, packed_to_square, psi_allowance
 
 from ckrm_kernels import reference
