@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible
+from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible, use_threads
 from ckrm_kernels.extras import require
 from ckrm_kernels.measurement import Pointwise, Track
 from ckrm_kernels.report.result import Sort
@@ -54,6 +54,9 @@ def measure(
         Sort | None, typer.Option(help="Largest first; by default model, with --top excess over chance.")
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N measured layers.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; by default torch's, or OMP_NUM_THREADS.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figure: png, pdf or svg.")] = None,
@@ -77,6 +80,7 @@ def measure(
     _check_values(threshold, options)
     _check_outputs(files, checkpoints)
     constructor = _constructor(like)
+    use_threads(threads)
     with interruptible("nothing was written; run the same command again"):
         read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=_tracked("reading"))
         _check_read(files, [Path(source.name) for each in read for source in each.sources])
