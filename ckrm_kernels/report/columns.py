@@ -135,8 +135,10 @@ def _distinct(
 
 
 def _of_live(layer: LayerRedundancy, value: float | None) -> str:
-    """Of the filters that are not dead, where others are."""
-    return _number(value, ".4f") if layer.dead else ""
+    """Of the filters that are not dead, where others are; a dash where no two are left."""
+    if not layer.dead or value is None:
+        return ""
+    return NOTHING if (layer.filters or 0) - layer.dead < 2 else _number(value, ".4f")
 
 
 def _number(value: float | None, form: str) -> str:

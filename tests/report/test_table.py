@@ -133,7 +133,16 @@ def test_only_what_is_shown_is_explained():
     quiet = str(report(NOTHING))
     assert [word for word, begin in words.items() if begin in quiet] == ["scale-free", "chance", "distinct"]
     scale = str(report(ARTEFACT))
-    assert "scale: only lambda at eps 1e-4 is above 0.01 and above its chance level by three standard errors" in scale
+    limit = "above 0.01 and above the scale-free chance level by three standard errors"
+    assert f"scale: only lambda at eps 1e-4 is {limit}:" in scale
+    assert f"scale: only lambda at eps 1e-4 is {limit}:" in str(FEW)  # beside "repeats" too
+
+
+def test_live_filters_of_which_no_two_are_left_have_a_dash():
+    for filters, dead, shown in ((4, 2, "0.5000"), (4, 3, "–"), (4, 4, "–"), (4, 0, "")):  # noqa: RUF001
+        one = layer("one", shape=(filters, 16, 3, 3), dead=dead, live=(0.5, 0.5))
+        texts = {column.key: column.text(one) for column in columns(report(DEAD, one), [DEAD])}
+        assert (texts["live redundancy"], texts["live chance"]) == (shown, shown)
 
 
 def test_fewer_than_two_filters_have_no_redundancy():
