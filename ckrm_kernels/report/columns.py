@@ -123,13 +123,13 @@ def _of_scale_free(name: str) -> Callable[[LayerRedundancy], str]:
 def _distinct(
     of: Callable[[LayerRedundancy], LayerRedundancy | ScaleFreeRedundancy | None],
 ) -> Callable[[LayerRedundancy], str]:
-    """The number of distinct filters, where lambda exceeds chance; a dash where it does not."""
+    """The number of distinct filters, where lambda exceeds chance and the layer's finding says so; otherwise a dash."""
 
     def text(layer: LayerRedundancy) -> str:
         measured = of(layer)
         if measured is None or measured.distinct is None:
             return ""
-        return f"{measured.distinct:.4g}" if exceeds_chance(measured, layer) else NOTHING
+        return f"{measured.distinct:.4g}" if finding(layer) and exceeds_chance(measured, layer) else NOTHING
 
     return text
 

@@ -120,6 +120,13 @@ def test_distinct_is_shown_only_where_lambda_exceeds_chance():
         assert distinct.text(one) == ("7" if shown else "–")  # noqa: RUF001
 
 
+def test_distinct_is_not_shown_where_the_finding_is_that_nothing_repeats():
+    """A random depthwise layer: .0465 is above what its own chance level allows, not above what the scale-free does."""
+    one = layer("one", 0.0465, 0.0441, scale_free=(0.0467, 0.0450, 49), distinct=49, shape=(384, 1, 3, 3))
+    assert one.finding == "none"
+    assert row_of("one", report(one)).split()[3:9] == ["0.0465", "0.0441", "–", "0.0467", "0.0450", "–"]  # noqa: RUF001
+
+
 @pytest.mark.parametrize(("of", "mark"), [(REPEATS, "repeats"), (ARTEFACT, "scale"), (NOTHING, ""), (DEAD, "")])
 def test_the_finding_is_a_word_and_a_style(of, mark):
     line = next(line for line in lines(FEW) if line.text.startswith(of.name))
