@@ -123,20 +123,22 @@ def _of_scale_free(name: str) -> Callable[[LayerRedundancy], str]:
 def _distinct(
     of: Callable[[LayerRedundancy], LayerRedundancy | ScaleFreeRedundancy | None],
 ) -> Callable[[LayerRedundancy], str]:
-    """The number of distinct filters, where lambda exceeds chance; a dash where it does not."""
+    """The number of distinct filters, where lambda exceeds chance and the layer's finding says so; otherwise a dash."""
 
     def text(layer: LayerRedundancy) -> str:
         measured = of(layer)
         if measured is None or measured.distinct is None:
             return ""
-        return f"{measured.distinct:.4g}" if exceeds_chance(measured, layer) else NOTHING
+        return f"{measured.distinct:.4g}" if finding(layer) and exceeds_chance(measured, layer) else NOTHING
 
     return text
 
 
 def _of_live(layer: LayerRedundancy, value: float | None) -> str:
-    """Of the filters that are not dead, where others are."""
-    return _number(value, ".4f") if layer.dead else ""
+    """Of the filters that are not dead, where others are; a dash where no two are left."""
+    if not layer.dead or value is None:
+        return ""
+    return NOTHING if (layer.filters or 0) - layer.dead < 2 else _number(value, ".4f")
 
 
 def _number(value: float | None, form: str) -> str:

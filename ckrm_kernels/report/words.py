@@ -57,18 +57,18 @@ def explanations(report: RedundancyReport) -> dict[str, str]:
     layers, eps = report.layers, f"eps {written(PsiConfig.of(report.psi).eps)}"
     found, has_scale_free = {layer.finding for layer in layers}, bool(absolute_group(report))
     by_shape = "scale-free lambda" if has_scale_free else "lambda"
-    limit = f"above {TARGET:g} and above its chance level by three standard errors"
+    errors = "by three standard errors"
     terms = {}
     if has_scale_free:
         terms["scale-free"] = "of the layer divided by its root mean square: shapes alone, whatever their scale"
     if found & {"repeats", "scale", "none"}:
         terms["chance"] = "lambda of the same slices with the positions in each permuted"
     if "repeats" in found:
+        limit = f"above {TARGET:g} and above its chance level {errors}"
         terms["repeats"] = f"filters repeat each other's shape: {by_shape} is {limit}"
     if "scale" in found:
-        terms["scale"] = f"only lambda at {eps} is above those: small weights, which say nothing of shapes"
-        if "repeats" not in found:
-            terms["scale"] = f"only lambda at {eps} is {limit}: small weights, which say nothing of shapes"
+        limit = f"above {TARGET:g} and above the scale-free chance level {errors}"
+        terms["scale"] = f"only lambda at {eps} is {limit}: small weights, which say nothing of shapes"
     if any(layer.distinct is not None for layer in layers):
         terms["distinct"] = "filters left when repeats are merged, where lambda exceeds chance"
     if any(layer.dead for layer in layers):

@@ -120,6 +120,13 @@ def test_distinct_is_shown_only_where_lambda_exceeds_chance():
         assert distinct.text(one) == ("7" if shown else "–")  # noqa: RUF001
 
 
+def test_distinct_is_not_shown_where_the_finding_is_that_nothing_repeats():
+    """A random depthwise layer: .0465 is above what its own chance level allows, not above what the scale-free does."""
+    one = layer("one", 0.0465, 0.0441, scale_free=(0.0467, 0.0450, 49), distinct=49, shape=(384, 1, 3, 3))
+    assert one.finding == "none"
+    assert row_of("one", report(one)).split()[3:9] == ["0.0465", "0.0441", "–", "0.0467", "0.0450", "–"]  # noqa: RUF001
+
+
 @pytest.mark.parametrize(("of", "mark"), [(REPEATS, "repeats"), (ARTEFACT, "scale"), (NOTHING, ""), (DEAD, "")])
 def test_the_finding_is_a_word_and_a_style(of, mark):
     line = next(line for line in lines(FEW) if line.text.startswith(of.name))
@@ -133,7 +140,16 @@ def test_only_what_is_shown_is_explained():
     quiet = str(report(NOTHING))
     assert [word for word, begin in words.items() if begin in quiet] == ["scale-free", "chance", "distinct"]
     scale = str(report(ARTEFACT))
-    assert "scale: only lambda at eps 1e-4 is above 0.01 and above its chance level by three standard errors" in scale
+    limit = "above 0.01 and above the scale-free chance level by three standard errors"
+    assert f"scale: only lambda at eps 1e-4 is {limit}:" in scale
+    assert f"scale: only lambda at eps 1e-4 is {limit}:" in str(FEW)  # beside "repeats" too
+
+
+def test_live_filters_of_which_no_two_are_left_have_a_dash():
+    for filters, dead, shown in ((4, 2, "0.5000"), (4, 3, "–"), (4, 4, "–"), (4, 0, "")):  # noqa: RUF001
+        one = layer("one", shape=(filters, 16, 3, 3), dead=dead, live=(0.5, 0.5))
+        texts = {column.key: column.text(one) for column in columns(report(DEAD, one), [DEAD])}
+        assert (texts["live redundancy"], texts["live chance"]) == (shown, shown)
 
 
 def test_fewer_than_two_filters_have_no_redundancy():
