@@ -6,13 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckrm_kernels.psi_config import PsiConfig, written
-from ckrm_kernels.report.result import (
-    TARGET,
-    LayerRedundancy,
-    RedundancyReport,
-    ScaleFreeRedundancy,
-    allowed_by_chance,
-)
+from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, ScaleFreeRedundancy, exceeds_chance
 
 NOTHING = "–"  # noqa: RUF001 - an en dash: there is no such number
 TOO_FEW = "fewer than two filters"
@@ -57,14 +51,6 @@ def note(layer: LayerRedundancy) -> str:
     """How it was compared, or why it was skipped."""
     too_few = TOO_FEW if layer.status == "measured" and not layer.pairs else ""
     return "; ".join(filter(None, (layer.reason, too_few)))
-
-
-def exceeds_chance(of: LayerRedundancy | ScaleFreeRedundancy, layer: LayerRedundancy) -> bool:
-    """Whether its lambda^t is above the target and above what its own chance level allows."""
-    if of.redundancy is None or of.chance is None:
-        return False
-    pairs = layer.pairs * max(len(layer.per_model), 1)
-    return of.redundancy > max(TARGET, allowed_by_chance(of.chance, pairs))
 
 
 def absolute_group(report: RedundancyReport) -> str:
@@ -129,7 +115,10 @@ def _distinct(
         measured = of(layer)
         if measured is None or measured.distinct is None:
             return ""
-        return f"{measured.distinct:.4g}" if finding(layer) and exceeds_chance(measured, layer) else NOTHING
+        if not finding(layer) or measured.redundancy is None or measured.chance is None:
+            return NOTHING
+        pairs = layer.pairs * max(len(layer.per_model), 1)
+        return f"{measured.distinct:.4g}" if exceeds_chance(measured.redundancy, measured.chance, pairs) else NOTHING
 
     return text
 

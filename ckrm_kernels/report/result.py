@@ -26,6 +26,11 @@ def allowed_by_chance(chance: float, pairs: int) -> float:
     return chance + 3 * math.sqrt(chance * (1 - chance) / max(pairs, 1))
 
 
+def exceeds_chance(redundancy: float, chance: float, pairs: int) -> bool:
+    """Whether lambda^t over so many pairs is above `TARGET` and above what its chance level allows."""
+    return redundancy > max(TARGET, allowed_by_chance(chance, pairs))
+
+
 @dataclass(frozen=True)
 class Source:
     """What was measured.
@@ -113,10 +118,10 @@ class LayerRedundancy:
         by_shape = self.scale_free or self
         if self.redundancy is None or by_shape.redundancy is None or by_shape.chance is None:
             return None
-        limit = max(TARGET, allowed_by_chance(by_shape.chance, self.pairs * max(len(self.per_model), 1)))
-        if by_shape.redundancy > limit:
+        pairs = self.pairs * max(len(self.per_model), 1)
+        if exceeds_chance(by_shape.redundancy, by_shape.chance, pairs):
             return "repeats"
-        return "scale" if self.redundancy > limit else "none"
+        return "scale" if exceeds_chance(self.redundancy, by_shape.chance, pairs) else "none"
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""
