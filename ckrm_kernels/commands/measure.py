@@ -43,7 +43,8 @@ def measure(
         str | None, typer.Option(metavar="KEY", help="Of several weights in a file: model, ema, or their key.")
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read into this model, which knows groups and transposition.")
+        str | None,
+        typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read into this model, which knows groups and transposition."),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")
