@@ -19,7 +19,7 @@ def imported(path: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         where = ""
         if error.name == module.partition(".")[0]:
-            where = "; its folder must be on PYTHONPATH (the current one: PYTHONPATH=.)"
+            where = "; install it, or put its folder on PYTHONPATH (the current one: PYTHONPATH=.)"
         raise ValueError(f"{what} can't be imported: {error}{where}") from error
     except SystemExit as error:
         raise ValueError(f"{what} can't be imported: {module} ends the program when it is imported") from error

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from os import PathLike
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -149,6 +150,11 @@ class _Plan(NamedTuple):
 def _checked_models(model_or_models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
     if isinstance(model_or_models, Mapping):
         raise TypeError("model_or_models must be a module or a sequence of modules, got a state dict: load it into one")
+    if isinstance(model_or_models, (str, PathLike)):
+        raise TypeError(
+            f"model_or_models must be a module or a sequence of modules, got {model_or_models!r}: "
+            "`ckrm measure` reads files"
+        )
     given = model_or_models if isinstance(model_or_models, Iterable) else [model_or_models]
     models = [model_or_models] if isinstance(model_or_models, nn.Module) else list(given)
     for model in models:

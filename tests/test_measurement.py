@@ -698,6 +698,7 @@ def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
     ("arguments", "options", "error", "message"),
     [
         ((3,), {}, TypeError, "must be a module or a sequence of modules, got int"),
+        (("model.pt",), {}, TypeError, "got 'model.pt': `ckrm measure` reads files"),
         ((nn.Linear,), {}, TypeError, "must be a module or a sequence of modules, got type"),
         (([nn.ReLU(), 3],), {}, TypeError, "must be a module or a sequence of modules, got int"),
         (([],), {}, ValueError, "at least one model"),

@@ -15,6 +15,7 @@ from ckrm_kernels.checkpoints.layouts import from_flax, from_mlx
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
+from ckrm_kernels.report.selection import natural
 
 _TORCH_NAMES = {
     "F64": "float64",
@@ -59,7 +60,7 @@ def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
                 ) from None
             raise
         declared = (file.metadata() or {}).get("format", "")
-        slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=_natural)}
+        slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=natural)}
         tensors = [_stored(path, file, name, slices[name]) for name in slices]
     if declared not in _LAYOUTS:
         accepted = ", ".join(sorted(filter(None, _LAYOUTS)))
@@ -87,12 +88,6 @@ def _read(path: Path, file: Any, name: str) -> Tensor:
     with damage_named(path, "a safetensors file"):
         tensor: Tensor = file.get_tensor(name)
     return tensor
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that puts block 2 before block 11."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(len(part.lstrip("0")), part.lstrip("0")) if at % 2 else (0, part) for at, part in enumerate(parts)]
 
 
 _IN_TORCH: dict[str, Callable[[StoredTensor], StoredTensor]] = {

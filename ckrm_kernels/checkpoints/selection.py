@@ -63,8 +63,9 @@ def select(content: Node, weights: str | None = None) -> Selection:
         starts = dict(_at(content, weights))
     parts = [part for path, node in starts.items() for part in chooser.parts(node, path)]
     if weights is not None and not parts:
-        there = ", ".join(_keys(content)[:_SHOWN]) or "no weights under a key"
-        raise NoSuchWeightsError(f"holds no weights {weights!r}; it holds {there}")
+        there = ", ".join(_keys(content)[:_SHOWN])
+        accepted = f"it holds {there}" if there else "there is nothing to choose in it: leave out --weights"
+        raise NoSuchWeightsError(f"holds no weights {weights!r}; {accepted}")
     others = [*chooser.others, *(_keys(content) if weights is not None else ())]
     paths = [part.path for part in parts]
     left = tuple(key for key in dict.fromkeys(others) if not any(_is_within(key, path) for path in paths))

@@ -18,7 +18,9 @@ def compare(
     threshold: shared.Threshold = 0.6,
     eps: shared.Eps = 1e-4,
     scale_free: shared.ScaleFree = False,
-    threads: shared.Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads; by default as torch takes them.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the comparison as JSON.")] = None,
 ) -> None:
     """Compare networks trained on the same data: quality with tests, cost, time, and redundancy by layer."""

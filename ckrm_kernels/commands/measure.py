@@ -30,7 +30,8 @@ _STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "
 
 def measure(
     checkpoints: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT", help="File or folder with weights; the manual lists formats.")
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT", help="File or folder: torch.save, safetensors, .pt2, ONNX, NumPy."),
     ],
     threshold: Threshold = 0.6,
     eps: Eps = 1e-4,
@@ -42,7 +43,8 @@ def measure(
         str | None, typer.Option(metavar="KEY", help="Of several weights in a file: model, ema, or their key.")
     ] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read the checkpoints into this model first.")
+        str | None,
+        typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read into this model, which knows groups and transposition."),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")
@@ -51,7 +53,7 @@ def measure(
         str, typer.Option(metavar="PATTERN", help="Only layers with this in their name, or a glob: 'layer1.*'.")
     ] = "*",
     sort: Annotated[
-        Sort | None, typer.Option(help="Largest first; by default model, with --top excess over chance.")
+        Sort | None, typer.Option(help="Largest first; by default the model's order, with --top excess over chance.")
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N measured layers.")] = None,
     threads: Annotated[

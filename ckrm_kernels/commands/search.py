@@ -25,7 +25,8 @@ def search(
     ] = None,
     scale_free: shared.ScaleFree = False,
     tied: Annotated[
-        Literal["layer", "stage"] | None, typer.Option(help="layer: each has its own width; stage: one to each.")
+        Literal["layer", "stage"] | None,
+        typer.Option(help="Whether each layer has a width of its own, or all of a stage one."),
     ] = None,
     multiple: Annotated[int | None, typer.Option(help="Widths are multiples of this.")] = None,
     config: shared.Config = None,

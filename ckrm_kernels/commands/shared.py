@@ -46,9 +46,11 @@ ImageSize = Annotated[
 ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
-Threshold = Annotated[float, typer.Option(help="t of lambda^t, in [0, 1].")]
+Threshold = Annotated[float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1].")]
 Eps = Annotated[float, typer.Option(help="The constant of Psi; absolute, unless --scale-free.")]
-ScaleFree = Annotated[bool, typer.Option("--scale-free", help="Divide each weight by its RMS first.")]
+ScaleFree = Annotated[
+    bool, typer.Option("--scale-free", help="Divide each weight by its root mean square first: shapes alone.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N; auto takes a GPU where there is one.")]
 Processes = Annotated[int | None, typer.Option(help="Networks trained side by side; by default as many as cores.")]
 Threads = Annotated[

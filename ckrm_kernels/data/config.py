@@ -88,7 +88,7 @@ class DataConfig:
         else:
             accepted, right = "None", size is None
         if not right:
-            raise ValueError(f"image_size must be {accepted} for {self.name}, got {self.image_size!r}")
+            raise ValueError(f"image_size (--image-size) must be {accepted} for {self.name}, got {self.image_size!r}")
         object.__setattr__(self, "image_size", size)
 
     def load(self, track: Track = untracked) -> Dataset:

@@ -84,7 +84,7 @@ def read_config(
             values, {name: value for name, value in change.items() if name not in tables or isinstance(value, dict)}
         )
     values.pop("version", None)
-    _check_known(values, accepted)
+    _check_known(values, accepted, besides)
     return typed(type(default), values, "the configuration")
 
 
@@ -159,11 +159,16 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
-def _check_known(values: dict[str, Any], accepted: dict[str, Any]) -> None:
-    """Raises ValueError for the first setting that there is not, with the most similar ones that there are."""
-    known = list(_flat(accepted))
+def _check_known(values: dict[str, Any], accepted: dict[str, Any], besides: Any = None) -> None:
+    """Raises ValueError for the first setting that there is not, with the most similar ones that there are.
+
+    besides: see `read_config`
+    """
+    known, others = list(_flat(accepted)), _flat({} if besides is None else asdict(besides))
     for name in _flat(values):
         if name not in known and not any(each.startswith(f"{name}.") for each in known):
+            if name in others:
+                raise ValueError(f"the configuration has no setting {name}: it is one of another command")
             similar = " or ".join(_similar(name, known))
             raise ValueError(f"the configuration has no setting {name}" + (f"; is it {similar}?" if similar else ""))
 

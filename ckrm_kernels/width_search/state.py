@@ -110,7 +110,7 @@ def config_of(folder: Path) -> WidthSearchConfig:
     """The configuration of the experiment in a folder; raises ValueError where there is none."""
     path = folder / _STATE
     if not path.exists():
-        raise ValueError(f"{folder} holds no experiment of `ckrm search`: {_STATE} is missing")
+        raise ValueError(f"{folder} holds no search of `ckrm search`: {_STATE} is missing")
     theirs, _, _ = _split(path)
     theirs.pop("version", None)
     return typed(WidthSearchConfig, theirs, str(path))

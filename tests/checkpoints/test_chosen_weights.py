@@ -135,6 +135,11 @@ def test_a_wrong_key_says_what_there_is(content, key, tmp_path):
         read(content, tmp_path, weights=key)
 
 
+def test_a_key_where_there_is_nothing_to_choose(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no weights 'ema'; there is nothing to choose in it: leave out"):
+        read(state(0), tmp_path, weights="ema")
+
+
 def test_only_an_average_is_no_model(tmp_path):
     with pytest.raises(CheckpointError, match="holds no weights 'model'; it holds ema"):
         read({"ema": state(0)}, tmp_path, weights="model")

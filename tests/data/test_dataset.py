@@ -145,14 +145,20 @@ def test_chest_xrays_have_a_size_by_default():
         ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
         ({"name": "mnist", "folder": "a", "image_folder": "b"}, "image_folder must be None for mnist, got 'b'"),
         ({"name": "egd-cxr", "folder": "a"}, "egd-cxr needs image_folder"),
-        ({"name": "folder", "folder": "a"}, "image_size must be two whole numbers >= 1, height and width,"),
+        (
+            {"name": "folder", "folder": "a"},
+            r"image_size \(--image-size\) must be two whole numbers >= 1, height and width,",
+        ),
         ({"name": "folder", "folder": "a", "image_size": (0, 3)}, r"got \(0, 3\)"),
         ({"name": "folder", "folder": "a", "image_size": [3, 2.5]}, r"got \[3, 2.5\]"),
         ({"name": "folder", "folder": "a", "image_size": 32}, "got 32"),
-        ({"name": "cifar100", "folder": "a", "image_size": (32, 32)}, "image_size must be None for cifar100"),
+        (
+            {"name": "cifar100", "folder": "a", "image_size": (32, 32)},
+            r"image_size \(--image-size\) must be None for cifar100",
+        ),
         (
             {"name": "egd-cxr", "folder": "a", "image_folder": "b", "image_size": (512, 640)},
-            r"image_size must be \(640, 512\) or \(1536, 1280\) for egd-cxr, got \(512, 640\)",
+            r"image_size \(--image-size\) must be \(640, 512\) or \(1536, 1280\) for egd-cxr, got \(512, 640\)",
         ),
         ({"gaze": "saccades"}, "gaze must be one of gaze, fixations, got 'saccades'"),
         ({"split_seed": -1}, "split_seed must be a whole number from 0 to 2\\^63 - 1, got -1"),

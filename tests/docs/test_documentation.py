@@ -33,3 +33,18 @@ def test_commands_are_found():
 def test_every_public_name_has_its_place():
     shown = re.findall(r"^::: ckrm_kernels\.(\w+)$", (ROOT / "docs/api/index.md").read_text(), re.MULTILINE)
     assert sorted(shown) == sorted(ckrm_kernels.__all__)
+
+
+OPTIONS = {
+    option
+    for command in typer.main.get_command(app).commands.values()
+    for parameter in command.params
+    for option in parameter.opts
+    if option.startswith("--") and option != "--help"
+}
+
+
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+def test_every_option_has_its_place(option):
+    page = (ROOT / "docs/command-line.md").read_text()
+    assert re.search(rf"(?<![\w-]){option}(?![\w-])", page)

@@ -112,7 +112,7 @@ def test_commands_find_the_class_where_python_does(folders):
     assert missing.returncode == 1
     assert missing.stderr == (
         f"ckrm: {folders / 'plain' / 'config.json'}: network: kind 'plain_network:PlainNetwork' can't be imported: "
-        "No module named 'plain_network'; its folder must be on PYTHONPATH (the current one: PYTHONPATH=.)\n"
+        "No module named 'plain_network'; install it, or put its folder on PYTHONPATH (the current one: PYTHONPATH=.)\n"
     )
 
 

@@ -364,7 +364,7 @@ def test_no_report_of_a_folder_that_another_process_works_in(finished, in_use):
 
 
 def test_a_search_that_is_not_finished_has_no_report(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no experiment of `ckrm search`: state\.json is missing"):
+    with pytest.raises(ValueError, match=r"holds no search of `ckrm search`: state\.json is missing"):
         report(tmp_path)
     started = experiment.Experiment(tmp_path, SMALL, ON_CPU, Display(Console(quiet=True)))
     started.state_file.save(started.state)
