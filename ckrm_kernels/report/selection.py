@@ -35,9 +35,8 @@ def fitting(names: Sequence[str], pattern: str) -> set[str]:
     """The names that the pattern is a part of, or fits as a glob; raises ValueError where there is none."""
     found = {name for name in names if pattern in name or fnmatchcase(name, pattern)}
     if names and not found:
-        raise ValueError(
-            f"no layer's name fits the pattern {pattern!r}; names are such as {', '.join(name or "''" for name in names[:5])}"
-        )
+        such = ", ".join(name or "'' (the whole)" for name in names[:5])
+        raise ValueError(f"no layer's name fits the pattern {pattern!r}; names are such as {such}")
     return found
 
 
