@@ -50,7 +50,9 @@ def test_the_declared_layout_is_put_into_torchs(declared, name, change, tmp_path
     for layer, weight in zip(checkpoint.layers, WEIGHTS, strict=True):
         assert torch.equal(layer.banks[0], weight)
     layout = (declared or {}).get("format")
-    assert any(f"declares the format {layout}" in note for note in checkpoint.notes) == (layout not in (None, "pt", "PyTorch"))
+    assert any(f"declares the format {layout}" in note for note in checkpoint.notes) == (
+        layout not in (None, "pt", "PyTorch")
+    )
 
 
 def test_a_layout_that_is_not_known_is_refused_by_name(tmp_path):
