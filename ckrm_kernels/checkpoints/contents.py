@@ -20,7 +20,7 @@ _STATE = re.compile(
     "grad_avg|acc_delta|slow_buffer|step_size|previous_grad"
 )
 _BESIDE = re.compile("step|sum|prev|eta|lambd|mu|ax|mu_product|row_var|col_var|variance|hessian|RMS|state1|state2")
-_AVERAGE = {"ema", "shadow", "averaged", "swa"}
+_AVERAGE = {"ema", "shadow", "average", "averaged", "swa"}
 
 
 @dataclass
@@ -162,14 +162,19 @@ def is_weight(name: str) -> bool:
 
 def is_average(key: str) -> bool:
     """Whether a key says that a moving average of weights is under it, such as model_ema."""
-    return bool(_AVERAGE & set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())))
+    return bool(_AVERAGE & _words(key))
+
+
+def _words(key: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())) - {""}
 
 
 def _averages_apart(children: dict[str, Node | StoredTensor]) -> dict[str, Node | StoredTensor]:
     """The children, with the averages among dotted names in nodes of their own, as where a file nests them.
 
     Told by their key and by their structure: other names go on as theirs do, with or without the dots, to tensors of
-    the same shapes. A module of such a name that is no copy stays where it is.
+    the same shapes, and are named as the average is but for that word, or most of the weights. A module of such a
+    name that is no copy of that kind stays where it is.
     """
     groups: dict[str, dict[str, StoredTensor]] = {"": {}}
     for key, child in children.items():
@@ -177,16 +182,22 @@ def _averages_apart(children: dict[str, Node | StoredTensor]) -> dict[str, Node 
         if isinstance(child, StoredTensor):
             groups[""][key] = child
             groups.setdefault(first, {})[rest] = child
+    total = sum(len(_shapes(group)) for key, group in groups.items() if key and not is_average(key))
+
+    def is_copy(first: str, of: str) -> bool:
+        weights = _shapes(groups[first])
+        known = _words(of) == _words(first) - _AVERAGE or 2 * len(weights) > total
+        return first != of and bool(weights) and known and weights.items() <= _shapes(groups[of]).items()
+
     apart = {
         first: Node(False, dict(group))
         for first, group in groups.items()
-        if is_average(first) and any(_is_copy(group, other) for key, other in groups.items() if key != first)
+        if is_average(first) and any(is_copy(first, of) for of in groups)
     }
     others = {key: child for key, child in children.items() if key.partition(".")[0] not in apart}
     return {**others, **apart}
 
 
-def _is_copy(tensors: Mapping[str, StoredTensor], of: Mapping[str, StoredTensor]) -> bool:
-    shapes = {name.replace(".", ""): tensor.shape for name, tensor in of.items()}
-    weights = {name.replace(".", ""): tensor.shape for name, tensor in tensors.items() if len(tensor.shape) >= 2}
-    return bool(weights) and weights.items() <= shapes.items()
+def _shapes(tensors: Mapping[str, StoredTensor]) -> dict[str, tuple[int, ...]]:
+    """Of weights, by their names without the dots."""
+    return {name.replace(".", ""): tensor.shape for name, tensor in tensors.items() if len(tensor.shape) >= 2}

@@ -14,9 +14,10 @@ NOT_A_KERNEL = "not a kernel by its name"
 _ATTENTION = {"query", "key", "value", "out"}  # of Flax and Keras, whose kernels hold heads
 
 
-def kernel_in_torch_layout(tensor: StoredTensor) -> StoredTensor:
+def kernel_in_torch_layout(tensor: StoredTensor, keras: bool = True) -> StoredTensor:
     """A kernel of Flax, Keras or TensorFlow by its name, (*K, I, O), as (O, I, *K); any other tensor as it is.
 
+    keras: whether it may be of Keras or TensorFlow, whose transposed kernels are (*K, O, I); Flax's are as the others
     What holds no filters loses its `read`, with the reason.
     """
     *path, last = tensor.name.replace(".", "/").removesuffix(":0").split("/")
@@ -29,14 +30,23 @@ def kernel_in_torch_layout(tensor: StoredTensor) -> StoredTensor:
         return refused(tensor, "attention, a projection to heads")
     if last == "depthwise_kernel":  # (*K, I, filters of each channel)
         return _changed(tensor, _depthwise, "depthwise (*K, I, M), as Keras writes")
-    if any("_transpose" in part for part in path):
+    if keras and any("_transpose" in part for part in path):
         return _changed(tensor, _transposed, "transposed (*K, O, I), as Keras writes")
     return _changed(tensor, _plain, "(*K, I, O), as Flax and Keras write")
 
 
 def from_flax(tensor: StoredTensor) -> StoredTensor:
-    """A tensor of a file that declares Flax's or TensorFlow's layout: kernels by their names, and what is a weight."""
-    kernel = kernel_in_torch_layout(tensor)
+    """A tensor of a file that declares Flax's layout: kernels by their names, and what is a weight."""
+    return _declared(tensor, keras=False)
+
+
+def from_tensorflow(tensor: StoredTensor) -> StoredTensor:
+    """A tensor of a file that declares TensorFlow's layout, likewise."""
+    return _declared(tensor, keras=True)
+
+
+def _declared(tensor: StoredTensor, keras: bool) -> StoredTensor:
+    kernel = kernel_in_torch_layout(tensor, keras)
     if kernel is not tensor:
         return kernel if kernel.read is None else replace(kernel, note="")  # the heading says it of the whole file
     if len(tensor.shape) < 2:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any, NamedTuple
 
 from ckrm_kernels.checkpoints.pickles import StandIn
@@ -12,6 +13,7 @@ from ckrm_kernels.checkpoints.stored import StoredTensor
 from ckrm_kernels.checkpoints.torch_archives import TorchArchive
 from ckrm_kernels.checkpoints.torch_tensors import tensor_of
 
+_MOST = 100_000
 _SCRIPT = "__torch__."
 _MANGLED = re.compile(r"\.___torch_mangle_\d+")
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n|\n)*)", re.MULTILINE)
@@ -41,14 +43,14 @@ def is_pickled_module(value: Any) -> bool:
 
 def pickled_module(record: StandIn) -> dict[str, StoredTensor]:
     """The tensors of a pickled module by the names that its state dict would give them."""
-    return _tensors(record, _of_pickled, "", frozenset())
+    return _tensors(record, _of_pickled, "", frozenset(), count(1))
 
 
 def script_module(archive: TorchArchive) -> dict[str, StoredTensor]:
     """The tensors of a TorchScript archive by name; those of a frozen one are constants without a name."""
     operators = _script_operators(archive)
     root = archive.load("data.pkl", "data")
-    found = _tensors(root, lambda record: _of_script(record, operators), "", frozenset())
+    found = _tensors(root, lambda record: _of_script(record, operators), "", frozenset(), count(1))
     if found:
         return found
     constants = archive.load("constants.pkl", "constants")
@@ -65,7 +67,12 @@ class _Parts(NamedTuple):
     operator: Operator
 
 
-def _tensors(record: Any, parts_of: Any, prefix: str, above: frozenset[int]) -> dict[str, StoredTensor]:
+def _tensors(
+    record: Any, parts_of: Any, prefix: str, above: frozenset[int], entered: Iterator[int]
+) -> dict[str, StoredTensor]:
+    """entered: counts the modules, of which a few that are shared, and share others, make no end."""
+    if next(entered) > _MOST:
+        raise ValueError("too many modules")
     if not isinstance(record, StandIn) or id(record) in above:  # a module may hold its parent
         return {}
     parts: _Parts = parts_of(record)
@@ -82,7 +89,7 @@ def _tensors(record: Any, parts_of: Any, prefix: str, above: frozenset[int]) -> 
                 tensor, name=full, operator=parts.operator.name, groups=parts.operator.groups, note=note
             )
     for name, module in parts.modules.items():
-        found.update(_tensors(module, parts_of, f"{prefix}{name}.", above | {id(record)}))
+        found.update(_tensors(module, parts_of, f"{prefix}{name}.", above | {id(record)}, entered))
     return found
 
 

@@ -53,9 +53,9 @@ def _stored(raw: Any, record: Any, shape: Any, order: str) -> StoredTensor | Non
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(shape, tuple):
         raise ValueError("an array without its bytes")
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(raw):
-        raise ValueError(f"an array of shape {shape} in {len(raw)} bytes")
+        raise ValueError(f"an array of another shape than its {len(raw)} bytes")
     if order not in ("C", "F"):
-        raise ValueError(f"an array in the order {order}")
+        raise ValueError("an array in no known order")
     read = None if name == "longdouble" else partial(_read, raw, dtype, shape, order, name == "bfloat16")
     return StoredTensor("", shape, name, read, note="" if read else f"{name}, which torch does not have")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn, Protocol
 
 Build = Callable[..., Any]
+_LARGEST = 10_000_000  # parts of a tuple of tuples, written out
 _HARMLESS_MODULES = ("typing", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "pathlib")
 _HARMLESS = {
     f"{module}.{name}"
@@ -123,6 +124,7 @@ class Unpickler(pickle._Unpickler):
         super().__init__(file, encoding="latin1")
         self._builders = {**_CONTAINERS, **builders}
         self._persistent = persistent
+        self._sizes: dict[int, tuple[Any, int]] = {}  # of tuples that hold others, by their ids, which stay theirs
 
     def find_class(self, module: str, name: str) -> Global:
         """The record of a class or function; raises RefusedError."""
@@ -147,6 +149,15 @@ class Unpickler(pickle._Unpickler):
     def get_extension(self, code: int) -> NoReturn:
         """Refuses what is registered in the process."""
         raise RefusedError(f"copyreg's extension {code}")
+
+    def check_size(self, made: Any) -> None:
+        """Refuses a tuple or frozenset of others with too many parts in all."""
+        inner = [each for each in made if isinstance(each, (tuple, frozenset))]
+        if inner:
+            size = len(made) + sum(self._sizes[id(each)][1] if id(each) in self._sizes else len(each) for each in inner)
+            if size > _LARGEST:
+                raise pickle.UnpicklingError("a tuple of too many parts")
+            self._sizes[id(made)] = made, size
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, (Global, StandIn)) or not isinstance(arguments, tuple):
@@ -184,6 +195,23 @@ class Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
+def _of_bounded_size(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A step that makes a tuple or a frozenset, refused where it holds others that are huge when written out.
+
+    A few bytes make one of 2^60 parts, (t, t) of a t made alike, whose hash and text would take for ever.
+    """
+
+    def loaded(self: Unpickler) -> None:
+        load(self)
+        self.check_size(self.stack[-1])
+
+    return loaded
+
+
+for _opcode in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET):
+    Unpickler.dispatch[_opcode[0]] = _of_bounded_size(Unpickler.dispatch[_opcode[0]])
+
+
 def _is_foreign(name: str) -> bool:
     """Whether it belongs to neither Python itself nor its library."""
     return name.partition(".")[0] not in sys.stdlib_module_names
@@ -200,14 +228,14 @@ def _sequence(*arguments: Any) -> list[Any]:
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     if encoding not in ("latin1", "latin-1", "utf-8"):
-        raise RefusedError(f"_codecs.encode to {encoding}")
+        raise RefusedError("_codecs.encode to another encoding")
     return text.encode(encoding)
 
 
 def _attribute(owner: Any, name: str, *_: Any) -> StandIn:
     """An attribute by its name, such as an enumeration's member: harmless where the owner is a record."""
     named = owner.name if isinstance(owner, Global) else owner.type if isinstance(owner, StandIn) else "builtins"
-    if not _is_foreign(named):
+    if not _is_foreign(named) or type(name) is not str:
         raise RefusedError("builtins.getattr")
     return StandIn(f"{named}.{name}")
 

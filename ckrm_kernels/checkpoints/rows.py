@@ -109,7 +109,7 @@ def _reason(tensor: StoredTensor) -> str:
         return _ONE_DIMENSION
     if is_parametrised(tensor.name):
         return PARAMETRISED
-    if not leaf.endswith("weight") and _NO_WEIGHT.search(leaf.lower()):
+    if not leaf.endswith(("weight", "kernel")) and _NO_WEIGHT.search(leaf.lower()):
         return _NOT_BY_NAME
     if tensor.read is None:
         return tensor.note or f"{tensor.dtype}, which torch does not have"

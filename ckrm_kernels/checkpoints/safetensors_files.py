@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ckrm_kernels.checkpoints.layouts import from_flax, from_mlx
+from ckrm_kernels.checkpoints.layouts import from_flax, from_mlx, from_tensorflow
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
@@ -38,7 +38,12 @@ _TORCH_NAMES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
-_LAYOUTS = {"": "torch", "pt": "torch", "np": "torch", "mlx": "mlx", "flax": "flax", "jax": "flax", "tf": "flax"}
+_LAYOUTS = {
+    **dict.fromkeys(("", "pt", "torch", "pytorch", "np", "numpy"), "torch"),
+    "mlx": "mlx",
+    **dict.fromkeys(("flax", "jax"), "flax"),
+    **dict.fromkeys(("tf", "tensorflow"), "tf"),
+}
 
 
 def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
@@ -59,7 +64,7 @@ def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
                     f"{path}: holds tensors of the type {unknown[1]}, which this safetensors does not know"
                 ) from None
             raise
-        declared = (file.metadata() or {}).get("format", "")
+        declared = (file.metadata() or {}).get("format", "").lower()
         slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=natural)}
         tensors = [_stored(path, file, name, slices[name]) for name in slices]
     if declared not in _LAYOUTS:
@@ -72,8 +77,8 @@ def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
 
 
 def _note(declared: str) -> str:
-    if declared == "np":
-        return "declares the format np, which says nothing of the layout: taken for torch's"
+    if declared in ("np", "numpy"):
+        return f"declares the format {declared}, which says nothing of the layout: taken for torch's"
     return "" if _LAYOUTS[declared] == "torch" else f"declares the format {declared}: put into torch's layout"
 
 
@@ -94,4 +99,5 @@ _IN_TORCH: dict[str, Callable[[StoredTensor], StoredTensor]] = {
     "torch": lambda tensor: tensor,
     "mlx": from_mlx,
     "flax": from_flax,
+    "tf": from_tensorflow,
 }

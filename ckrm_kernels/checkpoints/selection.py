@@ -95,7 +95,7 @@ class _Chooser:
         tensors = node.tensors
         matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) >= 2 or tensor.read is None}
         is_state_dict = any(map(is_weight, matrices))
-        nodes = self._without_averages(node.nodes, path, is_state_dict)
+        nodes = self._without_averages(node, path)
         if is_state_dict or not nodes:
             whole = {**tensors, **_flat(nodes)}
             return [_Part(path, whole)] if whole else []
@@ -113,12 +113,16 @@ class _Chooser:
         own = [_Part(path, tensors)] if tensors else []
         return own + [part for key, each in nodes.items() for part in self.parts(each, _joined(path, key))]
 
-    def _without_averages(self, nodes: dict[str, Node], path: str, has_others: bool) -> dict[str, Node]:
-        """The nodes but for averages, unless there is nothing else; all of what is within an average."""
+    def _without_averages(self, node: Node, path: str) -> dict[str, Node]:
+        """The nodes but for averages: those of shapes that the others have, too; all of what is within an average."""
+        nodes = node.nodes
         averages = [key for key in nodes if is_average(key)]
-        has_others = has_others or len(averages) < len(nodes)
-        if is_average(path.rpartition(".")[2]) or (self._keep_ema and not has_others):
+        if is_average(path.rpartition(".")[2]):
             return nodes
+        if self._keep_ema:
+            others = {key: child for key, child in node.children.items() if key not in averages}
+            shapes = _shapes(Node(False, others))
+            averages = [key for key in averages if shapes and _shapes(nodes[key]) <= shapes]
         self._leave(averages, path)
         return {key: node for key, node in nodes.items() if key not in averages}
 
@@ -163,6 +167,11 @@ def _keys(node: Node, path: str = "") -> list[str]:
         inner = [] if any(is_weight(name) for name in each.tensors) else _keys(each, _joined(path, key))
         found += inner or [_joined(path, key)]
     return found
+
+
+def _shapes(node: Node) -> set[tuple[int, ...]]:
+    """Of all weights in a node."""
+    return {tensor.shape for tensor in node.flat().values() if len(tensor.shape) >= 2}
 
 
 def _flat(nodes: Mapping[str, Node]) -> dict[str, StoredTensor]:

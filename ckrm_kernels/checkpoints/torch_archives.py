@@ -145,6 +145,8 @@ def _load_legacy(file: _Bounded, size: int, raw: Callable[[int, int], np.ndarray
 
     content = load()
     if type(content) is not int or content != _MAGIC:
+        if storages:
+            raise ValueError("storages are missing")
         return content
     load(), load()
     content, keys = load(), load()
@@ -169,11 +171,13 @@ def _whole(storage: Storage) -> np.ndarray:
 def _described(pid: Any) -> tuple[str, Any, int]:
     """The key, type and size in bytes of a storage by its persistent id."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-        raise pickle.UnpicklingError(f"an object outside of the pickle that is no storage: {str(pid)[:80]}")
+        raise pickle.UnpicklingError("an object outside of the pickle that is no storage")
     _, kind, key, _, count = pid[:5]
+    if type(key) not in (str, int):
+        raise pickle.UnpicklingError("a storage without a key")
     dtype = storage_dtype(kind)
     if type(count) is not int or count < 0:
-        raise ValueError(f"a storage of {count} elements")
+        raise ValueError("a storage of no number of elements")
     return str(key), dtype, _bytes(dtype, count)
 
 

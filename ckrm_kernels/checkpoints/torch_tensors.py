@@ -99,7 +99,7 @@ def tensor_builders() -> dict[str, Build]:
             for kind in ("Parameter", "Buffer")
         },
         "torch.Size": lambda sizes=(): tuple(sizes),
-        "torch.serialization._get_layout": lambda name: StandIn(str(name)),
+        "torch.serialization._get_layout": lambda name: StandIn(name if isinstance(name, str) else "torch.layout"),
     }
 
 
@@ -131,7 +131,7 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = Non
     dtype = _torch_dtype(dtype) or storage.dtype or torch.uint8
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError(f"a tensor of shape {size} and strides {stride}")
+        raise ValueError("a tensor without a shape and strides that fit")
     elements = storage.size // dtype.itemsize
     last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
     if all(size) and last >= elements:

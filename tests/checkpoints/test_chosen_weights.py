@@ -248,6 +248,32 @@ def test_no_layer_is_left_out_by_a_part_of_its_name(tmp_path):
     assert sorted(layer.name for layer in checkpoint.layers if layer.banks) == sorted(names)
 
 
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_layer_named_as_an_average_is_one_only_as_a_copy_of_the_model(save, tmp_path):
+    names = ["stem.conv", "attn.conv", "mask_head.conv", "ema_head.conv", "neck.conv"]
+    state = {f"{name}.weight": torch.randn(4, 4, 3, 3) for name in names}
+    save(state, tmp_path / "w.bin")
+    assert {layer.name for layer in read_checkpoints([tmp_path / "w.bin"])[0].layers if layer.banks} == set(names)
+
+
+def test_a_nested_module_named_as_an_average_of_other_shapes_is_none(tmp_path):
+    content = {"backbone": {"conv.weight": torch.randn(4, 3, 3, 3)}, "ema_block": {"conv.weight": torch.randn(4, 4, 3)}}
+    assert [layer.name for layer in read(content, tmp_path).layers] == ["backbone.conv", "ema_block.conv"]
+
+
+def test_the_average_of_one_of_two_networks(tmp_path):
+    of = states(3)
+    flat = {f"discriminator.{n}.{name}": value for n in range(3) for name, value in of[2].items()}
+    flat |= {
+        f"{part}.{name}": value
+        for n, part in enumerate(("generator", "generator_ema"))
+        for name, value in of[n].items()
+    }
+    checkpoint = read(flat, tmp_path)
+    assert {layer.name.partition(".")[0] for layer in checkpoint.layers} == {"generator", "discriminator"}
+    assert any("there are also generator_ema" in note for note in checkpoint.notes)
+
+
 # ---- nested in any way -----------------------------------------------------------------------------------------------
 
 JUNK = st.recursive(

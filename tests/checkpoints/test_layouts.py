@@ -31,6 +31,7 @@ def to_flax(weight: Tensor) -> Tensor:
         (None, "{}.weight", lambda weight: weight),
         ({"format": "pt"}, "{}.weight", lambda weight: weight),
         ({"format": "np"}, "{}.weight", lambda weight: weight),
+        ({"format": "PyTorch"}, "{}.weight", lambda weight: weight),
         ({"made_by": "someone"}, "{}.weight", lambda weight: weight),
         ({"format": "mlx"}, "{}.weight", to_mlx),
         ({"format": "flax"}, "block.{}.kernel", to_flax),
@@ -49,7 +50,9 @@ def test_the_declared_layout_is_put_into_torchs(declared, name, change, tmp_path
     for layer, weight in zip(checkpoint.layers, WEIGHTS, strict=True):
         assert torch.equal(layer.banks[0], weight)
     layout = (declared or {}).get("format")
-    assert any(f"declares the format {layout}" in note for note in checkpoint.notes) == (layout not in (None, "pt"))
+    assert any(f"declares the format {layout}" in note for note in checkpoint.notes) == (
+        layout not in (None, "pt", "PyTorch")
+    )
 
 
 def test_a_layout_that_is_not_known_is_refused_by_name(tmp_path):
@@ -75,6 +78,16 @@ def test_what_is_no_kernel_is_listed(tmp_path):
     assert found["conv"].shape == (8, 4, 3, 3)
     assert found["embed.embedding"].note == "not a weight by its name"
     assert found["gate"].note == "not a kernel by its name"
+
+
+@pytest.mark.parametrize(
+    ("declared", "change"), [("flax", to_flax), ("tf", lambda weight: weight.movedim((0, 1), (-2, -1)).contiguous())]
+)
+def test_a_transposed_kernel_has_the_layout_of_its_library(declared, change, tmp_path):
+    weight = torch.randn(6, 4, 3, 3)  # Flax writes (*K, I, O) as of any convolution, Keras (*K, O, I)
+    save_file({"conv_transpose.kernel": change(weight)}, tmp_path / "w.safetensors", metadata={"format": declared})
+    (layer,) = read_checkpoints([tmp_path / "w.safetensors"])[0].layers
+    assert torch.equal(layer.banks[0], weight)
 
 
 def test_a_depthwise_kernel_of_tensorflow(tmp_path):

@@ -24,6 +24,7 @@ import sys
 import types
 import uuid
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -121,6 +122,41 @@ def test_no_real_class_can_be_changed(name):
     assert type(made) is Global
     assert not hasattr(made, "a")
     assert not hasattr(collections.OrderedDict, "a")
+
+
+def module_record(modules: bytes) -> bytes:
+    """A pickled module that holds others; what is on the stack before it stays there."""
+    return (
+        b"ctorch.nn.modules.container\nSequential\n)\x81}(X\x0b\x00\x00\x00_parameters}X\x08\x00\x00\x00_buffers}"
+        b"X\x08\x00\x00\x00_modules" + modules + b"ub"
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "double", "end"),
+    [  # each writes what it made last twice into the next, 60 times over
+        (b")q\x00", b"0h\x00h\x00\x86q\x00", b"0}h\x00K\x01s."),  # the key of a dict
+        (b")q\x00", b"0h\x00h\x00\x86q\x00", b"0h\x00Q."),  # a persistent id
+        (b"]q\x00", b"0](h\x00h\x00eq\x00", b"0(X\x07\x00\x00\x00storageNh\x00NNtQ."),  # a storage's key
+        (
+            module_record(b"}") + b"q\x00",
+            b"0" + module_record(b"}(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00u") + b"q\x00",
+            b"0h\x00.",
+        ),
+    ],
+)
+def test_what_is_huge_when_written_out_comes_to_an_end(start, double, end, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"\x80\x02" + start + double * 60 + end)
+    with pytest.raises(CheckpointError, match=r"w\.pt: is a truncated or damaged checkpoint"):
+        read_checkpoints([tmp_path / "w.pt"])
+
+
+def test_a_pickle_without_the_storages_it_names_is_damaged(tmp_path):
+    torch.save({"w.weight": WEIGHT}, tmp_path / "w.zip")
+    with zipfile.ZipFile(tmp_path / "w.zip") as archive:
+        (tmp_path / "w.pt").write_bytes(archive.read("w/data.pkl"))
+    with pytest.raises(CheckpointError, match=r"w\.pt: is a truncated or damaged checkpoint"):
+        read_checkpoints([tmp_path / "w.pt"])
 
 
 def test_an_extension_that_the_process_registered_is_refused():
