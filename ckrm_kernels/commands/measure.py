@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible, use_threads
 from ckrm_kernels.extras import require
-from ckrm_kernels.measurement import Pointwise, Track
+from ckrm_kernels.measurement import Pointwise
+from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.report.result import Sort
 from ckrm_kernels.report.selection import fitting
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ckrm_kernels.functional import PsiOptions
     from ckrm_kernels.report import RedundancyReport
 
-Item = TypeVar("Item")
 _STDOUT = Path("-")
 _STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
 
@@ -84,7 +85,8 @@ def measure(
     constructor = _constructor(like)
     use_threads(threads)
     with interruptible("nothing was written; run the same command again"):
-        read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=_tracked("reading"))
+        reading = partial(tracked, doing="reading", lines=False)
+        read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading)
         _check_read(files, [Path(source.name) for each in read for source in each.sources])
         structures: dict[Any, list[Any]] = {}
         for each in read:
@@ -105,7 +107,7 @@ def measure(
                 threshold,
                 pointwise,
                 options,
-                track=_tracked("measuring"),
+                track=partial(tracked, lines=False),
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
             )
@@ -178,18 +180,6 @@ def _check_kept(option: str, path: Path | None, others: Sequence[tuple[str, Path
     for what, other in others:
         if path is not None and path.resolve() == other.resolve():
             raise typer.BadParameter(f"{path} is also {what}", param_hint=f"--{option}")
-
-
-def _tracked(doing: str) -> Track:
-    """Iterates with a progress bar on the terminal's error stream."""
-
-    def tracked(items: Sequence[Item]) -> Iterable[Item]:
-        from rich.progress import track
-
-        console = _errors()
-        return track(items, doing, console=console, transient=True) if console.is_terminal else items
-
-    return tracked
 
 
 def _errors() -> Console:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
@@ -14,6 +15,7 @@ from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.folder import image_folder
 from ckrm_kernels.data.fraction import with_fraction
 from ckrm_kernels.data.mnist import mnist
+from ckrm_kernels.whole_numbers import as_whole
 
 Name = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
 Gaze = Literal["gaze", "fixations"]
@@ -55,10 +57,13 @@ class DataConfig:
         self._check_image_size()
         if self.gaze not in get_args(Gaze):
             raise ValueError(f"gaze must be one of {', '.join(get_args(Gaze))}, got {self.gaze!r}")
-        if type(self.split_seed) is not int or not 0 <= self.split_seed < 2**63:
+        seed, fraction = as_whole(self.split_seed), self.fraction
+        if seed is None or seed < 0 or seed >= 2**63:
             raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {self.split_seed!r}")
-        if type(self.fraction) not in (int, float) or not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must lie above 0 and be at most 1, got {self.fraction!r}")
+        object.__setattr__(self, "split_seed", seed)
+        if not isinstance(fraction, Real) or isinstance(fraction, bool) or not 0 < fraction <= 1:
+            raise ValueError(f"fraction must lie above 0 and be at most 1, got {fraction!r}")
+        object.__setattr__(self, "fraction", float(fraction))
         if not isinstance(self.skip_bad, bool):
             raise ValueError(f"skip_bad must be true or false, got {self.skip_bad!r}")
         if self.cache is not None and not isinstance(self.cache, str):
@@ -77,14 +82,16 @@ class DataConfig:
             raise ValueError(f"{argument} must be {accepted}, got {folder!r}{cure}")
 
     def _check_image_size(self) -> None:
-        size: Any = tuple(self.image_size) if isinstance(self.image_size, (list, tuple)) else self.image_size
+        size: Any = self.image_size
+        if isinstance(size, (list, tuple)):
+            size = tuple(map(as_whole, size))
         if self.name == "egd-cxr" and size is None:
             size = (640, 512)
         if self.name == "egd-cxr":
             accepted, right = " or ".join(map(str, FRAMES)), size in [*FRAMES]
         elif self.name == "folder":
             accepted = "two whole numbers >= 1, height and width,"
-            right = isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n >= 1 for n in size)
+            right = isinstance(size, tuple) and len(size) == 2 and all(n is not None and n >= 1 for n in size)
         else:
             accepted, right = "None", size is None
         if not right:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ckrm_kernels.models.network import TrainingChoices
+from ckrm_kernels.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from ckrm_kernels.data import Batch, Dataset
@@ -24,9 +25,7 @@ class CAMHead(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("classes", classes)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        channels, classes = whole_number("channels", channels), whole_number("classes", classes)
         self.weight = nn.Parameter(torch.empty(classes, channels))
         self.bias = nn.Parameter(torch.empty(classes))
         bound = 1 / math.sqrt(channels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +12,7 @@ from torch.nn import functional
 from ckrm_kernels.models import ggcam
 from ckrm_kernels.models.forms import FORMS, Form, FormName
 from ckrm_kernels.models.network import Network, TrainingChoices, cross_entropy
+from ckrm_kernels.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from ckrm_kernels.data import Batch, Dataset
@@ -78,9 +79,10 @@ class ResNetShape(Network):
                 f"inner must hold one width for each block of each stage of out, got {self.inner} and {self.out}"
             )
         named = {**self.widths(), "in_channels": self.in_channels, "classes": self.classes}
-        for name, value in named.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        numbers = {name: whole_number(name, value) for name, value in named.items()}
+        sizes = {name: numbers[name] for name in ("in_channels", "classes")}
+        for name, value in {**sizes, **self._of_widths(numbers)}.items():
+            object.__setattr__(self, name, value)
 
     def widths(self) -> dict[str, int]:
         """Every width that can be chosen, by name, in the order of the layers.
@@ -100,13 +102,16 @@ class ResNetShape(Network):
         unknown = sorted(set(widths) - set(self.widths()))
         if unknown:
             raise ValueError(f"widths has unknown names {unknown}; accepted are {sorted(self.widths())}")
-        every = {**self.widths(), **widths}
+        return replace(self, **self._of_widths({**self.widths(), **widths}))
+
+    def _of_widths(self, widths: Mapping[str, int]) -> dict[str, Any]:
+        """The fields that hold the widths, of a value for each of them by name."""
         inner = tuple(
-            tuple(every[self._inner_name(stage, block)] for block in range(len(blocks)))
+            tuple(widths[self._inner_name(stage, block)] for block in range(len(blocks)))
             for stage, blocks in enumerate(self.inner, 1)
         )
-        out = None if self.out is None else tuple(every[f"layer{stage}"] for stage in range(1, len(inner) + 1))
-        return replace(self, stem=every["conv1"], inner=inner, out=out)
+        out = None if self.out is None else tuple(widths[f"layer{stage}"] for stage in range(1, len(inner) + 1))
+        return {"stem": widths["conv1"], "inner": inner, "out": out}
 
     def width_of_layer(self) -> dict[str, str]:
         """For each convolution of the network, by its module's name, the name of its width: equal names are tied.

@@ -10,19 +10,21 @@ Item = TypeVar("Item")
 _LINES = 10
 
 
-def tracked(items: Sequence[Item], doing: str = "measuring", what: str = "layers") -> Iterator[Item]:
-    """Iterates over the items and shows how many of them are done."""
+def tracked(
+    items: Sequence[Item], doing: str = "measuring", what: str = "layers", *, lines: bool = True
+) -> Iterator[Item]:
+    """Iterates over the items and shows how many of them are done. lines: whether any stand in for a bar"""
     try:
         from rich.console import Console
         from rich.progress import track
     except ModuleNotFoundError:
-        yield from _with_lines(items, doing, what)
-        return
-    console = Console(stderr=True)
-    if console.is_terminal:
-        yield from track(items, doing, console=console, transient=True)
+        pass
     else:
-        yield from _with_lines(items, doing, what)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            yield from track(items, doing, console=console, transient=True)
+            return
+    yield from _with_lines(items, doing, what) if lines else items
 
 
 def _with_lines(items: Sequence[Item], doing: str, what: str) -> Iterator[Item]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -107,17 +106,6 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
             raise ValueError(f"{what} has no setting {place}") from error
         raise ValueError(f"{what}: {place}: {fault['msg']}, got {_shortened(repr(fault['input']))}") from error
     return result
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """The value of a field as an int, NumPy's and torch's integers too; raises ValueError unless it is >= least."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return number
 
 
 def as_json(config: Any) -> dict[str, Any]:

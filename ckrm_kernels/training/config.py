@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from ckrm_kernels.storage.settings import whole_number
 from ckrm_kernels.training.history import Epoch
+from ckrm_kernels.whole_numbers import whole_number
 
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SCHEDULES = ("one-cycle", "cosine", "plateau")
@@ -62,7 +62,7 @@ class TrainingConfig:
             count = getattr(self, name)
             if count is None and name == "early_stop":
                 continue
-            count = whole_number(name, count, 1)
+            count = whole_number(name, count)
             if count >= 2**63:
                 raise ValueError(f"{name} must be below 2^63, got {count!r}")
             object.__setattr__(self, name, count)
@@ -113,10 +113,9 @@ class Runtime:
     data_parallel: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
-            raise ValueError(f"threads must be a whole number >= 1, got {self.threads!r}")
-        if not isinstance(self.data_workers, int) or self.data_workers < 0:
-            raise ValueError(f"data_workers must be a whole number >= 0, got {self.data_workers!r}")
+        if self.threads is not None:
+            object.__setattr__(self, "threads", whole_number("threads", self.threads))
+        object.__setattr__(self, "data_workers", whole_number("data_workers", self.data_workers, 0))
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds must be >= 0, got {self.checkpoint_seconds!r}")
         self.torch_device()

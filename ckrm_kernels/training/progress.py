@@ -72,7 +72,8 @@ class Display:
         """Iterates with a bar of its own."""
         from rich.progress import track
 
-        return track(items, f"  {description}", total, console=self.console, transient=True)
+        quiet = not self.console.is_terminal  # where rich would leave an empty line
+        return track(items, f"  {description}", total, console=self.console, transient=True, disable=quiet)
 
     def skipped(self, data: Dataset) -> None:
         """Lists what was left out of the data."""

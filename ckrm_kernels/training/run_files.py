@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.extras import require
+from ckrm_kernels.storage import settings
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
 from ckrm_kernels.storage.run_folders import RECORD, WEIGHTS
 from ckrm_kernels.training.history import Epoch
@@ -67,27 +68,16 @@ def check_replaceable(folder: Path, identity: dict[str, Any]) -> None:
     with _damage_named(folder / RECORD):
         theirs = dict(read_json(folder / RECORD)["identity"])
     data = differences(identity.get("data", {}), theirs.get("data", {}))
+    others = settings.differences({**theirs, "data": 0}, {**identity, "data": 0}, "absent")
     different = [
         *([f"the data differs: {data}"] if data else []),
-        *_different({**identity, "data": 0}, {**theirs, "data": 0}),
+        *(f"{name} is {before}, not {after}" for name, (before, after) in others.items()),
     ]
     if different:
         raise ValueError(
             f"{folder} holds a finished network, which is never replaced, and it is another one ("
             f"{'; '.join(different)}): choose another folder"
         )
-
-
-def _different(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """In what two tables differ, by dotted names."""
-    found = []
-    for name in {**theirs, **ours}:
-        mine, other = ours.get(name, "absent"), theirs.get(name, "absent")
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += _different(mine, other, f"{prefix}{name}.")
-        elif mine != other:
-            found.append(f"{prefix}{name} is {other}, not {mine}")
-    return found
 
 
 def load_metadata(folder: Path) -> dict[str, str]:

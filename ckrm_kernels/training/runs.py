@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, field, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -26,6 +25,7 @@ from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
+from ckrm_kernels.whole_numbers import as_whole
 
 _CONFIG, _DATA = "config.json", "data.json"
 NEEDED = ("rich", "safetensors", "pydantic", "torchmetrics")  # of training and scoring networks
@@ -54,9 +54,8 @@ Config = TypeVar("Config", bound=TrainingNetworks)
 
 def seeds_of(value: Any, whole: bool = False) -> list[int] | None:
     """The seeds 0, 1, ... of a number, as a search's settings have it; None where it is no number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        return None
-    return list(range(value))
+    count = as_whole(value)
+    return None if count is None or count < 1 else list(range(count))
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ class RunsConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
         for seed in self.seeds:
-            if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            number = as_whole(seed)
+            if number is None or not 0 <= number < 2**63:
                 raise ValueError(f"seeds must be whole numbers from 0 to 2^63 - 1, got {seed!r}")
         object.__setattr__(self, "seeds", tuple(map(int, self.seeds)))
 

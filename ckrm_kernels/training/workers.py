@@ -34,6 +34,7 @@ from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, check_replaceable, load_run, load_weights, save_run
 from ckrm_kernels.training.trained import metadata_of
+from ckrm_kernels.whole_numbers import whole_number
 
 OnEvent = Callable[[int, Event], None]
 
@@ -95,10 +96,8 @@ def processes_for(jobs: int, processes: int | None, runtime: Runtime) -> int:
 
     Raises ValueError for less than one.
     """
-    if processes is not None and (not isinstance(processes, int) or processes < 1):
-        raise ValueError(f"processes must be a whole number >= 1, got {processes!r}")
     if processes is not None:
-        return processes
+        return whole_number("processes", processes)
     return min(cores(), jobs) if runtime.torch_device().type == "cpu" and team().size == 1 else 1
 
 
@@ -122,9 +121,7 @@ class Workers:
     """
 
     def __init__(self, count: int) -> None:
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"count must be a whole number >= 1, got {count!r}")
-        self._count = count
+        self._count = whole_number("count", count)
         self._context = multiprocessing.get_context("spawn")  # forking after torch has started threads may hang
         self._stop = self._context.Event()
         self._events: SimpleQueue[tuple[int, Event]] = self._context.SimpleQueue()

@@ -91,7 +91,7 @@ def _compared(
     return [
         f"{which} keeps {narrowed.parameters / standard.parameters:.1%} of the parameters and "
         f"{narrowed.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
-        f"Held-out accuracy of {len(standard.scores)} networks each: "
+        f"Held-out accuracy of {counted(len(standard.scores), 'network')} each: "
         f"standard {mean_and_deviation(standard.accuracies)}, "
         f"{narrowed.name} {mean_and_deviation(narrowed.accuracies)}; {in_words(by_accuracy['standard'])}.",
         f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_deviation(uniform.accuracies)}, with "

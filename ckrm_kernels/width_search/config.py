@@ -11,8 +11,9 @@ from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import as_network, network_settings
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.storage.settings import Tables, whole_number
+from ckrm_kernels.storage.settings import Tables
 from ckrm_kernels.training import TrainingConfig
+from ckrm_kernels.whole_numbers import whole_number
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.width_search.search import Search
 from ckrm_kernels.width_search.searchable import check_searchable
@@ -37,7 +38,7 @@ class RuleConfig:
         if self.tied not in ("layer", "stage"):
             raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
         for name in ("minimum", "multiple"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         self._of_each_width()
 
     def rule(self, ties: WidthTies) -> WidthRule:
@@ -98,7 +99,7 @@ class WidthSearchConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
         for name in ("seeds", "final_seeds", "most_rounds"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.final_seeds < self.seeds:
             raise ValueError(f"final_seeds must be a whole number >= seeds, {self.seeds}, got {self.final_seeds!r}")
         if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):

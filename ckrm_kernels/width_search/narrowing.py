@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ckrm_kernels.models import Network, count_parameters, without_memory
+from ckrm_kernels.whole_numbers import whole_number
 
 
 def parameters_of(network: Network) -> int:
@@ -18,8 +19,7 @@ def narrowed_alike(network: Network, parameters: int) -> Network:
 
     Widths are rounded to whole numbers and at least 1, so the number is met nearly, not always exactly.
     """
-    if not isinstance(parameters, int) or parameters < 1:
-        raise ValueError(f"parameters must be a whole number >= 1, got {parameters!r}")
+    parameters = whole_number("parameters", parameters)
     widths = set(network.widths().values())
     low, high = 0.0, 1.0
     while high - low > 1 / (4 * max(widths)) ** 2:

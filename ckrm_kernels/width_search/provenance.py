@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.data import DataConfig
+from ckrm_kernels.data.identity import digest_of_json
 from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network
 from ckrm_kernels.models.zoo import NETWORKS
@@ -54,7 +53,7 @@ def provenance(
             f"{data.train:,} to train with, {data.validation:,} to validate, {data.held_out:,} held out to score, of "
             f"{times(data.image_shape)} (channels, height, width), in {len(data.classes)} classes"
         ),
-        "digest of the data": _digest(data),
+        "digest of the data": digest_of_json(data.identity)[:_DIGEST],
         "training": _training(config.training),
         "networks": (
             f"{config.seeds} of each round, from the seeds 0 to {config.seeds - 1}; {config.final_seeds} of each kind "
@@ -87,11 +86,6 @@ def _network(network: Network) -> str:
     words = [f"{name} {value}" for name, value in settings.items() if isinstance(value, str) and name != "kind"]
     described = ", ".join([network_name(network), *words])
     return f"{described}; {parameters_of(network):,} parameters, widths {listed(network.widths())}"
-
-
-def _digest(data: DataSummary) -> str:
-    """Of what tells the data set from others."""
-    return hashlib.sha256(json.dumps(data.identity, sort_keys=True).encode()).hexdigest()[:_DIGEST]
 
 
 def _training(config: TrainingConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ckrm_kernels.storage.settings import whole_number
+from ckrm_kernels.whole_numbers import whole_number
 
 _WORTH_A_ROUND = 1.1
 """A fall by a smaller ratio, or by one filter, is too small for the training that it costs."""
@@ -91,7 +91,7 @@ class BracketRule:
 
     def __post_init__(self) -> None:
         for name in ("minimum", "multiple"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if not 1 < self.closed < math.inf:
             raise ValueError(f"closed must be a finite number > 1, got {self.closed!r}")
 

@@ -10,7 +10,7 @@ from ckrm_kernels.comparison.measured_layers import MeasuredLayer, majority
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.models import WidthTies
 from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.storage.settings import whole_number
+from ckrm_kernels.whole_numbers import whole_number
 from ckrm_kernels.width_search.rules import Change, Observation, WidthRule, together
 
 
@@ -101,7 +101,7 @@ class Search:
     def __post_init__(self) -> None:
         if not 0 <= self.target <= 1:
             raise ValueError(f"target must lie in [0, 1], got {self.target!r}")
-        object.__setattr__(self, "most_rounds", whole_number("most_rounds", self.most_rounds, 1))
+        object.__setattr__(self, "most_rounds", whole_number("most_rounds", self.most_rounds))
 
     def next_widths(self, rounds: Sequence[Round]) -> dict[str, int] | None:
         """The widths to try after these rounds, or None when the search is over."""

@@ -175,3 +175,8 @@ def test_every_line_is_logged_with_its_date(tmp_path, terminal):
     ]
     assert [line[20:] for line in lines] == texts * 2
     assert bool(re.search(r"^\d\d:\d\d:\d\d", file.getvalue(), re.MULTILINE)) != terminal
+
+
+def test_what_is_tracked_without_a_terminal_leaves_no_line(shown):
+    assert list(shown.display.track("abc", "reading")) == ["a", "b", "c"]
+    assert shown.lines() == []

@@ -8,6 +8,7 @@ from test_search import Limited, compared, layer, redundant, within
 from ckrm_kernels.comparison.candidates import compare_candidates
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.comparison_phase import networks_compared, still_valid
 from ckrm_kernels.width_search.conclusions import conclusions
@@ -129,6 +130,14 @@ def test_the_sentences():
     )
     assert "standard 0.9000 ± 0.0100, narrower 0.8000 ± 0.0100; narrower less standard" in sentences[4]
     assert "the narrower network's multiply-adds; narrower less uniform" in sentences[5]
+
+
+def test_one_network_of_each_kind_is_one_network():
+    rounds, outcome = search_of((0.9, 0.8), (2, 1))
+    names = ("standard", "narrower", "uniform")
+    networks = [replace(compared(name, 0.9), scores=(Score(0.9, 0.9),)) for name in names]
+    sentences = conclusions(rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, PsiConfig(), 0.1)
+    assert sentences[4].startswith("Held-out accuracy of 1 network each: standard 0.9000, narrower 0.9000; ")
 
 
 def test_the_sentences_where_the_standard_network_alone_was_trained():

@@ -19,7 +19,7 @@ from ckrm_kernels.width_search.report.boxplots import box_plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRICS = {"auc": "AUC", "accuracy": "Accuracy"}
+METRICS = {"accuracy": "Accuracy", "auc": "AUC"}
 
 
 def quality_figures(findings: Findings) -> dict[str, Figure]:

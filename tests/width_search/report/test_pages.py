@@ -293,12 +293,10 @@ def test_structure(written, page):
 
 
 def test_means_with_student_intervals(written, page):
-    table = next(table for table in page.tables if table[0] == ["network", "trained", "AUC", "Accuracy"])
+    table = next(table for table in page.tables if table[0] == ["network", "trained", "Accuracy", "AUC"])
     for row, saved, (name, scores) in zip(table[1:], rows(written[0], "quality.csv"), SCORES.items(), strict=True):
         assert row[:2] == [name, "3"]
-        for cell, metric, values in zip(
-            row[2:], ("auc", "accuracy"), list(zip(*scores, strict=True))[::-1], strict=True
-        ):
+        for cell, metric, values in zip(row[2:], ("accuracy", "auc"), list(zip(*scores, strict=True)), strict=True):
             mean = statistics.fmean(values)
             half = STUDENT[3] * statistics.stdev(values) / 3**0.5
             assert cell == f"{mean:.4f} [{mean - half:.4f}, {mean + half:.4f}]"
@@ -480,8 +478,8 @@ def test_one_seed_gives_no_intervals(tmp_path):
     assert "95%" not in page.words
     assert not re.search(r"\b(nan|None)\b", page.words)
     assert rows(tmp_path, "quality.csv")[0]["accuracy_low"] == ""
-    table = next(table for table in page.tables if table[0] == ["network", "trained", "AUC", "Accuracy"])
-    assert table[1] == ["standard", "1", "0.9810", "0.9100"]
+    table = next(table for table in page.tables if table[0] == ["network", "trained", "Accuracy", "AUC"])
+    assert table[1] == ["standard", "1", "0.9100", "0.9810"]
 
 
 @pytest.mark.parametrize(
