@@ -28,6 +28,7 @@ _NO_WEIGHT = re.compile(
 _FLAT = ("_flat_param", "flat_param")  # of FSDP: many weights in one vector
 _ONE_DIMENSION = "one dimension, no filters"
 _NOT_BY_NAME = "not a weight by its name"
+GROUPS_UNKNOWN = "groups not known"
 
 
 def layers_of(tensors: Iterable[StoredTensor]) -> list[Layer]:
@@ -86,7 +87,9 @@ def _layer(tensor: StoredTensor) -> Layer:
         return Layer(short, kind, (), str(error))
     groups = tensor.groups or 1
     banks = tuple(grouped_banks(weight, groups, transposed="Transpose" in tensor.operator))
-    if len(banks) < groups:
+    if is_convolution_of_unknown_groups(tensor):
+        compared = GROUPS_UNKNOWN
+    elif len(banks) < groups:
         compared = "depthwise, all filters compared"
     else:
         compared = f"{groups} groups, compared within each" if groups > 1 else ""

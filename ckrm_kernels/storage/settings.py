@@ -108,6 +108,13 @@ def typed(kind: type[T] | Any, value: Any, what: str) -> T:
     return result
 
 
+def check_kinds(config: Any, **kinds: type) -> None:
+    """Raises TypeError where a field of the configuration, which holds settings itself, is not of its class."""
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(config, name), kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {_shortened(repr(value))}")
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """The configuration, a dataclass, as JSON gives it back, with the version of the package."""
     value: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(config)}))

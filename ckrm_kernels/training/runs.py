@@ -18,7 +18,7 @@ from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.run_folders import seed_folder
-from ckrm_kernels.storage.settings import Tables, as_json, check_same, typed
+from ckrm_kernels.storage.settings import Tables, as_json, check_kinds, check_same, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.history import Event
@@ -76,6 +76,7 @@ class RunsConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
+        check_kinds(self, data=DataConfig, training=TrainingConfig)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be different whole numbers, at least one, got {list(self.seeds)}")
         for seed in self.seeds:

@@ -11,7 +11,7 @@ from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import as_network, network_settings
 from ckrm_kernels.psi_config import PsiConfig
-from ckrm_kernels.storage.settings import Tables
+from ckrm_kernels.storage.settings import Tables, check_kinds
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.whole_numbers import whole_number
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
@@ -98,6 +98,7 @@ class WidthSearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
+        check_kinds(self, data=DataConfig, training=TrainingConfig, rule=RuleConfig, psi=PsiConfig)
         for name in ("seeds", "final_seeds", "most_rounds"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.final_seeds < self.seeds:

@@ -28,7 +28,7 @@ def test_weight_norm_is_put_together(wrap, dim, tmp_path):
             parameter.mul_(1.7)
     torch.save(nn.Sequential(conv).state_dict(), tmp_path / "weights.pt")
     (layer,) = checkpoint_layers(tmp_path / "weights.pt")
-    assert (layer.name, layer.note) == ("0", "weight norm put together")
+    assert (layer.name, layer.note) == ("0", "weight norm put together, groups not known")
     conv(torch.randn(1, 3, 3, 3))
     torch.testing.assert_close(layer.banks[0], conv.weight.detach())
 
@@ -47,7 +47,7 @@ def test_spectral_norm_is_put_together(make, wrap, tmp_path):
     torch.save(nn.Sequential(layer.eval()).state_dict(), tmp_path / "weights.pt")
     (row,) = checkpoint_layers(tmp_path / "weights.pt")
     layer(torch.randn(inputs))
-    assert (row.name, row.note) == ("0", "spectral norm put together")
+    assert (row.name, row.note) == ("0", "spectral norm put together, groups not known")
     torch.testing.assert_close(row.banks[0], layer.weight.detach())
 
 
@@ -56,7 +56,7 @@ def test_weight_norm_of_a_pruned_direction_is_put_together(tmp_path):
     prune.random_unstructured(conv.parametrizations.weight, "original1", 0.5)
     torch.save(nn.Sequential(conv).state_dict(), tmp_path / "weights.pt")
     (row,) = checkpoint_layers(tmp_path / "weights.pt")
-    assert row.note == "pruning mask put together, weight norm put together"
+    assert row.note == "pruning mask put together, weight norm put together, groups not known"
     assert row.banks[0].count_nonzero() == 54
     assert torch.linalg.vector_norm(row.banks[0], dim=(1, 2, 3)).numpy() == pytest.approx(
         conv.parametrizations.weight.original0.detach().flatten().numpy()

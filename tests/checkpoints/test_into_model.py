@@ -184,8 +184,8 @@ def test_constructors_by_their_import_paths(importable):
         ("some_models:", "like must be module:constructor"),
         (
             "nowhere_models:Net",
-            "like 'nowhere_models:Net' can't be imported: No module named 'nowhere_models'; its folder must be on "
-            "PYTHONPATH (the current one: PYTHONPATH=.)",
+            "like 'nowhere_models:Net' can't be imported: No module named 'nowhere_models'; install it, or put its "
+            "folder on PYTHONPATH (the current one: PYTHONPATH=.)",
         ),
         ("some_models:Other", "can't be imported: module 'some_models' has no attribute 'Other'"),
         ("some_models:Net.other", "has no attribute 'other'"),

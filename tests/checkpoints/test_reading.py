@@ -131,7 +131,7 @@ def test_what_is_no_weight_by_name_is_listed_with_the_reason(tmp_path):
     torch.save(state, tmp_path / "weights.pt")
     notes = {layer.name: layer.note for layer in checkpoint_layers(tmp_path / "weights.pt")}
     assert set(notes) == {"conv", "pos_embed", "cls_token", "attn.bias", "table"}
-    assert notes["conv"] == ""
+    assert notes["conv"] == "groups not known"
     assert notes["pos_embed"] == notes["cls_token"] == notes["attn.bias"] == "not a weight by its name"
     assert "int64" in notes["table"]
 

@@ -167,7 +167,11 @@ def test_a_flat_parameter_of_fsdp_is_sharded_too(tmp_path):
 def test_the_same_storage_is_a_shared_weight_wherever_it_is_mapped(tmp_path):
     weight = torch.randn(4, 3, 3)
     found = rows(saved({"a.weight": weight, "b.weight": weight, "c.weight": weight.clone()}, tmp_path / "w.pt"))
-    assert [layer.note for layer in found.values()] == ["", "shares its weight with a", ""]
+    assert [layer.note for layer in found.values()] == [
+        "groups not known",
+        "shares its weight with a",
+        "groups not known",
+    ]
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

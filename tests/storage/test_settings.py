@@ -261,3 +261,16 @@ def test_the_documented_file_holds_every_setting_with_its_default():
     for part in (whole, whole.psi, whole.data, whole.training, whole.rule):
         for each in fields(part):
             assert f"\n{each.name} = " in text or f"\n# {each.name} = " in text or f"\n[{each.name}]" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (RunsConfig, "data"),
+        (RunsConfig, "training"),
+        *((WidthSearchConfig, n) for n in ("data", "training", "rule", "psi")),
+    ],
+)
+def test_settings_that_are_no_settings_are_refused_at_once(config, name):
+    with pytest.raises(TypeError, match=rf"^{name} must be a \w+Config, got 'mnist'$"):
+        config(**{name: "mnist"})
