@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +40,7 @@ _OF_STORAGE = {
     "QUInt4x2": torch.quint4x2,
     "QUInt2x4": torch.quint2x4,
 }
+_MOST_EXPANDED = 1 << 30  # elements of a tensor that has fewer in its storage
 _DTYPES = {f"torch.{name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _SHARDED_TYPES = ("DTensor", "ShardedTensor")
 _PLAIN_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
@@ -136,6 +138,10 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = Non
     last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
     if all(size) and last >= elements:
         raise ValueError(f"a tensor outside of its storage: element {last} of {elements}")
+    if math.prod(size) > max(elements, _MOST_EXPANDED):
+        return _unreadable(
+            tuple(size), dtype_name(dtype), f"expanded from {elements} numbers to more than fit in memory"
+        )
     read = partial(_read, storage, dtype, tuple(size), tuple(stride), offset)
     return StoredTensor("", tuple(size), dtype_name(dtype), read)
 

@@ -299,3 +299,12 @@ def damaged_files(tmp_path_factory):
     torch.jit.trace(net, torch.randn(1, 2, 4)).save(folder / "script")
     (folder / "arrays").write_bytes(pickle.dumps({"a": net.weight.detach().numpy(), "b": net.weight.detach()}, 5))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_expanded_beyond_memory_is_a_row_with_the_reason(tmp_path):
+    state = {"a.weight": torch.zeros(1, 1, 1, 1).expand(1 << 28, 1 << 28, 3, 3), "b.weight": torch.randn(4, 3, 3, 3)}
+    torch.save(state, tmp_path / "w.pt")
+    expanded, other = read_checkpoints([tmp_path / "w.pt"])[0].layers
+    assert not expanded.banks
+    assert expanded.note == "expanded from 1 numbers to more than fit in memory"
+    assert other.shape == (4, 3, 3, 3)
