@@ -52,7 +52,7 @@ def compiled(source: str, architecture: str, folder: Path) -> tuple[str, Path]:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("source", [*(name for name in SOURCES if name != "register.cu"), *also("register.cu")])
+@pytest.mark.parametrize("source", ["backward.cu", *also(*(name for name in SOURCES if name != "backward.cu"))])
 @pytest.mark.parametrize("architecture", ["sm_90", *also("sm_80", "sm_100")])
 def test_machine_code(architecture, source, tmp_path):
     """No kernel keeps registers in memory, and none that computes in float32 holds an instruction for float64."""
@@ -262,6 +262,7 @@ print("wheel", backend.build_wheel("dist"))
 
 @needs_nvcc
 @needs_compiler
+@pytest.mark.exhaustive
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch links with CUDA")
 def test_a_cuda_library_that_does_not_link_is_left_out(tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
