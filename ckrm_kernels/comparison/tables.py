@@ -9,9 +9,11 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
-from ckrm_kernels.comparison.measured_layers import Level
+from ckrm_kernels.comparison.measured_layers import Level, MeasuredLayer
 from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.report.columns import NOTHING
+from ckrm_kernels.report.result import TARGET, exceeds_chance
 
 _FILE_WIDTH = 80
 
@@ -52,12 +54,19 @@ def layers_of(candidate: Candidate, threshold: float, psi: PsiConfig) -> Any:
     for layer in candidate.layers:
         levels = [layer.configured, *((layer.scale_free,) if psi.depends_on_scale else ())]
         shown = [text for level in levels for text in _level(level)]
-        table.add_row(layer.name, str(layer.filters), *shown, f"{statistics.fmean(layer.distinct):.1f}")
+        table.add_row(layer.name, str(layer.filters), *shown, distinct(layer))
     table.caption = (
         "chance: the same, positions in every slice permuted. "
-        f"distinct: filters left when repeats at {psi.in_words()} merge"
+        f"distinct: filters left when repeats at {psi.in_words()} merge, where lambda exceeds chance"
     )
     return table
+
+
+def distinct(layer: MeasuredLayer) -> str:
+    """The mean number of distinct filters; a dash where lambda does not exceed chance, as in a report of `measure`."""
+    pairs = layer.pairs * len(layer.histograms)
+    beyond = exceeds_chance(layer.configured.mean, layer.configured.chance, pairs) and not layer.is_within(TARGET)
+    return f"{statistics.fmean(layer.distinct):.1f}" if beyond else NOTHING
 
 
 def as_text(renderables: Sequence[Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ckrm_kernels.comparison.measured_layers import (
     names_of_settings,
 )
 from ckrm_kernels.comparison.statistics import deviation
+from ckrm_kernels.comparison.tables import distinct
 from ckrm_kernels.presentation.markup import Table, render
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.tables import csv_text, together
@@ -99,7 +99,7 @@ def _numbers(candidate: Candidate, names: Mapping[str, str]) -> Table:
             times(layer.shape),
             *(_mean_and_deviation(layer.levels[name]) for name in names),
             f"{layer.scale_free.chance:.3f}",
-            f"{statistics.fmean(layer.distinct):.1f}",
+            distinct(layer),
         ]
         for layer in candidate.layers
     ]
