@@ -24,5 +24,5 @@ def demo(
 
     config = WidthSearchConfig(network=network_shape("resnet-digits"), final_seeds=3)
     shared.use_threads(threads)
-    with shared.interruptible(f"`ckrm demo --output {output}` goes on from its last checkpoint"):
+    with shared.interruptible(f"`ckrm demo --output {output}` goes on, at most half a minute back"):
         search_widths(output, config, runtime=Runtime(threads=threads))

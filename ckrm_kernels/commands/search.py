@@ -85,7 +85,7 @@ def search(
     chosen = read_config(default, config, settings or (), options, besides=RunsConfig())
     shared.use_threads(threads)
     runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
-    with shared.interruptible(f"`ckrm search --resume {folder}` goes on from its last checkpoint"):
+    with shared.interruptible(f"`ckrm search --resume {folder}` goes on, at most half a minute back"):
         search_widths(folder, chosen, runtime=runtime, processes=processes)
 
 

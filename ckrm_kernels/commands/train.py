@@ -48,5 +48,5 @@ def train(
     chosen = read_config(RunsConfig(), config, settings or (), options, besides=WidthSearchConfig())
     shared.use_threads(threads)
     runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
-    with shared.interruptible("the same command goes on from its last checkpoint"):
+    with shared.interruptible("the same command goes on, at most half a minute back"):
         train_runs(output, chosen, runtime=runtime, processes=processes)
