@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from ckrm_kernels.filters import grouped_banks
@@ -156,7 +155,7 @@ def _places_in(place: _Place, uses: dict[str, Use], above: tuple[int, ...], is_r
     uses = {**uses, **fx_uses(module)}
     yield place._replace(use=uses.get("weight"))
     for leaf, child in module._modules.items():
-        if child is None or id(child) in above or (leaf == "parametrizations" and parametrize.is_parametrized(module)):
+        if child is None or id(child) in above or (leaf == "parametrizations" and _parametrised(module)):
             continue
         wrapped = leaf in WRAPPED or (leaf == "module" and _is_wrapper(module, is_root))
         below = place._replace(name=place.name if wrapped else f"{place.name}.{leaf}".lstrip("."), module=child)
@@ -185,7 +184,10 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
 
 def _parametrised(module: nn.Module) -> tuple[str, ...]:
     """The names of the tensors that parametrisations compute."""
-    return tuple(module.parametrizations) if parametrize.is_parametrized(module) else ()  # type: ignore[arg-type]
+    found = dict(module._modules.items()).get(
+        "parametrizations"
+    )  # not by an attribute, which a module's own code may answer
+    return tuple(found) if isinstance(found, nn.ModuleDict) else ()
 
 
 def _has_weight(place: _Place) -> bool:
@@ -227,7 +229,7 @@ def _layer(place: _Place, tied: dict[frozenset[int], Layer]) -> Layer:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return module.original_name
-    return parametrize.type_before_parametrizations(module).__name__
+    return (type(module).__bases__[0] if _parametrised(module) else type(module)).__name__
 
 
 def _read_layer(place: _Place, kind: str) -> Layer:

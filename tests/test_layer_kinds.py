@@ -126,6 +126,20 @@ def with_rounded(module: nn.Module, readable: bool = True) -> nn.Module:
     return module
 
 
+def test_a_module_that_answers_every_attribute_with_an_error_does_not_stop_the_others():
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._parameters["weight"] = nn.Parameter(torch.randn(4))
+
+        def __getattr__(self, name):
+            raise RuntimeError(f"getattr {name}")
+
+    first, second = model_layers(nn.Sequential(nn.Conv2d(3, 4, 3), Closed()))
+    assert first.shape == (4, 3, 3, 3)
+    assert second.banks == ()
+
+
 def test_a_quantised_tensor_is_measured_as_the_numbers_that_it_stands_for():
     conv = with_rounded(nn.Conv2d(3, 6, 3))
     plain = nn.Conv2d(3, 6, 3)

@@ -28,7 +28,7 @@ def constructor_of(path: str) -> Callable[[], nn.Module]:
     if isinstance(found, nn.Module):
         return partial(copy.deepcopy, found)
     if not callable(found):
-        raise ValueError(f"like must be what makes a model, got {path!r}, which is a {type(found).__name__}")
+        raise ValueError(f"like must be what makes a model, got {path!r}, which is of the type {type(found).__name__}")
     try:
         inspect.signature(found).bind()
     except TypeError as error:
@@ -56,7 +56,9 @@ def load_into(make_model: Callable[[], nn.Module], tensors: Mapping[str, Tensor]
     except Exception as error:  # whatever the model breaks with
         raise CheckpointError(f"{what}: its model can't be made, {name} raised {_words(error)}") from error
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"{what}: {name} must make a torch.nn.Module, got a {type(model).__name__}")
+        raise CheckpointError(
+            f"{what}: {name} must make a torch.nn.Module, got an object of the type {type(model).__name__}"
+        )
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     given = _with_shared(model, tensors)
     differ = {

@@ -162,7 +162,7 @@ def test_a_model_that_can_not_be_made():
         raise OSError("no configuration")
 
     assert refused(broken, {}).endswith("<locals>.broken raised OSError: no configuration")
-    assert "must make a torch.nn.Module, got a dict" in refused(dict, {})
+    assert "must make a torch.nn.Module, got an object of the type dict" in refused(dict, {})
 
 
 def test_constructors_by_their_import_paths(importable):
@@ -189,7 +189,7 @@ def test_constructors_by_their_import_paths(importable):
         ),
         ("some_models:Other", "can't be imported: module 'some_models' has no attribute 'Other'"),
         ("some_models:Net.other", "has no attribute 'other'"),
-        ("some_models:number", "like must be what makes a model, got 'some_models:number', which is a int"),
+        ("some_models:number", "like must be what makes a model, got 'some_models:number', which is of the type int"),
         (
             "some_models:sized",
             "like must need no arguments, and 'some_models:sized' does (missing a required argument: ",
