@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from heapq import heapreplace
+
+from ckrm_kernels.training.history import Epoch, Event, Resumed
 
 
 def remaining_seconds(seconds_per_epoch: float, epochs: Iterable[float], side_by_side: int) -> float:
@@ -43,6 +46,28 @@ class Pace:
         ]
         epochs = sum(span[0] for span in spans)
         return sum(span[1] for span in spans) / epochs if epochs > 0 else None
+
+
+class FirstEpoch:
+    """Calls a function, once, with the seconds of an epoch, as soon as one is over. Takes the events of `Workers.run`.
+
+    on_epoch: the function; clock: seconds
+    pace: how far each network was seen
+    """
+
+    def __init__(self, on_epoch: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._on_epoch, self._clock = on_epoch, clock
+        self.pace, self._called = Pace(), False
+
+    def __call__(self, place: int, event: Event) -> None:
+        """Takes an event of the training at that place of the jobs."""
+        if self._called or isinstance(event, Resumed):
+            return
+        done = event.number if isinstance(event, Epoch) else event.epoch - 1 + event.batch / event.batches
+        self.pace.see(place, done, self._clock())
+        if isinstance(event, Epoch) and self.pace.seconds_per_epoch is not None:
+            self._called = True
+            self._on_epoch(self.pace.seconds_per_epoch)
 
 
 def roughly(seconds: float) -> str:

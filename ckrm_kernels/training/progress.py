@@ -12,7 +12,7 @@ from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
 from ckrm_kernels.extras import require
 from ckrm_kernels.storage.files import append_line
-from ckrm_kernels.training.forecast import Pace, remaining_seconds, roughly
+from ckrm_kernels.training.forecast import FirstEpoch, remaining_seconds, roughly
 from ckrm_kernels.training.history import Epoch, Event, Resumed, Step
 
 Item = TypeVar("Item")
@@ -185,23 +185,18 @@ class Forecast:
         side_by_side: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._display, self._epochs, self._side_by_side, self._clock = display, epochs, side_by_side, clock
-        self._pace, self._shown = Pace(), False
+        self._display, self._epochs, self._side_by_side = display, epochs, side_by_side
+        self._first_epoch = FirstEpoch(self._show, clock)
 
     def on_event(self, place: int, event: Event) -> None:
         """Takes down how far the network at that place of the list is."""
-        if self._shown or isinstance(event, Resumed):
-            return
-        done = event.number if isinstance(event, Epoch) else event.epoch - 1 + event.batch / event.batches
-        self._pace.see(place, done, self._clock())
-        if isinstance(event, Epoch) and self._pace.seconds_per_epoch is not None:
-            self._show(self._pace.seconds_per_epoch)
+        self._first_epoch(place, event)
 
     def _show(self, seconds_per_epoch: float) -> None:
-        self._shown = True
+        pace = self._first_epoch.pace
         unfinished = [place for place, epochs in enumerate(self._epochs) if epochs]
-        unfinished.sort(key=self._pace.epochs, reverse=True)  # those that train already first
-        to_go = [self._epochs[place] - self._pace.epochs(place) for place in unfinished]
+        unfinished.sort(key=pace.epochs, reverse=True)  # those that train already first
+        to_go = [self._epochs[place] - pace.epochs(place) for place in unfinished]
         seconds = remaining_seconds(seconds_per_epoch, to_go, self._side_by_side)
         if seconds < _SHORT:
             return

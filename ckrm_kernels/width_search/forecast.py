@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.training.forecast import Pace, roughly
-from ckrm_kernels.training.history import Epoch, Event, Resumed
+from ckrm_kernels.training.forecast import roughly
 from ckrm_kernels.width_search.config import WidthSearchConfig
 
 
@@ -67,24 +64,3 @@ def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
         "time. Shorter: a smaller data.fraction, fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
         "interrupted at any moment"
     )
-
-
-class FirstEpoch:
-    """Calls a function, once, with the seconds of an epoch, as soon as one is over. Takes the events of `Workers.run`.
-
-    on_epoch: the function; clock: seconds
-    """
-
-    def __init__(self, on_epoch: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._on_epoch, self._clock = on_epoch, clock
-        self._pace, self._called = Pace(), False
-
-    def __call__(self, place: int, event: Event) -> None:
-        """Takes an event of the training at that place of the jobs."""
-        if self._called or isinstance(event, Resumed):
-            return
-        done = event.number if isinstance(event, Epoch) else event.epoch - 1 + event.batch / event.batches
-        self._pace.see(place, done, self._clock())
-        if isinstance(event, Epoch) and self._pace.seconds_per_epoch is not None:
-            self._called = True
-            self._on_epoch(self._pace.seconds_per_epoch)

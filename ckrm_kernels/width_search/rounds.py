@@ -8,9 +8,10 @@ from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
 from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.training.forecast import FirstEpoch
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, finished_places
-from ckrm_kernels.width_search.forecast import FirstEpoch, forecast
+from ckrm_kernels.width_search.forecast import forecast
 from ckrm_kernels.width_search.forecast import in_words as forecast_in_words
 from ckrm_kernels.width_search.narrowing import parameters_of
 from ckrm_kernels.width_search.networks import Networks

@@ -2,9 +2,10 @@
 
 import pytest
 
+from ckrm_kernels.training.forecast import FirstEpoch
 from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.width_search import WidthSearchConfig
-from ckrm_kernels.width_search.forecast import FirstEpoch, Forecast, forecast, in_words
+from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
 
 
 def config(seeds=3, final_seeds=10, most_rounds=6):
