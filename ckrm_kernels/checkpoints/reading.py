@@ -63,10 +63,12 @@ def read_checkpoints(
     like: makes the model whose weights they are, so that its groups and transposition are known
     track: wraps the iteration over the checkpoints, to show progress
     Tensors are memory-mapped where the file allows, and what isn't measured is not read.
-    Raises CheckpointError.
+    Raises CheckpointError, and TypeError for a single path.
     """
     from ckrm_kernels.checkpoints.files import checkpoint_files
 
+    if isinstance(paths, (str, Path)):
+        raise TypeError(f"paths must be a sequence of paths, got {str(paths)!r}: pass [path]")
     groups = checkpoint_files([Path(path) for path in paths])
     return [_checkpoint(files, weights, like) for files in track(groups)]
 

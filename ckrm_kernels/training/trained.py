@@ -56,8 +56,13 @@ def load(
     which: of a search, "standard", "searched" or "uniform"; by default the one that it ended with
     seed: by default the first
     device: where the model is put
-    Raises FileNotFoundError or ValueError where there is no such network, or its files are damaged.
+    Raises FileNotFoundError or ValueError where there is no such network, or its files are damaged; ValueError for a
+    device that torch does not know.
     """
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be one of torch's, such as cpu or cuda:0, got {device!r}") from None
     run = finished_run(folder, which, seed)
     metadata = load_metadata(run)
     if "mean" not in metadata:

@@ -30,11 +30,12 @@ class Transform:
     fits: bool = False
 
     def __call__(self, images: Any) -> Tensor:
-        """The input (N, C, H, W) float32, standardised; N is 1 for a single image.
+        """The input (N, C, H, W) float32, (pixel - mean) / deviation in each channel; N is 1 for a single image.
 
         images: one of Pillow's, a tensor or array of any number type, (H, W) or (N, H, W) of one channel, (H, W, C),
             (C, H, W), (N, H, W, C) or (N, C, H, W), or a list of such; floating-point pixels are in the same units
-        Raises ValueError for another shape, and for floats from 0 to 1 where pixels go to 255.
+        Raises TypeError for what are no real numbers; ValueError for another shape, for NaN and Inf, and for floats
+        from 0 to 1 where pixels go to 255.
         """
         if isinstance(images, (list, tuple)) and images:
             return torch.cat([self(image) for image in images])
@@ -50,12 +51,14 @@ class Transform:
         return self._of_numbers(np.asarray(upright(image).convert("L" if channels == 1 else "RGB")))
 
     def _of_numbers(self, images: Any) -> Tensor:
-        raw = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+        raw = _as_tensor(images)
         if self.fits and raw.dtype == torch.uint8 and raw.dim() == 3 and raw.shape[2] == 3:
             from PIL import Image
 
             return self._of_pillow(Image.fromarray(raw.cpu().numpy()))
         in_rows = self._in_rows(raw).float()
+        if not bool(in_rows.isfinite().all()):
+            raise ValueError("images must be finite, got NaN or Inf")
         if self.pixels == "uint8" and raw.is_floating_point() and in_rows.numel() and 0 < in_rows.max() <= 1:
             raise ValueError("images must have pixels from 0 to 255, got floats from 0 to 1: multiply them by 255")
         return in_rows
@@ -75,3 +78,14 @@ class Transform:
             f"images must be {of_one}({height}, {width}, {channels}), ({channels}, {height}, {width}) or a batch of "
             f"such, got {shape}"
         )
+
+
+def _as_tensor(images: Any) -> Tensor:
+    try:
+        raw = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    except (TypeError, ValueError):
+        raw = None
+    if raw is None or raw.is_complex():
+        what = type(images).__name__ if raw is None else str(raw.dtype)
+        raise TypeError(f"images must be real numbers in a tensor or an array, or one of Pillow's, got {what}")
+    return raw

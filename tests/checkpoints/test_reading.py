@@ -405,3 +405,9 @@ def test_the_formats_agree(tmp_path):
         found.append(sorted((layer.name, layer.kind, layer.note) for layer in checkpoint_layers(tmp_path / f"{at}")))
     assert found[0] == found[1] == found[2]
     assert [name for name, *_ in found[0]] == sorted(name.removesuffix(".weight") for name in state)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_path_is_refused_by_name(kind):
+    with pytest.raises(TypeError, match=r"paths must be a sequence of paths, got 'a\.pt': pass \[path\]"):
+        read_checkpoints(kind("a.pt"))

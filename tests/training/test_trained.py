@@ -132,6 +132,23 @@ def test_images_refused():
         transform(Image.new("L", (8, 8)))
 
 
+@pytest.mark.parametrize("images", ["abc", None, np.array(["a"]), np.zeros((8, 8), complex), torch.zeros(8, 8) + 0j])
+def test_what_are_no_numbers_is_refused_by_name(images):
+    with pytest.raises(TypeError, match=r"^images must be real numbers in a tensor or an array, .*, got \w"):
+        Transform((1, 8, 8), (0.0,), (1.0,), "float32")(images)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match="images must be finite, got NaN or Inf"):
+        Transform((1, 8, 8), (0.0,), (1.0,), "float32")(np.full((2, 8, 8), value))
+
+
+def test_a_device_that_there_is_not_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="device must be one of torch's, such as cpu or cuda:0, got 'nope'"):
+        load(tmp_path, device="nope")
+
+
 def test_pictures_of_any_size_where_the_data_set_takes_them(tmp_path):
     random.seed(0)
     for name, colour in (("ant", (250, 30, 30)), ("bee", (30, 30, 250))):
