@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from ckrm_kernels.checkpoints.foreign import foreign_folder
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.report.result import Source
+from ckrm_kernels.storage.files import sha256_of
 
 _INDEX = re.compile(r".+\.index(\.[\w-]+)?\.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\..+)")
@@ -120,16 +120,11 @@ def source_of(path: Path, weights: str = "", *, content: Path | None = None) -> 
     content: where its content lies, see `readable`; None: at the path
     Raises CheckpointError.
     """
-    digest, size, buffer = hashlib.sha256(), 0, bytearray(_CHUNK)
-    view = memoryview(buffer)
     try:
-        with (content or path).open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(view[:count])
-                size += count
+        digest, size = sha256_of(content or path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
-    return Source(str(path), size, digest.hexdigest(), weights)
+    return Source(str(path), size, digest, weights)
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:

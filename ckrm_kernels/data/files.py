@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ckrm_kernels.data.dataset import Skipped
-from ckrm_kernels.storage.files import read_json, write_json
+from ckrm_kernels.storage.files import read_json, sha256_of, write_json
 
 T = TypeVar("T")
 Track = Callable[..., Iterable[Any]]  # called as rich.progress.track is: with an iterable, description and total
 
 _THREADS = 8
-_CHUNK = 1 << 20
 
 
 def untracked(sequence: Iterable[T], description: str = "", total: float | None = None) -> Iterable[T]:
@@ -74,20 +73,12 @@ def _digests(folder: Path, paths: Sequence[Path], cache: Path, track: Track) -> 
     fresh = [path for path in paths if times[path] and known.get(_within(folder, path), [None])[:-1] != times[path]]
     if fresh:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            computed = track(pool.map(_digest, fresh), description="Reading the files", total=len(fresh))
-            for path, digest in zip(fresh, computed, strict=True):
+            computed = track(pool.map(sha256_of, fresh), description="Reading the files", total=len(fresh))
+            for path, (digest, _) in zip(fresh, computed, strict=True):
                 known[_within(folder, path)] = [*times[path], digest]
         with suppress(OSError, UnicodeEncodeError):
             write_json(index, known)
     return {path: known[_within(folder, path)][-1] if times[path] else "missing" for path in paths}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _size_and_times(path: Path) -> list[int]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ckrm_kernels.storage import settings
+
 
 def digest_of(tensor: Tensor) -> str:
     """Of the tensor's dtype, shape and numbers."""
@@ -34,10 +36,7 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     if "contents" in ours and "contents" not in theirs:
         return "an earlier version of ckrm_kernels kept no digest of it"
     mine, others = ours.pop("contents", {}), theirs.pop("contents", {})
-    settings = [
-        f"{name} is {ours.get(name, 'absent')}, not {theirs.get(name, 'absent')}"
-        for name in {**ours, **theirs}
-        if ours.get(name) != theirs.get(name)
-    ]
+    different = settings.differences(theirs, ours, "absent")
     contents = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
-    return "; ".join([*settings, *([", ".join(contents)] if contents else [])])
+    in_words = (f"{name} is {here}, not {there}" for name, (there, here) in different.items())
+    return "; ".join([*in_words, *([", ".join(contents)] if contents else [])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ckrm_kernels.presentation.numbers import size
+from ckrm_kernels.presentation.numbers import counted, size
 from ckrm_kernels.psi_config import PsiConfig, written
 from ckrm_kernels.report.columns import absolute_group, note, shown_name
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
@@ -20,11 +20,11 @@ def heading(report: RedundancyReport) -> list[str]:
     share = f"Redundancy (lambda) is the share of pairs of filters with Psi above {report.threshold:g}"
     models = f"; mean of {report.models} models" if report.models > 1 else ""
     whole = report.whole or report
-    counted = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
+    measured = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
     return [
         f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.",
         *(f"note: {note}" for note in report.notes),
-        counted,
+        measured,
     ]
 
 
@@ -42,11 +42,11 @@ def verdict(report: RedundancyReport) -> str:
     found = sorted(known, key=lambda layer: -(excess(layer) or 0))
     repeats = [layer for layer in found if layer.finding == "repeats"]
     scale = [layer for layer in known if layer.finding == "scale"]
-    others = f"other{'s' * (len(scale) > 1)}" if repeats else f"of {_counted(len(known), 'layer')}"
+    others = f"other{'s' * (len(scale) > 1)}" if repeats else f"of {counted(len(known), 'layer')}"
     only_scale = f"in {len(scale)} {others} only scale speaks" if scale else ""
     if repeats:
         verb = "repeat themselves" if len(repeats) > 1 else "repeats itself"
-        first = f"{len(repeats)} of {_counted(len(known), 'layer')} {verb} beyond chance{_list(repeats)}"
+        first = f"{len(repeats)} of {counted(len(known), 'layer')} {verb} beyond chance{_list(repeats)}"
         return f"{first}; {only_scale}." if scale else f"{first}."
     first = "No layer repeats itself beyond chance"
     return f"{first}; {only_scale}{_list(scale)}." if scale else f"{first}."
@@ -118,15 +118,11 @@ def provenance(report: RedundancyReport, digits: int | None = None) -> list[tupl
 def _nothing_measured(report: RedundancyReport) -> str:
     if not report.layers:
         return "Nothing was measured: there is no layer with a weight."
-    text = f"Nothing was measured: {_counted(len(report.layers), 'layer')} skipped"
+    text = f"Nothing was measured: {counted(len(report.layers), 'layer')} skipped"
     single = sum("pointwise" in layer.reason for layer in report.layers)
     if not single:
         return f"{text}."
     return f'{text}, {single} as pointwise, which --pointwise vector measures (in Python, pointwise="vector").'
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _list(layers: Sequence[LayerRedundancy]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _BREAK = r"\n\s*"
+_CHUNK = 1 << 20
 _WORDS = {  # where the system's own are hard to read
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",
@@ -84,6 +86,17 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1)  # whose strings hold no line breaks
     text = re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", lambda m: f"[{re.sub(_BREAK, ' ', m[1])}]", text)
     write_atomically(path, text + "\n")
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """The SHA-256 of a file's content, in hexadecimal digits, and how many bytes it has; raises OSError."""
+    digest, size, buffer = hashlib.sha256(), 0, bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+            size += count
+    return digest.hexdigest(), size
 
 
 def read_json(path: Path) -> Any:
