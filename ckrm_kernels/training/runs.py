@@ -166,13 +166,11 @@ class TrainedRuns:
 
     def train(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side."""
-        jobs = self.jobs()
-        finished_places(jobs)  # refuses finished networks of other jobs, before anything is written
+        jobs, epochs = self.jobs(), self.config.training.epochs
+        finished = finished_places(jobs)  # refuses finished networks of other jobs, before anything is written
         if team().is_first:
             write_json(self.folder / _DATA, asdict(DataSummary.of(self.data)))
             write_json(self.folder / _CONFIG, as_json(self.config))
-        jobs, epochs = self.jobs(), self.config.training.epochs
-        finished = finished_places(jobs)
         to_go = [0 if place in finished else epochs for place in range(len(jobs))]
         forecast = Forecast(self.display, to_go, processes * team().size)
         with Workers(processes) as workers:

@@ -192,7 +192,7 @@ def test_other_pixels_of_the_same_size_and_time_of_change_are_other_data(folder,
 
 def test_files_are_read_once_for_their_digests(folder, load, monkeypatch):
     first = load()
-    monkeypatch.setattr("ckrm_kernels.data.files._digest", None)
+    monkeypatch.setattr("ckrm_kernels.data.files.sha256_of", None)
     assert load().identity == first.identity
 
 
