@@ -73,7 +73,7 @@ def search(
             {
                 "seeds": seeds,
                 "final_seeds": final_seeds,
-                "psi": {"eps": eps, "scale_free": scale_free or None},
+                "similarity": {"eps": eps, "scale_free": scale_free or None},
                 "rule": {"tied": tied, "multiple": multiple},
             }
         ),

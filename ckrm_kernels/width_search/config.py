@@ -88,7 +88,7 @@ class WidthSearchConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
-    psi: Similarity = field(default_factory=Similarity)
+    similarity: Similarity = field(default_factory=Similarity)
     seeds: int = 3
     final_seeds: int = 10
     threshold: float = 0.6
@@ -98,7 +98,7 @@ class WidthSearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
-        check_kinds(self, data=DataConfig, training=TrainingConfig, rule=RuleConfig, psi=Similarity)
+        check_kinds(self, data=DataConfig, training=TrainingConfig, rule=RuleConfig, similarity=Similarity)
         for name in ("seeds", "final_seeds", "most_rounds"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.final_seeds < self.seeds:

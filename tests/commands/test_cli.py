@@ -25,6 +25,7 @@ from ckrm_kernels.doctor import findings
 from ckrm_kernels.measurement import measure_layers
 from ckrm_kernels.models import NETWORKS
 from ckrm_kernels.report import RedundancyReport
+from ckrm_kernels.similarity import Similarity
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def checkpoint(tmp_path) -> Path:
 
 
 def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **options: float) -> RedundancyReport:
-    return measure_layers([checkpoint.layers for checkpoint in read_checkpoints(paths)], threshold, pointwise, options)
+    return measure_layers(
+        [checkpoint.layers for checkpoint in read_checkpoints(paths)], threshold, pointwise, Similarity(**options)
+    )
 
 
 def rows_of(text: str) -> list[str]:

@@ -116,7 +116,7 @@ def test_search_with_options(asked, tmp_path):
     assert config == WidthSearchConfig(
         network=network_shape("resnet-digits"),
         rule=RuleConfig(tied="stage", multiple=8),
-        psi=Similarity(alpha=1.0, eps=1e-3, scale_free=True),
+        similarity=Similarity(alpha=1.0, eps=1e-3, scale_free=True),
         seeds=4,
         final_seeds=6,
         most_rounds=2,
@@ -345,12 +345,15 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
     [
         (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
         (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
-        (("train", "--set", "psi.eps=1e-6"), "the configuration has no setting psi.eps: it is one of another command"),
+        (
+            ("train", "--set", "similarity.eps=1e-6"),
+            "the configuration has no setting similarity.eps: it is one of another command",
+        ),
         (
             ("train", "--data", "folder", "--data-folder", "x"),
             "image_size (--image-size) must be two whole numbers >= 1",
         ),
-        (("search", "--eps=-1"), "the configuration: psi: eps must be a finite number >= 0, got -1"),
+        (("search", "--eps=-1"), "the configuration: similarity: eps must be a finite number >= 0, got -1"),
         (("compare", "a", "b", "--eps=-1"), "eps must be a finite number >= 0, got -1.0"),
         (("compare", "a", "b", "--threshold", "2"), "threshold must lie in [0, 1], got 2.0"),
         (("search", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),
