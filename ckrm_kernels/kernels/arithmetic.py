@@ -94,7 +94,7 @@ class Arithmetic(NamedTuple):
 
 def _check(similarity: str, parameters: Sequence[float]) -> None:
     if similarity not in _NUMBERS:
-        raise RuntimeError(f"similarity must be {' or '.join(map(repr, _NUMBERS))}, got {similarity!r}")
+        raise RuntimeError(f"there is no similarity {similarity}")
     if len(parameters) != _NUMBERS[similarity]:
         raise RuntimeError(f"{similarity} takes {_NUMBERS[similarity]} parameters, got {len(parameters)}")
 

@@ -9,6 +9,8 @@ What the device functions take:
     KINDS: whether the sign is kept
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import triton

@@ -188,3 +188,12 @@ def summand(product):
         return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [product], tl.float32, is_pure=True, pack=1)
     else:
         return product
+
+
+@triton.jit
+def beside(x, other):
+    """x, of other's shape, in its layout. Not pure, so that the compiler computes nothing of x in a second layout."""
+    if APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f,f", [x, other], tl.float32, is_pure=False, pack=1)
+    else:
+        return x

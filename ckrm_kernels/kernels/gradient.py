@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels.elementary import constants_of, summand, tf32_parts
+from ckrm_kernels.kernels.elementary import beside, constants_of, summand, tf32_parts
 from ckrm_kernels.kernels.listed import (
     coordinates_of_slices,
     covariance_of_slices,
@@ -135,7 +135,7 @@ def tile_gradient_kernel(
             cov = covariance_of_tile(
                 buffer, rows_at, columns_at, rows, columns, row_size, steps, constants[1], STEPS, ROWS, COLUMNS, DOUBLE
             )
-        u, w, a = GRADIENT(g, row, column, cov, constants, KINDS)
+        u, w, a = GRADIENT(beside(g, cov), row, column, cov, constants, KINDS)
         of_mu += u
         of_sigma += w
         if STEPS != 0:

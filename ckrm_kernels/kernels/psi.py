@@ -16,6 +16,8 @@ the denominators D_L = (mu_i^2 + mu_j^2 + eps) / 2, D_C alike in sigma, and D_S 
     dP / dcov     = gamma P / S / D_S
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import math
@@ -219,31 +221,22 @@ def _pull(mu_i, mu_j, luminance, alpha, LUMINANCE: tl.constexpr):
 
 @triton.jit
 def _gradient_of_products(g, row, column, cov, constants, LUMINANCE: tl.constexpr, SIGNED: tl.constexpr):
-    """`gradient` for beta = gamma = 1, in fewer operations.
-
-    g meets the covariance first: so it is converted to the layout of tensor cores, and nothing is computed in two.
-    """
+    """`gradient` for beta = gamma = 1, in fewer operations."""
     mu_i, half_mu2_i, sigma_i, half_var_i = row
     mu_j, half_mu2_j, sigma_j, half_var_j = column
     _, eps, alpha, _, _ = constants
-    half_mu2, half_var = half_mu2_i + half_mu2_j, half_var_i + half_var_j
-    half_eps = eps * 0.5
+    half_var, half_eps = half_var_i + half_var_j, eps * 0.5
     denominator_s = sigma_i * sigma_j + eps
-    denominator_cs = half_var * denominator_s
-    if LUMINANCE == 0:
-        inverse_cs = reciprocal(denominator_cs)
-    else:
-        r = reciprocal(half_mu2 * denominator_cs)
-        inverse_cs, inverse_l = half_mu2 * r, denominator_cs * r
+    inverse_cs = reciprocal(half_var * denominator_s)
     by_cov = (denominator_s - half_eps) * inverse_cs  # C over the denominator of S
-    if not SIGNED:
-        g = with_sign_of(g, cov)
     if LUMINANCE == 0:
-        g_l = g
+        g_l = g if SIGNED else with_sign_of(g, cov)
         of_mu = by_cov * 0.0
     else:
+        inverse_l = reciprocal(half_mu2_i + half_mu2_j)  # of its own: not special functions, instructions are the limit
         luminance = (mu_i * mu_j + half_eps) * inverse_l
-        by_luminance = with_sign_of(g, luminance) * slope(luminance, alpha, LUMINANCE)
+        sign = luminance if SIGNED else luminance * cov
+        by_luminance = with_sign_of(g, sign) * slope(luminance, alpha, LUMINANCE)
         g_l = by_luminance * luminance
         pull = _pull(mu_i, mu_j, luminance, alpha, LUMINANCE)
         of_mu = by_luminance * (by_cov * cov) * inverse_l * pull
