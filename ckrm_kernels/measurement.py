@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from datetime import datetime, timezone
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import GPU_BACKENDS, Backend
+from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distribution import checked_threshold, split_scale
 from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
@@ -26,11 +27,9 @@ from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
 from ckrm_kernels.version import __version__
 
-Pointwise = Literal["skip", "slices", "vector"]
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 _ABSENT = "no such layer"
 _BINS = 100
-_INNER_EDGES = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
 _MOST_AT_ONCE = 1 << 28  # psi of slices: a second on an old core without vectors, a tenth of it on others
 
 
@@ -104,7 +103,8 @@ def measure_layers(
     plans = [_plan_layer(same, pointwise) for same in _by_name(models)]
     _check_finite(plans, names)
     plans = [plan.scaled() for plan in plans] if psi.scale_free else plans
-    edges, order = torch.cat((_INNER_EDGES, torch.tensor([limit], dtype=torch.float64, device="cpu"))).sort(stable=True)
+    inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
+    edges, order = torch.cat((inner, inner.new_tensor([limit]))).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     _, unscaled = split_scale({**psi.options(), "backend": backend})
     rows = []
