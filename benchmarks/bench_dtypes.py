@@ -19,9 +19,9 @@ def calls(dtype):
     grad = torch.ones(LAYER.filters * (LAYER.filters - 1) // 2, dtype=dtype)
     ops = torch.ops.ckrm
     return {
-        "pairwise": lambda: ops.pairwise_psi(weight, *PSI),
-        "counts": lambda: ops.psi_counts([weight], edges, *PSI),
-        "backward": lambda: ops.pairwise_psi_backward(grad, weight, *PSI),
+        "pairwise": lambda: ops.pairwise_psi(weight, *PSI.arguments),
+        "counts": lambda: ops.psi_counts([weight], edges, *PSI.arguments),
+        "backward": lambda: ops.pairwise_psi_backward(grad, weight, *PSI.arguments),
     }
 
 

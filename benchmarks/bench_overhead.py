@@ -7,16 +7,17 @@ import torch
 import ckrm_kernels
 from ckrm_kernels import native
 from ckrm_kernels.ops import by_device as ops
+from ckrm_kernels.similarity import Similarity
 
 WEIGHT = torch.ones(2, 1, 3, 3)
 TRAINED = torch.ones(2, 1, 3, 3, requires_grad=True)
-PSI = (0.1, 1.0, 1.0, 1e-4)
+PSI = Similarity()
 
 STEPS = {
     "torch.add, as a yardstick": lambda: torch.add(WEIGHT, WEIGHT),
     "native.load_cpu": native.load_cpu,
-    "the operator": lambda: ops.pairwise_psi(WEIGHT, *PSI),
-    "the operator, recording": lambda: ops.pairwise_psi(TRAINED, *PSI),
+    "the operator": lambda: ops.pairwise_psi(WEIGHT, *PSI.arguments),
+    "the operator, recording": lambda: ops.pairwise_psi(TRAINED, *PSI.arguments),
     "pairwise_psi": lambda: ckrm_kernels.pairwise_psi(WEIGHT),
     "pairwise_psi, recording": lambda: ckrm_kernels.pairwise_psi(TRAINED),
     "redundancy": lambda: ckrm_kernels.redundancy(WEIGHT),

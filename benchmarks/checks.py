@@ -14,8 +14,9 @@ from torch import Tensor
 
 import ckrm_kernels
 from ckrm_kernels import reference
+from ckrm_kernels.similarity import Similarity
 
-PSI = (0.1, 1.0, 1.0, 1e-4)
+PSI = Similarity()
 THRESHOLD = 0.6
 SAMPLE = 100  # pairs that are checked
 CLOSE = {"atol": 1e-4, "rtol": 0.0}  # fast logarithms of other systems included
@@ -38,7 +39,7 @@ def random_pairs(filters: int, number: int) -> Tensor:
 
 def _pairwise(weight: Tensor) -> Callable[[Any], None]:
     filters, pairs = weight.shape[0], random_pairs(weight.shape[0], SAMPLE)
-    expected = reference.psi_of_pairs(weight.double(), pairs, *PSI)
+    expected = reference.psi_of_pairs(weight.double(), pairs, PSI)
     i, j = pairs.unbind(1)
     packed = i * (2 * filters - i - 1) // 2 + j - i - 1
 
@@ -49,12 +50,12 @@ def _pairwise(weight: Tensor) -> Callable[[Any], None]:
 
 
 def _cross(a: Tensor, b: Tensor) -> Callable[[Any], None]:
-    expected = reference.cross_psi(a[-2:].double(), b.double(), *PSI)
+    expected = reference.cross_psi(a[-2:].double(), b.double(), PSI)
     return lambda psi: torch.testing.assert_close(psi[-2:].double(), expected, **CLOSE)
 
 
 def _listed(weight: Tensor, pairs: Tensor) -> Callable[[Any], None]:
-    expected = reference.psi_of_pairs(weight.double(), pairs[-SAMPLE:], *PSI)
+    expected = reference.psi_of_pairs(weight.double(), pairs[-SAMPLE:], PSI)
     return lambda psi: torch.testing.assert_close(psi[-SAMPLE:].double(), expected, **CLOSE)
 
 
@@ -87,10 +88,10 @@ def _gradient_of(pairwise_psi: Callable[..., Tensor], weight: Tensor) -> Tensor:
 def trust_kernels() -> None:
     """Checks the float64 kernels on a small layer, since the reference would take minutes on the large ones."""
     weight = Layer(24, 6, 3).weight().double()
-    omega = reference.pairwise_psi(weight, *PSI)
+    omega = reference.pairwise_psi(weight, PSI)
     share = (omega > THRESHOLD).double().mean()
     torch.testing.assert_close(ckrm_kernels.redundancy(weight, THRESHOLD, backend="cpu"), share)
-    gradient = _gradient_of(lambda w: reference.pairwise_psi(w, *PSI), weight)
+    gradient = _gradient_of(lambda w: reference.pairwise_psi(w, PSI), weight)
     torch.testing.assert_close(_gradient_of(ckrm_kernels.pairwise_psi, weight), gradient)
 
 

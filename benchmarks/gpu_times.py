@@ -25,9 +25,10 @@ from torch import nn
 
 import ckrm_kernels
 from ckrm_kernels import backends, ops
+from ckrm_kernels.similarity import Similarity
 
 ROUNDS = 20
-PSI = (0.1, 1.0, 1.0, 1e-4)
+PSI = Similarity()
 PREDICTED_CYCLES = {"triton": 24.1, "cuda": 25.0}  # of a scheduler, for 32 terms: benchmarks/machine_code.py
 LIMIT_CYCLES = 19.3
 Call = Callable[[], Any]
@@ -196,7 +197,7 @@ def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
         yield row(f"forward + backward {shape}", 0, in_turns(gradient_calls(weight, gpu_backends)))
     banks = [one.weight(index).cuda() for index, one in enumerate(RESNET50)]
     edges = torch.linspace(0, 1, 101, device="cuda")[1:-1]
-    counts = lambda: ops.triton.psi_counts(banks, edges, *PSI)  # noqa: E731
+    counts = lambda: ops.triton.psi_counts(banks, edges, PSI)  # noqa: E731
     calls = {"triton": counts, "triton, alone": Later(lambda: alone(counts))}
     yield row("counts of ResNet50's 17 layers", sum(one.slice_pairs for one in RESNET50), in_turns(calls))
     model = nn.ModuleList(nn.Conv2d(one.slices, one.filters, one.side) for one in RESNET50).cuda()

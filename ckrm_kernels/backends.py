@@ -17,15 +17,16 @@ from torch.autograd import forward_ad
 
 from ckrm_kernels import native, ops, reference
 from ckrm_kernels.extras import install
+from ckrm_kernels.similarity import Similarity
 
 Backend = Literal["reference", "cpu", "triton", "cuda"]
 GPU_BACKENDS: tuple[Literal["triton", "cuda"], ...] = ("triton", "cuda")  # the first that can run
 
 
-def _counts_by_definition(banks: Sequence[Tensor], edges: Tensor, *psi: float) -> Tensor:
+def _counts_by_definition(banks: Sequence[Tensor], edges: Tensor, similarity: Similarity) -> Tensor:
     """`reference.psi_counts` of each of many banks: (banks, E + 2) int64."""
     none = edges.new_empty(0, edges.numel() + 2, dtype=torch.int64)
-    return torch.cat([none, *(reference.psi_counts(bank, edges, *psi)[None] for bank in banks)])
+    return torch.cat([none, *(reference.psi_counts(bank, edges, similarity)[None] for bank in banks)])
 
 
 BY_DEFINITION = ops.Operators(
@@ -152,7 +153,7 @@ def _cuda_failure(index: int) -> str:
     if not failure:
         device = torch.device("cuda", index)
         try:
-            torch.ops.ckrm_cuda.pairwise_psi(torch.zeros(2, 1, 1, device=device), 0.1, 1.0, 1.0, 1e-4)
+            ops.cuda.pairwise_psi(torch.zeros(2, 1, 1, device=device), Similarity())
         except RuntimeError as error:
             name = torch.cuda.get_device_name(device)
             return f"its library does not run on {name} ({error}); set TORCH_CUDA_ARCH_LIST and build it again"

@@ -8,45 +8,63 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.functional import PsiOptions, checked_banks, counts_of_banks, psi_counts
+from ckrm_kernels.backends import Backend
+from ckrm_kernels.functional import checked_banks, counts_of_banks
+from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
 
 
-def redundancy(weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[PsiOptions]) -> Tensor:
+def redundancy(
+    weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[SimilarityOptions]
+) -> Tensor:
     """lambda^t, the share of pairs of filters whose Psi is strictly above the threshold t (equation 9).
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    threshold: a number in [0, 1], or a tensor of them of any shape, in any order
-    options: see `PsiOptions`
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1], or a tensor of them of any shape, in any order
+    options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
     """
-    thresholds = checked_thresholds(threshold)
-    scale_free, psi = split_scale(options)
-    return redundancy_of_banks(checked_banks(weight, scale_free), thresholds, psi)
+    similarity, backend = resolve(options, "redundancy", "threshold")
+    thresholds = checked_thresholds(threshold, similarity.lowest)
+    return redundancy_of_banks(checked_banks(weight, similarity.scale_free), thresholds, similarity, backend)
 
 
-def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[PsiOptions]) -> Tensor:
+def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[SimilarityOptions]) -> Tensor:
     """The distribution of Omega: number of pairs in equal bins over [0, 1], without storing Omega.
 
+    Of a signed similarity the bins are over [-1, 1].
+
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    bins: their number, >= 1; bin b holds edge(b) < Psi <= edge(b + 1), the first also 0 and the last all above
-    options: see `PsiOptions`
+    bins: their number, >= 1; bin b holds edge(b) < Psi <= edge(b + 1), the first also all below and the last all above
+    options: see `SimilarityOptions`
     out: (bins,) int64; NaN pairs are in no bin
     """
-    inner = torch.linspace(0, 1, whole_number("bins", bins) + 1, dtype=torch.float64, device="cpu")[1:-1]
-    return psi_counts(weight, inner, **options)[:-1]
+    similarity, backend = resolve(options, "psi_histogram", "bins")
+    inner = inner_edges(whole_number("bins", bins), similarity)
+    banks = checked_banks(weight, similarity.scale_free)
+    return counts_of_banks(banks, inner, similarity, backend).sum(0)[:-1]
 
 
-def redundancy_of_banks(banks: Sequence[Tensor], thresholds: Tensor, options: PsiOptions) -> Tensor:
+def inner_edges(bins: int, similarity: Similarity) -> Tensor:
+    """The edges between equal bins over all values that the similarity has: (bins - 1,) float64."""
+    return torch.linspace(similarity.lowest, 1, bins + 1, dtype=torch.float64, device="cpu")[1:-1]
+
+
+def redundancy_of_banks(
+    banks: Sequence[Tensor], thresholds: Tensor, similarity: Similarity, backend: Backend | None
+) -> Tensor:
     """lambda^t over the pairs within each of several filter banks: float64, of the thresholds' shape."""
-    return redundancy_of_sets([banks], thresholds, options)[0]
+    return redundancy_of_sets([banks], thresholds, similarity, backend)[0]
 
 
-def redundancy_of_sets(sets: Sequence[Sequence[Tensor]], thresholds: Tensor, options: PsiOptions) -> Tensor:
+def redundancy_of_sets(
+    sets: Sequence[Sequence[Tensor]], thresholds: Tensor, similarity: Similarity, backend: Backend | None
+) -> Tensor:
     """`redundancy_of_banks` of each of several sets of banks, counted in one call: (sets, *thresholds.shape)."""
     edges, order = thresholds.flatten().sort()
-    of_banks = counts_of_banks([bank for banks in sets for bank in banks], edges, **options)
+    of_banks = counts_of_banks([bank for banks in sets for bank in banks], edges, similarity, backend)
     counts = torch.stack([each.sum(0) for each in of_banks.split([len(banks) for banks in sets])])
     above = counts[:, 1:-1].flip(1).cumsum(1).flip(1)
     share = above.double() / counts.sum(1, keepdim=True).clamp(min=1)
@@ -63,14 +81,8 @@ def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:
     return banks
 
 
-def split_scale(options: PsiOptions) -> tuple[bool, PsiOptions]:
-    """Whether the options ask for scale_free, and the options that remain once a layer's banks have been scaled."""
-    rest = options.copy()
-    return rest.pop("scale_free", False), rest
-
-
-def checked_thresholds(threshold: float | Tensor) -> Tensor:
-    """The thresholds as a float64 tensor; raises ValueError unless all lie in [0, 1]."""
+def checked_thresholds(threshold: float | Tensor, lowest: float) -> Tensor:
+    """The thresholds as a float64 tensor; raises ValueError unless all lie between `lowest` and 1."""
     try:
         # a number does not go to the default device, which may be one without values
         device = threshold.device if isinstance(threshold, Tensor) else "cpu"
@@ -78,14 +90,14 @@ def checked_thresholds(threshold: float | Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"threshold must be a number or a tensor of numbers, got {threshold!r}") from error
     thresholds = thresholds.detach()
-    if not bool(((thresholds >= 0) & (thresholds <= 1)).all()):
-        raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
+    if not bool(((thresholds >= lowest) & (thresholds <= 1)).all()):
+        raise ValueError(f"threshold must lie in [{lowest:g}, 1], got {threshold}")
     return thresholds
 
 
-def checked_threshold(threshold: float | Tensor) -> float:
-    """The one threshold as a number; raises ValueError unless it lies in [0, 1]."""
-    thresholds = checked_thresholds(threshold)
+def checked_threshold(threshold: float | Tensor, lowest: float) -> float:
+    """The one threshold as a number; raises ValueError unless it lies between `lowest` and 1."""
+    thresholds = checked_thresholds(threshold, lowest)
     if thresholds.numel() != 1:
         raise ValueError(f"threshold must be one number, got {thresholds.numel()}")
     return thresholds.item()

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ckrm_kernels import ops
 from ckrm_kernels.backends import Backend, are_long, implementation
 from ckrm_kernels.filters import filter_banks
+from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.similarity import Similarity
 
-ALPHA, BETA, GAMMA, EPS = 0.1, 1.0, 1.0, 1e-4
-_LARGEST = sys.float_info.max
-_NUMBERS = (float, Real, torch.SymFloat, torch.SymInt)  # float first: isinstance asks in this order
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-class PsiOptions(TypedDict, total=False):
-    """The keyword arguments of psi that every function of this package takes.
-
-    alpha, beta, gamma: exponents of luminance, contrast and structure, >= 0; 0.1, 1, 1 by default
-    eps: the constant of the paper's equation 2, >= 0; 1e-4 by default, an absolute number, so that the redundancy of
-        a layer falls as its weights grow
-    scale_free: divide the weight by its root mean square first, so that eps is relative to the layer's scale
-    backend: None picks; "reference", "cpu", "triton" or "cuda" forces
-    """
-
-    alpha: float
-    beta: float
-    gamma: float
-    eps: float
-    scale_free: bool
-    backend: Backend | None
 
 
 def pairwise_psi(
     weight: Tensor | nn.Module,
     *,
-    alpha: float = ALPHA,
-    beta: float = BETA,
-    gamma: float = GAMMA,
-    eps: float = EPS,
-    scale_free: bool = False,
     layout: Literal["packed", "square"] = "packed",
-    backend: Backend | None = None,
+    **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """Psi(i, j) of all pairs of filters: the mean over their slices of |L|^alpha C^beta |S|^gamma (equations 7, 8).
 
+    Or of another similarity of slices, by the option of that name.
+
     weight: (F2, F1, *K) floating point, or a convolution, transposed convolution or linear module
     layout: "packed", the pairs i < j in the order of `torch.pdist`, or "square", symmetric with ones on the diagonal
-    alpha, beta, gamma, eps, scale_free, backend: see `PsiOptions`
+    options: see `SimilarityOptions`
     out: (F2 (F2 - 1) / 2,) or (F2, F2), float32 (float64 for a float64 weight), differentiable; a grouped module
         compares within its groups and adds a leading dimension of their number (a depthwise one, whose groups hold
         one filter each, compares all its filters)
@@ -62,9 +38,9 @@ def pairwise_psi(
     """
     if layout not in ("packed", "square"):
         raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
-    psi = checked_psi(alpha, beta, gamma, eps)
-    banks = checked_banks(weight, scale_free)
-    results = [implementation(backend, bank).pairwise_psi(bank, *psi) for bank in banks]
+    similarity, backend = resolve(options, "pairwise_psi", "layout")
+    banks = checked_banks(weight, similarity.scale_free)
+    results = [implementation(backend, bank).pairwise_psi(bank, similarity) for bank in banks]
     if layout == "square":
         results = [unpack(omega, bank.shape[0]) for omega, bank in zip(results, banks, strict=True)]
     return results[0] if len(results) == 1 else torch.stack(results)
@@ -73,21 +49,15 @@ def pairwise_psi(
 def cross_psi(
     a: Tensor,
     b: Tensor,
-    *,
-    alpha: float = ALPHA,
-    beta: float = BETA,
-    gamma: float = GAMMA,
-    eps: float = EPS,
-    scale_free: bool = False,
-    backend: Backend | None = None,
+    **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """Psi of every filter of a with every filter of b, such as one layer trained from two seeds.
 
     a: (Na, F1, *K), b: (Nb, F1, *K), of one dtype and device
-    alpha, beta, gamma, eps, scale_free (each by its own root mean square), backend: see `PsiOptions`
+    options: see `SimilarityOptions`; scale_free takes each by its own root mean square
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
     """
-    psi = checked_psi(alpha, beta, gamma, eps)
+    similarity, backend = resolve(options, "cross_psi")
     a, b = checked_weight(a, "a"), checked_weight(b, "b")
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(
@@ -97,57 +67,38 @@ def cross_psi(
         raise TypeError(f"a and b must have one dtype, got {a.dtype} and {b.dtype}")
     if a.device != b.device:
         raise ValueError(f"a and b must be on one device, got {a.device} and {b.device}")
-    if scale_free:
+    if similarity.scale_free:
         a, b = unit_scale(a), unit_scale(b)
-    return implementation(backend, a, b).cross_psi(a, b, *psi)
+    return implementation(backend, a, b).cross_psi(a, b, similarity)
 
 
 def psi_of_pairs(
     weight: Tensor | nn.Module,
     pairs: Tensor,
-    *,
-    alpha: float = ALPHA,
-    beta: float = BETA,
-    gamma: float = GAMMA,
-    eps: float = EPS,
-    scale_free: bool = False,
-    backend: Backend | None = None,
+    **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """Psi of the listed pairs of filters.
 
     weight: (F2, F1, *K) floating point, or a module that is not grouped
     pairs: (P, 2) int64, different filter indices in [0, F2), in any order
-    alpha, beta, gamma, eps, scale_free, backend: see `PsiOptions`
+    options: see `SimilarityOptions`
     out: (P,), float32 (float64 for a float64 weight), differentiable in the weight
     """
-    psi = checked_psi(alpha, beta, gamma, eps)
-    bank = only_bank(weight, scale_free)
+    similarity, backend = resolve(options, "psi_of_pairs")
+    bank = only_bank(weight, similarity.scale_free)
     _check_pairs(pairs, bank)
-    return implementation(backend, bank).psi_of_pairs(bank, pairs, *psi)
+    return implementation(backend, bank).psi_of_pairs(bank, pairs, similarity)
 
 
-def psi_counts(weight: Tensor | nn.Module, edges: Tensor, **options: Any) -> Tensor:
-    """Number of pairs whose Psi lies in each interval between ascending edges; never stores Omega.
+def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, similarity: Similarity, backend: Backend | None) -> Tensor:
+    """Number of pairs of each of any number of filter banks whose Psi lies in each interval; never stores Omega.
 
-    weight: (F2, F1, *K) or a module (of a grouped one, all pairs within the groups are counted)
+    banks: checked, (F2, F1, *K) each, of any shapes, dtypes and devices; those of one dtype and device take one call;
+        as they are, whatever similarity.scale_free
     edges: (E,) ascending
-    options: see `PsiOptions`
-    out: (E + 2,) int64: (-inf, e0], (e0, e1], ..., (e_last, inf), and the pairs that are NaN
+    out: (banks, E + 2) int64, on the device of the first bank, or of the edges where there is none: (-inf, e0],
+        (e0, e1], ..., (e_last, inf), and the pairs that are NaN
     """
-    banks = checked_banks(weight, options.pop("scale_free", False))
-    return counts_of_banks(banks, edges, **options).sum(0)
-
-
-def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, **options: Any) -> Tensor:
-    """`psi_counts` over the pairs within each of any number of filter banks.
-
-    banks: checked, (F2, F1, *K) each, of any shapes, dtypes and devices; those of one dtype and device take one call
-    edges: (E,) ascending
-    options: see `PsiOptions`, without scale_free
-    out: (banks, E + 2) int64, on the device of the first bank, or of the edges where there is none
-    """
-    backend = options.pop("backend", None)
-    psi = checked_psi(**{"alpha": ALPHA, "beta": BETA, "gamma": GAMMA, "eps": EPS, **options})
     if not banks:
         return edges.new_zeros(0, edges.numel() + 2, dtype=torch.int64)
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -157,7 +108,7 @@ def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, **options: Any) -> T
     for (device, dtype, _), indices in groups.items():
         group = [banks[index].detach() for index in indices]
         limits = edges.to(device, ops.result_dtype(dtype))
-        counts.append(implementation(backend, *group).psi_counts(group, limits, *psi))
+        counts.append(implementation(backend, *group).psi_counts(group, limits, similarity))
     if len(counts) == 1:
         return counts[0]
     order = torch.tensor([index for indices in groups.values() for index in indices], device=banks[0].device)
@@ -201,17 +152,6 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
     if 0 in weight.shape[1:] and weight.shape[0] > 0:
         raise ValueError(f"{name} has filters without slices: shape {tuple(weight.shape)}")
     return weight
-
-
-def checked_psi(alpha: float, beta: float, gamma: float, eps: float) -> tuple[float, float, float, float]:
-    """The exponents and eps as floats; raises TypeError or ValueError unless they are finite and >= 0."""
-    for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eps", eps)):
-        if not isinstance(value, _NUMBERS):
-            raise TypeError(f"{name} must be a finite number >= 0, got {value!r}")
-        # a NumPy float would be cast, with a warning, to compare with the largest float
-        if not 0 <= (float(value) if isinstance(value, np.floating) else value) <= _LARGEST:
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-    return float(alpha), float(beta), float(gamma), float(eps)
 
 
 def _check_pairs(pairs: Tensor, weight: Tensor) -> None:

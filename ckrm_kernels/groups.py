@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.distribution import checked_threshold, split_scale, valued_banks
-from ckrm_kernels.functional import PsiOptions, counts_of_banks, cross_psi
+from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distribution import checked_threshold, valued_banks
+from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.similarity import Similarity
 
 _BLOCK = 64  # filters that are compared with all others at once; a multiple of 8, so that each is whole bytes of bits
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
@@ -42,7 +45,7 @@ class RedundantGroups:
 
 
 def redundant_groups(
-    weight: Tensor | nn.Module, threshold: float = 0.6, **options: Unpack[PsiOptions]
+    weight: Tensor | nn.Module, threshold: float = 0.6, **options: Unpack[SimilarityOptions]
 ) -> RedundantGroups:
     """Chooses filters to keep so that no two of them exceed the threshold and every other one repeats a kept one.
 
@@ -51,25 +54,30 @@ def redundant_groups(
 
     weight: (F2, F1, *K) or a module; of a grouped one, filters are compared and kept within their groups
     threshold: a number in [0, 1]
-    options: see `PsiOptions`
+    options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
     Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
     bits of the CPU's memory, and no more that grows so.
     """
-    scale_free, psi = split_scale(options)
-    return groups_of_banks(valued_banks(weight, scale_free), checked_threshold(threshold), psi)
+    similarity, backend = resolve(options, "redundant_groups", "threshold")
+    limit = checked_threshold(threshold, similarity.lowest)
+    return groups_of_banks(valued_banks(weight, similarity.scale_free), limit, similarity, backend)
 
 
-def groups_of_banks(banks: Sequence[Tensor], threshold: float, options: PsiOptions) -> RedundantGroups:
+def groups_of_banks(
+    banks: Sequence[Tensor], threshold: float, similarity: Similarity, backend: Backend | None
+) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
     finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
-    repeats = _may_repeat(banks, threshold, options)
+    repeats = _may_repeat(banks, threshold, similarity, backend)
     representatives = [
-        _representatives(bank, threshold, options) if any_repeat else torch.arange(bank.shape[0], device=bank.device)
+        _representatives(bank, threshold, similarity, backend)
+        if any_repeat
+        else torch.arange(bank.shape[0], device=bank.device)
         for bank, any_repeat in zip(banks, repeats, strict=True)
     ]
     representative = torch.cat([r + start for r, start in zip(representatives, starts, strict=False)])
@@ -77,39 +85,41 @@ def groups_of_banks(banks: Sequence[Tensor], threshold: float, options: PsiOptio
     return RedundantGroups(own.nonzero().flatten(), (~own).nonzero().flatten(), representative)
 
 
-def _may_repeat(banks: Sequence[Tensor], threshold: float, options: PsiOptions) -> list[bool]:
+def _may_repeat(
+    banks: Sequence[Tensor], threshold: float, similarity: Similarity, backend: Backend | None
+) -> list[bool]:
     """Whether a pair of each bank exceeds the threshold or overflows; counted together, where there are several."""
     if len(banks) == 1:
         return [True]
     edges = torch.tensor([threshold], dtype=torch.float64, device="cpu")
-    return counts_of_banks(banks, edges, **options)[:, 1:].any(1).tolist()
+    return counts_of_banks(banks, edges, similarity, backend)[:, 1:].any(1).tolist()
 
 
-def _representatives(bank: Tensor, threshold: float, options: PsiOptions) -> Tensor:
+def _representatives(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None) -> Tensor:
     """(F2, F1, *K) -> (F2,) int64, for each filter the kept one it repeats."""
-    filters = bank.shape[0]
-    similar = _similar(bank, threshold, options)
+    filters, compute = bank.shape[0], implementation(backend, bank).cross_psi
+    similar = _similar(bank, threshold, similarity, backend)
     chosen = torch.zeros(filters, dtype=torch.bool, device="cpu")
     chosen[_greedy(similar, filters)] = True
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
     representative = torch.arange(filters, device=bank.device)
     for part in dropped.split(_BLOCK) if dropped.numel() else ():
-        psi = cross_psi(bank[part.to(bank.device)], bank[kept.to(bank.device)], **options)
+        psi = compute(bank[part.to(bank.device)], bank[kept.to(bank.device)], similarity)
         repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)[:, kept.numpy()]).to(bank.device)
-        closest = torch.where(repeated, psi, -1).argmax(1)
+        closest = torch.where(repeated, psi, -torch.inf).argmax(1)
         representative[part.to(bank.device)] = kept.to(bank.device)[closest]
     return representative
 
 
-def _similar(bank: Tensor, threshold: float, options: PsiOptions) -> Bits:
+def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None) -> Bits:
     """(F2, F1, *K) -> (F2, F2 bits in whole blocks), symmetric: which pairs exceed the threshold, not the diagonal."""
-    filters = bank.shape[0]
+    filters, compute = bank.shape[0], implementation(backend, bank).cross_psi
     similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
     overflowed = torch.zeros((), dtype=torch.bool, device=bank.device)
     for start in range(0, filters, _BLOCK):
-        psi = cross_psi(bank[start : start + _BLOCK], bank[start:], **options).triu(1)
-        overflowed |= psi.isnan().any()
-        above = (psi > threshold).cpu().numpy()
+        psi = compute(bank[start : start + _BLOCK], bank[start:], similarity)
+        overflowed |= psi.isnan().triu(1).any()
+        above = (psi > threshold).triu(1).cpu().numpy()
         above[:, : len(above)] |= above[:, : len(above)].T.copy()
         row, byte = slice(start, start + len(above)), start // 8
         similar[row, byte : byte + -(-above.shape[1] // 8)] = np.packbits(above, axis=1)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ckrm_kernels.distribution import checked_thresholds, redundancy_of_sets
-from ckrm_kernels.functional import PsiOptions, scale_of
+from ckrm_kernels.backends import Backend
+from ckrm_kernels.distribution import redundancy_of_sets
+from ckrm_kernels.functional import scale_of
 from ckrm_kernels.groups import groups_of_banks
 from ckrm_kernels.sampling import permuted_sets
+from ckrm_kernels.similarity import Similarity
 
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
@@ -32,8 +34,8 @@ class Level(NamedTuple):
 class LayerNumbers(NamedTuple):
     """What one model's layer was found to be.
 
-    measured: at the psi asked for; scale_free: of the layer over its root mean square, None where psi is that or does
-        not depend on scale; live: among the filters that are not dead
+    measured: by the similarity asked for; scale_free: of the layer over its root mean square, None where the similarity
+        is that or does not depend on scale; live: among the filters that are not dead
     """
 
     histogram: Tensor
@@ -46,7 +48,7 @@ class LayerNumbers(NamedTuple):
 class Wanted(NamedTuple):
     """What is computed beside lambda^t.
 
-    chance: whether there is anything to permute; scale_free: whether psi depends on scale
+    chance: whether there is anything to permute; scale_free: whether the similarity depends on scale
     """
 
     chance: bool
@@ -64,11 +66,16 @@ def plain_numbers(counts: Tensor, at: int) -> LayerNumbers:
 
 
 def detailed_numbers(
-    plain: LayerNumbers, banks: list[Tensor], wanted: Wanted, threshold: float, psi: PsiOptions
+    plain: LayerNumbers,
+    banks: list[Tensor],
+    wanted: Wanted,
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
 ) -> LayerNumbers:
     """The numbers of a layer with its levels.
 
-    banks: (F2, F1, *K) each, of one shape; psi: without scale_free
+    banks: (F2, F1, *K) each, of one shape; as they are, whatever similarity.scale_free
     """
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
@@ -78,11 +85,11 @@ def detailed_numbers(
         variants["scale_free"] = lambda each: list((torch.stack(list(each)).to(scale.dtype) / peak / scale).unbind(0))
     if dead:
         variants["live"] = lambda each: [bank[chosen] for bank, chosen in zip(each, alive, strict=True)]
-    redundancies = _redundancies(banks, variants, plain.measured.redundancy, threshold, psi)
-    chances = _chances(banks, variants, threshold, psi) if wanted.chance else {}
+    redundancies = _redundancies(banks, variants, plain.measured.redundancy, threshold, similarity, backend)
+    chances = _chances(banks, variants, threshold, similarity, backend) if wanted.chance else {}
     levels = {name: Level(redundancies[name], chances.get(name)) for name in variants}
     for name in ("measured", "scale_free") if wanted.scale_free else ("measured",):
-        distinct = _distinct(variants[name](banks), levels[name].redundancy, threshold, psi)
+        distinct = _distinct(variants[name](banks), levels[name].redundancy, threshold, similarity, backend)
         levels[name] = levels[name]._replace(distinct=distinct)
     return LayerNumbers(
         plain.histogram, levels["measured"], dead, levels.get("live", levels["measured"]), levels.get("scale_free")
@@ -98,16 +105,25 @@ def _alive(banks: list[Tensor]) -> list[Tensor]:
 
 
 def _redundancies(
-    banks: list[Tensor], variants: Mapping[str, _Variant], measured: float, threshold: float, psi: PsiOptions
+    banks: list[Tensor],
+    variants: Mapping[str, _Variant],
+    measured: float,
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
 ) -> dict[str, float]:
     """lambda^t of each variant of the banks; that of the banks as they are is known."""
     sets = [variant(banks) for name, variant in variants.items() if name != "measured"]
-    others = redundancy_of_sets(sets, checked_thresholds(threshold), psi).tolist() if sets else []
+    others = redundancy_of_sets(sets, _tensor(threshold), similarity, backend).tolist() if sets else []
     return dict(zip(variants, (measured, *others), strict=True))
 
 
 def _chances(
-    banks: list[Tensor], variants: Mapping[str, _Variant], threshold: float, psi: PsiOptions
+    banks: list[Tensor],
+    variants: Mapping[str, _Variant],
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
 ) -> dict[str, float]:
     """The chance level of each variant of the banks, all by the same permutations."""
     pairs = sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks)
@@ -116,12 +132,18 @@ def _chances(
     of_rounds = []
     for permuted in permuted_sets(banks, rounds, generator):
         sets = [variant(each) for variant in variants.values() for each in permuted]
-        found = redundancy_of_sets(sets, checked_thresholds(threshold), psi)
+        found = redundancy_of_sets(sets, _tensor(threshold), similarity, backend)
         of_rounds.append(found.view(len(variants), -1))
     return {name: each.mean(0).item() for name, each in zip(variants, torch.cat(of_rounds, 1), strict=True)}
 
 
-def _distinct(banks: list[Tensor], redundancy: float, threshold: float, psi: PsiOptions) -> int:
+def _tensor(threshold: float) -> Tensor:
+    return torch.tensor(threshold, dtype=torch.float64, device="cpu")
+
+
+def _distinct(
+    banks: list[Tensor], redundancy: float, threshold: float, similarity: Similarity, backend: Backend | None
+) -> int:
     """The filters left when repeats are merged."""
     filters = sum(bank.shape[0] for bank in banks)
-    return groups_of_banks(banks, threshold, psi).kept.numel() if redundancy else filters
+    return groups_of_banks(banks, threshold, similarity, backend).kept.numel() if redundancy else filters

@@ -16,21 +16,22 @@ from typing_extensions import Unpack
 
 from ckrm_kernels.backends import GPU_BACKENDS, Backend
 from ckrm_kernels.choices import Pointwise
-from ckrm_kernels.distribution import checked_threshold, split_scale
+from ckrm_kernels.distribution import checked_threshold, inner_edges
 from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import PsiOptions, counts_of_banks, unit_scale
+from ckrm_kernels.functional import counts_of_banks, unit_scale
 from ckrm_kernels.layer_numbers import LayerNumbers, Level, Wanted, detailed_numbers, plain_numbers
 from ckrm_kernels.layers import Layer, descriptions, model_layers
+from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.version import __version__
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 _ABSENT = "no such layer"
 _BINS = 100
-_MOST_AT_ONCE = 1 << 28  # psi of slices: a second on an old core without vectors, a tenth of it on others
+_MOST_AT_ONCE = 1 << 28  # pairs of slices: a second on an old core without vectors, a tenth of it on others
 
 
 def measure(
@@ -40,22 +41,22 @@ def measure(
     pointwise: Pointwise = "skip",
     details: bool = True,
     progress: bool = False,
-    **options: Unpack[PsiOptions],
+    **options: Unpack[SimilarityOptions],
 ) -> RedundancyReport:
     """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
 
     model_or_models: a model, or several of one structure, trained independently; then the report has their means, the
         deviation of lambda^t and the values of each, layers matched by name. Wrapped ones (torch.compile,
         DataParallel, DistributedDataParallel) are named as without the wrapper.
-    threshold: a number in [0, 1]
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1]
     pointwise: what to do with layers whose slices are single numbers, 1x1 convolutions and Linear: "skip" them,
         since only luminance is left of Psi, measure them as they are ("slices"), or take each filter as one slice of
         length F1 ("vector")
     details: False leaves out what takes most of the time: the chance levels, the numbers of distinct and of dead
         filters, and the same of the scale-free layer
     progress: show on standard error how many layers are done
-    options: see `PsiOptions`; the default eps is an absolute number, so a layer's redundancy falls as its weights
-        grow; scale_free=True removes that
+    options: see `SimilarityOptions`; the default eps is an absolute number, so a layer's redundancy falls as its
+        weights grow; scale_free=True removes that
     out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
         convolution is compared within its groups, a depthwise one all with all; a shared weight is measured once.
     The weight measured is the one that a forward pass uses, where it can be had without one (parametrisations, the
@@ -66,11 +67,12 @@ def measure(
     Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
     layer, before anything is measured.
     """
+    similarity, backend = resolve(options, "measure", "threshold", "pointwise", "details", "progress")
     models = _checked_models(model_or_models)
     with torch.no_grad():
         layers = [model_layers(model) for model in models]
         track: Track = tracked if progress else iter
-        report = measure_layers(layers, threshold, pointwise, options, details, track)
+        report = measure_layers(layers, threshold, pointwise, similarity, details, track, backend=backend)
     return replace(report, sources=tuple(Source(type(model).__name__) for model in models))
 
 
@@ -79,10 +81,11 @@ def measure_layers(
     models: Sequence[Sequence[Layer]],
     threshold: float,
     pointwise: Pointwise,
-    options: PsiOptions,
+    similarity: Similarity,
     details: bool = True,
     track: Track = iter,
     *,
+    backend: Backend | None = None,
     sources: Sequence[Source] = (),
     notes: Sequence[str] = (),
     scale_free_beside: bool = True,
@@ -93,7 +96,7 @@ def measure_layers(
     sources: what each model was read from, whose names errors then give; notes: on how it was read
     scale_free_beside: whether the details include those of the scale-free layer
     """
-    limit, psi, backend = checked_threshold(threshold), *_resolved(options)
+    limit = checked_threshold(threshold, similarity.lowest)
     if pointwise not in ("skip", "slices", "vector"):
         raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
     if not models:
@@ -102,25 +105,25 @@ def measure_layers(
     _check_alike(models, names)
     plans = [_plan_layer(same, pointwise) for same in _by_name(models)]
     _check_finite(plans, names)
-    plans = [plan.scaled() for plan in plans] if psi.scale_free else plans
-    inner = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")[1:-1]
-    edges, order = torch.cat((inner, inner.new_tensor([limit]))).sort(stable=True)
+    plans = [plan.scaled() for plan in plans] if similarity.scale_free else plans
+    edges, order = torch.cat(
+        (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))
+    ).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
-    _, unscaled = split_scale({**psi.options(), "backend": backend})
     rows = []
-    for plan, counts in zip(track(plans), _count(plans, edges, unscaled), strict=True):
+    for plan, counts in zip(track(plans), _count(plans, edges, similarity, backend), strict=True):
         numbers = [plain_numbers(each, at) for each in counts]
         _check_known(plan, numbers)
         if details:
-            wanted = Wanted(plan.has_chance, psi.depends_on_scale and scale_free_beside)
+            wanted = Wanted(plan.has_chance, similarity.depends_on_scale and scale_free_beside)
             pairs = zip(numbers, plan.banks, strict=True)
-            numbers = [detailed_numbers(each, banks, wanted, limit, unscaled) for each, banks in pairs]
+            numbers = [detailed_numbers(each, banks, wanted, limit, similarity, backend) for each, banks in pairs]
         rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))
     return RedundancyReport(
         tuple(rows),
         limit,
         len(models),
-        psi.options(),
+        similarity,
         pointwise,
         tuple(sources),
         tuple(notes),
@@ -191,19 +194,23 @@ def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise) -> _Plan:
     return _Plan(layer, banks, note, not single_numbers or as_one_slice)
 
 
-def _count(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> Iterator[list[Tensor]]:
+def _count(
+    plans: Sequence[_Plan], edges: Tensor, similarity: Similarity, backend: Backend | None
+) -> Iterator[list[Tensor]]:
     """The counts of each plan: all in one call, unless that takes long on a CPU; then a plan at a time."""
     banks = [bank for plan in plans for same in plan.banks for bank in same]
-    on_gpu = psi.get("backend") in GPU_BACKENDS or any(bank.is_cuda for bank in banks)
+    on_gpu = backend in GPU_BACKENDS or any(bank.is_cuda for bank in banks)
     work = sum(bank.shape[0] ** 2 // 2 * bank.shape[1] for bank in banks)
     for together in [plans] if on_gpu or work <= _MOST_AT_ONCE else [[plan] for plan in plans]:
-        yield from _count_in_one_call(together, edges, psi)
+        yield from _count_in_one_call(together, edges, similarity, backend)
 
 
-def _count_in_one_call(plans: Sequence[_Plan], edges: Tensor, psi: PsiOptions) -> list[list[Tensor]]:
+def _count_in_one_call(
+    plans: Sequence[_Plan], edges: Tensor, similarity: Similarity, backend: Backend | None
+) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
     banks = [bank for plan in plans for same in plan.banks for bank in same]
-    counts = counts_of_banks(banks, edges, **psi).cpu()
+    counts = counts_of_banks(banks, edges, similarity, backend).cpu()
     of_layers = iter(counts.split([len(same) for plan in plans for same in plan.banks]))
     return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
 
@@ -276,15 +283,6 @@ def _skipped(layer: Layer, reason: str) -> LayerRedundancy:
         status="skipped",
         reason=reason,
     )
-
-
-def _resolved(options: PsiOptions) -> tuple[PsiConfig, Backend | None]:
-    """The options with their defaults, checked, and the backend."""
-    unknown = set(options) - set(PsiOptions.__annotations__)
-    if unknown:
-        accepted = sorted({"threshold", "pointwise", "details", "progress", *PsiOptions.__annotations__})
-        raise TypeError(f"measure got unknown options {sorted(unknown)}; accepted are {accepted}")
-    return PsiConfig.of(options), options.get("backend")
 
 
 def _names(models: int, sources: Sequence[Source]) -> list[str]:

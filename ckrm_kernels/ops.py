@@ -7,6 +7,7 @@
 Compiled kernels register themselves under their device's dispatch key. Every operator takes filter banks (F2, F1, *K)
 of any strides; float16 and bfloat16 are computed in float32 and returned in float32. `psi_counts` takes any number of
 banks, each of a shape of its own, of one dtype and device; `reference.py` defines it, and the others, on one.
+After its tensors an operator takes the arguments of a `Similarity`: its name, whether it is signed, its parameters.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_PSI = "float alpha, float beta, float gamma, float eps"
+from ckrm_kernels.similarity import Similarity
+
+_SIMILARITY = "str similarity, bool signed, float[] parameters"
+_SIMILARITY_ARGUMENTS = 3
 SCHEMAS = {
-    "pairwise_psi": f"(Tensor weight, {_PSI}) -> Tensor",
-    "pairwise_psi_backward": f"(Tensor grad, Tensor weight, {_PSI}) -> Tensor",
-    "cross_psi": f"(Tensor a, Tensor b, {_PSI}) -> Tensor",
-    "cross_psi_backward": f"(Tensor grad, Tensor a, Tensor b, {_PSI}) -> (Tensor, Tensor)",
-    "psi_of_pairs": f"(Tensor weight, Tensor pairs, {_PSI}) -> Tensor",
-    "psi_of_pairs_backward": f"(Tensor grad, Tensor weight, Tensor pairs, {_PSI}) -> Tensor",
-    "psi_counts": f"(Tensor[] banks, Tensor edges, {_PSI}) -> Tensor",
+    "pairwise_psi": f"(Tensor weight, {_SIMILARITY}) -> Tensor",
+    "pairwise_psi_backward": f"(Tensor grad, Tensor weight, {_SIMILARITY}) -> Tensor",
+    "cross_psi": f"(Tensor a, Tensor b, {_SIMILARITY}) -> Tensor",
+    "cross_psi_backward": f"(Tensor grad, Tensor a, Tensor b, {_SIMILARITY}) -> (Tensor, Tensor)",
+    "psi_of_pairs": f"(Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
+    "psi_of_pairs_backward": f"(Tensor grad, Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
+    "psi_counts": f"(Tensor[] banks, Tensor edges, {_SIMILARITY}) -> Tensor",
 }
 
 TRITON_MOST_POSITIONS = 2**13  # of a slice: a program holds them all in one block, and larger ones compile for minutes
@@ -48,13 +52,13 @@ def _gradient_of(weight: Tensor) -> Tensor:
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
-    "pairwise_psi": lambda weight, *psi: _empty(weight, weight.shape[0] * (weight.shape[0] - 1) // 2),
-    "pairwise_psi_backward": lambda grad, weight, *psi: _gradient_of(weight),
-    "cross_psi": lambda a, b, *psi: _empty(a, a.shape[0], b.shape[0]),
-    "cross_psi_backward": lambda grad, a, b, *psi: (_gradient_of(a), _gradient_of(b)),
-    "psi_of_pairs": lambda weight, pairs, *psi: _empty(weight, pairs.shape[0]),
-    "psi_of_pairs_backward": lambda grad, weight, pairs, *psi: _gradient_of(weight),
-    "psi_counts": lambda banks, edges, *psi: _counts(banks, edges),
+    "pairwise_psi": lambda weight, *similarity: _empty(weight, weight.shape[0] * (weight.shape[0] - 1) // 2),
+    "pairwise_psi_backward": lambda grad, weight, *similarity: _gradient_of(weight),
+    "cross_psi": lambda a, b, *similarity: _empty(a, a.shape[0], b.shape[0]),
+    "cross_psi_backward": lambda grad, a, b, *similarity: (_gradient_of(a), _gradient_of(b)),
+    "psi_of_pairs": lambda weight, pairs, *similarity: _empty(weight, pairs.shape[0]),
+    "psi_of_pairs_backward": lambda grad, weight, pairs, *similarity: _gradient_of(weight),
+    "psi_counts": lambda banks, edges, *similarity: _counts(banks, edges),
 }
 
 
@@ -72,7 +76,7 @@ def _vmap_of_counts(operator: Any) -> Callable[..., tuple[Tensor, int]]:
     """For torch.func.vmap, which makes a loop of the other operators but not of one that takes a list."""
 
     def counts_of_batch(
-        info: Any, in_dims: tuple[Any, ...], banks: Sequence[Tensor], edges: Tensor, *psi: float
+        info: Any, in_dims: tuple[Any, ...], banks: Sequence[Tensor], edges: Tensor, *similarity: Any
     ) -> tuple[Tensor, int]:
         def example(tensor: Tensor, dim: int | None, index: int) -> Tensor:
             return tensor if dim is None else tensor.select(dim, index)
@@ -82,7 +86,7 @@ def _vmap_of_counts(operator: Any) -> Callable[..., tuple[Tensor, int]]:
             operator(
                 [example(bank, dim, index) for bank, dim in zip(banks, of_banks, strict=True)],
                 example(edges, of_edges, index),
-                *psi,
+                *similarity,
             )
             for index in range(info.batch_size)
         ]
@@ -95,8 +99,8 @@ def _vmap_of_counts(operator: Any) -> Callable[..., tuple[Tensor, int]]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.alpha, ctx.beta, ctx.gamma, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*inputs[:-_SIMILARITY_ARGUMENTS])
+    ctx.similarity = inputs[-_SIMILARITY_ARGUMENTS:]
 
 
 def _backward_through(operator: Any) -> Callable[..., tuple[Tensor | None, ...]]:
@@ -104,9 +108,9 @@ def _backward_through(operator: Any) -> Callable[..., tuple[Tensor | None, ...]]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # asked for once: a checkpoint gives them only once
-        gradients = operator(grad, *saved, ctx.alpha, ctx.beta, ctx.gamma, ctx.eps)
+        gradients = operator(grad, *saved, *ctx.similarity)
         found = (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
-        return *found, *(None,) * (len(saved) - len(found)), None, None, None, None
+        return *found, *(None,) * (len(saved) - len(found) + _SIMILARITY_ARGUMENTS)
 
     return backward
 
@@ -121,15 +125,23 @@ def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
 
 
 class Operators(NamedTuple):
-    """The differentiable face of one namespace, or of the reference."""
+    """The differentiable operators of one namespace, or of the reference: each takes a `Similarity` last."""
 
-    pairwise_psi: Any
-    cross_psi: Any
-    psi_of_pairs: Any
-    psi_counts: Any
+    pairwise_psi: Callable[..., Tensor]
+    cross_psi: Callable[..., Tensor]
+    psi_of_pairs: Callable[..., Tensor]
+    psi_counts: Callable[..., Tensor]
 
 
 _libraries: list[torch.library.Library] = []  # an operator lives as long as its library
+
+
+def _taking_similarity(operator: Any) -> Callable[..., Tensor]:
+    def call(*arguments: Any) -> Tensor:
+        similarity: Similarity = arguments[-1]
+        return operator(*arguments[:-1], *similarity.arguments)
+
+    return call
 
 
 def _operators(namespace: str) -> Operators:
@@ -144,7 +156,7 @@ def _operators(namespace: str) -> Operators:
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
     torch.library.register_vmap(f"{namespace}::psi_counts", _vmap_of_counts(here.psi_counts.default))
-    return Operators(*(getattr(here, name).default for name in Operators._fields))
+    return Operators(*(_taking_similarity(getattr(here, name).default) for name in Operators._fields))
 
 
 by_device, triton, cuda = _operators("ckrm"), _operators("ckrm_triton"), _operators("ckrm_cuda")

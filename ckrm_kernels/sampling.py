@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import (
     checked_threshold,
     checked_thresholds,
     redundancy_of_banks,
     redundancy_of_sets,
-    split_scale,
     valued_banks,
 )
-from ckrm_kernels.functional import PsiOptions, psi_of_pairs
+from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
 
 _CHUNK = 1 << 20
@@ -56,7 +57,7 @@ def estimate_redundancy(
     num_pairs: int,
     confidence: float = 0.95,
     generator: torch.Generator | None = None,
-    **options: Unpack[PsiOptions],
+    **options: Unpack[SimilarityOptions],
 ) -> RedundancyEstimate:
     """lambda^t estimated from `num_pairs` pairs drawn uniformly without replacement.
 
@@ -65,30 +66,30 @@ def estimate_redundancy(
     num_pairs: how many to draw, >= 1; where it covers all pairs the result is exact
     confidence: of the Wilson score interval, in (0, 1)
     generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
-    options: see `PsiOptions`
+    options: see `SimilarityOptions`
     out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf or a sampled pair is NaN. Memory grows with
         `num_pairs` alone.
     """
-    limit = checked_threshold(threshold)
+    similarity, backend = resolve(options, "estimate_redundancy", "threshold", "num_pairs", "confidence", "generator")
+    limit = checked_threshold(threshold, similarity.lowest)
     num_pairs = whole_number("num_pairs", num_pairs)
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
     confidence = float(confidence)
     _check_generator(generator)
-    scale_free, psi = split_scale(options)
-    banks = valued_banks(weight, scale_free)
+    banks = valued_banks(weight, similarity.scale_free)
     filters = banks[0].shape[0]
     pairs_per_bank = filters * (filters - 1) // 2
     pairs = pairs_per_bank * len(banks)
     if num_pairs >= pairs:
-        exact = redundancy_of_banks(banks, checked_thresholds(limit), psi).item()
+        exact = redundancy_of_banks(banks, torch.tensor(limit, dtype=torch.float64), similarity, backend).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
     above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
     for packed in _sample(pairs, num_pairs, generator).split(_CHUNK):
         which = packed // pairs_per_bank
         for b in which.unique().tolist():
             listed = packed_to_pairs(packed[which == b] % pairs_per_bank, filters)
-            found = psi_of_pairs(banks[b], listed.to(banks[b].device), **psi)
+            found = implementation(backend, banks[b]).psi_of_pairs(banks[b], listed.to(banks[b].device), similarity)
             above += int((found > limit).sum())
             known = known and not bool(found.isnan().any())
     value = above / num_pairs if known else math.nan
@@ -102,7 +103,7 @@ def chance_redundancy(
     *,
     rounds: int = 1,
     generator: torch.Generator | None = None,
-    **options: Unpack[PsiOptions],
+    **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """The chance level of lambda^t: of the same slices, each with its K positions permuted on its own.
 
@@ -113,14 +114,15 @@ def chance_redundancy(
     threshold: a number in [0, 1], or a tensor of them
     rounds: how many times to permute and measure, >= 1; the result is the mean
     generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one
-    options: see `PsiOptions`
+    options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     """
-    thresholds = checked_thresholds(threshold)
+    similarity, backend = resolve(options, "chance_redundancy", "threshold", "rounds", "generator")
+    thresholds = checked_thresholds(threshold, similarity.lowest)
     rounds = whole_number("rounds", rounds)
     _check_generator(generator)
-    scale_free, psi = split_scale(options)
-    return chance_of_banks(valued_banks(weight, scale_free), thresholds, rounds, generator, psi)
+    banks = valued_banks(weight, similarity.scale_free)
+    return chance_of_banks(banks, thresholds, rounds, generator, similarity, backend)
 
 
 def chance_of_banks(
@@ -128,10 +130,13 @@ def chance_of_banks(
     thresholds: Tensor,
     rounds: int,
     generator: torch.Generator | None,
-    options: PsiOptions,
+    similarity: Similarity,
+    backend: Backend | None,
 ) -> Tensor:
     """The chance level over the pairs within each of several filter banks: float64, of the thresholds' shape."""
-    measured = [redundancy_of_sets(sets, thresholds, options) for sets in permuted_sets(banks, rounds, generator)]
+    measured = [
+        redundancy_of_sets(sets, thresholds, similarity, backend) for sets in permuted_sets(banks, rounds, generator)
+    ]
     return torch.cat(measured).mean(0)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ckrm_kernels import reference
 from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.similarity import Similarity
 
 ops = torch.ops.ckrm
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -51,7 +52,7 @@ def assert_fresh(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Non
 
 def expected_psi(w: Tensor, pairs: Tensor, psi: Psi) -> Tensor:
     """The reference on a list of pairs, many at once."""
-    return reference.psi_of_pairs(w, pairs, *psi, chunk=max(1, 2**19 // w.shape[1:].numel()))
+    return reference.psi_of_pairs(w, pairs, Similarity("psi", *psi), chunk=max(1, 2**19 // w.shape[1:].numel()))
 
 
 def all_pairs(filters: int) -> Tensor:
@@ -63,7 +64,7 @@ def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = o
     """w: (F2, F1, *K); grad: (F2 (F2 - 1) / 2,) of the result's dtype, random if None."""
     filters, dtype = w.shape[0], result_dtype(w.dtype)
     with poisoned():
-        packed = ops.pairwise_psi(w, *psi)
+        packed = ops.pairwise_psi(w, *psi.arguments)
     assert_fresh(packed, (filters * (filters - 1) // 2,), dtype)
     exact = w.detach().double().requires_grad_()
     i, j = all_pairs(filters).T
@@ -72,7 +73,7 @@ def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = o
 
     grad = torch.randn_like(packed) if grad is None else grad
     with poisoned():
-        of_weight = ops.pairwise_psi_backward(grad, w, *psi)
+        of_weight = ops.pairwise_psi_backward(grad, w, *psi.arguments)
     assert_fresh(of_weight, w.shape, w.dtype)
     (expected,) = torch.autograd.grad(expected, exact, grad.double())
     allowance = gradient_allowance(w, w, packed_to_square(grad.double(), filters), psi, w.dtype)
@@ -82,7 +83,7 @@ def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = o
 def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
     """a: (Na, F1, *K), b: (Nb, F1, *K); grad: (Na, Nb) of the result's dtype, random if None."""
     with poisoned():
-        square = ops.cross_psi(a, b, *psi)
+        square = ops.cross_psi(a, b, *psi.arguments)
     assert_fresh(square, (a.shape[0], b.shape[0]), result_dtype(a.dtype))
     exact = [t.detach().double().requires_grad_() for t in (a, b)]
     pairs = torch.cartesian_prod(torch.arange(a.shape[0]), a.shape[0] + torch.arange(b.shape[0]))
@@ -91,7 +92,7 @@ def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None, ops:
 
     grad = torch.randn_like(square) if grad is None else grad
     with poisoned():
-        of_a, of_b = ops.cross_psi_backward(grad, a, b, *psi)
+        of_a, of_b = ops.cross_psi_backward(grad, a, b, *psi.arguments)
     expected = torch.autograd.grad(expected, exact, grad.double())
     for of, of_exact, x, y, g in ((of_a, expected[0], a, b, grad), (of_b, expected[1], b, a, grad.T)):
         assert_fresh(of, x.shape, x.dtype)
@@ -102,7 +103,7 @@ def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, 
     """w: (F2, F1, *K), pairs: (P, 2); grad: (P,) of the result's dtype, random if None."""
     filters = w.shape[0]
     with poisoned():
-        listed = ops.psi_of_pairs(w, pairs, *psi)
+        listed = ops.psi_of_pairs(w, pairs, *psi.arguments)
     assert_fresh(listed, (pairs.shape[0],), result_dtype(w.dtype))
     exact = w.detach().double().requires_grad_()
     expected = expected_psi(exact, pairs, psi)
@@ -111,7 +112,7 @@ def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, 
 
     grad = torch.randn_like(listed) if grad is None else grad
     with poisoned():
-        of_weight = ops.psi_of_pairs_backward(grad, w, pairs, *psi)
+        of_weight = ops.psi_of_pairs_backward(grad, w, pairs, *psi.arguments)
     assert_fresh(of_weight, w.shape, w.dtype)
     (expected,) = torch.autograd.grad(expected, exact, grad.double())
     weights = torch.zeros(filters, filters, dtype=torch.float64)
@@ -127,8 +128,8 @@ def check_counts(w: Tensor, edges: Tensor, psi: Psi, ops: Any = ops) -> None:
 def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Psi, ops: Any = ops) -> None:
     """banks: of one dtype, (F2, F1, *K) each. A bank's counts do not depend on the others."""
     with poisoned():
-        counts = ops.psi_counts(banks, edges, *psi)
-        packed = [ops.pairwise_psi(w, *psi) for w in banks]
+        counts = ops.psi_counts(banks, edges, *psi.arguments)
+        packed = [ops.pairwise_psi(w, *psi.arguments) for w in banks]
     assert_fresh(counts, (len(banks), edges.shape[0] + 2), torch.int64)
     for w, omega, row in zip(banks, packed, counts, strict=True):
         _check_counts_of_one(w, omega, row, edges, psi)
@@ -207,13 +208,13 @@ def all_results(
     """What every operator gives on w; grads: of the packed pairs, of w x w and of the listed pairs."""
     with poisoned():
         return [
-            ops.pairwise_psi(w, *psi),
-            ops.cross_psi(w, w, *psi),
-            ops.psi_of_pairs(w, pairs, *psi),
-            ops.psi_counts([w], edges, *psi),
-            ops.pairwise_psi_backward(grads[0], w, *psi),
-            *ops.cross_psi_backward(grads[1], w, w, *psi),
-            ops.psi_of_pairs_backward(grads[2], w, pairs, *psi),
+            ops.pairwise_psi(w, *psi.arguments),
+            ops.cross_psi(w, w, *psi.arguments),
+            ops.psi_of_pairs(w, pairs, *psi.arguments),
+            ops.psi_counts([w], edges, *psi.arguments),
+            ops.pairwise_psi_backward(grads[0], w, *psi.arguments),
+            *ops.cross_psi_backward(grads[1], w, w, *psi.arguments),
+            ops.psi_of_pairs_backward(grads[2], w, pairs, *psi.arguments),
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mpmath import mp, mpf
@@ -15,20 +15,30 @@ DIGITS = 40
 
 
 class Psi(NamedTuple):
-    """The exponents and eps of psi, in the order in which operators take them; the defaults are the package's."""
+    """The exponents and eps of psi, in the order in which operators take them; the defaults are the package's.
+
+    signed: keeps the sign of S
+    """
 
     alpha: float = 0.1
     beta: float = 1.0
     gamma: float = 1.0
     eps: float = 1e-4
+    signed: bool = False
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the functions on weights."""
         return self._asdict()
+
+    @property
+    def arguments(self) -> tuple[str, bool, list[float]]:
+        """What operators take after their tensors."""
+        return "psi", self.signed, list(self[:4])
 
 
 def psi_of_slices(x: Sequence[float], y: Sequence[float], psi: Psi) -> float:
-    """|L|^alpha C^beta |S|^gamma of two slices of numbers; 0/0 counts as 1 and 0^0 as 1."""
+    """|L|^alpha C^beta |S|^gamma of two slices of numbers, or sign(S) times it; 0/0 counts as 1 and 0^0 as 1."""
     with mp.workdps(DIGITS):
         n, eps = len(x), mpf(psi.eps)
         x, y = [mpf(v) for v in x], [mpf(v) for v in y]
@@ -39,7 +49,8 @@ def psi_of_slices(x: Sequence[float], y: Sequence[float], psi: Psi) -> float:
         luminance = _quotient(2 * mx * my + eps, mx**2 + my**2 + eps)
         contrast = _quotient(2 * sx * sy + eps, vx + vy + eps)
         structure = _quotient(cov + eps, sx * sy + eps)
-        return float(abs(luminance) ** psi.alpha * contrast**psi.beta * abs(structure) ** psi.gamma)
+        sign = -1 if psi.signed and structure < 0 else 1
+        return float(sign * abs(luminance) ** psi.alpha * contrast**psi.beta * abs(structure) ** psi.gamma)
 
 
 def psi_of_filters(a: Tensor, b: Tensor, psi: Psi) -> float:

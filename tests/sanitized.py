@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ckrm_kernels import reference
 from ckrm_kernels.ops import by_device as ops
+from ckrm_kernels.similarity import Similarity
 
 SHAPES = [(0, 3, 3, 3), (1, 2, 3), (2, 1, 1), (3, 5, 2, 2), (17, 3, 3, 3), (33, 9, 7, 7), (65, 2, 5), (9, 31, 2, 2, 2)]
 PSI = [(0.1, 1.0, 1.0, 1e-4), (0.0, 2.0, 0.5, 0.0), (1.0, 1.0, 1.0, 1e-12)]
@@ -30,19 +31,25 @@ def check(weight: Tensor, psi: tuple[float, float, float, float]) -> None:
     """Values roughly, since |L|^0.1 is steep at 0; tests of exactness are elsewhere, here every byte is watched."""
     filters = weight.shape[0]
     pairs = torch.combinations(torch.arange(filters), 2).flip(1)
-    omega = ops.pairwise_psi(weight, *psi)
-    torch.testing.assert_close(omega, reference.pairwise_psi(weight, *psi), atol=2e-2, rtol=0, equal_nan=True)
-    torch.testing.assert_close(ops.psi_of_pairs(weight, pairs, *psi), omega, atol=2e-2, rtol=0, equal_nan=True)
-    square = ops.cross_psi(weight, weight[: filters // 2 + 1], *psi)
+    omega = ops.pairwise_psi(weight, *psi.arguments)
+    torch.testing.assert_close(
+        omega, reference.pairwise_psi(weight, Similarity("psi", *psi)), atol=2e-2, rtol=0, equal_nan=True
+    )
+    torch.testing.assert_close(
+        ops.psi_of_pairs(weight, pairs, *psi.arguments), omega, atol=2e-2, rtol=0, equal_nan=True
+    )
+    square = ops.cross_psi(weight, weight[: filters // 2 + 1], *psi.arguments)
     assert square.shape == (filters, min(filters, filters // 2 + 1))
     for edges in (0, 1, 50):
-        counts = ops.psi_counts([weight, weight[:1], weight], torch.linspace(0, 1, edges, dtype=omega.dtype), *psi)
+        counts = ops.psi_counts(
+            [weight, weight[:1], weight], torch.linspace(0, 1, edges, dtype=omega.dtype), *psi.arguments
+        )
         assert counts.sum(1).tolist() == [omega.numel(), 0, omega.numel()]
     leaf = weight.clone().requires_grad_()
     for result in (
-        ops.pairwise_psi(leaf, *psi),
-        ops.psi_of_pairs(leaf, pairs, *psi),
-        ops.cross_psi(leaf, leaf[:2], *psi),
+        ops.pairwise_psi(leaf, *psi.arguments),
+        ops.psi_of_pairs(leaf, pairs, *psi.arguments),
+        ops.cross_psi(leaf, leaf[:2], *psi.arguments),
     ):
         assert torch.autograd.grad(result.sum(), leaf)[0].shape == weight.shape
 

@@ -228,29 +228,33 @@ def test_pairs_where_there_are_none():
 def test_the_operators_never_read_outside(pairs):
     """Compiled code skips the check in Python: the kernels have their own."""
     with pytest.raises(RuntimeError, match="pairs must"):
-        torch.ops.ckrm.psi_of_pairs(good(), torch.tensor(pairs), *Psi())
+        torch.ops.ckrm.psi_of_pairs(good(), torch.tensor(pairs), *Psi().arguments)
     with pytest.raises(RuntimeError, match="pairs must"):
-        torch.ops.ckrm.psi_of_pairs_backward(torch.ones(1), good(), torch.tensor(pairs), *Psi())
+        torch.ops.ckrm.psi_of_pairs_backward(torch.ones(1), good(), torch.tensor(pairs), *Psi().arguments)
 
 
 OPERATOR_CALLS = {
-    "integer weight": lambda ops: ops.pairwise_psi(good().long(), *Psi()),
-    "one dimension": lambda ops: ops.pairwise_psi(torch.zeros(4), *Psi()),
-    "no slices": lambda ops: ops.pairwise_psi(torch.zeros(4, 0, 3), *Psi()),
-    "mismatched slices": lambda ops: ops.cross_psi(good(), good()[:, :2], *Psi()),
-    "mismatched positions": lambda ops: ops.cross_psi(good(), good()[..., :2], *Psi()),
-    "mismatched dtypes": lambda ops: ops.cross_psi(good(), good().double(), *Psi()),
-    "pairs of int32": lambda ops: ops.psi_of_pairs(good(), PAIRS.int(), *Psi()),
-    "edges of two dimensions": lambda ops: ops.psi_counts([good()], torch.rand(1, 2), *Psi()),
-    "edges of another dtype": lambda ops: ops.psi_counts([good()], torch.rand(2).double(), *Psi()),
-    "banks of two dtypes": lambda ops: ops.psi_counts([good(), good().half()], torch.rand(2), *Psi()),
-    "a bank of one dimension": lambda ops: ops.psi_counts([good(), torch.zeros(4)], torch.rand(2), *Psi()),
-    "gradient too short": lambda ops: ops.pairwise_psi_backward(torch.ones(5), good(), *Psi()),
-    "gradient of another dtype": lambda ops: ops.pairwise_psi_backward(torch.ones(6).double(), good(), *Psi()),
-    "cross gradient too short": lambda ops: ops.cross_psi_backward(torch.ones(4, 3), good(), good(), *Psi()),
-    "cross gradient turned": lambda ops: ops.cross_psi_backward(torch.ones(2, 4), good(), good()[:2], *Psi()),
-    "cross gradient, mismatched": lambda ops: ops.cross_psi_backward(torch.ones(4, 4), good(), good()[:, :1], *Psi()),
-    "pairs gradient too short": lambda ops: ops.psi_of_pairs_backward(torch.ones(0), good(), PAIRS, *Psi()),
+    "integer weight": lambda ops: ops.pairwise_psi(good().long(), *Psi().arguments),
+    "one dimension": lambda ops: ops.pairwise_psi(torch.zeros(4), *Psi().arguments),
+    "no slices": lambda ops: ops.pairwise_psi(torch.zeros(4, 0, 3), *Psi().arguments),
+    "mismatched slices": lambda ops: ops.cross_psi(good(), good()[:, :2], *Psi().arguments),
+    "mismatched positions": lambda ops: ops.cross_psi(good(), good()[..., :2], *Psi().arguments),
+    "mismatched dtypes": lambda ops: ops.cross_psi(good(), good().double(), *Psi().arguments),
+    "pairs of int32": lambda ops: ops.psi_of_pairs(good(), PAIRS.int(), *Psi().arguments),
+    "edges of two dimensions": lambda ops: ops.psi_counts([good()], torch.rand(1, 2), *Psi().arguments),
+    "edges of another dtype": lambda ops: ops.psi_counts([good()], torch.rand(2).double(), *Psi().arguments),
+    "banks of two dtypes": lambda ops: ops.psi_counts([good(), good().half()], torch.rand(2), *Psi().arguments),
+    "a bank of one dimension": lambda ops: ops.psi_counts([good(), torch.zeros(4)], torch.rand(2), *Psi().arguments),
+    "gradient too short": lambda ops: ops.pairwise_psi_backward(torch.ones(5), good(), *Psi().arguments),
+    "gradient of another dtype": lambda ops: ops.pairwise_psi_backward(
+        torch.ones(6).double(), good(), *Psi().arguments
+    ),
+    "cross gradient too short": lambda ops: ops.cross_psi_backward(torch.ones(4, 3), good(), good(), *Psi().arguments),
+    "cross gradient turned": lambda ops: ops.cross_psi_backward(torch.ones(2, 4), good(), good()[:2], *Psi().arguments),
+    "cross gradient, mismatched": lambda ops: ops.cross_psi_backward(
+        torch.ones(4, 4), good(), good()[:, :1], *Psi().arguments
+    ),
+    "pairs gradient too short": lambda ops: ops.psi_of_pairs_backward(torch.ones(0), good(), PAIRS, *Psi().arguments),
 }
 
 

@@ -149,12 +149,12 @@ def test_counts_of_many_banks(ops, dtype):
     edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
     check_counts_of_banks(mixed_banks(dtype), edges, DEFAULT, ops)
     check_counts_of_banks(mixed_banks(dtype)[::-1], torch.stack([edges, edges], 1)[:, 0], Psi(eps=0.0), ops)
-    assert ops.psi_counts([], edges, *DEFAULT).shape == (0, 5)
+    assert ops.psi_counts([], edges, *DEFAULT.arguments).shape == (0, 5)
 
 
 def test_many_slices_in_one_block_keep_their_digits(ops):
     w = torch.rand(257, 1200, 1, generator=torch.Generator().manual_seed(0)) + 0.5
-    actual, exact = ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(w.double(), *DEFAULT)
+    actual, exact = ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(w.double(), *DEFAULT.arguments)
     torch.testing.assert_close(actual.double(), exact, rtol=0, atol=2e-6)
 
 
@@ -249,16 +249,20 @@ def test_filters_that_are_not_finite_make_exactly_their_pairs_nan(ops, shape, dt
         nan = torch.zeros(shape[0], dtype=torch.bool)
         nan[3:5] = True
         with poisoned():
-            packed = ops.pairwise_psi(w, *psi)
+            packed = ops.pairwise_psi(w, *psi.arguments)
             assert torch.equal(packed.isnan(), nan[i] | nan[j])
-            assert torch.equal(ops.cross_psi(w, w[2:4], *psi).isnan(), nan[:, None] | nan[2:4])
-            assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi).isnan(), nan[i] | nan[j])
-            assert ops.psi_counts([w], packed.new_tensor([0.5]), *psi)[0, -1] == (nan[i] | nan[j]).sum()
+            assert torch.equal(ops.cross_psi(w, w[2:4], *psi.arguments).isnan(), nan[:, None] | nan[2:4])
+            assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi.arguments).isnan(), nan[i] | nan[j])
+            assert ops.psi_counts([w], packed.new_tensor([0.5]), *psi.arguments)[0, -1] == (nan[i] | nan[j]).sum()
         finite = ~(nan[i] | nan[j])
-        assert torch.equal(packed[finite], ops.pairwise_psi(torch.where(w.isfinite(), w, 0), *psi)[finite])
+        assert torch.equal(packed[finite], ops.pairwise_psi(torch.where(w.isfinite(), w, 0), *psi.arguments)[finite])
         pairs = torch.stack([i, j], 1)[finite]  # a list that avoids them has a finite gradient
-        assert ops.psi_of_pairs_backward(torch.ones(len(pairs), dtype=packed.dtype), w, pairs, *psi).isfinite().all()
-        assert ops.pairwise_psi_backward(torch.ones_like(packed), w, *psi).isnan().all()
+        assert (
+            ops.psi_of_pairs_backward(torch.ones(len(pairs), dtype=packed.dtype), w, pairs, *psi.arguments)
+            .isfinite()
+            .all()
+        )
+        assert ops.pairwise_psi_backward(torch.ones_like(packed), w, *psi.arguments).isnan().all()
 
 
 def test_filters_out_of_the_range_of_float32_are_nan(ops):
@@ -272,9 +276,9 @@ def test_filters_out_of_the_range_of_float32_are_nan(ops):
 def test_pairs_out_of_range_are_nan(ops):
     w = weight((5, 3, 3, 3))
     pairs = torch.tensor([[0, 1], [-1, 2], [3, 5], [2**40, 0], [3, 4]])
-    assert ops.psi_of_pairs(w, pairs, *DEFAULT).isnan().tolist() == [False, True, True, True, False]
-    assert ops.psi_of_pairs(w[:0], pairs, *DEFAULT).isnan().all()
-    of_weight = ops.psi_of_pairs_backward(torch.ones(5), w, pairs, *DEFAULT)
+    assert ops.psi_of_pairs(w, pairs, *DEFAULT.arguments).isnan().tolist() == [False, True, True, True, False]
+    assert ops.psi_of_pairs(w[:0], pairs, *DEFAULT.arguments).isnan().all()
+    of_weight = ops.psi_of_pairs_backward(torch.ones(5), w, pairs, *DEFAULT.arguments)
     assert of_weight.isnan().flatten(1).any(1).tolist() == [True, False, True, True, False]
 
 
@@ -306,7 +310,7 @@ def test_positions_in_any_order(ops, kernel):
     """Three dimensions of strides are passed to a kernel; more are copied."""
     w = weight((6, 3, *kernel))
     reversed_memory = w.permute(*range(w.dim() - 1, -1, -1)).contiguous().permute(*range(w.dim() - 1, -1, -1))
-    assert torch.equal(ops.pairwise_psi(reversed_memory, *DEFAULT), ops.pairwise_psi(w, *DEFAULT))
+    assert torch.equal(ops.pairwise_psi(reversed_memory, *DEFAULT.arguments), ops.pairwise_psi(w, *DEFAULT.arguments))
 
 
 def test_expanded_gradients_and_weights(ops):
@@ -323,7 +327,7 @@ def test_offsets_beyond_32_bits(ops):
     memory = torch.empty(4 * 2**30, dtype=torch.float16)
     w, values = memory.as_strided((4, 2, 3), (2**30, 7, 2)), torch.randn(4, 2, 3).half()
     w.copy_(values)
-    assert torch.equal(ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(values, *DEFAULT))
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(values, *DEFAULT.arguments))
 
 
 # ---- as operators ----------------------------------------------------------------------------------------------------
@@ -334,9 +338,9 @@ def test_the_same_bits_every_time(ops):
     grads = torch.randn(2415), torch.randn(300)
     runs = [
         (
-            ops.pairwise_psi(w, *DEFAULT),
-            ops.pairwise_psi_backward(grads[0], w, *DEFAULT),
-            ops.psi_of_pairs_backward(grads[1], w, pairs, *DEFAULT),
+            ops.pairwise_psi(w, *DEFAULT.arguments),
+            ops.pairwise_psi_backward(grads[0], w, *DEFAULT.arguments),
+            ops.psi_of_pairs_backward(grads[1], w, pairs, *DEFAULT.arguments),
         )
         for _ in range(2)
     ]
@@ -352,7 +356,7 @@ def test_opcheck(device, name):
         "psi_of_pairs": (w, some_pairs(5, 7).to(device)),
         "psi_counts": ([w, w[:, :1], w[:1]], torch.tensor([0.5], device=device)),
     }
-    torch.library.opcheck(getattr(torch.ops.ckrm_cuda, name), (*inputs[name], *DEFAULT))
+    torch.library.opcheck(getattr(torch.ops.ckrm_cuda, name), (*inputs[name], *DEFAULT.arguments))
 
 
 def test_counts_of_many_banks_compile_as_one_graph(device):
@@ -361,29 +365,31 @@ def test_counts_of_many_banks_compile_as_one_graph(device):
     edges = torch.tensor([0.2, 0.6], device=device)
     counts = torch.ops.ckrm_cuda.psi_counts
     compiled = torch.compile(lambda *arguments: counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(banks, edges, *DEFAULT), counts(banks, edges, *DEFAULT) + 1)
+    assert torch.equal(compiled(banks, edges, *DEFAULT.arguments), counts(banks, edges, *DEFAULT.arguments) + 1)
 
 
 def test_gradients_in_float64(device):
     w, pairs = weight((5, 2, 3, 3), torch.float64).to(device).requires_grad_(), some_pairs(5, 9).to(device)
     psi = Psi(1.0, 1.0, 2.0, 1e-2)
-    assert torch.autograd.gradcheck(lambda w: operators.cuda.pairwise_psi(w, *psi), w)
-    assert torch.autograd.gradcheck(lambda a, b: operators.cuda.cross_psi(a, b, *psi), (w, w.detach()[:3] + 0.1))
-    assert torch.autograd.gradcheck(lambda w: operators.cuda.psi_of_pairs(w, pairs, *psi), w)
+    assert torch.autograd.gradcheck(lambda w: operators.cuda.pairwise_psi(w, *psi.arguments), w)
+    assert torch.autograd.gradcheck(
+        lambda a, b: operators.cuda.cross_psi(a, b, *psi.arguments), (w, w.detach()[:3] + 0.1)
+    )
+    assert torch.autograd.gradcheck(lambda w: operators.cuda.psi_of_pairs(w, pairs, *psi.arguments), w)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ops, w: ops.pairwise_psi(w[:, 0, 0, 0], *DEFAULT), "must have the shape"),
-        (lambda ops, w: ops.pairwise_psi(w.int(), *DEFAULT), "weight must be float32"),
-        (lambda ops, w: ops.pairwise_psi(w[:, :0], *DEFAULT), "without slices"),
-        (lambda ops, w: ops.cross_psi(w, w[:, :1], *DEFAULT), "one number and shape"),
-        (lambda ops, w: ops.cross_psi(w, w.double(), *DEFAULT), "one dtype"),
-        (lambda ops, w: ops.psi_of_pairs(w, torch.zeros(3, 2), *DEFAULT), "pairs must be an int64 tensor"),
-        (lambda ops, w: ops.psi_counts([w], torch.zeros(3, dtype=torch.float64), *DEFAULT), "edges must be"),
-        (lambda ops, w: ops.psi_counts([w, w.half()], torch.zeros(3), *DEFAULT), "banks must have one dtype"),
-        (lambda ops, w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT), "grad must have the shape"),
+        (lambda ops, w: ops.pairwise_psi(w[:, 0, 0, 0], *DEFAULT.arguments), "must have the shape"),
+        (lambda ops, w: ops.pairwise_psi(w.int(), *DEFAULT.arguments), "weight must be float32"),
+        (lambda ops, w: ops.pairwise_psi(w[:, :0], *DEFAULT.arguments), "without slices"),
+        (lambda ops, w: ops.cross_psi(w, w[:, :1], *DEFAULT.arguments), "one number and shape"),
+        (lambda ops, w: ops.cross_psi(w, w.double(), *DEFAULT.arguments), "one dtype"),
+        (lambda ops, w: ops.psi_of_pairs(w, torch.zeros(3, 2), *DEFAULT.arguments), "pairs must be an int64 tensor"),
+        (lambda ops, w: ops.psi_counts([w], torch.zeros(3, dtype=torch.float64), *DEFAULT.arguments), "edges must be"),
+        (lambda ops, w: ops.psi_counts([w, w.half()], torch.zeros(3), *DEFAULT.arguments), "banks must have one dtype"),
+        (lambda ops, w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT.arguments), "grad must have the shape"),
     ],
 )
 def test_errors(ops, call, message):

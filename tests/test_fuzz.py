@@ -121,7 +121,7 @@ def test_psi_counts(data, psi):
     w = data.draw(banks(filters=(2, 45)))
     dtype = result_dtype(w.dtype)
     edges = data.draw(st.lists(st.floats(0, 1), min_size=1, max_size=5))
-    values = ops.pairwise_psi(w, *psi)
+    values = ops.pairwise_psi(w, *psi.arguments)
     if data.draw(st.booleans()):  # edges on the values themselves
         edges += values[:: max(1, len(values) // 3)].tolist()
     check_counts(w, torch.tensor(sorted(edges), dtype=dtype), psi)
@@ -133,8 +133,8 @@ def test_the_operators_agree_with_each_other(data, psi):
     """All pairs, a x b and a list of pairs are one function: equal up to the order of the sum over slices."""
     w = data.draw(banks())
     i, j = all_pairs(w.shape[0]).T
-    packed, square = ops.pairwise_psi(w, *psi), ops.cross_psi(w, w, *psi)
-    listed, turned = (ops.psi_of_pairs(w, torch.stack(p, 1), *psi) for p in ((i, j), (j, i)))
+    packed, square = ops.pairwise_psi(w, *psi.arguments), ops.cross_psi(w, w, *psi.arguments)
+    listed, turned = (ops.psi_of_pairs(w, torch.stack(p, 1), *psi.arguments) for p in ((i, j), (j, i)))
     atol = 1e-13 if w.dtype == torch.float64 else 1e-6
     torch.testing.assert_close(square[i, j], packed, rtol=0, atol=atol)
     torch.testing.assert_close(square[j, i], packed, rtol=0, atol=atol)

@@ -15,6 +15,7 @@ from torch import nn
 import ckrm_kernels
 from ckrm_kernels import backends, reference
 from ckrm_kernels.ops import SCHEMAS, result_dtype
+from ckrm_kernels.similarity import Similarity
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU that torch can use", allow_module_level=True)
@@ -102,7 +103,7 @@ def test_strides(ops):
 def test_numbers_that_are_not_finite(ops):
     w = weight((130, 9, 3, 3))
     w[3, 2, 1, 1], w[77] = math.nan, math.inf
-    psi = ops.pairwise_psi(w, *DEFAULT)
+    psi = ops.pairwise_psi(w, *DEFAULT.arguments)
     i, j = torch.triu_indices(130, 130, 1)
     spoilt = (i == 3) | (j == 3) | (i == 77) | (j == 77)
     assert torch.equal(psi.isnan(), spoilt)
@@ -126,7 +127,7 @@ def test_many_pairs(ops):
 def test_agrees_with_the_definition_on_a_wide_layer(ops):
     w = weight((512, 64, 3, 3), scale=0.0085)
     expected = ckrm_kernels.pairwise_psi(w.double())
-    assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
+    assert (ops.pairwise_psi(w, *DEFAULT.arguments).double() - expected).abs().max() < 1e-5
 
 
 # ---- the device ------------------------------------------------------------------------------------------------------
@@ -246,10 +247,10 @@ def test_opcheck(gpu_backend, dtype):
     namespace = getattr(torch.ops, f"ckrm_{gpu_backend}")
     w = weight((5, 3, 3), dtype).to(GPU).requires_grad_()
     edges = torch.tensor([0.5], dtype=result_dtype(dtype), device=GPU)
-    torch.library.opcheck(namespace.pairwise_psi.default, (w, *DEFAULT))
-    torch.library.opcheck(namespace.cross_psi.default, (w, w.detach()[:2].requires_grad_(), *DEFAULT))
-    torch.library.opcheck(namespace.psi_of_pairs.default, (w, some_pairs(5, 4).to(GPU), *DEFAULT))
-    torch.library.opcheck(namespace.psi_counts.default, ([w.detach(), w.detach()[:, :1]], edges, *DEFAULT))
+    torch.library.opcheck(namespace.pairwise_psi.default, (w, *DEFAULT.arguments))
+    torch.library.opcheck(namespace.cross_psi.default, (w, w.detach()[:2].requires_grad_(), *DEFAULT.arguments))
+    torch.library.opcheck(namespace.psi_of_pairs.default, (w, some_pairs(5, 4).to(GPU), *DEFAULT.arguments))
+    torch.library.opcheck(namespace.psi_counts.default, ([w.detach(), w.detach()[:, :1]], edges, *DEFAULT.arguments))
 
 
 @pytest.mark.parametrize("forced", [True, False])
@@ -291,13 +292,13 @@ def test_measure_agrees_with_the_cpu(gpu_backend, details):
 
 def test_measure_picks_triton():
     assert backends.gpu_backend(0, False) == "triton"
-    counts = torch.ops.ckrm.psi_counts([weight((9, 3, 3)).to(GPU)], torch.tensor([0.5], device=GPU), *DEFAULT)
+    counts = torch.ops.ckrm.psi_counts([weight((9, 3, 3)).to(GPU)], torch.tensor([0.5], device=GPU), *DEFAULT.arguments)
     assert counts.sum() == 36
 
 
 def test_dispatch_by_device_differentiates():
     w = weight((9, 3, 3)).to(GPU).requires_grad_()
-    (found,) = torch.autograd.grad(torch.ops.ckrm.pairwise_psi(w, *DEFAULT).sum(), w)
+    (found,) = torch.autograd.grad(torch.ops.ckrm.pairwise_psi(w, *DEFAULT.arguments).sum(), w)
     exact = w.detach().cpu().double().requires_grad_()
-    (expected,) = torch.autograd.grad(reference.pairwise_psi(exact, *DEFAULT).sum(), exact)
+    (expected,) = torch.autograd.grad(reference.pairwise_psi(exact, Similarity("psi", *DEFAULT)).sum(), exact)
     torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())

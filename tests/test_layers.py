@@ -15,7 +15,7 @@ PSI = (0.1, 1.0, 1.0, 1e-4)
 
 def penalty(banks) -> torch.Tensor:
     """Something differentiable of every bank: the mean of its Psi by the definition."""
-    return sum(pairwise_psi(bank, *PSI).mean() for bank in banks)
+    return sum(pairwise_psi(bank, *PSI.arguments).mean() for bank in banks)
 
 
 def conv(**options) -> nn.Conv2d:

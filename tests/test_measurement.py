@@ -27,6 +27,7 @@ from ckrm_kernels import (
 from ckrm_kernels.layers import model_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import TARGET, Source
+from ckrm_kernels.similarity import Similarity
 
 
 class Block(nn.Module):
@@ -94,7 +95,7 @@ def test_every_layer_has_a_row_with_its_numbers(backend):
     assert rows["depthwise"].reason == "depthwise, all filters compared"
     assert rows["grouped"].reason == "2 groups, compared within each"
     assert (report.threshold, report.models) == (0.5, 1)
-    assert report.psi == {"alpha": 0.1, "beta": 1.0, "gamma": 1.0, "eps": 1e-4, "scale_free": False}
+    assert report.similarity == Similarity()
     assert [layer.name for layer in report.measured] == ["conv", "depthwise", "grouped", "up"]
 
 
@@ -180,7 +181,7 @@ def test_scale_free_takes_a_layer_by_its_own_scale():
         assert one.distinct == other.distinct
     assert measure(model, 0.3).layers[0].redundancy == 1
     assert after.layers[0].redundancy == pytest.approx(redundancy(model.conv, 0.3, scale_free=True).item())
-    assert after.psi["scale_free"] is True
+    assert after.similarity.scale_free
 
 
 @pytest.mark.parametrize("width", [0, 1])

@@ -46,13 +46,13 @@ def everything(w: torch.Tensor, psi: Psi) -> list[torch.Tensor]:
     grads = [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
     edges = torch.tensor([0.1, 0.3, 0.6], dtype=dtype)
     return [
-        ops.pairwise_psi(w, *psi),
-        ops.cross_psi(half, w, *psi),
-        ops.psi_of_pairs(w, pairs, *psi),
-        ops.psi_counts([w], edges, *psi),
-        ops.pairwise_psi_backward(grads[0], w, *psi),
-        *ops.cross_psi_backward(grads[1], half, w, *psi),
-        ops.psi_of_pairs_backward(grads[2], w, pairs, *psi),
+        ops.pairwise_psi(w, *psi.arguments),
+        ops.cross_psi(half, w, *psi.arguments),
+        ops.psi_of_pairs(w, pairs, *psi.arguments),
+        ops.psi_counts([w], edges, *psi.arguments),
+        ops.pairwise_psi_backward(grads[0], w, *psi.arguments),
+        *ops.cross_psi_backward(grads[1], half, w, *psi.arguments),
+        ops.psi_of_pairs_backward(grads[2], w, pairs, *psi.arguments),
     ]
 
 
@@ -156,7 +156,7 @@ def peak_growth(call) -> int:
 
 def test_counts_use_no_memory_that_grows_with_the_pairs():
     w, edges = torch.randn(6000, 2, 3), torch.tensor([0.6])  # Omega would take 69 MiB
-    assert peak_growth(lambda: ops.psi_counts([w], edges, *DEFAULT)) < 8 * MEBIBYTE
+    assert peak_growth(lambda: ops.psi_counts([w], edges, *DEFAULT.arguments)) < 8 * MEBIBYTE
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,13 +164,16 @@ def test_peak_memory_is_at_most_twice_the_weight(name):
     """Beyond inputs and outputs: 18 MiB of weight, few pairs."""
     w, pairs, grad = torch.randn(64, 8192, 3, 3), torch.tensor([[0, 1], [1, 2]]), torch.randn(2016)
     call, outputs = {
-        "pairwise_psi": (lambda: ops.pairwise_psi(w, *DEFAULT), 0),
-        "pairwise_psi_backward": (lambda: ops.pairwise_psi_backward(grad, w, *DEFAULT), 1),
-        "cross_psi": (lambda: ops.cross_psi(w[:32], w[32:], *DEFAULT), 0),
-        "cross_psi_backward": (lambda: ops.cross_psi_backward(grad[:1024].view(32, 32), w[:32], w[32:], *DEFAULT), 1),
-        "psi_of_pairs": (lambda: ops.psi_of_pairs(w, pairs, *DEFAULT), 0),
-        "psi_of_pairs_backward": (lambda: ops.psi_of_pairs_backward(grad[:2], w, pairs, *DEFAULT), 1),
-        "psi_counts": (lambda: ops.psi_counts([w], torch.tensor([0.6]), *DEFAULT), 0),
+        "pairwise_psi": (lambda: ops.pairwise_psi(w, *DEFAULT.arguments), 0),
+        "pairwise_psi_backward": (lambda: ops.pairwise_psi_backward(grad, w, *DEFAULT.arguments), 1),
+        "cross_psi": (lambda: ops.cross_psi(w[:32], w[32:], *DEFAULT.arguments), 0),
+        "cross_psi_backward": (
+            lambda: ops.cross_psi_backward(grad[:1024].view(32, 32), w[:32], w[32:], *DEFAULT.arguments),
+            1,
+        ),
+        "psi_of_pairs": (lambda: ops.psi_of_pairs(w, pairs, *DEFAULT.arguments), 0),
+        "psi_of_pairs_backward": (lambda: ops.psi_of_pairs_backward(grad[:2], w, pairs, *DEFAULT.arguments), 1),
+        "psi_counts": (lambda: ops.psi_counts([w], torch.tensor([0.6]), *DEFAULT.arguments), 0),
     }[name]
     assert peak_growth(call) < (2 + outputs) * w.numel() * 4 + 4 * MEBIBYTE
 
@@ -233,9 +236,9 @@ def test_gradcheck(shape, psi):
     w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     b = torch.randn(3, *shape[1:], dtype=torch.float64, requires_grad=True)
     pairs = some_pairs(shape[0], 6)
-    assert torch.autograd.gradcheck(lambda w: ops.pairwise_psi(w, *psi), w)
-    assert torch.autograd.gradcheck(lambda w, b: ops.cross_psi(w, b, *psi), (w, b))
-    assert torch.autograd.gradcheck(lambda w: ops.psi_of_pairs(w, pairs, *psi), w)
+    assert torch.autograd.gradcheck(lambda w: ops.pairwise_psi(w, *psi.arguments), w)
+    assert torch.autograd.gradcheck(lambda w, b: ops.cross_psi(w, b, *psi.arguments), (w, b))
+    assert torch.autograd.gradcheck(lambda w: ops.psi_of_pairs(w, pairs, *psi.arguments), w)
 
 
 FUNCTIONS = {
@@ -268,7 +271,8 @@ def test_counts_of_many_banks_compile_as_one_graph():
     for filters in (5, 7, 9):
         banks = [weight((filters, 3, 3, 3)), weight((4, filters)), weight((1, 2, 2))]
         assert torch.equal(
-            compiled(banks, torch.tensor([0.2]), *DEFAULT), ops.psi_counts(banks, torch.tensor([0.2]), *DEFAULT) + 1
+            compiled(banks, torch.tensor([0.2]), *DEFAULT.arguments),
+            ops.psi_counts(banks, torch.tensor([0.2]), *DEFAULT.arguments) + 1,
         )
 
 

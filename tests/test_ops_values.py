@@ -27,8 +27,8 @@ from definition import Psi
 from exhaustive import also
 from tolerances import gradient_allowance, packed_to_square, psi_allowance
 
-from ckrm_kernels import reference
 from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.similarity import Similarity
 
 pytestmark = pytest.mark.usefixtures("cpu_kernels")
 
@@ -199,12 +199,12 @@ def test_counts_decided_early_are_exact(shape, edges):
 
 def test_counts_with_many_edges_on_the_values():
     w = weight((30, 5, 3, 3))
-    check_counts(w, ops.pairwise_psi(w, *DEFAULT).sort().values, DEFAULT)
+    check_counts(w, ops.pairwise_psi(w, *DEFAULT.arguments).sort().values, DEFAULT)
     check_counts(w, torch.linspace(0, 1, 1001), DEFAULT)
 
 
 def test_counts_without_edges():
-    assert ops.psi_counts([weight((9, 2, 3))], torch.zeros(0), *DEFAULT).tolist() == [[36, 0]]
+    assert ops.psi_counts([weight((9, 2, 3))], torch.zeros(0), *DEFAULT.arguments).tolist() == [[36, 0]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -218,7 +218,7 @@ def test_counts_of_many_banks(psi, dtype):
 
 def test_counts_of_no_bank():
     for dtype in (torch.float32, torch.float64):
-        assert ops.psi_counts([], torch.rand(3, dtype=dtype), *DEFAULT).shape == (0, 5)
+        assert ops.psi_counts([], torch.rand(3, dtype=dtype), *DEFAULT.arguments).shape == (0, 5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -233,20 +233,20 @@ def test_filters_that_are_not_finite_make_exactly_their_pairs_nan(shape, dtype, 
         nan[3:5] = True
         i, j = torch.triu_indices(shape[0], shape[0], 1)
         with poisoned():
-            assert torch.equal(ops.pairwise_psi(w, *psi).isnan(), nan[i] | nan[j])
-            assert torch.equal(ops.cross_psi(w, w[2:4], *psi).isnan(), nan[:, None] | nan[2:4])
-            assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi).isnan(), nan[i] | nan[j])
+            assert torch.equal(ops.pairwise_psi(w, *psi.arguments).isnan(), nan[i] | nan[j])
+            assert torch.equal(ops.cross_psi(w, w[2:4], *psi.arguments).isnan(), nan[:, None] | nan[2:4])
+            assert torch.equal(ops.psi_of_pairs(w, torch.stack([i, j], 1), *psi.arguments).isnan(), nan[i] | nan[j])
         finite = w[~nan]
         i, j = torch.triu_indices(len(finite), len(finite), 1)
         kept = torch.arange(shape[0])[~nan]
         square = torch.full((shape[0], shape[0]), math.nan, dtype=result_dtype(dtype))
         rows, columns = torch.triu_indices(shape[0], shape[0], 1)
-        square[rows, columns] = ops.pairwise_psi(w, *psi)
-        assert torch.equal(square[kept[i], kept[j]], ops.pairwise_psi(finite, *psi))
+        square[rows, columns] = ops.pairwise_psi(w, *psi.arguments)
+        assert torch.equal(square[kept[i], kept[j]], ops.pairwise_psi(finite, *psi.arguments))
         # a list that avoids them has a finite gradient
         pairs = torch.stack([kept[i], kept[j]], 1)
         grad = torch.ones(len(pairs), dtype=result_dtype(dtype))
-        of_weight = ops.psi_of_pairs_backward(grad, w, pairs, *psi)
+        of_weight = ops.psi_of_pairs_backward(grad, w, pairs, *psi.arguments)
         assert of_weight.isfinite().all()
 
 
@@ -322,9 +322,11 @@ def test_offsets_beyond_32_bits():
     w = memory.as_strided((4, 2, 3), (stride, 7, 2))
     values = torch.randn(4, 2, 3).half()
     w.copy_(values)
-    assert torch.equal(ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(values, *DEFAULT))
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(values, *DEFAULT.arguments))
     pairs = torch.tensor([[0, 3], [3, 1]])
-    assert torch.equal(ops.psi_of_pairs(w, pairs, *DEFAULT), ops.psi_of_pairs(values, pairs, *DEFAULT))
+    assert torch.equal(
+        ops.psi_of_pairs(w, pairs, *DEFAULT.arguments), ops.psi_of_pairs(values, pairs, *DEFAULT.arguments)
+    )
 
 
 def test_more_pairs_than_torch_pdist_can_differentiate():
@@ -332,12 +334,12 @@ def test_more_pairs_than_torch_pdist_can_differentiate():
     w, psi = torch.rand(1500, 1, 2) + 0.5, Psi(1.0, 1.0, 2.0, 1e-2)
     exact = w.double()[:, 0].requires_grad_()
     i, j = torch.triu_indices(1500, 1500, 1)
-    expected = reference.psi(exact[:, None], exact[None], *psi)[i, j]
-    packed = ops.pairwise_psi(w, *psi)
+    expected = Similarity("psi", *psi).of_slices(exact[:, None], exact[None])[i, j]
+    packed = ops.pairwise_psi(w, *psi.arguments)
     torch.testing.assert_close(packed.double(), expected.detach(), rtol=0, atol=1e-5)
     grad = torch.randn(len(i))
     (expected,) = torch.autograd.grad(expected, exact, grad.double())
-    actual = ops.pairwise_psi_backward(grad, w, *psi)[:, 0].double()
+    actual = ops.pairwise_psi_backward(grad, w, *psi.arguments)[:, 0].double()
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 

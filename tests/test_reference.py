@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from ckrm_kernels import reference
+from ckrm_kernels.similarity import Similarity
 
 DEFAULT = Psi()
 PSIS = [
@@ -38,7 +39,7 @@ def double(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_definition(shape, psi):
     w = double(*shape) * 0.1
-    torch.testing.assert_close(reference.pairwise_psi(w, *psi), omega(w, psi), rtol=0, atol=1e-12)
+    torch.testing.assert_close(reference.pairwise_psi(w, Similarity("psi", *psi)), omega(w, psi), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
@@ -46,16 +47,20 @@ def test_equals_the_definition(shape, psi):
 def test_equals_the_definition_at_any_scale_and_offset(scale, offset):
     w = scale * (double(4, 2, 3, 3) + offset)
     for psi in (DEFAULT, Psi(eps=0.0)):
-        torch.testing.assert_close(reference.pairwise_psi(w, *psi), omega(w, psi), rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            reference.pairwise_psi(w, Similarity("psi", *psi)), omega(w, psi), rtol=0, atol=1e-11
+        )
 
 
 def test_cross_and_listed_pairs_equal_the_definition():
     a, b = double(4, 3, 3, 3), double(3, 3, 3, 3)
-    torch.testing.assert_close(reference.cross_psi(a, b, *DEFAULT), cross(a, b, DEFAULT), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        reference.cross_psi(a, b, Similarity("psi", *DEFAULT)), cross(a, b, DEFAULT), rtol=0, atol=1e-12
+    )
     pairs = torch.tensor([[3, 0], [0, 3], [1, 2], [1, 2]])
     expected = cross(a, a, DEFAULT)[pairs[:, 0], pairs[:, 1]]
     for chunk in (1, 3, 1024):
-        actual = reference.psi_of_pairs(a, pairs, *DEFAULT, chunk=chunk)
+        actual = reference.psi_of_pairs(a, pairs, Similarity("psi", *DEFAULT), chunk=chunk)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
@@ -65,14 +70,14 @@ def test_counts_equal_the_definition():
     edges = torch.tensor([0.0, 0.1, 0.1, 0.3, 0.8, 1.0], dtype=torch.float64)
     bounds = [-math.inf, *edges.tolist(), math.inf]
     inside = [int(((expected > low) & (expected <= high)).sum()) for low, high in itertools.pairwise(bounds)]
-    assert reference.psi_counts(w, edges, *DEFAULT).tolist() == [*inside, 0]
+    assert reference.psi_counts(w, edges, Similarity("psi", *DEFAULT)).tolist() == [*inside, 0]
 
 
 def test_an_edge_belongs_to_the_interval_below():
     w = double(2, 1, 3)
-    edge = reference.pairwise_psi(w, *DEFAULT)
-    assert reference.psi_counts(w, edge, *DEFAULT).tolist() == [1, 0, 0]
-    assert reference.psi_counts(w, edge - 1e-15, *DEFAULT).tolist() == [0, 1, 0]
+    edge = reference.pairwise_psi(w, Similarity("psi", *DEFAULT))
+    assert reference.psi_counts(w, edge, Similarity("psi", *DEFAULT)).tolist() == [1, 0, 0]
+    assert reference.psi_counts(w, edge - 1e-15, Similarity("psi", *DEFAULT)).tolist() == [0, 1, 0]
 
 
 @given(seed=st.integers(0, 2**32 - 1), blend=st.floats(0, 1), offset=st.floats(-2, 2))
@@ -84,7 +89,7 @@ def test_is_the_absolute_value_of_scikit_image_ssim(seed, blend, offset):
     ssim = structural_similarity(
         x, y, win_size=7, gaussian_weights=False, use_sample_covariance=False, K1=1e-12, K2=1e-12, data_range=1.0
     )
-    psi = reference.psi(torch.tensor(x).flatten(), torch.tensor(y).flatten(), 1.0, 1.0, 1.0, 0.0)
+    psi = Similarity("psi", 1.0, 1.0, 1.0, 0.0).of_slices(torch.tensor(x).flatten(), torch.tensor(y).flatten())
     assert float(psi) == pytest.approx(abs(ssim), abs=1e-9)
 
 
@@ -92,7 +97,7 @@ def test_is_the_absolute_value_of_scikit_image_ssim(seed, blend, offset):
 
 exponents = st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.0, 2.5]) | st.floats(0, 3)
 epsilons = st.sampled_from([0.0, 1e-12, 1e-8, 1e-4, 1e-2]) | st.floats(1e-12, 1)
-psis = st.builds(Psi, exponents, exponents, exponents, epsilons)
+psis = st.builds(Psi, exponents, exponents, exponents, epsilons, st.booleans())
 
 
 @st.composite
@@ -116,15 +121,15 @@ def weights(draw):
 
 @given(w=weights(), psi=psis)
 @settings(max_examples=60)
-def test_lies_between_0_and_1(w, psi):
-    omega = reference.pairwise_psi(w, *psi)
-    assert bool(((omega >= 0) & (omega <= 1 + 1e-12)).all())
+def test_lies_between_0_and_1_or_minus_1_and_1_where_signed(w, psi):
+    omega = reference.pairwise_psi(w, Similarity("psi", *psi))
+    assert bool(((omega >= (-1 - 1e-12 if psi.signed else 0)) & (omega <= 1 + 1e-12)).all())
 
 
 @given(w=weights(), psi=psis)
 @settings(max_examples=40)
 def test_is_symmetric_and_1_on_the_diagonal(w, psi):
-    square = reference.cross_psi(w, w, *psi)
+    square = reference.cross_psi(w, w, Similarity("psi", *psi))
     torch.testing.assert_close(square, square.T, rtol=0, atol=1e-13)
     torch.testing.assert_close(square.diagonal(), torch.ones(len(w), dtype=torch.float64), rtol=0, atol=1e-12)
 
@@ -132,14 +137,16 @@ def test_is_symmetric_and_1_on_the_diagonal(w, psi):
 @given(w=weights(), alpha=exponents, beta=exponents, gamma=exponents)
 @settings(max_examples=40)
 def test_a_flipped_filter_is_the_same_filter_without_eps(w, alpha, beta, gamma):
-    square = reference.cross_psi(w, -w, alpha, beta, gamma, 0.0)
+    square = reference.cross_psi(w, -w, Similarity("psi", alpha, beta, gamma, 0.0))
     torch.testing.assert_close(square.diagonal(), torch.ones(len(w), dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(square, reference.cross_psi(w, w, alpha, beta, gamma, 0.0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        square, reference.cross_psi(w, w, Similarity("psi", alpha, beta, gamma, 0.0)), rtol=0, atol=1e-12
+    )
 
 
 def test_a_flipped_filter_approaches_1_as_eps_falls():
     w = double(1, 4, 3, 3)
-    values = [float(reference.cross_psi(w, -w, *Psi(eps=10.0**-k))) for k in range(0, 15, 2)]
+    values = [float(reference.cross_psi(w, -w, Similarity("psi", *Psi(eps=10.0**-k)))) for k in range(0, 15, 2)]
     assert values == sorted(values)
     assert values[-1] == pytest.approx(1, abs=1e-9)
 
@@ -148,13 +155,15 @@ def test_a_flipped_filter_approaches_1_as_eps_falls():
 @settings(max_examples=40)
 def test_permutations(w, psi, data):
     assume(w.dim() > 2)
-    square = reference.cross_psi(w, w, *psi)
+    square = reference.cross_psi(w, w, Similarity("psi", *psi))
     order = data.draw(st.permutations(range(w.shape[0])))
     torch.testing.assert_close(
-        reference.cross_psi(w[order], w[order], *psi), square[order][:, order], rtol=0, atol=1e-13
+        reference.cross_psi(w[order], w[order], Similarity("psi", *psi)), square[order][:, order], rtol=0, atol=1e-13
     )
     slices = data.draw(st.permutations(range(w.shape[1])))
-    torch.testing.assert_close(reference.cross_psi(w[:, slices], w[:, slices], *psi), square, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        reference.cross_psi(w[:, slices], w[:, slices], Similarity("psi", *psi)), square, rtol=0, atol=1e-12
+    )
 
 
 @given(seed=st.integers(0, 2**32 - 1), psi=psis)
@@ -162,15 +171,15 @@ def test_permutations(w, psi, data):
 def test_one_permutation_of_the_positions_changes_nothing(seed, psi):
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(4, 3, 9, dtype=torch.float64, generator=generator)
-    permuted = reference.pairwise_psi(w[..., torch.randperm(9, generator=generator)], *psi)
-    torch.testing.assert_close(permuted, reference.pairwise_psi(w, *psi), rtol=0, atol=1e-9)
+    permuted = reference.pairwise_psi(w[..., torch.randperm(9, generator=generator)], Similarity("psi", *psi))
+    torch.testing.assert_close(permuted, reference.pairwise_psi(w, Similarity("psi", *psi)), rtol=0, atol=1e-9)
 
 
 @given(w=weights(), psi=psis, c=st.sampled_from([2.0**-10, 0.5, 4.0, -8.0]))
 @settings(max_examples=40)
 def test_scaling_the_weight_scales_eps_by_its_square(w, psi, c):
-    scaled = reference.pairwise_psi(c * w, *psi._replace(eps=c * c * psi.eps))
-    torch.testing.assert_close(scaled, reference.pairwise_psi(w, *psi), rtol=0, atol=1e-12)
+    scaled = reference.pairwise_psi(c * w, Similarity("psi", *psi._replace(eps=c * c * psi.eps)))
+    torch.testing.assert_close(scaled, reference.pairwise_psi(w, Similarity("psi", *psi)), rtol=0, atol=1e-12)
 
 
 @given(w=weights(), psi=psis, repeat=st.integers(1, 3))
@@ -178,8 +187,11 @@ def test_scaling_the_weight_scales_eps_by_its_square(w, psi, c):
 def test_of_concatenated_slices_is_the_mean_weighted_by_their_number(w, psi, repeat):
     more = torch.cat([w.flip(1).roll(1, 0)] * repeat, 1)
     n, m = w.shape[1], more.shape[1]
-    together = reference.pairwise_psi(torch.cat([w, more], 1), *psi)
-    apart = (n * reference.pairwise_psi(w, *psi) + m * reference.pairwise_psi(more, *psi)) / (n + m)
+    together = reference.pairwise_psi(torch.cat([w, more], 1), Similarity("psi", *psi))
+    apart = (
+        n * reference.pairwise_psi(w, Similarity("psi", *psi))
+        + m * reference.pairwise_psi(more, Similarity("psi", *psi))
+    ) / (n + m)
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-12)
 
 
@@ -189,9 +201,9 @@ def test_of_concatenated_slices_is_the_mean_weighted_by_their_number(w, psi, rep
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
 def test_two_constant_slices_have_contrast_and_structure_1(eps):
     x, y = torch.full((9,), 0.3, dtype=torch.float64), torch.full((9,), 0.7, dtype=torch.float64)
-    assert float(reference.psi(x, y, 0.0, 1.0, 1.0, eps)) == 1
+    assert float(Similarity("psi", 0.0, 1.0, 1.0, eps).of_slices(x, y)) == 1
     luminance = (2 * 0.3 * 0.7 + eps) / (0.3**2 + 0.7**2 + eps)
-    assert float(reference.psi(x, y, 0.1, 1.0, 1.0, eps)) == pytest.approx(luminance**0.1, abs=1e-14)
+    assert float(Similarity("psi", 0.1, 1.0, 1.0, eps).of_slices(x, y)) == pytest.approx(luminance**0.1, abs=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -199,12 +211,12 @@ def test_two_constant_slices_have_contrast_and_structure_1(eps):
 def test_a_constant_slice_is_exactly_constant_whatever_its_value(value, dtype):
     w = torch.full((2, 1, 7, 7), value, dtype=dtype)
     w[1] *= 3
-    assert float(reference.pairwise_psi(w, 0.0, 1.0, 1.0, 0.0)) == 1
+    assert float(reference.pairwise_psi(w, Similarity("psi", 0.0, 1.0, 1.0, 0.0))) == 1
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-4])
 def test_two_dead_filters_are_redundant(eps):
-    assert reference.pairwise_psi(torch.zeros(3, 2, 3, 3), *Psi(eps=eps)).tolist() == [1, 1, 1]
+    assert reference.pairwise_psi(torch.zeros(3, 2, 3, 3), Similarity("psi", *Psi(eps=eps))).tolist() == [1, 1, 1]
 
 
 def test_a_dead_filter_beside_a_live_one():
@@ -212,34 +224,34 @@ def test_a_dead_filter_beside_a_live_one():
     w[0] = 0
     mean, variance, eps = w[1].mean().item(), w[1].var(correction=0).item(), 1e-4
     expected = (eps / (mean**2 + eps)) ** 0.1 * eps / (variance + eps)
-    assert float(reference.pairwise_psi(w, *DEFAULT)) == pytest.approx(expected, abs=1e-14)
-    assert float(reference.pairwise_psi(w, *Psi(eps=0.0))) == 0
+    assert float(reference.pairwise_psi(w, Similarity("psi", *DEFAULT))) == pytest.approx(expected, abs=1e-14)
+    assert float(reference.pairwise_psi(w, Similarity("psi", *Psi(eps=0.0)))) == 0
 
 
 def test_a_single_position_leaves_luminance():
     w = torch.tensor([[[0.2]], [[-0.5]]], dtype=torch.float64)
     expected = abs((-0.2 + 1e-4) / (0.04 + 0.25 + 1e-4)) ** 0.1
-    assert float(reference.pairwise_psi(w, *DEFAULT)) == pytest.approx(expected, abs=1e-14)
-    assert float(reference.pairwise_psi(w, 0.0, 5.0, 5.0, 0.0)) == 1
+    assert float(reference.pairwise_psi(w, Similarity("psi", *DEFAULT))) == pytest.approx(expected, abs=1e-14)
+    assert float(reference.pairwise_psi(w, Similarity("psi", 0.0, 5.0, 5.0, 0.0))) == 1
 
 
 def test_zero_exponents_give_1_even_where_a_factor_is_0():
     x, y = torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0])
-    assert float(reference.psi(x, y, 0.0, 0.0, 0.0, 0.0)) == 1
-    assert float(reference.psi(x, y, 0.0, 1.0, 0.0, 0.0)) == 0
+    assert float(Similarity("psi", 0.0, 0.0, 0.0, 0.0).of_slices(x, y)) == 1
+    assert float(Similarity("psi", 0.0, 1.0, 0.0, 0.0).of_slices(x, y)) == 0
 
 
 @pytest.mark.parametrize(("filters", "pairs"), [(0, 0), (1, 0), (2, 1)])
 @pytest.mark.parametrize("tail", [(3, 3, 3), (3,)], ids=str)
 def test_few_filters(filters, pairs, tail):
     w = torch.randn(filters, *tail, requires_grad=True)
-    packed = reference.pairwise_psi(w, *DEFAULT)
+    packed = reference.pairwise_psi(w, Similarity("psi", *DEFAULT))
     assert packed.shape == (pairs,)
     packed.sum().backward()  # in the graph even where it is empty
-    assert reference.cross_psi(w, torch.randn(4, *tail), *DEFAULT).shape == (filters, 4)
-    assert reference.cross_psi(torch.randn(4, *tail), w, *DEFAULT).shape == (4, filters)
-    assert reference.psi_of_pairs(w, torch.zeros(0, 2, dtype=torch.int64), *DEFAULT).shape == (0,)
-    assert reference.psi_counts(w, torch.tensor([0.5]), *DEFAULT).sum() == pairs
+    assert reference.cross_psi(w, torch.randn(4, *tail), Similarity("psi", *DEFAULT)).shape == (filters, 4)
+    assert reference.cross_psi(torch.randn(4, *tail), w, Similarity("psi", *DEFAULT)).shape == (4, filters)
+    assert reference.psi_of_pairs(w, torch.zeros(0, 2, dtype=torch.int64), Similarity("psi", *DEFAULT)).shape == (0,)
+    assert reference.psi_counts(w, torch.tensor([0.5]), Similarity("psi", *DEFAULT)).sum() == pairs
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -247,15 +259,17 @@ def test_few_filters(filters, pairs, tail):
 def test_a_filter_that_is_not_finite_makes_exactly_its_pairs_nan(bad, psi):
     w = double(5, 3, 3, 3)
     w[2, 1, 0, 2] = bad
-    square = reference.cross_psi(w, w, *psi)
+    square = reference.cross_psi(w, w, Similarity("psi", *psi))
     expected = torch.zeros(5, 5, dtype=torch.bool)
     expected[2, :] = expected[:, 2] = True
     assert torch.equal(square.isnan(), expected)
     i, j = torch.triu_indices(5, 5, 1)
-    packed = reference.pairwise_psi(w, *psi)
+    packed = reference.pairwise_psi(w, Similarity("psi", *psi))
     assert torch.equal(packed.isnan(), expected[i, j])
-    assert torch.equal(reference.psi_of_pairs(w, torch.stack([i, j], 1), *psi).isnan(), expected[i, j])
-    assert reference.psi_counts(w, torch.tensor([0.5]), *psi)[-1] == 4
+    assert torch.equal(
+        reference.psi_of_pairs(w, torch.stack([i, j], 1), Similarity("psi", *psi)).isnan(), expected[i, j]
+    )
+    assert reference.psi_counts(w, torch.tensor([0.5]), Similarity("psi", *psi))[-1] == 4
     finite = ~expected[i, j]
     torch.testing.assert_close(packed[finite], omega(w, psi)[finite], rtol=0, atol=1e-12)
 
@@ -263,16 +277,16 @@ def test_a_filter_that_is_not_finite_makes_exactly_its_pairs_nan(bad, psi):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_computed_in_float32(dtype):
     w = torch.randn(4, 3, 3, 3).to(dtype)
-    packed = reference.pairwise_psi(w, *DEFAULT)
+    packed = reference.pairwise_psi(w, Similarity("psi", *DEFAULT))
     assert packed.dtype == torch.float32
-    assert torch.equal(packed, reference.pairwise_psi(w.float(), *DEFAULT))
+    assert torch.equal(packed, reference.pairwise_psi(w.float(), Similarity("psi", *DEFAULT)))
     torch.testing.assert_close(packed.double(), omega(w, DEFAULT), rtol=0, atol=1e-5)
 
 
 def test_float32_and_float64_keep_their_dtype():
     w = double(4, 3, 3, 3)
-    assert reference.pairwise_psi(w, *DEFAULT).dtype == torch.float64
-    packed = reference.pairwise_psi(w.float(), *DEFAULT)
+    assert reference.pairwise_psi(w, Similarity("psi", *DEFAULT)).dtype == torch.float64
+    packed = reference.pairwise_psi(w.float(), Similarity("psi", *DEFAULT))
     assert packed.dtype == torch.float32
     torch.testing.assert_close(packed.double(), omega(w.float(), DEFAULT), rtol=0, atol=1e-5)
 
@@ -283,7 +297,7 @@ def test_float32_and_float64_keep_their_dtype():
 def gradient(x, y, psi):
     """d psi / dx of two slices given as lists."""
     x, y = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (x, y))
-    reference.psi(x, y, *psi).backward()
+    Similarity("psi", *psi).of_slices(x, y).backward()
     assert x.grad.isfinite().all()
     assert y.grad.isfinite().all()
     return x.grad
@@ -300,15 +314,15 @@ def difference(x, y, psi, position, step=1e-6):
 def test_gradcheck(shape, psi):
     w = double(*shape).requires_grad_()
     pairs = torch.tensor([[0, 1], [1, 0]])
-    assert torch.autograd.gradcheck(lambda w: reference.pairwise_psi(w, *psi), w)
-    assert torch.autograd.gradcheck(lambda w: reference.psi_of_pairs(w, pairs, *psi), w)
+    assert torch.autograd.gradcheck(lambda w: reference.pairwise_psi(w, Similarity("psi", *psi)), w)
+    assert torch.autograd.gradcheck(lambda w: reference.psi_of_pairs(w, pairs, Similarity("psi", *psi)), w)
     b = double(2, *shape[1:]).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: reference.cross_psi(a, b, *psi), (w, b))
+    assert torch.autograd.gradcheck(lambda a, b: reference.cross_psi(a, b, Similarity("psi", *psi)), (w, b))
 
 
 def test_double_backward_of_the_reference():
     w = double(3, 2, 3).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda w: reference.pairwise_psi(w, *DEFAULT), w)
+    assert torch.autograd.gradgradcheck(lambda w: reference.pairwise_psi(w, Similarity("psi", *DEFAULT)), w)
 
 
 @pytest.mark.parametrize("psi", PSIS, ids=str)
@@ -372,7 +386,7 @@ def test_gradients_of_finite_filters_survive_a_filter_that_is_not():
     w[1, 0, 0] = math.nan
     w.requires_grad_()
     pairs = torch.tensor([[0, 2], [2, 3]])
-    reference.psi_of_pairs(w, pairs, *DEFAULT).sum().backward()
+    reference.psi_of_pairs(w, pairs, Similarity("psi", *DEFAULT)).sum().backward()
     assert w.grad.isfinite().all()
 
 
@@ -387,5 +401,5 @@ def test_keeps_no_slices_of_pairs_for_the_backward(filters):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        reference.pairwise_psi(w, *DEFAULT)
+        reference.pairwise_psi(w, Similarity("psi", *DEFAULT))
     assert sum(kept) <= 2 * filters * filters  # 16 slices of 9 positions would be 72 filters^2

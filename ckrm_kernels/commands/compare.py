@@ -25,9 +25,9 @@ def compare(
 ) -> None:
     """Compare networks trained on the same data: quality with tests, cost, time, and redundancy by layer."""
     from ckrm_kernels.comparison.trained_runs import compare_runs
-    from ckrm_kernels.psi_config import PsiConfig
+    from ckrm_kernels.similarity import Similarity
 
     shared.use_threads(threads)
-    psi = PsiConfig(eps=eps, scale_free=scale_free)
+    psi = Similarity(eps=eps, scale_free=scale_free)
     with shared.interruptible("nothing was written; run the same command again"):
         compare_runs(runs, margin, json, threshold=threshold, psi=psi)

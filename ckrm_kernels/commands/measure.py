@@ -20,8 +20,8 @@ from ckrm_kernels.presentation.progress import tracked
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ckrm_kernels.functional import PsiOptions
     from ckrm_kernels.report import RedundancyReport
+    from ckrm_kernels.similarity import Similarity
 
 _STDOUT = Path("-")
 _STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
@@ -73,13 +73,11 @@ def measure(
     2, an option or its value is wrong, before anything is measured.
     """
     from ckrm_kernels.checkpoints import read_checkpoints
-    from ckrm_kernels.functional import PsiOptions
     from ckrm_kernels.measurement import measure_layers, structure_of
     from ckrm_kernels.report.selection import fitting
 
-    options = PsiOptions(eps=eps, scale_free=scale_free)
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
-    _check_values(threshold, options)
+    similarity = _checked_similarity(threshold, eps, scale_free)
     _check_outputs(files, checkpoints)
     constructor = _constructor(like)
     use_threads(threads)
@@ -105,7 +103,7 @@ def measure(
                 [each.layers for each in same],
                 threshold,
                 pointwise,
-                options,
+                similarity,
                 track=partial(tracked, lines=False),
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
@@ -120,15 +118,16 @@ def measure(
         raise typer.Exit(1)
 
 
-def _check_values(threshold: float, options: PsiOptions) -> None:
-    """Refuses numbers that measuring would."""
+def _checked_similarity(threshold: float, eps: float, scale_free: bool) -> Similarity:
+    """What is measured; refuses numbers that measuring would."""
     from ckrm_kernels.distribution import checked_threshold
-    from ckrm_kernels.psi_config import PsiConfig
+    from ckrm_kernels.similarity import Similarity
 
-    with _wrong_use("--threshold"):
-        checked_threshold(threshold)
     with _wrong_use("--eps"):
-        PsiConfig.of(options)
+        similarity = Similarity(eps=eps, scale_free=scale_free)
+    with _wrong_use("--threshold"):
+        checked_threshold(threshold, similarity.lowest)
+    return similarity
 
 
 def _constructor(like: str | None) -> Any:

@@ -12,9 +12,9 @@ from torch import nn
 
 from ckrm_kernels.layers import model_layers
 from ckrm_kernels.measurement import measure_layers
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.report.result import ScaleFreeRedundancy, allowed_by_chance
+from ckrm_kernels.similarity import Similarity
 
 BINS = 50
 CONFIGURED, SMALLER_EPS, SCALE_FREE = "configured", "smaller_eps", "scale_free"
@@ -77,7 +77,7 @@ class MeasuredLayer:
         return self.configured.mean <= max(target, self.allowed)
 
 
-def psi_settings(psi: PsiConfig) -> dict[str, PsiConfig]:
+def psi_settings(psi: Similarity) -> dict[str, Similarity]:
     """The configured psi between its neighbours: at a hundredth of its eps, and scale-free; none that is the same."""
     settings = {CONFIGURED: psi}
     if psi.eps > 0:
@@ -87,24 +87,23 @@ def psi_settings(psi: PsiConfig) -> dict[str, PsiConfig]:
     return settings
 
 
-def names_of_settings(psi: PsiConfig) -> dict[str, str]:
+def names_of_settings(psi: Similarity) -> dict[str, str]:
     """What tables call the settings of `psi_settings`."""
     words = {name: each.in_words() for name, each in psi_settings(psi).items()}
     return {name: "scale-free" if name == SCALE_FREE else each for name, each in words.items()}
 
 
-def measure_networks(models: Sequence[nn.Module], threshold: float, psi: PsiConfig) -> tuple[MeasuredLayer, ...]:
+def measure_networks(models: Sequence[nn.Module], threshold: float, psi: Similarity) -> tuple[MeasuredLayer, ...]:
     """The layers of the networks that have slices of more than one number, in order."""
     with torch.no_grad():
         layers = [model_layers(model) for model in models]
     settings = psi_settings(psi)
-    measured = measure_layers(layers, threshold, "skip", psi.options()).measured
+    measured = measure_layers(layers, threshold, "skip", psi).measured
     levels = {CONFIGURED: [_level(row) for row in measured]}
     if SCALE_FREE in settings:
         levels[SCALE_FREE] = [_level(row.scale_free) for row in measured if row.scale_free is not None]
     if SMALLER_EPS in settings:
-        smaller = settings[SMALLER_EPS].options()
-        report = measure_layers(layers, threshold, "skip", smaller, scale_free_beside=False)
+        report = measure_layers(layers, threshold, "skip", settings[SMALLER_EPS], scale_free_beside=False)
         levels[SMALLER_EPS] = [_level(row) for row in report.measured]
     by_layer = zip(*(levels[name] for name in settings), strict=True)
     return tuple(

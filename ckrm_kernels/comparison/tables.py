@@ -11,9 +11,9 @@ from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.measured_layers import Level, MeasuredLayer
 from ckrm_kernels.comparison.statistics import deviation
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report.columns import NOTHING
 from ckrm_kernels.report.result import TARGET, exceeds_chance
+from ckrm_kernels.similarity import Similarity
 
 _FILE_WIDTH = 80
 
@@ -41,7 +41,7 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     return table
 
 
-def layers_of(candidate: Candidate, threshold: float, psi: PsiConfig) -> Any:
+def layers_of(candidate: Candidate, threshold: float, psi: Similarity) -> Any:
     """lambda of each layer at the psi, and scale-free where that differs, each beside its chance level."""
     table = new_table(
         f"lambda^{threshold:g} of the {candidate.name} network at {psi.in_words()}"

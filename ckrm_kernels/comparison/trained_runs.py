@@ -17,7 +17,7 @@ from ckrm_kernels.comparison.verdict import in_words
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.extras import check_installed
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_json
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import NEEDED, TrainedRuns
@@ -30,7 +30,7 @@ def compare_runs(
     console: Any = None,
     *,
     threshold: float = 0.6,
-    psi: PsiConfig = PsiConfig(),  # noqa: B008
+    psi: Similarity = Similarity(),  # noqa: B008
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
     """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
 
@@ -41,7 +41,7 @@ def compare_runs(
     threshold, psi: t of lambda^t, in [0, 1], and the psi that the layers are measured with
     """
     check_installed("comparing networks", *NEEDED, "scipy")
-    threshold = checked_threshold(threshold)
+    threshold = checked_threshold(threshold, psi.lowest)
     display = Display(console)
     groups = _groups(folders, margin, display)
     data = groups[0].data

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ckrm_kernels.psi_config import PsiConfig, written
 from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, ScaleFreeRedundancy, exceeds_chance
+from ckrm_kernels.similarity import written
 
 NOTHING = "–"  # noqa: RUF001 - an en dash: there is no such number
 TOO_FEW = "fewer than two filters"
@@ -55,7 +55,7 @@ def note(layer: LayerRedundancy) -> str:
 
 def absolute_group(report: RedundancyReport) -> str:
     """What the columns of lambda as measured are called."""
-    return f"eps {written(PsiConfig.of(report.psi).eps)}" if _has_scale_free(report) else ""
+    return f"eps {written(report.similarity.eps)}" if _has_scale_free(report) else ""
 
 
 def _has_scale_free(report: RedundancyReport) -> bool:

@@ -45,7 +45,7 @@ def _of_all(report: RedundancyReport) -> dict[str, Any]:
     return {
         "threshold": report.threshold,
         "models": report.models,
-        "psi": dict(report.psi),
+        "similarity": asdict(report.similarity),
         "pointwise": report.pointwise,
         "sources": [asdict(source) for source in report.sources],
         "notes": list(report.notes),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from ckrm_kernels.choices import Sort
-from ckrm_kernels.functional import PsiOptions
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_atomically
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ class LayerRedundancy:
         where skipped, K = 1 or without details
     distinct, distinct_per_model: filters left when repeats are merged (`redundant_groups`), their mean and of each
         model; None where skipped or without details
-    histogram, histogram_per_model: number of pairs in equal bins over [0, 1] with the edges of `psi_histogram`, of all
+    histogram, histogram_per_model: number of pairs in equal bins with the edges of `psi_histogram`, of all
         models together and of each; None where skipped
     status, reason: "measured" or "skipped", and why skipped or how compared
     dead, dead_per_model: filters that are all but zero, with a root mean square of at most a hundredth of the layer's,
         their mean and of each model; None where skipped or without details
     live_redundancy, live_chance: means of lambda^t and its chance level among the other filters; None where the former
         are
-    scale_free: None where the psi measured does not depend on scale, where skipped, or without details
+    scale_free: None where the similarity measured does not depend on scale, where skipped, or without details
     """
 
     name: str
@@ -144,7 +144,7 @@ class RedundancyReport:
     layers: a row for every layer with a weight, in the model's order
     threshold: t of lambda^t
     models: how many were measured
-    psi: the options that Psi was computed with
+    similarity: what was computed
     pointwise: what was done with layers whose slices are single numbers, see `measure`
     sources: what was measured, one for each model or file
     notes: what is to be known of how the sources were read
@@ -156,7 +156,7 @@ class RedundancyReport:
     layers: tuple[LayerRedundancy, ...]
     threshold: float
     models: int
-    psi: PsiOptions
+    similarity: Similarity
     pointwise: str = "skip"
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
@@ -209,7 +209,7 @@ class RedundancyReport:
 
         Fields of `ScaleFreeRedundancy` begin with scale_free_. The values of the models are in one field, divided by
         blanks. What holds for all layers is in the last columns of every row, so that a reader needs no second file:
-        threshold, models, psi, pointwise, sources, notes, created and versions.
+        threshold, models, similarity, pointwise, sources, notes, created and versions.
         path: where to write it; without one, it is returned
         """
         from ckrm_kernels.report.data import as_csv

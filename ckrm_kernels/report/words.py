@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from ckrm_kernels.presentation.numbers import counted, size
-from ckrm_kernels.psi_config import PsiConfig, written
 from ckrm_kernels.report.columns import absolute_group, note, shown_name
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.selection import excess
+from ckrm_kernels.similarity import written
 
 _NAMED = 5  # layers in the verdict
 _SOURCES = 8  # shown where space is short
@@ -22,7 +22,7 @@ def heading(report: RedundancyReport) -> list[str]:
     whole = report.whole or report
     measured = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
     return [
-        f"{share}; {PsiConfig.of(report.psi).in_words()}{models}.",
+        f"{share}; {report.similarity.in_words()}{models}.",
         *(f"note: {note}" for note in report.notes),
         measured,
     ]
@@ -54,7 +54,7 @@ def verdict(report: RedundancyReport) -> str:
 
 def explanations(report: RedundancyReport) -> dict[str, str]:
     """What the words and marks mean that the views of this report show, by the word."""
-    layers, eps = report.layers, f"eps {written(PsiConfig.of(report.psi).eps)}"
+    layers, eps = report.layers, f"eps {written(report.similarity.eps)}"
     found, has_scale_free = {layer.finding for layer in layers}, bool(absolute_group(report))
     by_shape = "scale-free lambda" if has_scale_free else "lambda"
     errors = "by three standard errors"
@@ -106,7 +106,7 @@ def provenance(report: RedundancyReport, digits: int | None = None) -> list[tupl
         sources.append(("measured", ", ".join(filter(None, (each.name, *facts)))))
     if len(few) < len(report.sources):
         sources.append(("measured", f"{len(report.sources) - len(few)} more"))
-    settings = f"threshold {report.threshold:g}, {PsiConfig.of(report.psi).in_words()}, pointwise {report.pointwise}"
+    settings = f"threshold {report.threshold:g}, {report.similarity.in_words()}, pointwise {report.pointwise}"
     made = [
         ("settings", settings),
         ("date", report.created),

@@ -1,6 +1,6 @@
 """Choosing a network's widths by the redundancy of its layers."""
 
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.config import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.pipeline import search_widths
@@ -12,10 +12,10 @@ __all__ = [
     "Change",
     "Findings",
     "Observation",
-    "PsiConfig",
     "Round",
     "RuleConfig",
     "Search",
+    "Similarity",
     "StageRule",
     "WidthRule",
     "WidthSearchConfig",

@@ -10,7 +10,7 @@ from ckrm_kernels.comparison.statistics import Comparison, is_above, mean_interv
 from ckrm_kernels.comparison.tables import listed, mean_and_deviation
 from ckrm_kernels.comparison.verdict import in_words, with_interval
 from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
 
 
@@ -20,7 +20,7 @@ def conclusions(
     candidates: Sequence[Candidate],
     comparisons: Sequence[Comparison],
     target: float,
-    psi: PsiConfig,
+    psi: Similarity,
     most_frequent: float,
 ) -> list[str]:
     """The sentences of a finished experiment.
@@ -53,7 +53,7 @@ def _results(
     candidates: Sequence[Candidate],
     comparisons: Sequence[Comparison],
     target: float,
-    psi: PsiConfig,
+    psi: Similarity,
 ) -> list[str]:
     """How the search ended, what the networks compared cost and how well they do, and what scale has to do with it."""
     standard = candidates[0]
@@ -100,7 +100,7 @@ def _compared(
     ]
 
 
-def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> list[str]:
+def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) -> list[str]:
     redundant = rounds[0].redundant
     return [
         f"Nothing was shrunk, because {outcome.obstacle}.",
@@ -110,7 +110,7 @@ def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -
     ]
 
 
-def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
+def _ending(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) -> str:
     """How the search ended, and which round was chosen."""
     chosen = rounds[outcome.chosen]
     if rounds[-1].within_target:
@@ -125,7 +125,7 @@ def _ending(rounds: Sequence[Round], outcome: Outcome, psi: PsiConfig) -> str:
     )
 
 
-def _redundant_by_scale(layers: Sequence[MeasuredLayer], target: float, psi: PsiConfig) -> list[str]:
+def _redundant_by_scale(layers: Sequence[MeasuredLayer], target: float, psi: Similarity) -> list[str]:
     """How many of the redundant layers are so only by their scale; nothing where psi is scale-free."""
     redundant = [layer for layer in layers if not layer.is_within(target)]
     by_scale = [layer for layer in redundant if layer.scale_free.mean <= max(target, layer.allowed)]

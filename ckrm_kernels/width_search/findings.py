@@ -10,7 +10,7 @@ from torch import Tensor
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.statistics import Comparison
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
 
 
@@ -36,7 +36,7 @@ class Findings:
     data: str
     images: int
     threshold: float
-    psi: PsiConfig
+    psi: Similarity
     target: float
     rounds: tuple[Round, ...]
     outcome: Outcome

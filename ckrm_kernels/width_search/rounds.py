@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ckrm_kernels.comparison.tables import listed
 from ckrm_kernels.distributed import team
 from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training.forecast import FirstEpoch
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.workers import Job, Workers, finished_places
@@ -82,7 +82,7 @@ def round_folder(place: int) -> str:
     return f"round-{place}"
 
 
-def show_round(search: Search, rounds: Sequence[Round], psi: PsiConfig, display: Display) -> None:
+def show_round(search: Search, rounds: Sequence[Round], psi: Similarity, display: Display) -> None:
     """What the last of the rounds measured, and the changes that the rule asks for."""
     done = rounds[-1]
     accuracy = ", ".join(f"{each:.3f}" for each in done.trained.validation_accuracy)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ckrm_kernels.comparison.tables import listed, mean_and_deviation, new_table
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
 
 
-def rounds_table(rounds: Sequence[Round], psi: PsiConfig) -> Any:
+def rounds_table(rounds: Sequence[Round], psi: Similarity) -> Any:
     """The widths of each round of the search, and how many are redundant at the psi."""
     table = new_table(f"Rounds of the search, redundant at {psi.in_words()}")
     for heading in ("round", "widths", "redundant", "validation accuracy"):

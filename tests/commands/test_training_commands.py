@@ -20,7 +20,7 @@ from ckrm_kernels.models import network_shape
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig
-from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search import RuleConfig, Similarity, WidthSearchConfig
 from ckrm_kernels.width_search.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_search_with_options(asked, tmp_path):
     assert config == WidthSearchConfig(
         network=network_shape("resnet-digits"),
         rule=RuleConfig(tied="stage", multiple=8),
-        psi=PsiConfig(alpha=1.0, eps=1e-3, scale_free=True),
+        psi=Similarity(alpha=1.0, eps=1e-3, scale_free=True),
         seeds=4,
         final_seeds=6,
         most_rounds=2,
@@ -238,10 +238,10 @@ def test_report_and_compare(asked):
     assert asked("report", "runs/a") == ((Path("runs/a"),), {})
     assert asked("compare", "a", "b", "--margin", "0.02", "--json", "c.json") == (
         ([Path("a"), Path("b")], 0.02, Path("c.json")),
-        {"threshold": 0.6, "psi": PsiConfig()},
+        {"threshold": 0.6, "psi": Similarity()},
     )
     _, options = asked("compare", "a", "b", "--threshold", "0.5", "--eps", "1e-3", "--scale-free")
-    assert options == {"threshold": 0.5, "psi": PsiConfig(eps=1e-3, scale_free=True)}
+    assert options == {"threshold": 0.5, "psi": Similarity(eps=1e-3, scale_free=True)}
 
 
 def test_the_demo_is_a_small_search(asked):

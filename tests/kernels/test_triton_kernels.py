@@ -37,6 +37,7 @@ kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not inst
 from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
 from ckrm_kernels.kernels.arithmetic import Arithmetic  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
+from ckrm_kernels.similarity import Similarity  # noqa: E402
 
 if not kernels.INTERPRETED:
     pytest.skip("these run in Triton's interpreter; test_gpu.py is for a GPU", allow_module_level=True)
@@ -175,7 +176,7 @@ def test_a_mean_far_above_the_deviations_costs_no_digits():
 def test_numbers_beyond_float32_arithmetic_are_nan():
     w = weight((4, 2, 3))
     w[1] *= 1e20
-    psi = ops.pairwise_psi(w, *DEFAULT)
+    psi = ops.pairwise_psi(w, *DEFAULT.arguments)
     assert torch.equal(psi.isnan(), (all_pairs(4) == 1).any(1))
     check_pairwise(w.double(), DEFAULT, ops=ops)
 
@@ -189,29 +190,29 @@ def test_the_largest_numbers_within_float32_arithmetic():
 
 def test_pairs_outside_the_bank_are_nan():
     w, pairs = weight((4, 2, 3)), torch.tensor([[0, 1], [0, 4], [-1, 2], [2, 3]])
-    psi = ops.psi_of_pairs(w, pairs, *DEFAULT)
+    psi = ops.psi_of_pairs(w, pairs, *DEFAULT.arguments)
     assert psi.isnan().tolist() == [False, True, True, False]
-    of_weight = ops.psi_of_pairs_backward(torch.ones(4), w, pairs, *DEFAULT)  # and nothing outside is read
+    of_weight = ops.psi_of_pairs_backward(torch.ones(4), w, pairs, *DEFAULT.arguments)  # and nothing outside is read
     assert of_weight.flatten(1).isnan().all(1).tolist() == [True, False, True, False]
 
 
 def test_no_pairs():
     w = weight((4, 2, 3))
     none = torch.empty(0, 2, dtype=torch.int64)
-    assert ops.psi_of_pairs(w, none, *DEFAULT).shape == (0,)
-    assert not ops.psi_of_pairs_backward(torch.empty(0), w, none, *DEFAULT).any()
+    assert ops.psi_of_pairs(w, none, *DEFAULT.arguments).shape == (0,)
+    assert not ops.psi_of_pairs_backward(torch.empty(0), w, none, *DEFAULT.arguments).any()
     for filters in (0, 1):
-        assert ops.pairwise_psi(w[:filters], *DEFAULT).shape == (0,)
-        assert not ops.pairwise_psi_backward(torch.empty(0), w[:filters], *DEFAULT).any()
-        assert ops.psi_counts([w[:filters]], torch.tensor([0.5]), *DEFAULT).tolist() == [[0, 0, 0]]
-    assert ops.cross_psi(w[:0], w, *DEFAULT).shape == (0, 4)
+        assert ops.pairwise_psi(w[:filters], *DEFAULT.arguments).shape == (0,)
+        assert not ops.pairwise_psi_backward(torch.empty(0), w[:filters], *DEFAULT.arguments).any()
+        assert ops.psi_counts([w[:filters]], torch.tensor([0.5]), *DEFAULT.arguments).tolist() == [[0, 0, 0]]
+    assert ops.cross_psi(w[:0], w, *DEFAULT.arguments).shape == (0, 4)
 
 
 def test_the_same_bits_every_time():
     w = weight((70, 20, 3, 3))
     grad = torch.randn(70 * 69 // 2)
-    assert torch.equal(ops.pairwise_psi(w, *DEFAULT), ops.pairwise_psi(w, *DEFAULT))
-    first, again = (ops.pairwise_psi_backward(grad, w, *DEFAULT) for _ in range(2))
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(w, *DEFAULT.arguments))
+    first, again = (ops.pairwise_psi_backward(grad, w, *DEFAULT.arguments) for _ in range(2))
     assert torch.equal(first, again)
 
 
@@ -222,14 +223,16 @@ def test_the_same_bits_every_time():
 def test_counts_of_many_banks(dtype):
     edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
     check_counts_of_banks([bank for bank in mixed_banks(dtype) if len(bank) < 10], edges, DEFAULT, ops)
-    assert ops.psi_counts([], edges, *DEFAULT).shape == (0, 5)
+    assert ops.psi_counts([], edges, *DEFAULT.arguments).shape == (0, 5)
 
 
 @pytest.mark.exhaustive
 def test_many_banks_are_counted_as_each_alone():
     banks, edges = mixed_banks(torch.float32), torch.tensor([0.1, 0.3, 0.6])
-    counts = ops.psi_counts(banks, edges, *DEFAULT)
-    assert counts.tolist() == [reference.psi_counts(bank.double(), edges, *DEFAULT).tolist() for bank in banks]
+    counts = ops.psi_counts(banks, edges, *DEFAULT.arguments)
+    assert counts.tolist() == [
+        reference.psi_counts(bank.double(), edges, Similarity("psi", *DEFAULT)).tolist() for bank in banks
+    ]
 
 
 def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
@@ -383,8 +386,8 @@ def test_tensor_cores_that_cut_off_their_sums_have_the_accuracy_of_float32(tenso
 @pytest.mark.exhaustive
 def test_long_slices_on_tensor_cores_have_the_accuracy_of_float32(tensor_cores):
     w = weight((5, 1, 4096))
-    expected = reference.pairwise_psi(w.double(), *DEFAULT)
-    assert (ops.pairwise_psi(w, *DEFAULT).double() - expected).abs().max() < 1e-5
+    expected = reference.pairwise_psi(w.double(), Similarity("psi", *DEFAULT))
+    assert (ops.pairwise_psi(w, *DEFAULT.arguments).double() - expected).abs().max() < 1e-5
 
 
 @pytest.mark.exhaustive
@@ -392,9 +395,9 @@ def test_gradients_of_many_filters_on_tensor_cores_have_the_accuracy_of_float32(
     """Filters that repeat each other: what a filter gets from all the others adds up."""
     w = 0.1 * weight((1, 1, 3, 3)) + 0.003 * weight((600, 1, 3, 3))
     exact = w.double().requires_grad_()
-    omega = reference.pairwise_psi(exact, *DEFAULT)
+    omega = reference.pairwise_psi(exact, Similarity("psi", *DEFAULT))
     omega.sum().backward()
-    found = ops.pairwise_psi_backward(torch.ones(omega.shape), w, *DEFAULT)
+    found = ops.pairwise_psi_backward(torch.ones(omega.shape), w, *DEFAULT.arguments)
     assert (found.double() - exact.grad).abs().max() < 2e-5 * exact.grad.abs().max()
 
 
@@ -416,10 +419,10 @@ def test_opcheck(dtype):
     w = weight((4, 3, 3), dtype).requires_grad_()
     pairs, edges = some_pairs(4, 5), torch.tensor([0.5], dtype=result_dtype(dtype))
     for operator, arguments in (
-        (ops.pairwise_psi, (w, *DEFAULT)),
-        (ops.cross_psi, (w, w.detach()[:2].requires_grad_(), *DEFAULT)),
-        (ops.psi_of_pairs, (w, pairs, *DEFAULT)),
-        (ops.psi_counts, ([w.detach(), w.detach()[:, :1], w.detach()[:1]], edges, *DEFAULT)),
+        (ops.pairwise_psi, (w, *DEFAULT.arguments)),
+        (ops.cross_psi, (w, w.detach()[:2].requires_grad_(), *DEFAULT.arguments)),
+        (ops.psi_of_pairs, (w, pairs, *DEFAULT.arguments)),
+        (ops.psi_counts, ([w.detach(), w.detach()[:, :1], w.detach()[:1]], edges, *DEFAULT.arguments)),
     ):
         torch.library.opcheck(operator.default, arguments)
 
@@ -429,17 +432,17 @@ def test_gradcheck():
     w = (torch.randn(3, 2, 3, dtype=torch.float64) * 0.5 + 0.3).requires_grad_()
     other = (torch.randn(2, 2, 3, dtype=torch.float64) * 0.5 + 0.3).requires_grad_()
     psi = Psi(0.7, 1.3, 2.0, 1e-2)
-    assert torch.autograd.gradcheck(lambda x: ops.pairwise_psi(x, *psi), w)
-    assert torch.autograd.gradcheck(lambda x, y: ops.cross_psi(x, y, *psi), (w, other))
-    assert torch.autograd.gradcheck(lambda x: ops.psi_of_pairs(x, some_pairs(3, 4), *psi), w)
+    assert torch.autograd.gradcheck(lambda x: ops.pairwise_psi(x, *psi.arguments), w)
+    assert torch.autograd.gradcheck(lambda x, y: ops.cross_psi(x, y, *psi.arguments), (w, other))
+    assert torch.autograd.gradcheck(lambda x: ops.psi_of_pairs(x, some_pairs(3, 4), *psi.arguments), w)
 
 
 def test_compiled_whole():
     w = weight((5, 3, 3)).requires_grad_()
     compiled = torch.compile(
-        lambda x: ops.pairwise_psi(x, *DEFAULT).square().sum(), fullgraph=True, backend="aot_eager"
+        lambda x: ops.pairwise_psi(x, *DEFAULT.arguments).square().sum(), fullgraph=True, backend="aot_eager"
     )
-    (expected,) = torch.autograd.grad(ops.pairwise_psi(w, *DEFAULT).square().sum(), w)
+    (expected,) = torch.autograd.grad(ops.pairwise_psi(w, *DEFAULT.arguments).square().sum(), w)
     (found,) = torch.autograd.grad(compiled(w), w)
     assert torch.equal(found, expected)
 
@@ -448,17 +451,17 @@ def test_counts_of_many_banks_compile_as_one_graph():
     torch._dynamo.reset()
     banks, edges = mixed_banks(torch.float32)[2:6], torch.tensor([0.2, 0.6])
     compiled = torch.compile(lambda *arguments: ops.psi_counts(*arguments) + 1, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(banks, edges, *DEFAULT), ops.psi_counts(banks, edges, *DEFAULT) + 1)
+    assert torch.equal(compiled(banks, edges, *DEFAULT.arguments), ops.psi_counts(banks, edges, *DEFAULT.arguments) + 1)
 
 
 BAD_CALLS = {
-    "mismatched slices": lambda w: ops.cross_psi(w, w[:, :2], *DEFAULT),
-    "mismatched dtypes": lambda w: ops.cross_psi(w, w.double(), *DEFAULT),
-    "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT),
-    "banks of two dtypes": lambda w: ops.psi_counts([w, w.half()], torch.rand(2), *DEFAULT),
-    "edges of another dtype": lambda w: ops.psi_counts([w], torch.rand(2).double(), *DEFAULT),
-    "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT),
-    "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT),
+    "mismatched slices": lambda w: ops.cross_psi(w, w[:, :2], *DEFAULT.arguments),
+    "mismatched dtypes": lambda w: ops.cross_psi(w, w.double(), *DEFAULT.arguments),
+    "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT.arguments),
+    "banks of two dtypes": lambda w: ops.psi_counts([w, w.half()], torch.rand(2), *DEFAULT.arguments),
+    "edges of another dtype": lambda w: ops.psi_counts([w], torch.rand(2).double(), *DEFAULT.arguments),
+    "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT.arguments),
+    "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT.arguments),
 }
 
 
@@ -513,12 +516,12 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
     pairs, edges, grad = torch.tensor([[0, 1]]), torch.tensor([0.5]), torch.ones(3)
     for namespace in (torch.ops.ckrm_triton, torch.ops.ckrm) if native.load_cpu() else (torch.ops.ckrm_triton,):
         for call in (
-            lambda here: here.pairwise_psi(bad, *Psi()),
-            lambda here: here.pairwise_psi_backward(grad, bad, *Psi()),
-            lambda here: here.cross_psi(bad, bad, *Psi()),
-            lambda here: here.psi_of_pairs(bad, pairs, *Psi()),
-            lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi()),
-            lambda here: here.psi_counts([bad], edges, *Psi()),
+            lambda here: here.pairwise_psi(bad, *Psi().arguments),
+            lambda here: here.pairwise_psi_backward(grad, bad, *Psi().arguments),
+            lambda here: here.cross_psi(bad, bad, *Psi().arguments),
+            lambda here: here.psi_of_pairs(bad, pairs, *Psi().arguments),
+            lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi().arguments),
+            lambda here: here.psi_counts([bad], edges, *Psi().arguments),
         ):
             with pytest.raises(RuntimeError, match=re.escape(message)):
                 call(namespace)
@@ -526,4 +529,4 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
 
 def test_slices_longer_than_a_block_are_refused():
     with pytest.raises(RuntimeError, match="weight has slices of 8193 numbers, the Triton kernels take at most 8192"):
-        torch.ops.ckrm_triton.pairwise_psi(torch.zeros(2, 1, 2**13 + 1), *Psi())
+        torch.ops.ckrm_triton.pairwise_psi(torch.zeros(2, 1, 2**13 + 1), *Psi().arguments)

@@ -13,7 +13,7 @@ from ckrm_kernels.models import network_shape
 from ckrm_kernels.storage.settings import as_json, read_config, typed
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.training.runs import RunsConfig
-from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search import RuleConfig, Similarity, WidthSearchConfig
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def test_a_configuration_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "psi"),
     [
-        (["psi.eps=1e-3"], PsiConfig(eps=1e-3)),
-        (["psi.eps=0"], PsiConfig(eps=0.0)),
-        (["psi.scale_free=true", "psi.alpha=1"], PsiConfig(alpha=1.0, scale_free=True)),
+        (["psi.eps=1e-3"], Similarity(eps=1e-3)),
+        (["psi.eps=0"], Similarity(eps=0.0)),
+        (["psi.scale_free=true", "psi.alpha=1"], Similarity(alpha=1.0, scale_free=True)),
     ],
 )
 def test_psi_is_set_and_survives_its_file(tmp_path, settings, psi):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ckrm_kernels import reference
 from ckrm_kernels.data import Batch
 from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.similarity import Similarity
 
 STUDY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "docs" / "studies" / "penalty.py")))
 
@@ -28,7 +29,7 @@ def test_the_loss_by_its_definition(penalty):
     assert torch.equal(penalty.loss(network, batch, None), entropy)  # in evaluation: no penalty
     network.training = True  # the normalisations within stay as they were
     measured = weight / weight.square().mean().sqrt() if penalty.scale_free else weight
-    omega = reference.pairwise_psi(measured, 0.1, 1.0, 1.0, 1e-4)
+    omega = reference.pairwise_psi(measured, Similarity("psi", 0.1, 1.0, 1.0, 1e-4))
     expected = entropy + penalty.weight * (omega - 0.6).clamp(min=0).mean()
     assert penalty.loss(network, batch, None).item() == pytest.approx(expected.item(), abs=1e-5)
 

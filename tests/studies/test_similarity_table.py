@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ckrm_kernels import reference
+from ckrm_kernels.similarity import Similarity
 
 pytest.importorskip("matplotlib")
 STUDY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "docs" / "studies" / "similarity_table.py")))
@@ -27,8 +27,10 @@ def test_the_similarity_table_by_the_definition():
         assert shifted.psi < shifted.psi_damped
         for patch in (plain, shifted):
             x, y = reference_values.flatten(), patch.values.flatten()
-            assert patch.psi == pytest.approx(reference.psi(x, y, 1.0, 1.0, 1.0, 1e-4).item(), abs=1e-12)
-            assert patch.psi_damped == pytest.approx(reference.psi(x, y, 0.1, 1.0, 1.0, 1e-4).item(), abs=1e-12)
+            assert patch.psi == pytest.approx(Similarity("psi", 1.0, 1.0, 1.0, 1e-4).of_slices(x, y).item(), abs=1e-12)
+            assert patch.psi_damped == pytest.approx(
+                Similarity("psi", 0.1, 1.0, 1.0, 1e-4).of_slices(x, y).item(), abs=1e-12
+            )
     assert above[0].psi == pytest.approx(1)
     deviations = [(patch.values - reference_values).std().item() for patch in above[1:]]
     assert deviations == pytest.approx([0.05, 0.15, 0.25, 0.35, 0.45], rel=0.35)

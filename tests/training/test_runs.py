@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import DataConfig, Part
 from ckrm_kernels.models import ResNetShape, count_parameters
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.reference import pairwise_psi
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.settings import as_json, read_config
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -163,14 +163,14 @@ def test_groups_compared(folders, tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert [each["name"] for each in written["networks"]] == [wide.name, narrow.name]
     assert f"{narrow.parameters:,}" in file.getvalue()
-    assert (written["threshold"], written["psi"]) == (0.6, asdict(PsiConfig()))
+    assert (written["threshold"], written["psi"]) == (0.6, asdict(Similarity()))
     shown = " ".join(file.getvalue().split())
     for each in candidates:
         assert f"lambda^0.6 of the {each.name} network at eps 1e-4 absolute" in shown
 
 
 def test_groups_compared_at_another_psi(folders, tmp_path):
-    file, psi = StringIO(), PsiConfig(eps=1e-3, scale_free=True)
+    file, psi = StringIO(), Similarity(eps=1e-3, scale_free=True)
     both = [folders / "wide", folders / "narrow"]
     console = Console(file=file, width=200)
     candidates, _, _ = compare_runs(both, 0.02, tmp_path / "out.json", console, threshold=0.3, psi=psi)

@@ -23,7 +23,7 @@ from ckrm_kernels.data import DataConfig, digits
 from ckrm_kernels.models import ResNetShape, network_of
 from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load, workers
 from ckrm_kernels.training.progress import Display
-from ckrm_kernels.width_search import PsiConfig, RuleConfig, WidthSearchConfig, experiment
+from ckrm_kernels.width_search import RuleConfig, Similarity, WidthSearchConfig, experiment
 from ckrm_kernels.width_search.pipeline import report, search_widths
 from ckrm_kernels.width_search.state import config_of
 
@@ -96,14 +96,14 @@ def texts(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("psi", "words", "neighbour"),
     [
-        (PsiConfig(eps=1e-3), "eps 1e-3 absolute", "eps 1e-5 absolute"),
+        (Similarity(eps=1e-3), "eps 1e-3 absolute", "eps 1e-5 absolute"),
         (
-            PsiConfig(eps=0.02, scale_free=True),
+            Similarity(eps=0.02, scale_free=True),
             "eps 0.02 relative to each layer's scale",
             "eps 2e-4 relative to each layer's scale",
         ),
         (
-            PsiConfig(scale_free=True),
+            Similarity(scale_free=True),
             "eps 1e-4 relative to each layer's scale",
             "eps 1e-6 relative to each layer's scale",
         ),
@@ -148,7 +148,7 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
     assert all((row["psi"], row["smaller_eps_psi"]) == (words, neighbour) for row in rows)
 
 
-def shares_above(weight: torch.Tensor, psi: PsiConfig) -> tuple[float, float]:
+def shares_above(weight: torch.Tensor, psi: Similarity) -> tuple[float, float]:
     """lambda of a weight, by the definition, and its scale-free chance level."""
     from ckrm_kernels import chance_redundancy
     from ckrm_kernels.reference import pairwise_psi

@@ -7,7 +7,7 @@ from test_search import Limited, compared, layer, redundant, within
 
 from ckrm_kernels.comparison.candidates import compare_candidates
 from ckrm_kernels.models import ResNetShape
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.comparison_phase import networks_compared, still_valid
@@ -118,7 +118,7 @@ def test_the_sentences():
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     networks = [compared(name, accuracy) for name, accuracy in (("standard", 0.9), ("narrower", 0.8), ("uniform", 0.7))]
     sentences = conclusions(
-        rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, PsiConfig(scale_free=True), 0.1
+        rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, Similarity(scale_free=True), 0.1
     )
     assert sentences[:3] == [
         f"Nothing was shrunk, because {outcome.obstacle}.",
@@ -136,13 +136,13 @@ def test_one_network_of_each_kind_is_one_network():
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     names = ("standard", "narrower", "uniform")
     networks = [replace(compared(name, 0.9), scores=(Score(0.9, 0.9),)) for name in names]
-    sentences = conclusions(rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, PsiConfig(), 0.1)
+    sentences = conclusions(rounds, outcome, networks, compare_candidates(networks, 0.01), 0.01, Similarity(), 0.1)
     assert sentences[4].startswith("Held-out accuracy of 1 network each: standard 0.9000, narrower 0.9000; ")
 
 
 def test_the_sentences_where_the_standard_network_alone_was_trained():
     rounds, outcome = search_of((0.9,), (2,))
-    sentences = conclusions(rounds, outcome, [compared("standard", 0.9)], (), 0.01, PsiConfig(), 0.1)
+    sentences = conclusions(rounds, outcome, [compared("standard", 0.9)], (), 0.01, Similarity(), 0.1)
     assert sentences[0].startswith("Nothing was shrunk, because only the standard network was trained: ")
     assert "after 1 round of training" in sentences[1]
     assert sentences[3] == "The standard network has 1,000 parameters and a held-out accuracy of 0.9000 ± 0.0100."

@@ -24,7 +24,7 @@ from ckrm_kernels.comparison.measured_layers import (
 )
 from ckrm_kernels.models import ResNetShape, count_parameters, network_shape
 from ckrm_kernels.presentation.drawing import png_file
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.conclusions import conclusions
@@ -34,7 +34,7 @@ from ckrm_kernels.width_search.rules import BracketRule, Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Search, Trained, observe_widths
 from ckrm_kernels.width_search.tables import changes_in_words, rounds_table
 
-PSI = PsiConfig()
+PSI = Similarity()
 
 
 def layer(name="conv1", filters=16, redundancy=0.0, *, chance=0.0, scale_free=0.0, distinct=None, seeds=3):
@@ -231,12 +231,12 @@ class TestMeasuring:
         ("psi", "names"),
         [
             (PSI, ("eps 1e-6 absolute", "eps 1e-4 absolute", "scale-free")),
-            (PsiConfig(eps=1e-3, alpha=1), ("alpha 1, eps 1e-5 absolute", "alpha 1, eps 1e-3 absolute", "scale-free")),
+            (Similarity(eps=1e-3, alpha=1), ("alpha 1, eps 1e-5 absolute", "alpha 1, eps 1e-3 absolute", "scale-free")),
             (
-                PsiConfig(eps=0.02, scale_free=True),
+                Similarity(eps=0.02, scale_free=True),
                 ("eps 2e-4 relative to each layer's scale", "eps 0.02 relative to each layer's scale"),
             ),
-            (PsiConfig(eps=0.0), ("eps 0",)),
+            (Similarity(eps=0.0), ("eps 0",)),
         ],
         ids=["default", "another eps", "scale-free", "no eps"],
     )
@@ -260,12 +260,12 @@ class TestMeasuring:
             for name, level in each.levels.items():
                 eps, scale_free = by_name[name]
                 units = [weight / weight.square().mean().sqrt() if scale_free else weight for weight in weights]
-                omegas = [reference.pairwise_psi(unit, psi.alpha, 1.0, 1.0, eps) for unit in units]
+                omegas = [reference.pairwise_psi(unit, Similarity("psi", psi.alpha, 1.0, 1.0, eps)) for unit in units]
                 assert level.per_model == pytest.approx([(omega > 0.4).double().mean().item() for omega in omegas])
             assert each.configured == each.levels[CONFIGURED]
             assert each.scale_free == each.levels.get(SCALE_FREE, each.configured)
 
-    @pytest.mark.parametrize("psi", [PsiConfig(eps=1e-3), PsiConfig(eps=0.02, scale_free=True)])
+    @pytest.mark.parametrize("psi", [Similarity(eps=1e-3), Similarity(eps=0.02, scale_free=True)])
     def test_what_is_kept_of_each_network_is_at_the_configured_psi(self, models, psi):
         with torch.no_grad():
             models[1].conv1.weight[3:] = models[1].conv1.weight[:3] + 0.02 * torch.randn(3, 1, 3, 3)
@@ -418,11 +418,11 @@ class TestComparison:
 
     def test_a_scale_free_search_says_nothing_of_scale(self):
         measured = layer(redundancy=0.9)
-        levels = {name: measured.levels[name] for name in psi_settings(PsiConfig(scale_free=True))}
+        levels = {name: measured.levels[name] for name in psi_settings(Similarity(scale_free=True))}
         layers = [replace(measured, levels=levels)]
         networks = [compared(name, 0.9, layers=layers) for name in ("standard", "searched", "uniform")]
         rounds = [one_round(redundant(8), within(16)), one_round(within(4), within(16))]
-        comparisons, psi = compare_candidates(networks, 0.01), PsiConfig(scale_free=True)
+        comparisons, psi = compare_candidates(networks, 0.01), Similarity(scale_free=True)
         outcome = Outcome(1, "every layer is within target")
         sentences = conclusions(rounds, outcome, networks, comparisons, 0.01, psi, 0.1)
         assert sentences[0].endswith("every layer is within target at eps 1e-4 relative to each layer's scale.")
@@ -530,9 +530,9 @@ class TestViews:
             "from ckrm_kernels.comparison.measured_layers import *\n"
             "from ckrm_kernels.training import Score\n"
             "row = MeasuredLayer('a', 2, 1, (3,), 1, (2,), "
-            "{n: Level((0.0,), 0.0) for n in psi_settings(PsiConfig())}, ((1,) * 50,))\n"
+            "{n: Level((0.0,), 0.0) for n in psi_settings(Similarity())}, ((1,) * 50,))\n"
             "standard = Candidate('standard', {}, 1, 1, 4, (Score(1, 1),), (row,))\n"
-            "png_file(comparison_figure([standard], 0.6, PsiConfig(), 0.01))\n"
+            "png_file(comparison_figure([standard], 0.6, Similarity(), 0.01))\n"
             "assert 'matplotlib.pyplot' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -14,7 +14,7 @@ from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.numbers import times
 from ckrm_kernels.presentation.theme import LIGHT
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
 
-def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: PsiConfig, target: float) -> Figure:
+def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Similarity, target: float) -> Figure:
     """One row a layer and one column a candidate: the distribution of Omega, one curve a seed, lambda written in.
 
     candidates: of one structure but for their widths, the leftmost first
@@ -63,7 +63,7 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Ps
     return figure
 
 
-def _caption(seeds: int, psi: PsiConfig) -> str:
+def _caption(seeds: int, psi: Similarity) -> str:
     curves = f"one curve for each of {seeds} seeds" if seeds > 1 else "one seed"
     return f"Distribution of Ω at {psi.in_words()}, smoothed, {curves}; pairs in the shaded part are redundant"
 

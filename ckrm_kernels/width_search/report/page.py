@@ -10,7 +10,7 @@ from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
 from ckrm_kernels.presentation.numbers import percent, signed
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.machine import versions
 from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
@@ -158,7 +158,7 @@ def _networks(findings: Findings) -> dict[str, str]:
     }
 
 
-def _eps_in_words(psi: PsiConfig) -> str:
+def _eps_in_words(psi: Similarity) -> str:
     """What eps is in this experiment, and what follows from it."""
     constant = f"A small constant in each of the three factors. Here λ is measured at {psi.in_words()}"
     if psi.depends_on_scale:

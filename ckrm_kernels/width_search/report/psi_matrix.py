@@ -14,7 +14,7 @@ from torch.nn import functional
 from ckrm_kernels.extras import require
 from ckrm_kernels.functional import pairwise_psi, psi_of_pairs, unpack
 from ckrm_kernels.presentation.pixels import picture, psi_stops, weight_stops
-from ckrm_kernels.psi_config import PsiConfig
+from ckrm_kernels.similarity import Similarity
 
 PAIRS, SLICES = 6, 6
 _MOST_ORDERED = 512  # filters whose leaves are ordered for the best, which takes a time of their cube
@@ -31,7 +31,7 @@ class Pair:
     scale_free: float | None
 
 
-def clustered(weight: Tensor, config: PsiConfig) -> tuple[list[int], Tensor]:
+def clustered(weight: Tensor, config: Similarity) -> tuple[list[int], Tensor]:
     """The filters of a layer ordered so that similar ones are neighbours, by average linkage of 1 - Psi.
 
     weight: (F2, F1, *K); config: of Psi
@@ -45,7 +45,7 @@ def clustered(weight: Tensor, config: PsiConfig) -> tuple[list[int], Tensor]:
     return order, psi[order][:, order]
 
 
-def most_redundant(weight: Tensor, config: PsiConfig, count: int = PAIRS) -> list[Pair]:
+def most_redundant(weight: Tensor, config: Similarity, count: int = PAIRS) -> list[Pair]:
     """The pairs of filters with the largest Psi, the largest first, of equal ones the earlier."""
     omega = pairwise_psi(weight, **config.options())
     i, j = torch.triu_indices(weight.shape[0], weight.shape[0], 1)

@@ -32,8 +32,8 @@ from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
 from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
-from ckrm_kernels.psi_config import PsiConfig
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, ScaleFreeRedundancy
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import Score
 from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings, Latency
@@ -53,7 +53,7 @@ from ckrm_kernels.width_search.rules import Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Trained
 
 NASTY = '<script>alert("x")</script>&$a_1$'
-PSI = PsiConfig()
+PSI = Similarity()
 STUDENT = {3: 4.302653}  # the 97.5 % quantile of Student's t by the number of values, from a table
 SCORES = {
     "standard": ((0.91, 0.981), (0.92, 0.982), (0.93, 0.983)),
@@ -76,7 +76,7 @@ def networks(width: int, seeds: int) -> list[nn.Module]:
 
 
 def evaluate_candidate(
-    name: str, width: int, parameters: int, seeds: int, psi: PsiConfig
+    name: str, width: int, parameters: int, seeds: int, psi: Similarity
 ) -> tuple[Candidate, dict[str, torch.Tensor]]:
     models = networks(width, seeds)
     layers = measure_networks(models, 0.6, psi)
@@ -93,7 +93,7 @@ def one_round(width: int, within_target: bool, layers, change: Change) -> Round:
 
 
 @cache
-def findings(seeds: int = 3, psi: PsiConfig = PSI) -> Findings:
+def findings(seeds: int = 3, psi: Similarity = PSI) -> Findings:
     """A search that made the second layer's 12 filters 5, everything in it named in the worst way."""
     named = {"standard": (12, 1000), "searched": (5, 540), "uniform": (7, 550)}
     made = {name: evaluate_candidate(name, *sizes, seeds, psi) for name, sizes in named.items()}
@@ -449,7 +449,7 @@ def test_nothing_to_narrow_leaves_one_network(tmp_path):
     assert rows(tmp_path, "comparisons.csv") == []
 
 
-@pytest.mark.parametrize("psi", [PsiConfig(eps=0.0), PsiConfig(scale_free=True), PsiConfig(eps=1e-2)], ids=str)
+@pytest.mark.parametrize("psi", [Similarity(eps=0.0), Similarity(scale_free=True), Similarity(eps=1e-2)], ids=str)
 def test_only_a_psi_that_depends_on_scale_stands_beside_a_scale_free_one(psi, tmp_path):
     write_report(findings(1, psi), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
@@ -553,7 +553,7 @@ def test_the_clustered_order_is_a_permutation_of_the_filters(filters):
     weight = torch.randn(filters, 3, 3, 3)
     order, psi = clustered(weight, PSI)
     assert sorted(order) == list(range(filters))
-    expected = reference.cross_psi(weight.double(), weight.double(), 0.1, 1, 1, 1e-4)
+    expected = reference.cross_psi(weight.double(), weight.double(), Similarity("psi", 0.1, 1, 1, 1e-4))
     assert torch.allclose(psi.double(), expected[order][:, order], atol=1e-5)
 
 
@@ -570,9 +570,9 @@ def test_the_most_redundant_pairs():
     weight = 0.05 * torch.randn(7, 2, 3, 3)
     weight[4] = weight[1]
     pairs = most_redundant(weight, PSI)
-    every = reference.cross_psi(weight.double(), weight.double(), 0.1, 1, 1, 1e-4)
+    every = reference.cross_psi(weight.double(), weight.double(), Similarity("psi", 0.1, 1, 1, 1e-4))
     unit = weight.double() / weight.double().square().mean().sqrt()
-    scale_free = reference.cross_psi(unit, unit, 0.1, 1, 1, 1e-4)
+    scale_free = reference.cross_psi(unit, unit, Similarity("psi", 0.1, 1, 1, 1e-4))
     best = sorted((-every[i, j].item(), i, j) for i in range(7) for j in range(i + 1, 7))[:6]
     assert [(pair.first, pair.second) for pair in pairs] == [(i, j) for _, i, j in best]
     assert (pairs[0].first, pairs[0].second) == (1, 4)

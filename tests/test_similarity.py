@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from ckrm_kernels import pairwise_psi, reference
-from ckrm_kernels.psi_config import PsiConfig, written
+from ckrm_kernels.options import resolve
+from ckrm_kernels.similarity import Similarity, written
 
 
 @pytest.mark.parametrize(
     ("psi", "words"),
     [
-        (PsiConfig(), "eps 1e-4 absolute"),
-        (PsiConfig(eps=1e-3, scale_free=True), "eps 1e-3 relative to each layer's scale"),
-        (PsiConfig(alpha=1.0), "alpha 1, eps 1e-4 absolute"),
-        (PsiConfig(beta=0.5, gamma=2.0, eps=0.0), "beta 0.5, gamma 2, eps 0"),
-        (PsiConfig(eps=2.5e-7), "eps 2.5e-7 absolute"),
+        (Similarity(), "eps 1e-4 absolute"),
+        (Similarity(eps=1e-3, scale_free=True), "eps 1e-3 relative to each layer's scale"),
+        (Similarity(alpha=1.0), "alpha 1, eps 1e-4 absolute"),
+        (Similarity(beta=0.5, gamma=2.0, eps=0.0), "beta 0.5, gamma 2, eps 0"),
+        (Similarity(eps=2.5e-7), "eps 2.5e-7 absolute"),
     ],
 )
 def test_in_words(psi, words):
@@ -27,7 +28,7 @@ def test_in_words(psi, words):
 
 
 @pytest.mark.parametrize(
-    "psi", [PsiConfig(), PsiConfig(eps=0.0), PsiConfig(scale_free=True), PsiConfig(eps=0.0, scale_free=True)]
+    "psi", [Similarity(), Similarity(eps=0.0), Similarity(scale_free=True), Similarity(eps=0.0, scale_free=True)]
 )
 def test_whether_it_depends_on_scale(psi):
     weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
@@ -45,26 +46,26 @@ def test_numbers_keep_all_their_digits(number, text):
 
 
 def test_the_options_are_those_of_the_functions_on_weights():
-    weight, psi = torch.randn(5, 2, 3, 3, dtype=torch.float64), PsiConfig(1.0, 0.5, 2.0, 1e-2, scale_free=True)
+    weight, psi = torch.randn(5, 2, 3, 3, dtype=torch.float64), Similarity("psi", 1.0, 0.5, 2.0, 1e-2, scale_free=True)
     unit = weight / weight.square().mean().sqrt()
-    expected = reference.pairwise_psi(unit, 1.0, 0.5, 2.0, 1e-2)
+    expected = reference.pairwise_psi(unit, Similarity("psi", 1.0, 0.5, 2.0, 1e-2))
     torch.testing.assert_close(pairwise_psi(weight, **psi.options()), expected)
-    assert PsiConfig.of({**psi.options(), "backend": "reference"}) == psi
-    assert PsiConfig.of({"eps": 1}) == PsiConfig(eps=1.0)
+    assert resolve({**psi.options(), "backend": "reference"}, "measure") == (psi, "reference")
+    assert resolve({"eps": 1}, "measure") == (Similarity(eps=1.0), None)
 
 
 def test_any_number_becomes_a_plain_float():
-    psi = PsiConfig(alpha=1, eps=np.float32(0.5))
-    assert [type(value) for value in psi.options().values()] == [float] * 4 + [bool]
+    psi = Similarity(alpha=1, eps=np.float32(0.5))
+    assert [type(value) for value in psi.options().values()] == [str] + [float] * 4 + [bool] * 2
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta", "gamma", "eps"])
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_numbers_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be a finite number >= 0, got {value}"):
-        PsiConfig(**{name: value})
+        Similarity(**{name: value})
 
 
 def test_what_is_no_number_is_refused():
     with pytest.raises(TypeError, match="eps must be a finite number >= 0, got 'small'"):
-        PsiConfig(eps="small")
+        Similarity(eps="small")
