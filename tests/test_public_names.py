@@ -13,12 +13,6 @@ import torch
 import ckrm_kernels
 
 
-def run(code: str) -> None:
-    """The code in a process of its own."""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-
-
 def test_type_checkers_see_what_is_imported():
     tree = ast.parse(Path(ckrm_kernels.__file__).read_text())
     (checked,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
@@ -46,29 +40,31 @@ def test_a_name_is_that_of_its_module(name, monkeypatch):
     assert pickle.loads(pickle.dumps(value)) is value
 
 
-def test_names_and_modules_are_there_without_torch_until_they_are_used():
-    run("""
+def test_each_name_is_imported_when_it_is_used():
+    """Even then not under a mode of torch that is on at the time, here that of fake tensors."""
+    code = """
 import sys
 import ckrm_kernels
 assert ckrm_kernels.__version__
 assert set(ckrm_kernels.__all__) < set(dir(ckrm_kernels))
 assert not {"torch", "numpy"} & set(sys.modules)
-assert ckrm_kernels.functional.pairwise_psi is ckrm_kernels.pairwise_psi  # a module, by its path
-names = {}
-exec("from ckrm_kernels import *", names)
-assert set(ckrm_kernels.__all__) <= set(names)
-""")
 
-
-def test_the_first_use_registers_the_operators_and_imports_no_report():
-    run("""
-import sys
 from ckrm_kernels import pairwise_psi
-import torch
-assert torch.ops.ckrm.pairwise_psi
-assert torch.ops.ckrm_triton.pairwise_psi
+assert ckrm_kernels.functional.pairwise_psi is pairwise_psi  # a module, by its path
 assert not {"ckrm_kernels.measurement", "ckrm_kernels.report", "ckrm_kernels.sampling"} & set(sys.modules)
-""")
+import torch
+for operators in (torch.ops.ckrm, torch.ops.ckrm_triton, torch.ops.ckrm_cuda):
+    assert operators.pairwise_psi
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode(), torch.device("meta"):
+    exec("from ckrm_kernels import *")
+assert set(ckrm_kernels.__all__) <= set(globals())
+(layer,) = measure(torch.nn.Conv2d(3, 8, 3), backend="reference").layers
+assert layer.redundancy is not None
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.parametrize("name", ["pairwise_ps", "__wrapped__", "_homes"])
@@ -76,19 +72,6 @@ def test_a_name_that_there_is_not(name):
     assert not hasattr(ckrm_kernels, name)
     with pytest.raises(AttributeError, match=f"module 'ckrm_kernels' has no attribute '{name}'"):
         getattr(ckrm_kernels, name)
-
-
-def test_the_first_use_may_be_under_a_mode_of_torch():
-    run("""
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-import ckrm_kernels
-with FakeTensorMode(), torch.device("meta"):
-    for name in ckrm_kernels.__all__:
-        getattr(ckrm_kernels, name)
-(layer,) = ckrm_kernels.measure(torch.nn.Conv2d(3, 8, 3), backend="reference").layers
-assert layer.redundancy is not None
-""")
 
 
 def test_the_first_use_may_be_in_a_compiled_function(monkeypatch):
