@@ -165,10 +165,11 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x / |x|, without overflow; 0 where x is 0."""
+    """x / |x|, without overflow; 0, with a gradient of 0, where x is 0."""
     peak = x.detach().abs().amax(-1, keepdim=True)
-    x = x / torch.where(peak == 0, 1.0, peak)
-    return x / torch.where(peak == 0, 1.0, x.square().sum(-1, keepdim=True)).sqrt()
+    zero = peak == 0
+    x = x / torch.where(zero, 1.0, peak)
+    return torch.where(zero, 0.0, x / torch.where(zero, 1.0, x.square().sum(-1, keepdim=True)).sqrt())
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

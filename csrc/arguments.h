@@ -3,11 +3,11 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <cmath>
+#include <string>
 #include <vector>
 
 #include "element.h"
-#include "psi.h"
+#include "similarities.h"
 
 namespace ckrm {
 
@@ -56,24 +56,43 @@ inline void check_gradient(const Tensor& grad, const Tensor& weight, const std::
                   "grad must have the shape and dtype of the result");
 }
 
-// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps). With eps c^2 / 2 in [2^-40, 2^-38) the product of the
-// three denominators stays a normal float (psi.h); float64 only needs that the inverse of eps is finite.
-template <class T>
-double scale_for(double eps) {
-  if (sizeof(T) == sizeof(double)) return eps > 0 && eps < 0x1p-900 ? 0x1p150 : 1;
-  return std::ldexp(1.0, static_cast<int>(std::ceil((-39 - std::log2(eps)) / 2)));
-}
-
-// Psi's exponents and eps, as an operator takes them.
-struct Scalars {
-  double alpha, beta, gamma, eps;
-
-  // For weights scaled by `scale`; fitted: the exponent of |L|, alpha forward and alpha - 1 backward.
-  template <class T>
-  PsiScalars<T> scaled(double scale, double fitted) const {
-    return {static_cast<T>(alpha), static_cast<T>(beta), static_cast<T>(gamma), static_cast<T>(eps * scale * scale),
-            fit_power(fitted)};
+// A similarity as an operator takes it.
+class Similarity {
+ public:
+  Similarity(const std::string& name, bool is_signed, const std::vector<double>& parameters)
+      : is_signed_(is_signed), parameters_(parameters) {
+    constexpr int kCount = sizeof(kSimilarityNames) / sizeof(kSimilarityNames[0]);
+    int index = 0;
+    while (index < kCount && name != kSimilarityNames[index]) ++index;
+    STD_TORCH_CHECK(index < kCount, "there is no similarity ", name);
+    name_ = static_cast<SimilarityName>(index);
+    Scalars<float> scalars{name_, {}, {}};
+    with_scalars(scalars, [&](auto& own) {
+      STD_TORCH_CHECK(parameters_.size() == own.kParameters, name, " takes ", own.kParameters, " parameters, got ",
+                      parameters_.size());
+    });
   }
+
+  // The least that a term can be, up to rounding; the most is 1.
+  double lowest() const { return is_signed_ ? -1 : 0; }
+
+  // Whether float32 arithmetic is worth a try.
+  bool fits_float32() const {
+    Scalars<float> scalars{name_, {}, {}};
+    return with_scalars(scalars, [&](auto& own) { return own.fits_float32(parameters_.data()); });
+  }
+
+  template <class T>
+  Scalars<T> scalars(bool for_gradient) const {
+    Scalars<T> scalars{name_, {}, {}};
+    with_scalars(scalars, [&](auto& own) { own = own.of(parameters_.data(), is_signed_, for_gradient); });
+    return scalars;
+  }
+
+ private:
+  SimilarityName name_;
+  bool is_signed_;
+  std::vector<double> parameters_;
 };
 
 }  // namespace ckrm

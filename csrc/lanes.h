@@ -84,9 +84,48 @@ CKRM_INLINE V apply_sign(V x, V sign) {
   return reinterpret<V>(reinterpret<Bits<V>>(x) ^ (reinterpret<Bits<V>>(sign) & sign_mask<V>()));
 }
 
+// What becomes of the signs of a similarity: kept, or taken off, so that opposites count as alike.
+template <class T>
+class Sign {
+ public:
+  CKRM_MEMBER explicit Sign(bool is_kept) : is_kept_(is_kept), dropped_(is_kept ? 0 : sign_mask<T>()) {}
+
+  // x, or |x|
+  template <class V>
+  CKRM_MEMBER V of(V x) const {
+#if defined(CKRM_ON_GPU)
+    return is_kept_ ? x : fabs(x);
+#else
+    return reinterpret<V>(reinterpret<Bits<V>>(x) & ~(Bits<V>{} + dropped_));
+#endif
+  }
+
+  // y with its sign flipped where x is negative and signs are kept.
+  template <class V>
+  CKRM_MEMBER V carry(V y, V x) const {
+    return reinterpret<V>(reinterpret<Bits<V>>(y) ^
+                          (reinterpret<Bits<V>>(x) & sign_mask<V>() & ~(Bits<V>{} + dropped_)));
+  }
+
+ private:
+  bool is_kept_;
+  Bits<T> dropped_;
+};
+
 template <class V>
 CKRM_INLINE V maximum(V x, V y) {
   return x > y ? x : y;
+}
+
+template <class V>
+CKRM_INLINE V square_root(V x) {
+#if !defined(__CUDACC__)
+  if constexpr (sizeof(V) != sizeof(Scalar<V>)) {
+    for (unsigned lane = 0; lane < sizeof(V) / sizeof(Scalar<V>); ++lane) x[lane] = __builtin_sqrt(x[lane]);
+    return x;
+  } else  // NOLINT
+#endif
+    return sqrt(x);
 }
 
 // numerator / denominator; on a GPU float32 is a unit in the last place off, and denominators above 2^126 are too

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -12,18 +13,22 @@ namespace ckrm {
 
 using torch::stable::Tensor;
 
-Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamma, double eps);
-Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, double gamma, double eps);
-Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, double beta, double gamma, double eps);
-Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double alpha, double beta, double gamma,
-                  double eps);
+Tensor pairwise_psi(const Tensor& weight, const std::string& similarity, bool is_signed,
+                    const std::vector<double>& parameters);
+Tensor cross_psi(const Tensor& a, const Tensor& b, const std::string& similarity, bool is_signed,
+                 const std::vector<double>& parameters);
+Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string& similarity, bool is_signed,
+                    const std::vector<double>& parameters);
+Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& similarity, bool is_signed,
+                  const std::vector<double>& parameters);
 
-Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double alpha, double beta, double gamma,
-                             double eps);
-std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b, double alpha,
-                                              double beta, double gamma, double eps);
-Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs, double alpha, double beta,
-                             double gamma, double eps);
+Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, const std::string& similarity, bool is_signed,
+                             const std::vector<double>& parameters);
+std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b,
+                                              const std::string& similarity, bool is_signed,
+                                              const std::vector<double>& parameters);
+Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs,
+                             const std::string& similarity, bool is_signed, const std::vector<double>& parameters);
 
 // Registers them all under a library's namespace and dispatch key.
 template <class Library>

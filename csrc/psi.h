@@ -1,8 +1,8 @@
-// One term: psi of two slices, and its gradient.
+// psi of two slices, |L|^alpha C^beta |S|^gamma, or with the sign of S, and its gradient.
 #pragma once
 
-#include "lanes.h"
 #include "power.h"
+#include "similarity.h"
 
 namespace ckrm {
 
@@ -14,55 +14,90 @@ enum class PsiCase {
   kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
 };
 
-template <class T>
-struct PsiScalars {
-  T alpha, beta, gamma, eps;
-  PowerFit fit;       // of alpha forward, of alpha - 1 backward; float32's kPower alone reads it
-  bool wide = false;  // in float64: out of the shared reciprocal's range
-};
-
-template <class T>
-CKRM_INLINE PsiCase case_of(const PsiScalars<T>& psi) {
-  if (psi.wide || psi.beta != 1 || psi.gamma != 1) return PsiCase::kGeneral;
-  if (psi.alpha == 0) return PsiCase::kNoLuminance;
-  if (psi.alpha == 1) return PsiCase::kLinear;
-  return sizeof(T) == sizeof(double) || psi.alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
-}
-
-// What a pair needs to know of a slice beside its coordinates. The halves drop factors of 2, exactly.
-template <class V>
-struct Moments {
-  V mu;
-  V half_mu2;  // (mu^2 + eps / 2) / 2: two of them make half the denominator of L
-  V sigma;
-  V half_var;  // (sigma^2 + eps / 2) / 2: likewise for C
-};
-
-// L, C, S (magnitudes) and what the gradient needs of them.
-template <class V>
-struct Factors {
-  V numerator_l, numerator_s;         // signed: mu mu + eps / 2, cov + eps
-  V inverse_l, inverse_c, inverse_s;  // of half the denominators of L and C and of the denominator of S
-  V luminance, contrast, structure;
-};
-
 // The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
 // a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
 template <class T>
 constexpr double kSmallestEps = sizeof(T) == sizeof(float) ? 0x1p-40 : 0x1p-338;
 template <class T>
 constexpr double kLargestSquare = sizeof(T) == sizeof(float) ? 0x1p40 : 0x1p338;
+
+// A power of two c: psi(c x, c y; c^2 eps) = psi(x, y; eps). With eps c^2 / 2 in [2^-40, 2^-38) the product of the
+// three denominators stays a normal float; float64 only needs that the inverse of eps is finite.
+template <class T>
+double scale_for(double eps) {
+  if (sizeof(T) == sizeof(double)) return eps > 0 && eps < 0x1p-900 ? 0x1p150 : 1;
+  return std::ldexp(1.0, static_cast<int>(std::ceil((-39 - std::log2(eps)) / 2)));
+}
+
+// What kernels take: the exponents, and eps for weights multiplied by `scale`.
+template <class T>
+struct PsiScalars {
+  T alpha, beta, gamma, eps;
+  bool is_signed;
+  double scale;
+  PowerFit fit;  // of alpha, or of alpha - 1 for the gradient; float32's kPower alone reads it
+  bool wide;     // in float64: out of the shared reciprocal's range
+
+  static constexpr int kParameters = 4;
+  static constexpr double largest_size = kLargestSquare<T>;
+
+  // parameters: alpha, beta, gamma, eps
+  static PsiScalars of(const double* parameters, bool is_signed, bool for_gradient) {
+    const double alpha = parameters[0], eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
+    const bool fitted = sizeof(T) == sizeof(float);
+    return {static_cast<T>(alpha),
+            static_cast<T>(parameters[1]),
+            static_cast<T>(parameters[2]),
+            static_cast<T>(scaled),
+            is_signed,
+            scale,
+            fitted ? fit_power(alpha - (for_gradient ? 1 : 0)) : PowerFit{},
+            scaled < kSmallestEps<T>};
+  }
+
+  // For numbers out of range, in float64.
+  void widen() { wide = true; }
+
+  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
+  static bool fits_float32(const double* parameters) { return parameters[3] >= 0x1p-100; }
+
+  // (mu^2 + eps / 2) / 2: two of them make half the denominator of L; and likewise for C. The halves drop factors of 2,
+  // exactly. V is double or a vector of it.
+  template <class V>
+  CKRM_MEMBER OwnMoments<V> own_moments(V mu, V variance) const {
+    const double quarter_eps = 0.25 * static_cast<double>(eps);
+    const V half_mu2 = 0.5 * mu * mu + quarter_eps, half_var = 0.5 * variance + quarter_eps;
+    return {half_mu2, half_var, half_mu2 + half_var};
+  }
+
+  CKRM_MEMBER PsiCase psi_case() const {
+    if (wide || beta != 1 || gamma != 1) return PsiCase::kGeneral;
+    if (alpha == 0) return PsiCase::kNoLuminance;
+    if (alpha == 1) return PsiCase::kLinear;
+    return sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+  }
+};
+
+// L, C, S (magnitudes) and what the gradient needs of them.
+template <class V>
+struct PsiFactors {
+  V numerator_l, numerator_s;         // signed: mu mu + eps / 2, cov + eps
+  V inverse_l, inverse_c, inverse_s;  // of half the denominators of L and C and of the denominator of S
+  V luminance, contrast, structure;
+};
+
 template <PsiCase kCase, class V>
 constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
 
+// a.first, a.second: half_mu2 and half_var of own_moments
 template <PsiCase kCase, class V>
-CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
-  Factors<V> f;
+CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
+  PsiFactors<V> f;
   const Scalar<V> half_eps = eps * Scalar<V>(0.5);
   f.numerator_l = a.mu * b.mu + half_eps;
   f.numerator_s = cov_plus_eps;
-  const V denominator_l = a.half_mu2 + b.half_mu2;
-  const V denominator_c = a.half_var + b.half_var;
+  const V denominator_l = a.first + b.first;
+  const V denominator_c = a.second + b.second;
   const V denominator_s = a.sigma * b.sigma + eps;
   const V numerator_c = denominator_s - half_eps;
   if constexpr (kSharesReciprocal<kCase, V>) {
@@ -86,32 +121,6 @@ CKRM_INLINE Factors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V c
   return f;
 }
 
-// psi = power_of_luminance(luminance) * rest. Apart, so that a loop can take many logarithms at once.
-template <class V>
-struct PsiParts {
-  V luminance, rest;
-};
-
-template <PsiCase kCase, class V>
-CKRM_INLINE PsiParts<V> psi_parts(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps,
-                                  const PsiScalars<Scalar<V>>& psi) {
-  if constexpr (kCase == PsiCase::kGeneral) {
-    const Factors<V> f = psi_factors<kCase>(a, b, cov_plus_eps, psi.eps);
-    return {f.luminance, power(f.contrast, psi.beta) * power(f.structure, psi.gamma)};
-  } else {
-    const Scalar<V> half_eps = psi.eps * Scalar<V>(0.5);
-    const V denominator_c = a.half_var + b.half_var;
-    const V denominator_s = a.sigma * b.sigma + psi.eps;
-    const V denominator_cs = denominator_c * denominator_s;
-    const V numerator_cs = (denominator_s - half_eps) * absolute(cov_plus_eps);
-    if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
-    const V numerator_l = absolute(a.mu * b.mu + half_eps);
-    const V denominator_l = a.half_mu2 + b.half_mu2;
-    const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
-    return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
-  }
-}
-
 // |L|^exponent in the case kPower; fit: of the exponent.
 template <class V>
 CKRM_INLINE V fixed_power(V luminance, Scalar<V> exponent, const PowerFit& fit) {
@@ -133,21 +142,6 @@ CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) 
   return power(luminance, psi.alpha);
 }
 
-// |L| of two slices of one number (K = 1), where C = S = 1.
-template <class V>
-CKRM_INLINE V luminance_of_means(const Moments<V>& a, const Moments<V>& b, Scalar<V> eps) {
-  const V numerator = absolute(a.mu * b.mu + eps * Scalar<V>(0.5)), denominator = a.half_mu2 + b.half_mu2;
-  if constexpr (sizeof(Scalar<V>) == sizeof(float)) return divide(numerator, denominator);  // eps is not 0
-  return ratio_or_one(numerator, denominator);
-}
-
-// The derivative of g * psi: with a and b the two slices,
-//   d / d mu_a = u mu_b - v mu_a,  d / d sigma_a = w sigma_b - y sigma_a,  d / d z_a = c z_b, and a <-> b.
-template <class V>
-struct PsiGradient {
-  V u, v, w, y, c;
-};
-
 // Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
 constexpr float kSmallestBase = 0x1p-100f;
 
@@ -161,7 +155,7 @@ CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
   return x == V{} ? V{} : result;
 }
 
-// |L|^(alpha - 1), the slow part of the gradient. Apart for the same reason as PsiParts.
+// |L|^(alpha - 1), the slow part of the gradient.
 template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
@@ -173,39 +167,135 @@ CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) 
   return power_minus_one(luminance, psi.alpha);
 }
 
-template <PsiCase kCase, class V>
-CKRM_INLINE PsiGradient<V> psi_gradient(V g, const Factors<V>& f, V slope, const PsiScalars<Scalar<V>>& psi) {
-  V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
-  if constexpr (kCase == PsiCase::kGeneral) {
-    const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
-            s_power = power(f.structure, psi.gamma);
-    of_luminance = g * psi.alpha * slope * (c_power * s_power);
-    of_contrast = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power);
-    of_structure = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power);
-  } else {
-    const V g_slope = g * slope;
-    const V g_l = kCase == PsiCase::kNoLuminance ? g : g_slope * f.luminance;
-    of_luminance = kCase == PsiCase::kNoLuminance ? V{} : psi.alpha * g_slope * (f.contrast * f.structure);
-    of_contrast = g_l * f.structure;
-    of_structure = g_l * f.contrast;
-  }
-  const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
-  return {apply_sign(l, f.numerator_l), l * f.luminance, c - s * f.structure, c * f.contrast,
-          apply_sign(s, f.numerator_s)};
-}
+// Of slices of more than one number.
+template <PsiCase kCase, class T>
+struct PsiTerm {
+  PsiScalars<T> psi;
+  Sign<T> sign;
+  T covariance_start;  // the eps of S's numerator
 
-// The same for K = 1, where only the means matter.
-template <PsiCase kCase, class V>
-CKRM_INLINE PsiGradient<V> psi_gradient_of_means(V g, const Moments<V>& a, const Moments<V>& b, V luminance, V slope,
-                                                 const PsiScalars<Scalar<V>>& psi) {
-  PsiGradient<V> none{};
-  if constexpr (kCase == PsiCase::kNoLuminance) return none;
-  const V numerator = a.mu * b.mu + psi.eps * Scalar<V>(0.5);
-  const V denominator = a.half_mu2 + b.half_mu2;
-  const V inverse = sizeof(Scalar<V>) == sizeof(float) ? divide(broadcast<V>(1), denominator)  // eps is not 0
-                                                       : inverse_or_zero(denominator);
-  const V l = g * psi.alpha * slope * inverse;
-  return {apply_sign(l, numerator), l * luminance, V{}, V{}, V{}};
+  explicit PsiTerm(const PsiScalars<T>& scalars)
+      : psi(scalars), sign(scalars.is_signed), covariance_start(scalars.eps) {}
+
+  template <class V>
+  using Factors = PsiFactors<V>;
+
+  // psi = |luminance|^alpha rest
+  template <class V>
+  struct Parts {
+    V luminance, rest;
+  };
+
+  template <class V>
+  CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
+    if constexpr (kCase == PsiCase::kGeneral) {
+      const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
+      return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
+    } else {
+      const V denominator_c = a.second + b.second;
+      const V denominator_s = a.sigma * b.sigma + psi.eps;
+      const V denominator_cs = denominator_c * denominator_s;
+      const V numerator_cs = (denominator_s - psi.eps * T(0.5)) * sign.of(covariance);
+      if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
+      const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5));
+      const V denominator_l = a.first + b.first;
+      const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
+      return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
+    }
+  }
+
+  template <class V>
+  CKRM_MEMBER V value(const Parts<V>& parts) const {
+    return power_of_luminance<kCase>(parts.luminance, psi) * parts.rest;
+  }
+
+  template <class V>
+  CKRM_MEMBER Factors<V> factors(const Moments<V>& a, const Moments<V>& b, V covariance) const {
+    return psi_factors<kCase>(a, b, covariance, psi.eps);
+  }
+
+  template <class V>
+  CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, const Factors<V>& f) const {
+    g = sign.carry(g, f.numerator_s);
+    const V slope = slope_of_luminance<kCase>(f.luminance, psi);
+    V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
+    if constexpr (kCase == PsiCase::kGeneral) {
+      const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
+              s_power = power(f.structure, psi.gamma);
+      of_luminance = g * psi.alpha * slope * (c_power * s_power);
+      of_contrast = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power);
+      of_structure = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power);
+    } else {
+      const V g_slope = g * slope;
+      const V g_l = kCase == PsiCase::kNoLuminance ? g : g_slope * f.luminance;
+      of_luminance = kCase == PsiCase::kNoLuminance ? V{} : psi.alpha * g_slope * (f.contrast * f.structure);
+      of_contrast = g_l * f.structure;
+      of_structure = g_l * f.contrast;
+    }
+    const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
+    const V u = apply_sign(l, f.numerator_l), v = l * f.luminance, w = c - s * f.structure, y = c * f.contrast;
+    return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, w * b.sigma - y * a.sigma, w * a.sigma - y * b.sigma,
+            apply_sign(s, f.numerator_s)};
+  }
+};
+
+// Of slices of one number, where C = S = 1.
+template <PsiCase kCase, class T>
+struct PsiTermOfNumbers {
+  PsiScalars<T> psi;
+  T covariance_start = 0;
+
+  explicit PsiTermOfNumbers(const PsiScalars<T>& scalars) : psi(scalars) {}
+
+  template <class V>
+  using Parts = V;  // |L|
+
+  template <class V>
+  struct Factors {
+    V numerator, inverse, luminance;  // |L|, its numerator with its sign, and the inverse of half its denominator
+  };
+
+  template <class V>
+  CKRM_MEMBER V parts(const Moments<V>& a, const Moments<V>& b, V) const {
+    const V numerator = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator = a.first + b.first;
+    if constexpr (sizeof(T) == sizeof(float)) return divide(numerator, denominator);  // eps is not 0
+    return ratio_or_one(numerator, denominator);
+  }
+
+  template <class V>
+  CKRM_MEMBER V value(V luminance) const {
+    return power_of_luminance<kCase>(luminance, psi);
+  }
+
+  template <class V>
+  CKRM_MEMBER Factors<V> factors(const Moments<V>& a, const Moments<V>& b, V covariance) const {
+    const V denominator = a.first + b.first, one = broadcast<V>(1);
+    const V inverse = sizeof(T) == sizeof(float) ? divide(one, denominator) : inverse_or_zero(denominator);
+    return {a.mu * b.mu + psi.eps * T(0.5), inverse, parts(a, b, covariance)};
+  }
+
+  template <class V>
+  CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, const Factors<V>& f) const {
+    if constexpr (kCase == PsiCase::kNoLuminance) return TermGradient<V>{};
+    const V l = g * psi.alpha * slope_of_luminance<kCase>(f.luminance, psi) * f.inverse;
+    const V u = apply_sign(l, f.numerator), v = l * f.luminance;
+    return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, V{}, V{}, V{}};
+  }
+};
+
+// Calls compute(term) with the term for these scalars.
+template <template <PsiCase, class> class Term, class T, class Compute>
+CKRM_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
+  switch (psi.psi_case()) {
+    case PsiCase::kNoLuminance:
+      return compute(Term<PsiCase::kNoLuminance, T>(psi));
+    case PsiCase::kLinear:
+      return compute(Term<PsiCase::kLinear, T>(psi));
+    case PsiCase::kPower:
+      return compute(Term<PsiCase::kPower, T>(psi));
+    default:
+      return compute(Term<PsiCase::kGeneral, T>(psi));
+  }
 }
 
 }  // namespace ckrm

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ckrm_kernels import cross_psi, functional, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
 from ckrm_kernels.backends import implementation
 from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.similarity import Similarity
 
 OPTIONS = [Psi(), Psi(alpha=0.7), Psi(beta=0.5), Psi(gamma=2.0), Psi(eps=1e-2), Psi(1.0, 1.0, 1.0, 0.0), Psi(0, 0, 0)]
 
@@ -365,16 +366,16 @@ def banks_of_all_kinds() -> list[Tensor]:
 
 def test_counts_of_banks_reach_the_definition(backend):
     banks, edges = banks_of_all_kinds(), [0.2, 0.5, 0.6]
-    counts = counts_of_banks(banks, torch.tensor(edges, dtype=torch.float64), backend=backend)
+    counts = counts_of_banks(banks, torch.tensor(edges, dtype=torch.float64), Similarity(), backend)
     assert counts.dtype == torch.int64
     assert counts.tolist() == [expected_counts(bank, edges) for bank in banks]
     leaves = [bank.clone().requires_grad_() for bank in banks]
-    assert torch.equal(counts_of_banks(leaves, torch.tensor(edges), backend=backend), counts)
+    assert torch.equal(counts_of_banks(leaves, torch.tensor(edges), Similarity(), backend), counts)
 
 
 @pytest.mark.parametrize("edges", [0, 3])
 def test_counts_of_no_banks(edges, backend):
-    counts = counts_of_banks([], torch.rand(edges).sort().values, backend=backend)
+    counts = counts_of_banks([], torch.rand(edges).sort().values, Similarity(), backend)
     assert (counts.shape, counts.dtype) == ((0, edges + 2), torch.int64)
 
 
@@ -386,18 +387,18 @@ def test_banks_of_one_dtype_and_device_take_one_call(backend, monkeypatch):
         return implementation(backend, *tensors)
 
     monkeypatch.setattr(functional, "implementation", counted)
-    counts_of_banks(banks_of_all_kinds(), torch.tensor([0.5]), backend=backend)
+    counts_of_banks(banks_of_all_kinds(), torch.tensor([0.5]), Similarity(), backend)
     assert groups == [[torch.float64] * 5, [torch.float16] * 2, [torch.float32], [torch.bfloat16]]
     # slices that Triton does not take stand apart, so that the others still can
     groups.clear()
     if backend != "triton":
-        counts_of_banks([double(2, 1, 2**13 + 1), double(2, 1, 3)], torch.tensor([0.5]), backend=backend)
+        counts_of_banks([double(2, 1, 2**13 + 1), double(2, 1, 3)], torch.tensor([0.5]), Similarity(), backend)
         assert groups == [[torch.float64], [torch.float64]]
 
 
 def test_counts_of_banks_compile_as_one_graph(backend):
     def counts(banks: list[Tensor], edges: Tensor) -> Tensor:
-        return counts_of_banks(banks, edges, eps=1e-2, backend=backend) + 1
+        return counts_of_banks(banks, edges, Similarity(eps=1e-2), backend) + 1
 
     torch._dynamo.reset()
     compiled = torch.compile(counts, fullgraph=True, backend="aot_eager")
@@ -408,7 +409,7 @@ def test_counts_of_banks_compile_as_one_graph(backend):
 
 def test_counts_of_banks_on_the_meta_device():
     banks = [torch.empty(4, 2, 3, device="meta"), torch.empty(9, 3, 3, 3, device="meta", dtype=torch.float64)]
-    counts = counts_of_banks(banks, torch.tensor([0.2, 0.6]))
+    counts = counts_of_banks(banks, torch.tensor([0.2, 0.6]), Similarity(), None)
     assert (counts.shape, counts.dtype, counts.device.type) == ((2, 4), torch.int64, "meta")
 
 

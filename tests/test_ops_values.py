@@ -157,12 +157,12 @@ def test_float64_where_the_shared_reciprocal_ends(eps, scale):
 def test_subnormal_eps(eps, dtype):
     """1 / eps is infinite: whether it then counts as 0 decides the gradient of dead slices, which stays finite."""
     w, pairs = weight((9, 5, 3, 3), dtype), some_pairs(9, 20)
-    expected = ops.pairwise_psi(w, *Psi(eps=0.0))
-    torch.testing.assert_close(ops.pairwise_psi(w, *Psi(eps=eps)), expected, rtol=0, atol=1e-6)
+    expected = ops.pairwise_psi(w, *Psi(eps=0.0).arguments)
+    torch.testing.assert_close(ops.pairwise_psi(w, *Psi(eps=eps).arguments), expected, rtol=0, atol=1e-6)
     grads = torch.randn(36, dtype=dtype), torch.randn(9, 9, dtype=dtype), torch.randn(20, dtype=dtype)
-    assert ops.pairwise_psi_backward(grads[0], w, *Psi(eps=eps)).isfinite().all()
-    assert all(of.isfinite().all() for of in ops.cross_psi_backward(grads[1], w, w, *Psi(eps=eps)))
-    assert ops.psi_of_pairs_backward(grads[2], w, pairs, *Psi(eps=eps)).isfinite().all()
+    assert ops.pairwise_psi_backward(grads[0], w, *Psi(eps=eps).arguments).isfinite().all()
+    assert all(of.isfinite().all() for of in ops.cross_psi_backward(grads[1], w, w, *Psi(eps=eps).arguments))
+    assert ops.psi_of_pairs_backward(grads[2], w, pairs, *Psi(eps=eps).arguments).isfinite().all()
 
 
 @pytest.mark.parametrize("exponent", [1e-6, 0.999999, 1.000001, 20.0])
@@ -183,8 +183,9 @@ def test_degenerate_slices(eps, dtype):
 @pytest.mark.parametrize("value", [1 / 3, 0.1, 7e-7, 1e4])
 def test_a_constant_slice_has_no_contrast_whatever_its_value(value, dtype):
     w = torch.full((6, 3, 7, 7), value, dtype=dtype) * torch.arange(1, 7, dtype=dtype).view(-1, 1, 1, 1)
-    assert ops.pairwise_psi(w, 0.0, 1.0, 1.0, 0.0).eq(1).all()
-    assert ops.pairwise_psi_backward(torch.ones(15, dtype=result_dtype(dtype)), w, 0.0, 1.0, 1.0, 0.0).eq(0).all()
+    psi, ones = Psi(alpha=0.0, eps=0.0), torch.ones(15, dtype=result_dtype(dtype))
+    assert ops.pairwise_psi(w, *psi.arguments).eq(1).all()
+    assert ops.pairwise_psi_backward(ones, w, *psi.arguments).eq(0).all()
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 3, 3), *also((70, 100, 3))], ids=str)
@@ -348,5 +349,5 @@ def test_more_pairs_than_32_bits_count():
     assert filters * (filters - 1) // 2 > 2**31
     w = torch.zeros(filters, 1, 1)
     w[7] = math.nan
-    counts = ops.psi_counts([w], torch.tensor([0.5]), 0.0, 1.0, 1.0, 1e-4).tolist()
+    counts = ops.psi_counts([w], torch.tensor([0.5]), *Psi(alpha=0.0).arguments).tolist()
     assert counts == [[0, (filters - 1) * (filters - 2) // 2, filters - 1]]

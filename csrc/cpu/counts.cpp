@@ -12,12 +12,12 @@ namespace {
 // Slices after which a tile asks whether more can change its counts.
 constexpr int64_t kCountStep = 32;
 
-// Whether the slices after the first `done` can't move any Psi of the tile across an edge: psi lies in [0, 1].
+// Whether the slices after the first `done` can't move any Psi of the tile across an edge: terms lie in [least, 1].
 template <class T>
-bool is_decided(Tiles<T>& tiles, int64_t done, int64_t slices, T lowest, T highest) {
-  const T rounding = T(1e-5) * static_cast<T>(slices);
-  const T below = lowest * static_cast<T>(slices) - static_cast<T>(slices - done) - rounding;
-  const T above = highest * static_cast<T>(slices) + rounding;
+bool is_decided(Tiles<T>& tiles, int64_t done, int64_t slices, T least, T lowest_edge, T highest_edge) {
+  const T rounding = T(1e-5) * static_cast<T>(slices), left = static_cast<T>(slices - done);
+  const T below = lowest_edge * static_cast<T>(slices) - left - rounding;
+  const T above = highest_edge * static_cast<T>(slices) - left * least + rounding;
   for (int64_t i = tiles.row_begin(); i < tiles.row_end(); ++i)
     for (int64_t j = tiles.column_begin(i); j < tiles.column_end(); ++j) {
       const T sum = tiles.sums(i)[j];
@@ -29,14 +29,15 @@ bool is_decided(Tiles<T>& tiles, int64_t done, int64_t slices, T lowest, T highe
 // Adds the numbers of all pairs of a bank to counts[edges + 2]. Out: the type that Psi is returned in, to which it is
 // rounded first, so that counts agree with what pairwise_psi returns.
 template <class Out, class T>
-void count_pairs(const Bank<T>& bank, const PsiScalars<T>& psi, const std::vector<T>& edges, int64_t* counts) {
+void count_pairs(const Bank<T>& bank, const Scalars<T>& scalars, T least, const std::vector<T>& edges,
+                 int64_t* counts) {
   std::mutex alone;
   parallel_tiles(bank, bank, true, [&](Tiles<T>& tiles) {
     std::vector<int64_t> counted(edges.size() + 2);
     while (tiles.take()) {
       for (int64_t k = 0; k < bank.slices; k += kCountStep) {
-        if (k > 0 && !edges.empty() && is_decided(tiles, k, bank.slices, edges.front(), edges.back())) break;
-        tiles.add(k, std::min(k + kCountStep, bank.slices), psi);
+        if (k > 0 && !edges.empty() && is_decided(tiles, k, bank.slices, least, edges.front(), edges.back())) break;
+        tiles.add(k, std::min(k + kCountStep, bank.slices), scalars);
       }
       for (int64_t i = tiles.row_begin(); i < tiles.row_end(); ++i)
         for (int64_t j = tiles.column_begin(i); j < tiles.column_end(); ++j) {
@@ -53,32 +54,33 @@ void count_pairs(const Bank<T>& bank, const PsiScalars<T>& psi, const std::vecto
 
 // edges: contiguous, of type Out
 template <class Out>
-void count_bank(const Tensor& bank, const Tensor& edges, const Scalars& scalars, int64_t* counts) {
+void count_bank(const Tensor& bank, const Tensor& edges, const Similarity& similarity, int64_t* counts) {
   const Weight w(bank);
   if (w.view().filters < 2) return;
   const Out* first = edges.const_data_ptr<Out>();
-  with_prepared(w, Layout::kFiltersInLanes, scalars.eps, [&](const auto& prepared, const auto&) {
-    using T = std::remove_reference_t<decltype(*prepared.bank().data)>;
-    const std::vector<T> limits(first, first + edges.numel());
-    count_pairs<Out>(prepared.bank(), scaled_for(prepared, prepared, scalars, scalars.alpha), limits, counts);
-  });
+  with_prepared(w, Layout::kFiltersInLanes, similarity, false,
+                [&](const auto& scalars, const auto& prepared, const auto&) {
+                  using T = std::remove_reference_t<decltype(*prepared.bank().data)>;
+                  const std::vector<T> limits(first, first + edges.numel());
+                  count_pairs<Out>(prepared.bank(), scalars, static_cast<T>(similarity.lowest()), limits, counts);
+                });
 }
 
 }  // namespace
 
-Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double alpha, double beta, double gamma,
-                  double eps) {
+Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& name, bool is_signed,
+                  const std::vector<double>& parameters) {
   check_edges(edges, banks);
-  const Scalars scalars{alpha, beta, gamma, eps};
+  const Similarity similarity(name, is_signed, parameters);
   const Tensor sorted = torch::stable::contiguous(edges);
   const int64_t intervals = edges.numel() + 2;
   const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
   int64_t* counts = out.mutable_data_ptr<int64_t>();
   for (const Tensor& bank : banks) {
     if (result_type(bank) == ScalarType::Double)
-      count_bank<double>(bank, sorted, scalars, counts);
+      count_bank<double>(bank, sorted, similarity, counts);
     else
-      count_bank<float>(bank, sorted, scalars, counts);
+      count_bank<float>(bank, sorted, similarity, counts);
     counts += intervals;
   }
   return out;

@@ -2,7 +2,7 @@
 //
 // A filter bank is prepared before the pair loop. Per slice it holds the K - 1 coordinates of the centred slice in an
 // orthonormal (Helmert) basis scaled by 1 / sqrt(K), so that the population covariance of two slices is their dot
-// product, then mu, half_mu2, sigma, half_var (psi.h). These rows of numbers come in vectors of lanes:
+// product, then its moments (similarity.h). These rows of numbers come in vectors of lanes:
 //   filters in lanes:  [filter / lanes][slice][row][lane = filter % lanes]   (all pairs, a x b)
 //   slices in lanes:   [filter][slice / lanes][row][lane = slice % lanes]    (lists of pairs)
 // Lanes past the end hold zero slices.
@@ -12,7 +12,7 @@
 
 #include "../element.h"
 #include "../inline.h"
-#include "../psi.h"
+#include "../similarities.h"
 
 namespace ckrm {
 
@@ -27,7 +27,8 @@ struct WeightView {
   int64_t positions;       // K
 };
 
-constexpr int64_t kMomentRows = 4;
+constexpr int64_t kMomentRows = 4;    // mu, first, sigma, second
+constexpr int64_t kGradientRows = 2;  // of mu and sigma, after those of the coordinates
 constexpr int64_t kAlignment = 64;
 
 template <class T>
@@ -39,6 +40,7 @@ struct Bank {
   Layout layout;
 
   CKRM_MEMBER int64_t rows() const { return coordinates + kMomentRows; }
+  CKRM_MEMBER int64_t gradient_rows() const { return coordinates + kGradientRows; }
 };
 
 // Rows [row_begin, row_end) against columns [column_begin, column_end); column_begin is a multiple of the lanes.
@@ -54,8 +56,9 @@ struct PairGradient {
   bool packed;
 };
 
-// Room for one slice of both banks, prepared, and for its gradient in the same form: blocks * rows() * lanes numbers
-// each, of_row 2 * rows() * lanes. The same arrays twice where a is b; of_a and of_b begin as zeros.
+// Room for one slice of both banks, prepared, blocks * rows() * lanes numbers each, and for its gradient, blocks *
+// gradient_rows() * lanes, of_row 2 * gradient_rows() * lanes. The same arrays twice where a is b; of_a and of_b begin
+// as zeros.
 template <class T>
 struct SliceScratch {
   T *slice_a, *slice_b, *of_a, *of_b, *of_row;
@@ -67,24 +70,24 @@ struct Kernels {
   int64_t lanes;
 
   // Packs blocks [begin, end) of `lanes` filters (filters in lanes) or filters [begin, end) (slices in lanes) of
-  // `scale` * weight. Returns the largest half_mu2 + half_var met. scratch: K * lanes doubles, aligned.
-  double (*prepare)(const WeightView& weight, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
-                    double* scratch);
+  // scale * weight. Returns the largest size of a slice (OwnMoments) met. scratch: K * lanes doubles, aligned.
+  double (*prepare)(const WeightView& weight, const Scalars<T>& scalars, const Bank<T>& bank, int64_t begin,
+                    int64_t end, double* scratch);
 
-  // Adds to sums[row - row_begin][column - column_begin] (ld apart) the psi of slices [k_begin, k_end).
+  // Adds to sums[row - row_begin][column - column_begin] (ld apart) the terms of slices [k_begin, k_end).
   void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
-               const PsiScalars<T>& psi, T* sums, int64_t ld);
+               const Scalars<T>& scalars, T* sums, int64_t ld);
 
   // The gradient of both banks at slice k, for all pairs (i, j), added to scratch.of_a and of_b.
   void (*tile_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                        const PsiScalars<T>& psi, const SliceScratch<T>& scratch);
+                        const Scalars<T>& scalars, const SliceScratch<T>& scratch);
 
   // Psi of the listed pairs (slices in lanes).
-  void (*listed)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const PsiScalars<T>& psi, T* out);
+  void (*listed)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const Scalars<T>& scalars, T* out);
 
-  // The gradient at the slices of vector k_block, for all listed pairs: rows() * filters * lanes accumulators.
+  // The gradient at the slices of vector k_block, for all listed pairs: gradient_rows() * filters * lanes accumulators.
   void (*listed_gradient)(const Bank<T>& bank, int64_t k_block, const int64_t* pairs, int64_t count, const T* grad,
-                          const PsiScalars<T>& psi, T* of_bank);
+                          const Scalars<T>& scalars, T* of_bank);
 
   // From one vector of prepared slices and their accumulated gradient to that of their K positions, times scale:
   // positions[q * lanes + lane].

@@ -4,69 +4,57 @@
 
 #include "../index.h"
 #include "../lanes.h"
-#include "../psi.h"
+#include "../similarities.h"
 #include "vectors_impl.h"
 #include "prepare_impl.h"
-#include "psi_impl.h"
+#include "forward_impl.h"
 #include "gradient_impl.h"
 
 namespace ckrm {
 namespace CKRM_ISA {
 
-#define CKRM_BY_CASE(KERNEL, COORDINATES, ...)                        \
-  switch (case_of(psi)) {                                             \
-    case PsiCase::kNoLuminance:                                       \
-      return KERNEL<PsiCase::kNoLuminance, COORDINATES>(__VA_ARGS__); \
-    case PsiCase::kLinear:                                            \
-      return KERNEL<PsiCase::kLinear, COORDINATES>(__VA_ARGS__);      \
-    case PsiCase::kPower:                                             \
-      return KERNEL<PsiCase::kPower, COORDINATES>(__VA_ARGS__);       \
-    default:                                                          \
-      return KERNEL<PsiCase::kGeneral, COORDINATES>(__VA_ARGS__);     \
-  }
-
 template <class T>
-void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const PsiScalars<T>& psi,
+void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const Scalars<T>& scalars,
           T* sums, int64_t ld) {
-  if (a.coordinates == 0) {
-    CKRM_BY_CASE(tile_of, 0, a, b, t, k_begin, k_end, psi, sums, ld)
-  }
-  if (a.coordinates == 8) {
-    CKRM_BY_CASE(tile_of, 8, a, b, t, k_begin, k_end, psi, sums, ld)
-  }
-  CKRM_BY_CASE(tile_of, kAnyCoordinates, a, b, t, k_begin, k_end, psi, sums, ld)
+  if (a.coordinates == 0)
+    with_term<true>(scalars, [&](const auto& term) { tile_of<0>(a, b, t, k_begin, k_end, term, sums, ld); });
+  else if (a.coordinates == 8)
+    with_term<false>(scalars, [&](const auto& term) { tile_of<8>(a, b, t, k_begin, k_end, term, sums, ld); });
+  else
+    with_term<false>(scalars,
+                     [&](const auto& term) { tile_of<kAnyCoordinates>(a, b, t, k_begin, k_end, term, sums, ld); });
 }
 
 template <class T>
-void tile_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad, const PsiScalars<T>& psi,
-                   const SliceScratch<T>& scratch) {
-  if (a.coordinates == 0) {
-    CKRM_BY_CASE(slice_gradient_of, 0, a, b, k, grad, psi, scratch)
-  }
-  if (a.coordinates == 8) {
-    CKRM_BY_CASE(slice_gradient_of, 8, a, b, k, grad, psi, scratch)
-  }
-  CKRM_BY_CASE(slice_gradient_of, kAnyCoordinates, a, b, k, grad, psi, scratch)
+void tile_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
+                   const Scalars<T>& scalars, const SliceScratch<T>& scratch) {
+  if (a.coordinates == 0)
+    with_term<true>(scalars, [&](const auto& term) { slice_gradient_of<0>(a, b, k, grad, term, scratch); });
+  else if (a.coordinates == 8)
+    with_term<false>(scalars, [&](const auto& term) { slice_gradient_of<8>(a, b, k, grad, term, scratch); });
+  else
+    with_term<false>(scalars,
+                     [&](const auto& term) { slice_gradient_of<kAnyCoordinates>(a, b, k, grad, term, scratch); });
 }
 
 template <class T>
-void listed(const Bank<T>& bank, const int64_t* list, int64_t count, const PsiScalars<T>& psi, T* out) {
-  if (bank.coordinates == 0) {
-    CKRM_BY_CASE(listed_psi, 0, bank, list, count, psi, out)
-  }
-  CKRM_BY_CASE(listed_psi, kAnyCoordinates, bank, list, count, psi, out)
+void listed(const Bank<T>& bank, const int64_t* list, int64_t count, const Scalars<T>& scalars, T* out) {
+  if (bank.coordinates == 0)
+    with_term<true>(scalars, [&](const auto& term) { listed_of(bank, list, count, term, out); });
+  else
+    with_term<false>(scalars, [&](const auto& term) { listed_of(bank, list, count, term, out); });
 }
 
 template <class T>
 void listed_gradient(const Bank<T>& bank, int64_t k_block, const int64_t* list, int64_t count, const T* grad,
-                     const PsiScalars<T>& psi, T* of_bank) {
-  if (bank.coordinates == 0) {
-    CKRM_BY_CASE(listed_gradient_of, 0, bank, k_block, list, count, grad, psi, of_bank)
-  }
-  CKRM_BY_CASE(listed_gradient_of, kAnyCoordinates, bank, k_block, list, count, grad, psi, of_bank)
+                     const Scalars<T>& scalars, T* of_bank) {
+  if (bank.coordinates == 0)
+    with_term<true>(scalars,
+                    [&](const auto& term) { listed_gradient_of(bank, k_block, list, count, grad, term, of_bank); });
+  else
+    with_term<false>(scalars,
+                     [&](const auto& term) { listed_gradient_of(bank, k_block, list, count, grad, term, of_bank); });
 }
-
-#undef CKRM_BY_CASE
 
 extern const Kernels<float> kFloat32 = {CKRM_ISA_NAME, kLanes<float>, prepare,         tile,
                                         tile_gradient, listed,        listed_gradient, finish_gradient};

@@ -36,16 +36,11 @@ CKRM_INLINE void store_converted(float* p, DoubleVector v) {
 }
 CKRM_INLINE void store_converted(double* p, DoubleVector v) { store(p, v); }
 
-CKRM_INLINE DoubleVector square_root(DoubleVector v) {
-  for (int64_t lane = 0; lane < kLanes<double>; ++lane) v[lane] = __builtin_sqrt(v[lane]);
-  return v;
-}
-
-// K rows of lanes of doubles -> one prepared vector of slices; returns half_mu2 + half_var by lane in `size`. Means and
+// K rows of lanes of doubles -> one prepared vector of slices; OwnMoments' size by lane in `size`. Means and
 // coordinates are computed in float64 from differences to the first position, so that they are accurate where they
 // cancel and exact zeros where a slice is constant.
-template <class T>
-CKRM_INLINE void pack_slices(const double* x, const double* norms, int64_t positions, double eps, T* out,
+template <class T, class OwnScalars>
+CKRM_INLINE void pack_slices(const double* x, const double* norms, int64_t positions, const OwnScalars& scalars, T* out,
                              double* size) {
   constexpr int64_t L = kLanes<T>, D = kLanes<double>;
   DoubleVector first[kDoubles<T>], sum[kDoubles<T>] = {}, var[kDoubles<T>] = {};
@@ -63,12 +58,12 @@ CKRM_INLINE void pack_slices(const double* x, const double* norms, int64_t posit
   out += (positions - 1) * L;
   for (int64_t part = 0; part < kDoubles<T>; ++part) {
     const DoubleVector mu = first[part] + sum[part] / static_cast<double>(positions);
-    const DoubleVector half_mu2 = 0.5 * mu * mu + 0.25 * eps, half_var = 0.5 * var[part] + 0.25 * eps;
+    const OwnMoments<DoubleVector> own = scalars.own_moments(mu, var[part]);
     store_converted(out + part * D, mu);
-    store_converted(out + L + part * D, half_mu2);
+    store_converted(out + L + part * D, own.first);
     store_converted(out + 2 * L + part * D, square_root(var[part]));
-    store_converted(out + 3 * L + part * D, half_var);
-    store(size + part * D, half_mu2 + half_var);
+    store_converted(out + 3 * L + part * D, own.second);
+    store(size + part * D, own.size);
   }
 }
 
@@ -78,20 +73,21 @@ struct LaneStep {
 };
 
 // One prepared vector. Lanes outside the weight become zero slices; so does a slice that is not finite, and its filter
-// is poisoned. Returns the largest half_mu2 + half_var.
-template <class T, class From>
+// is poisoned. Returns the largest size.
+template <class From, class T, class OwnScalars>
 CKRM_INLINE double pack_vector(const WeightView& w, const double* norms, int64_t filter, int64_t k, LaneStep step,
-                               double scale, double eps, T* out, T* poison, double* x) {
+                               const OwnScalars& scalars, T* out, T* poison, double* x) {
   constexpr int64_t L = kLanes<T>;
   const From* data = static_cast<const From*>(w.data);
   for (int64_t l = 0; l < L; ++l) {
     const int64_t f = filter + l * step.filters, s = k + l * step.slices;
     const bool inside = f < w.filters && s < w.slices;
     const int64_t base = inside ? f * w.filter_stride + s * w.slice_stride : 0;
-    for (int64_t q = 0; q < w.positions; ++q) x[q * L + l] = inside ? element_at(data, base + w.offsets[q]) * scale : 0;
+    for (int64_t q = 0; q < w.positions; ++q)
+      x[q * L + l] = inside ? element_at(data, base + w.offsets[q]) * scalars.scale : 0;
   }
   alignas(kAlignment) double size[L];
-  pack_slices<T>(x, norms, w.positions, eps, out, size);
+  pack_slices(x, norms, w.positions, scalars, out, size);
   double largest = 0, finite = 0;
   for (int64_t l = 0; l < L; ++l) finite += size[l] - size[l], largest = maximum(largest, size[l]);
   if (finite == 0) return largest;
@@ -101,13 +97,13 @@ CKRM_INLINE double pack_vector(const WeightView& w, const double* norms, int64_t
     poison[l * step.filters] = static_cast<T>(__builtin_nan(""));
     for (int64_t q = 0; q < w.positions; ++q) x[q * L + l] = 0;
   }
-  pack_slices<T>(x, norms, w.positions, eps, out, size);
+  pack_slices(x, norms, w.positions, scalars, out, size);
   for (int64_t l = 0; l < L; ++l) largest = maximum(largest, size[l]);
   return largest;
 }
 
-template <class T, class From>
-double pack_from(const WeightView& w, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
+template <class From, class T, class OwnScalars>
+double pack_from(const WeightView& w, const OwnScalars& scalars, const Bank<T>& bank, int64_t begin, int64_t end,
                  double* x) {
   constexpr int64_t L = kLanes<T>;
   const int64_t vector_size = bank.rows() * L, blocks = (w.slices + L - 1) / L;
@@ -117,32 +113,34 @@ double pack_from(const WeightView& w, double scale, double eps, const Bank<T>& b
       store(bank.poison + unit * L, Vector<T>{});
       for (int64_t k = 0; k < w.slices; ++k)
         largest = maximum(
-            largest, pack_vector<T, From>(w, bank.norms, unit * L, k, {1, 0}, scale, eps,
-                                          bank.data + (unit * w.slices + k) * vector_size, bank.poison + unit * L, x));
+            largest, pack_vector<From>(w, bank.norms, unit * L, k, {1, 0}, scalars,
+                                       bank.data + (unit * w.slices + k) * vector_size, bank.poison + unit * L, x));
     } else {
       bank.poison[unit] = 0;
       for (int64_t block = 0; block < blocks; ++block)
-        largest = maximum(
-            largest, pack_vector<T, From>(w, bank.norms, unit, block * L, {0, 1}, scale, eps,
-                                          bank.data + (unit * blocks + block) * vector_size, bank.poison + unit, x));
+        largest = maximum(largest,
+                          pack_vector<From>(w, bank.norms, unit, block * L, {0, 1}, scalars,
+                                            bank.data + (unit * blocks + block) * vector_size, bank.poison + unit, x));
     }
   }
   return largest;
 }
 
 template <class T>
-double prepare(const WeightView& w, double scale, double eps, const Bank<T>& bank, int64_t begin, int64_t end,
+double prepare(const WeightView& w, const Scalars<T>& scalars, const Bank<T>& bank, int64_t begin, int64_t end,
                double* scratch) {
-  switch (w.element) {
-    case Element::kFloat32:
-      return pack_from<T, float>(w, scale, eps, bank, begin, end, scratch);
-    case Element::kFloat64:
-      return pack_from<T, double>(w, scale, eps, bank, begin, end, scratch);
-    case Element::kFloat16:
-      return pack_from<T, Float16>(w, scale, eps, bank, begin, end, scratch);
-    default:
-      return pack_from<T, BFloat16>(w, scale, eps, bank, begin, end, scratch);
-  }
+  return with_scalars(scalars, [&](const auto& own) {
+    switch (w.element) {
+      case Element::kFloat32:
+        return pack_from<float>(w, own, bank, begin, end, scratch);
+      case Element::kFloat64:
+        return pack_from<double>(w, own, bank, begin, end, scratch);
+      case Element::kFloat16:
+        return pack_from<Float16>(w, own, bank, begin, end, scratch);
+      default:
+        return pack_from<BFloat16>(w, own, bank, begin, end, scratch);
+    }
+  });
 }
 
 }  // namespace CKRM_ISA

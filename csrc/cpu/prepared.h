@@ -69,17 +69,11 @@ inline Tensor checked_pairs(const Tensor& pairs, int64_t filters) {
   return list;
 }
 
-// Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
-inline bool fits_float32(const Weight& weight, double eps) {
-  return weight.view().element != Element::kFloat64 && eps >= 0x1p-100;
-}
-
 template <class T>
 class PreparedBank {
  public:
-  PreparedBank(const WeightView& weight, Layout layout, double eps)
-      : scale_(scale_for<T>(eps)),
-        data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
+  PreparedBank(const WeightView& weight, Layout layout, const Scalars<T>& scalars)
+      : data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
         poison_(divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
         norms_(norms(weight.positions)),
         bank_{data_.get(), poison_.get(), norms_.data(), weight.filters, weight.slices, weight.positions - 1, layout} {
@@ -87,23 +81,21 @@ class PreparedBank {
     const int64_t units = divide_up(weight.filters, per_item);
     // enough work for an item to be worth fetching
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
-    std::atomic<bool> in_range{eps * scale_ * scale_ >= kSmallestEps<T>};
+    std::atomic<bool> in_range{true};
+    const double largest_size = with_scalars(scalars, [](const auto& own) { return own.largest_size; });
     const double nanoseconds = 1.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
     parallel_items(divide_up(units, grain), nanoseconds, [&](Items& items) {
       const Buffer<double> scratch(weight.positions * lanes);
       for (int64_t item; items.take(item);) {
         const int64_t begin = item * grain, end = std::min(units, begin + grain);
-        const double largest =
-            kernels<T>().prepare(weight, scale_, eps * scale_ * scale_, bank_, begin, end, scratch.get());
-        if (largest > kLargestSquare<T>) in_range = false;
+        if (kernels<T>().prepare(weight, scalars, bank_, begin, end, scratch.get()) > largest_size) in_range = false;
       }
     });
     in_range_ = in_range;
   }
 
   const Bank<T>& bank() const { return bank_; }
-  double scale() const { return scale_; }
-  // Whether the shared reciprocal (psi.h) can neither overflow nor vanish.
+  // Whether the arithmetic's range holds all slices (OwnMoments).
   bool in_range() const { return in_range_; }
 
  private:
@@ -121,43 +113,49 @@ class PreparedBank {
     return result;
   }
 
-  double scale_;
   Buffer<T> data_, poison_;
   std::vector<double> norms_;
   Bank<T> bank_;
   bool in_range_ = true;
 };
 
-// Packs the weights (one or two) and calls compute(banks...) in float32 where that is exact enough, else in float64:
-// for a float64 weight, eps = 0, or numbers whose range against eps is too wide for the shared reciprocal.
+// Packs the weights (one or two) and calls compute(scalars, banks...) in float32 where that is exact enough, else in
+// float64: for a float64 weight, and for numbers out of the range that the similarity has in float32.
 template <class Compute>
-void with_prepared(const Weight& a, Layout layout, double eps, const Compute& compute) {
-  if (fits_float32(a, eps)) {
-    const PreparedBank<float> prepared(a.view(), layout, eps);
-    if (prepared.in_range()) return compute(prepared, prepared);
+void with_prepared(const Weight& a, Layout layout, const Similarity& similarity, bool for_gradient,
+                   const Compute& compute) {
+  if (a.view().element != Element::kFloat64 && similarity.fits_float32()) {
+    const Scalars<float> scalars = similarity.scalars<float>(for_gradient);
+    const PreparedBank<float> prepared(a.view(), layout, scalars);
+    if (prepared.in_range()) return compute(scalars, prepared, prepared);
   }
-  const PreparedBank<double> prepared(a.view(), layout, eps);
-  compute(prepared, prepared);
+  Scalars<double> scalars = similarity.scalars<double>(for_gradient);
+  const PreparedBank<double> prepared(a.view(), layout, scalars);
+  if (!prepared.in_range()) with_scalars(scalars, [](auto& own) { own.widen(); });
+  compute(scalars, prepared, prepared);
 }
 
 template <class Compute>
-void with_prepared(const Weight& a, const Weight& b, Layout layout, double eps, const Compute& compute) {
-  if (fits_float32(a, eps)) {
-    const PreparedBank<float> prepared_a(a.view(), layout, eps), prepared_b(b.view(), layout, eps);
-    if (prepared_a.in_range() && prepared_b.in_range()) return compute(prepared_a, prepared_b);
+void with_prepared(const Weight& a, const Weight& b, Layout layout, const Similarity& similarity, bool for_gradient,
+                   const Compute& compute) {
+  if (a.view().element != Element::kFloat64 && similarity.fits_float32()) {
+    const Scalars<float> scalars = similarity.scalars<float>(for_gradient);
+    const PreparedBank<float> prepared_a(a.view(), layout, scalars), prepared_b(b.view(), layout, scalars);
+    if (prepared_a.in_range() && prepared_b.in_range()) return compute(scalars, prepared_a, prepared_b);
   }
-  compute(PreparedBank<double>(a.view(), layout, eps), PreparedBank<double>(b.view(), layout, eps));
+  Scalars<double> scalars = similarity.scalars<double>(for_gradient);
+  const PreparedBank<double> prepared_a(a.view(), layout, scalars), prepared_b(b.view(), layout, scalars);
+  if (!(prepared_a.in_range() && prepared_b.in_range())) with_scalars(scalars, [](auto& own) { own.widen(); });
+  compute(scalars, prepared_a, prepared_b);
 }
 
-// The scalars for kernels on these banks; fitted: the exponent of |L|, alpha forward and alpha - 1 backward.
+// What the weights were multiplied by.
 template <class T>
-PsiScalars<T> scaled_for(const PreparedBank<T>& a, const PreparedBank<T>& b, const Scalars& scalars, double fitted) {
-  PsiScalars<T> psi = scalars.scaled<T>(a.scale(), fitted);
-  psi.wide = !(a.in_range() && b.in_range());
-  return psi;
+double scale_of(const Scalars<T>& scalars) {
+  return with_scalars(scalars, [](const auto& own) { return own.scale; });
 }
 
-// Rough time of one thread for psi (or its gradient) of that many slice pairs; only decides how many threads to use.
+// Rough time of one thread for that many slice pairs; only decides how many threads to use.
 inline double nanoseconds_for(int64_t slice_pairs, int64_t coordinates) {
   return static_cast<double>(slice_pairs) * (1.0 + 0.05 * static_cast<double>(coordinates));
 }

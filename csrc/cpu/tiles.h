@@ -57,9 +57,9 @@ class Tiles {
     return false;
   }
 
-  // Adds the psi of slices [k_begin, k_end) to the sums.
-  void add(int64_t k_begin, int64_t k_end, const PsiScalars<T>& psi) {
-    kernels<T>().tile(grid_.a, grid_.b, tile_, k_begin, k_end, psi, sums_, kLargestTile);
+  // Adds the terms of slices [k_begin, k_end) to the sums.
+  void add(int64_t k_begin, int64_t k_end, const Scalars<T>& scalars) {
+    kernels<T>().tile(grid_.a, grid_.b, tile_, k_begin, k_end, scalars, sums_, kLargestTile);
   }
 
   // The pairs (i, j) of the tile: rows [row_begin, row_end), of each the columns [column_begin(i), column_end).
