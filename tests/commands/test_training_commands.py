@@ -14,8 +14,8 @@ import pytest
 import torch
 from idx_files import FILES, write_bars
 
+from ckrm_kernels.choices import DataName
 from ckrm_kernels.data import DataConfig
-from ckrm_kernels.data.config import Name
 from ckrm_kernels.models import network_shape
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -158,7 +158,7 @@ def test_an_image_size_of_another_form(ckrm, size):
 
 @pytest.mark.parametrize(
     ("option", "accepted"),
-    [("--data", get_args(Name)), ("--tied", get_args(get_type_hints(RuleConfig)["tied"]))],
+    [("--data", get_args(DataName)), ("--tied", get_args(get_type_hints(RuleConfig)["tied"]))],
 )
 def test_choices_are_listed_and_held_to(ckrm, monkeypatch, option, accepted):
     monkeypatch.setenv("COLUMNS", "200")
