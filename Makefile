@@ -42,7 +42,7 @@ test: $(READY)
 test-all: test
 	$(PYTEST) -m exhaustive
 
-# In a virtual environment of its own, of 7 GB; the package is not installed there, as it is not on a GPU machine.
+# In a virtual environment of its own, of 5 GB; the package is not installed there, as it is not on a GPU machine.
 test-gpu-machine: RUN := $(GPU_MACHINE)/bin/python
 test-gpu-machine: $(GPU_MACHINE)/.ready
 	$(PYTEST) -m "not exhaustive"
