@@ -119,7 +119,7 @@ def library_build():
             wanted, built, compiler = self.extensions, [], self.compiler
             for library in wanted:
                 self.extensions, self.compiler = [library], compiler
-                with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+                with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as log:
                     try:
                         with output_copied_to(log.name):
                             super().run()
@@ -170,7 +170,7 @@ def keep_failures(folder):
     """A log in the place of each library that is not there, which `ckrm doctor` reads."""
     for library, log in FAILURES.items():
         folder.mkdir(parents=True, exist_ok=True)
-        Path(folder, library.file_name(CSRC) + ".log").write_text(log)
+        Path(folder, library.file_name(CSRC) + ".log").write_text(log, encoding="utf-8")
 
 
 try:

@@ -157,7 +157,7 @@ def _install_failure(log: Path) -> str:
     """Why setup.py did not build the library; empty if it left no reason."""
     if not log.exists():
         return ""
-    reason = build_config.first_error(log.read_text(errors="replace"))
+    reason = build_config.first_error(log.read_text(encoding="utf-8", errors="replace"))
     return f"no library was built when the package was installed ({reason}; the whole output is in {log})"
 
 

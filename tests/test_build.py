@@ -28,10 +28,13 @@ PSI = (
 )
 
 
+WITHOUT_CUDA = {"CUDA_HOME": "nowhere"}  # whatever torch and nvcc are here
+
+
 def build_wheel(checkout: Path, **environment: str) -> Path:
     """Builds as `pip wheel --no-build-isolation` does and unpacks the wheel; the folder has the wheel's name."""
     code = "import setuptools.build_meta as backend; print('wheel', backend.build_wheel('dist'))"
-    output, _ = run_python(code, checkout, **environment)
+    output, _ = run_python(code, checkout, **WITHOUT_CUDA, **environment)
     wheel = checkout / "dist" / output.split()[-1]
     unpacked = checkout / "unpacked" / wheel.stem
     shutil.rmtree(unpacked, ignore_errors=True)
@@ -128,7 +131,7 @@ def test_an_install_in_place_keeps_the_compilers_reason_until_it_succeeds(tmp_pa
     install = "import setuptools.build_meta as backend; backend.build_editable('dist')"
     source = probe.read_text()
     probe.write_text(source + "int nonsense = undeclared;\n")
-    _, errors = run_python(install, checkout)
+    _, errors = run_python(install, checkout, **WITHOUT_CUDA)
     assert "undeclared" in errors
     name = CPU.file_name(checkout / "csrc")
     assert [path.name for path in library.iterdir()] == [name + ".log"]
@@ -138,7 +141,7 @@ def test_an_install_in_place_keeps_the_compilers_reason_until_it_succeeds(tmp_pa
     assert "error: 'undeclared' was not declared" in output.replace("\u2018", "'").replace("\u2019", "'")
     assert f"the whole output is in {library / name}.log); there is no library for these sources" in output
     probe.write_text(source)
-    run_python(install, checkout)
+    run_python(install, checkout, **WITHOUT_CUDA)
     assert [path.name for path in library.iterdir()] == [CPU.file_name(checkout / "csrc") + ".so"]
 
 
