@@ -4,11 +4,14 @@ The CUDA library is built where torch has CUDA and nvcc is there, or where FORCE
 TORCH_CUDA_ARCH_LIST, else those that are here, else a list that runs on all since Ampere.
 """
 
+import contextlib
 import os
 import runpy
 import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import __version__, find_packages, setup
@@ -23,6 +26,7 @@ CSRC = Path("csrc")
 CONFIG = runpy.run_path("ckrm_kernels/build_config.py")
 # ninja installed beside this Python is found even where its virtual environment is not activated.
 os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+FAILURES = {}  # why a library is not built ahead of time, with what the compilers printed
 
 
 class WheelForEveryPython(bdist_wheel):
@@ -38,8 +42,11 @@ class PackageWithSources(build_py):
     def run(self):
         super().run()
         if self.editable_mode:
+            keep_failures(Path("ckrm_kernels/lib"))
             return
-        shutil.rmtree(Path(self.build_lib, "ckrm_kernels/csrc"), ignore_errors=True)  # of earlier builds
+        for folder in ("csrc", "lib"):  # of earlier builds
+            shutil.rmtree(Path(self.build_lib, "ckrm_kernels", folder), ignore_errors=True)
+        keep_failures(Path(self.build_lib, "ckrm_kernels/lib"))
         for library in CONFIG["LIBRARIES"]:
             for source in library.sources(CSRC) + library.headers(CSRC):
                 target = Path(self.build_lib, "ckrm_kernels", source)
@@ -57,15 +64,16 @@ def extensions():
             flags = {"cxx": [], "nvcc": list(CONFIG["CUDA"].compile_flags)}
             yield extension(CUDAExtension, CONFIG["CUDA"], flags)
     except Exception as error:
-        explain("CUDA", error)
+        explain(CONFIG["CUDA"], error)
 
 
 def cuda_is_wanted():
-    """Also names the GPUs to compile for where torch can't find out."""
+    """Also tells torch what it can't find out: where the toolkit is, which GPUs to compile for."""
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME
+    from torch.utils import cpp_extension
 
-    nvcc = Path(CUDA_HOME, "bin", "nvcc") if CUDA_HOME else None
+    cpp_extension.CUDA_HOME = CONFIG["cuda_home"](cpp_extension.CUDA_HOME)
+    nvcc = Path(cpp_extension.CUDA_HOME, "bin", "nvcc") if cpp_extension.CUDA_HOME else None
     if os.environ.get("FORCE_CUDA") == "1":
         if torch.version.cuda is None:
             raise RuntimeError("FORCE_CUDA=1 is set, but this torch has no CUDA")
@@ -111,31 +119,64 @@ def library_build():
             wanted, built, compiler = self.extensions, [], self.compiler
             for library in wanted:
                 self.extensions, self.compiler = [library], compiler
-                try:
-                    super().run()
-                    built.append(library)
-                except Exception as error:
-                    explain("CUDA" if "_cuda_" in library.name else "CPU", error)
+                with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as log:
+                    try:
+                        with output_copied_to(log.name):
+                            super().run()
+                        built.append(library)
+                    except Exception as error:
+                        explain(CONFIG["CUDA" if "_cuda_" in library.name else "CPU"], error, log.read())
+            keep_failures(folder)
             self.extensions = self.distribution.ext_modules = built
             if not built:
-                shutil.rmtree(folder, ignore_errors=True)
                 self.get_finalized_command("bdist_wheel").root_is_pure = True
 
     return {"ext_modules": list(extensions()), "cmdclass": {"build_ext": BuildLibraries}}
 
 
-def explain(title, error):
+@contextlib.contextmanager
+def output_copied_to(file):
+    """Copies what this process and the compilers that it starts print."""
+    flush()
+    ours = os.dup(1), os.dup(2)
+    with subprocess.Popen(["tee", file], stdin=subprocess.PIPE) as tee:
+        for descriptor in (1, 2):
+            os.dup2(tee.stdin.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            flush()
+            for descriptor, before in zip((1, 2), ours, strict=True):
+                os.dup2(before, descriptor)
+                os.close(before)
+
+
+def flush():
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def explain(library, error, output=""):
+    FAILURES[library] = f"{type(error).__name__}: {error}\n{output}"
+    reason = CONFIG["first_error"](FAILURES[library])
     print(
-        f"ckrm-kernels: the {title} library is not built ahead of time ({type(error).__name__}: {error}). "
+        f"ckrm-kernels: the {library.title} library is not built ahead of time ({reason}). "
         "The package builds it on first use if it can, else it runs on plain PyTorch.",
         file=sys.stderr,
     )
 
 
+def keep_failures(folder):
+    """A log in the place of each library that is not there, which `ckrm doctor` reads."""
+    for library, log in FAILURES.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder, library.file_name(CSRC) + ".log").write_text(log, encoding="utf-8")
+
+
 try:
     build = library_build()
 except Exception as error:
-    explain("CPU", error)
+    explain(CONFIG["CPU"], error)
     build = {}
 
 setup(

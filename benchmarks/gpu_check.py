@@ -1,8 +1,9 @@
 """Everything that only a GPU can show, in one command without a network: `make gpu-check`.
 
-Builds the libraries, runs the whole test suite and then the tests of the GPU backends, compute-sanitizer on every
-kernel where the tool is, and the benchmarks, which write benchmarks/results/<device>.json. A stage that fails or takes
-too long does not stop the next; the summary comes last.
+In this order: the build of both libraries and what `ckrm doctor` finds, values, repeatability, benchmarks (which write
+benchmarks/results/<device>.json), compute-sanitizer on every kernel where the tool is, and last the tests that need no
+GPU. A stage that fails or takes too long does not stop the next. Tests of what the machine lacks, an optional package
+or Triton's interpreter, are skipped with that reason.
 """
 
 from __future__ import annotations
@@ -19,26 +20,33 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-GPU_TESTS = ("tests/test_gpu.py", "tests/training/test_gpu_training.py")
+GPU_TESTS = ("tests/test_gpu.py", "tests/test_cuda_kernels.py", "tests/training/test_gpu_training.py")
+ON_GPU = "(test_gpu or test_cuda_kernels and [cuda)"  # its other half runs on the CPU
+REPEATS = "(same_bits or ends_the_same)"
 LIMIT = 520  # seconds of all stages
 GRACE = 10  # seconds in which a stage that is stopped may end by itself
 BUILD = """
-from ckrm_kernels import native
-print(native.cpu_status(), native.cuda_status(), sep="\\n")
+import subprocess, sys
+cpu = subprocess.Popen([sys.executable, "-c", "from ckrm_kernels import native; native.load_cpu()"])  # beside CUDA's
+from ckrm_kernels import doctor, native
+native.load_cuda()
+cpu.wait()
+for name, finding in doctor.findings():
+    print(f"{name:<20}{finding}")
 assert native.load_cpu() and native.load_cuda()
 """
 
 
 def stages() -> list[tuple[str, list[str], dict[str, str], int]]:
     """Name, command, environment and seconds of each."""
-    python, interpreted = [sys.executable], {"TRITON_INTERPRET": "1"}
+    python = [sys.executable]
     workers = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     quiet = ["--benchmark-disable"] if importlib.util.find_spec("pytest_benchmark") else []
     pytest = [*python, "-m", "pytest", "-q", "--continue-on-collection-errors", *quiet, *workers]
     found = [
         ("build", [*python, "-c", BUILD], {}, 150),
-        ("doctor", [*python, "-c", "from ckrm_kernels.cli import main; main()", "doctor"], {}, 60),
-        ("GPU tests", [*pytest, *GPU_TESTS], {}, 180),
+        ("values", [*pytest, *GPU_TESTS, "-k", f"{ON_GPU} and not {REPEATS}"], {}, 180),
+        ("repeatability", [*pytest, *GPU_TESTS, "-k", f"{ON_GPU} and {REPEATS}"], {}, 60),
         ("benchmarks", [*python, "benchmarks/gpu_times.py"], {}, 150),
     ]
     if sanitizer := shutil.which("compute-sanitizer"):
@@ -57,8 +65,8 @@ def stages() -> list[tuple[str, list[str], dict[str, str], int]]:
                     backend,
                 ]
                 found.append((f"{tool}, {backend}", command, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, 90))
-    others = [*pytest, *(f"--ignore={test}" for test in GPU_TESTS)]
-    found.append(("all other tests", others, interpreted, 180))
+    others = [*pytest, "-m", "not exhaustive", "-k", f"not {ON_GPU}"]
+    found.append(("what needs no GPU", others, {"TRITON_INTERPRET": "1"}, 180))
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -97,3 +98,27 @@ def architectures(nvcc: Path, gpus: int) -> str | None:
     if not wanted:
         raise RuntimeError(f"{nvcc} compiles for none of {', '.join(ARCHITECTURES)}: set TORCH_CUDA_ARCH_LIST")
     return ";".join(wanted) + "+PTX"
+
+
+def cuda_home(found: str | None) -> str | None:
+    """The folder of the CUDA toolkit: nvcc's own where torch has found but a script or a link that calls it."""
+    if not found:
+        return None
+    try:  # of a link the target, since nvcc finds its settings beside itself
+        nvcc = Path(found, "bin", "nvcc").resolve(strict=True)
+        asked = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True)
+    except OSError:
+        return found
+    top = re.search(r"^#\$ TOP=(.+)$", asked.stderr, re.MULTILINE)
+    home = Path(top[1]).resolve() if top else Path(found)
+    return str(home) if Path(home, "bin", "nvcc").exists() else found
+
+
+def first_error(log: str) -> str:
+    """The line of a build's log that says what went wrong: the first error of a compiler or linker, else the first."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    of_tool = (line for line in lines if _ERROR.search(line) and not line.startswith("collect2:"))
+    return next(of_tool, lines[0] if lines else "no message")
+
+
+_ERROR = re.compile(r"\berror:|\bfatal\b|cannot find -l|undefined reference")

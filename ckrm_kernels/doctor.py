@@ -17,20 +17,17 @@ from ckrm_kernels.storage.machine import processor
 
 
 def findings() -> Iterator[tuple[str, str]]:
-    """Name and text of each finding. Loads the CPU library, which may have to be built first (a minute)."""
+    """Name and text of each finding. Loads the libraries, which may have to be built first (minutes)."""
     yield "ckrm-kernels", f"{ckrm_kernels.__version__} in {Path(ckrm_kernels.__file__).parent}"
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     yield "torch", f"{torch.__version__} ({_build_of_torch()})"
     yield "triton", _version("triton") or "not installed"
     yield "processor", f"{processor()}, {torch.get_num_threads()} threads, torch uses {_capability_of_torch()}"
     status = native.cpu_status()
+    yield from _library("CPU library", status)
     if status.loaded:
-        yield "CPU library", f"{status.origin}, {status.path}"
         yield "instruction set", str(torch.ops.ckrm.cpu_capability())
-        if status.failure:
-            yield "", f"passed over: {status.failure}"
-    else:
-        yield "CPU library", f"not loaded: {status.failure}"
+    yield from _library("CUDA library", native.cuda_status())
     yield "backend cpu", "runs" if status.loaded else "can't run, the CPU library is not loaded"
     yield "backend reference", "runs on any device, plain PyTorch"
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -51,6 +48,15 @@ def findings() -> Iterator[tuple[str, str]]:
         missing = [name for name in modules if util.find_spec(name) is None]
         cure = f"without {', '.join(map(project, missing))}: {install(extra)}"
         yield f"extra {extra}", cure if missing else "complete"
+
+
+def _library(name: str, status: native.LibraryStatus) -> Iterator[tuple[str, str]]:
+    if not status.loaded:
+        yield name, f"not loaded: {status.failure}"
+        return
+    yield name, f"{status.origin}, {status.path}"
+    if status.failure:
+        yield "", f"because {status.failure}"
 
 
 def _build_of_torch() -> str:

@@ -46,7 +46,7 @@ class LibraryStatus:
     loaded: whether its kernels can run
     path: the file that is loaded
     origin: where the file is from
-    failure: why nothing is loaded; beside a loaded one, why the installed library was passed over; else empty
+    failure: why nothing is loaded; beside a loaded one, why none that was installed is; else empty
     """
 
     loaded: bool
@@ -139,8 +139,8 @@ def _capabilities() -> str:
 def _load(library: Library) -> LibraryStatus:
     csrc = source_directory()
     name = library.file_name(csrc)
-    passed_over = ""
     prebuilt = _PACKAGE / "lib" / (name + ".so")
+    passed_over = "" if prebuilt.exists() else _install_failure(prebuilt.with_suffix(".log"))
     if prebuilt.exists():
         try:
             torch.ops.load_library(str(prebuilt))
@@ -151,6 +151,14 @@ def _load(library: Library) -> LibraryStatus:
         return LibraryStatus(True, _built(library, csrc, name), "built on first use", passed_over)
     except BuildError as error:
         return LibraryStatus(False, failure=f"{passed_over}; {error}" if passed_over else str(error))
+
+
+def _install_failure(log: Path) -> str:
+    """Why setup.py did not build the library; empty if it left no reason."""
+    if not log.exists():
+        return ""
+    reason = build_config.first_error(log.read_text(encoding="utf-8", errors="replace"))
+    return f"no library was built when the package was installed ({reason}; the whole output is in {log})"
 
 
 def _built(library: Library, csrc: Path, name: str) -> Path:
@@ -202,7 +210,8 @@ def _check_tools(library: Library, csrc: Path) -> None:
 def _check_cuda_tools() -> None:
     if not torch.cuda.is_available() and os.environ.get("FORCE_CUDA") != "1":
         raise BuildError("there is no library yet, and no GPU to build one for; FORCE_CUDA=1 builds it all the same")
-    nvcc = _nvcc()
+    home = _cuda_home()
+    nvcc = Path(home, "bin", "nvcc") if home else None
     if nvcc is None or not nvcc.exists():
         raise BuildError(
             f"there is no CUDA compiler ({nvcc or 'nvcc'} was not found); install the CUDA toolkit "
@@ -210,10 +219,10 @@ def _check_cuda_tools() -> None:
         )
 
 
-def _nvcc() -> Path | None:
+def _cuda_home() -> str | None:
     from torch.utils import cpp_extension
 
-    return Path(cpp_extension.CUDA_HOME, "bin", "nvcc") if cpp_extension.CUDA_HOME else None
+    return build_config.cuda_home(cpp_extension.CUDA_HOME)
 
 
 def _build(library: Library, csrc: Path, file: Path) -> None:
@@ -229,7 +238,7 @@ def _build(library: Library, csrc: Path, file: Path) -> None:
         from torch.utils.cpp_extension import load
 
         cuda = library is CUDA
-        with _scripts_on_path(), _architectures() if cuda else contextlib.nullcontext():
+        with _scripts_on_path(), _toolkit() if cuda else contextlib.nullcontext():
             load(
                 name=file.stem,
                 sources=[str(path) for path in library.sources(csrc)],
@@ -247,14 +256,10 @@ def _build(library: Library, csrc: Path, file: Path) -> None:
     except Exception as error:  # whatever a compiler breaks with
         log = file.with_suffix(".log")
         log.write_text(str(error))
-        raise BuildError(f"the build failed ({_first_error(str(error))}); the compiler's output is in {log}") from error
+        reason = build_config.first_error(str(error))
+        raise BuildError(f"the build failed ({reason}); the compiler's output is in {log}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _first_error(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return next((line for line in lines if "error:" in line), lines[0] if lines else "no message")
 
 
 @contextlib.contextmanager
@@ -269,17 +274,22 @@ def _scripts_on_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _architectures() -> Iterator[None]:
-    """Tells torch what to compile for where it could not find out."""
-    nvcc = _nvcc()
-    found = build_config.architectures(nvcc, torch.cuda.device_count()) if nvcc else None
-    before = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    if found:
-        os.environ["TORCH_CUDA_ARCH_LIST"] = found
+def _toolkit() -> Iterator[None]:
+    """Tells torch where the CUDA toolkit is, and what to compile for where it could not find out."""
+    from torch.utils import cpp_extension
+
+    found, asked = cpp_extension.CUDA_HOME, os.environ.get("TORCH_CUDA_ARCH_LIST")
+    home = _cuda_home()
+    assert home  # _check_cuda_tools has found its nvcc
+    cpp_extension.CUDA_HOME = home
     try:
+        chosen = build_config.architectures(Path(home, "bin", "nvcc"), torch.cuda.device_count())
+        if chosen:
+            os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
         yield
     finally:
-        if found and before is None:
-            del os.environ["TORCH_CUDA_ARCH_LIST"]
-        elif before is not None:
-            os.environ["TORCH_CUDA_ARCH_LIST"] = before
+        cpp_extension.CUDA_HOME = found
+        if asked is not None:
+            os.environ["TORCH_CUDA_ARCH_LIST"] = asked
+        else:
+            os.environ.pop("TORCH_CUDA_ARCH_LIST", None)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hypothesis import HealthCheck, settings
 # Before Triton is imported: without a GPU its kernels run in the interpreter, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from lacking import skip_what_is_lacking
 
 from ckrm_kernels import native
 from ckrm_kernels.cli import main
@@ -37,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
         if any(backend in marker.args for marker in item.iter_markers("exhaustive_on")):
             item.add_marker("exhaustive")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lacking() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        skip_what_is_lacking(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pydicom
+import pytest
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 GAZE_COLUMNS = (
     "SESSION_ID,MEDIA_ID,DICOM_ID,CNT,Time (in secs),TIMETICK(f=10000000),FPOGX,FPOGY,FPOGS,FPOGD,FPOGID,FPOGV,BPOGX,"
@@ -56,10 +55,11 @@ def masks_of(index: int) -> dict[str, np.ndarray]:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, photometric: str = "MONOCHROME2") -> None:
+    pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"  # computed radiography
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     file = pydicom.Dataset()
     file.file_meta = meta
     file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from small_tree import REPOSITORY, copy_checkout, needs_compiler, run_python
 
+import ckrm_kernels
 from ckrm_kernels import native
+from ckrm_kernels.build_config import CPU
 
 LOAD_LIBRARY = (
     "import sys, torch; torch.ops.load_library({!r}); print(torch.ops.ckrm.probe(), 'ckrm_kernels' in sys.modules)"
@@ -26,10 +28,13 @@ PSI = (
 )
 
 
+WITHOUT_CUDA = {"CUDA_HOME": "nowhere"}  # whatever torch and nvcc are here
+
+
 def build_wheel(checkout: Path, **environment: str) -> Path:
     """Builds as `pip wheel --no-build-isolation` does and unpacks the wheel; the folder has the wheel's name."""
     code = "import setuptools.build_meta as backend; print('wheel', backend.build_wheel('dist'))"
-    output, _ = run_python(code, checkout, **environment)
+    output, _ = run_python(code, checkout, **WITHOUT_CUDA, **environment)
     wheel = checkout / "dist" / output.split()[-1]
     unpacked = checkout / "unpacked" / wheel.stem
     shutil.rmtree(unpacked, ignore_errors=True)
@@ -57,7 +62,7 @@ def pure_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_compiler
 def test_the_wheel_serves_every_python(wheel: Path) -> None:
-    assert wheel.name.startswith("ckrm_kernels-")
+    assert wheel.name.startswith(f"ckrm_kernels-{ckrm_kernels.__version__}-")
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any")
     metadata = next(wheel.glob("*.dist-info/WHEEL")).read_text()
@@ -75,7 +80,7 @@ def test_the_wheel_holds_the_library_and_its_sources(wheel: Path) -> None:
         "csrc/cuda/probe.cuh",
     }
     [library] = (package / "lib").iterdir()
-    assert library.name == native.build_config.CPU.file_name(package / "csrc") + ".so"
+    assert library.name == CPU.file_name(package / "csrc") + ".so"
     assert {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} == {"ckrm_kernels"}
     assert (package / "py.typed").exists()
     assert templates(package) == templates(REPOSITORY / "ckrm_kernels") != set()
@@ -103,17 +108,41 @@ def templates(package: Path) -> set[str]:
 def test_an_install_does_not_fail_for_want_of_a_compiler(pure_wheel: Path, tmp_path: Path) -> None:
     assert pure_wheel.name.endswith("-py3-none-any")
     assert "Root-Is-Purelib: true" in next(pure_wheel.glob("*.dist-info/WHEEL")).read_text()
-    assert not (pure_wheel / "ckrm_kernels" / "lib").exists()
+    [reason] = (pure_wheel / "ckrm_kernels" / "lib").iterdir()
+    assert reason.name == CPU.file_name(pure_wheel / "ckrm_kernels" / "csrc") + ".log"
+    assert "/bin/false" in reason.read_text()
     assert templates(pure_wheel / "ckrm_kernels") == templates(REPOSITORY / "ckrm_kernels") != set()
     output, errors = run_python(PSI, pure_wheel, CXX="/bin/false", TORCH_EXTENSIONS_DIR=str(tmp_path))
     assert output == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]] 1", errors
 
 
 @needs_compiler
-def test_a_pure_wheel_builds_on_first_use(pure_wheel: Path, tmp_path: Path) -> None:
-    code = "from ckrm_kernels import native; print(native.load_cpu(), native.cpu_status().origin)"
+def test_a_pure_wheel_builds_on_first_use_and_says_why(pure_wheel: Path, tmp_path: Path) -> None:
+    code = "from ckrm_kernels import native; s = native.cpu_status(); print(s.loaded, s.origin, s.failure, sep='; ')"
     output, errors = run_python(code, pure_wheel, TORCH_EXTENSIONS_DIR=str(tmp_path))
-    assert output == "True built on first use", errors
+    assert output.startswith("True; built on first use; no library was built when the package was installed ("), errors
+    assert "/bin/false" in output
+
+
+@needs_compiler
+def test_an_install_in_place_keeps_the_compilers_reason_until_it_succeeds(tmp_path: Path) -> None:
+    checkout = copy_checkout(tmp_path / "checkout")
+    library, probe = checkout / "ckrm_kernels" / "lib", checkout / "csrc" / "cpu" / "probe.cpp"
+    install = "import setuptools.build_meta as backend; backend.build_editable('dist')"
+    source = probe.read_text()
+    probe.write_text(source + "int nonsense = undeclared;\n")
+    _, errors = run_python(install, checkout, **WITHOUT_CUDA)
+    assert "undeclared" in errors
+    name = CPU.file_name(checkout / "csrc")
+    assert [path.name for path in library.iterdir()] == [name + ".log"]
+    failure = "from ckrm_kernels import native; print(native.cpu_failure())"
+    output, _ = run_python(failure, checkout, CKRM_KERNELS_BUILD="0", TORCH_EXTENSIONS_DIR=str(tmp_path / "cache"))
+    assert output.startswith("no library was built when the package was installed (")
+    assert "error: 'undeclared' was not declared" in output.replace("\u2018", "'").replace("\u2019", "'")
+    assert f"the whole output is in {library / name}.log); there is no library for these sources" in output
+    probe.write_text(source)
+    run_python(install, checkout, **WITHOUT_CUDA)
+    assert [path.name for path in library.iterdir()] == [CPU.file_name(checkout / "csrc") + ".so"]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("readelf") is None, reason="needs Linux and readelf")

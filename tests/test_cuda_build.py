@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from exhaustive import also
-from small_tree import COMPILER, copy_checkout, needs_compiler, run_python, write_sources
+from small_tree import COMPILER, copy_checkout, needs_compiler, run_python, start_python, write_sources
 
 from ckrm_kernels import build_config, native
 from ckrm_kernels.build_config import CPU, CUDA
@@ -118,11 +118,59 @@ def test_an_nvcc_that_knows_none_of_them(tmp_path, monkeypatch):
         build_config.architectures(fake_nvcc(tmp_path, "compute_61"), 0)
 
 
-def fake_nvcc(folder: Path, known: str) -> Path:
-    nvcc = folder / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\nprintf '%s\\n' {known}\n")
-    nvcc.chmod(0o755)
-    return nvcc
+def fake_nvcc(folder: Path, known: str, top: str = "") -> Path:
+    """Lists the GPUs that it knows and, with `top`, the folder that it takes for its toolkit's."""
+    named = f"echo '#$ TOP={top}' >&2\n" if top else ""
+    return write_script(folder / "nvcc", f"{named}printf '%s\\n' {known}")
+
+
+def write_script(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize("calls", ["a script", "a link", "itself"])
+def test_the_toolkit_is_that_of_the_nvcc_that_is_called(calls, tmp_path):
+    home, found = tmp_path / "cuda-13.0", tmp_path / "local"
+    nvcc = fake_nvcc(home / "bin", "compute_90", top=f"{home}/bin/..")
+    if calls == "a script":
+        write_script(found / "bin" / "nvcc", f'exec {nvcc} "$@"')
+    elif calls == "a link":
+        (found / "bin").mkdir(parents=True)
+        (found / "bin" / "nvcc").symlink_to(nvcc)
+    else:
+        found = home
+    assert build_config.cuda_home(str(found)) == str(home)
+
+
+def test_a_toolkit_that_nvcc_does_not_name_is_where_torch_found_it(tmp_path):
+    assert build_config.cuda_home(None) is None
+    assert build_config.cuda_home(str(tmp_path)) == str(tmp_path)
+    nvcc = fake_nvcc(tmp_path / "bin", "compute_90")
+    assert build_config.cuda_home(str(tmp_path)) == str(tmp_path)
+    fake_nvcc(tmp_path / "bin", "compute_90", top=str(tmp_path / "nowhere"))
+    assert build_config.cuda_home(str(tmp_path)) == str(tmp_path)
+    nvcc.chmod(0o644)
+    assert build_config.cuda_home(str(tmp_path)) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("RuntimeError: 1\n[1/2] c++ -c a.cpp\na.cpp:3: error: no\nb.cpp:4: error: nor\n", "a.cpp:3: error: no"),
+        (
+            "LinkError: 1\nld: cannot find -lcudart\ncollect2: error: ld returned 1 exit status\n",
+            "ld: cannot find -lcudart",
+        ),
+        ("RuntimeError: 1\nnvcc fatal   : Unsupported gpu\n", "nvcc fatal   : Unsupported gpu"),
+        ("\nRuntimeError: CKRM_KERNELS_BUILD=0 is set\n", "RuntimeError: CKRM_KERNELS_BUILD=0 is set"),
+        ("", "no message"),
+    ],
+)
+def test_the_reason_of_a_failed_build(log, reason):
+    assert build_config.first_error(log) == reason
 
 
 def test_each_library_has_its_own_name_and_files(tmp_path):
@@ -200,9 +248,7 @@ def test_a_failing_build_leaves_the_cpu_library_alone(fresh, monkeypatch):
     (fresh / "cuda" / "probe.cu").write_text("int nonsense = undeclared;\n")
     monkeypatch.setattr("torch.utils.cpp_extension._check_cuda_version", lambda *_: None)
     if not NVCC.exists():
-        nvcc = fresh / "bin" / "nvcc"
-        nvcc.parent.mkdir()
-        fake_nvcc(nvcc.parent, "compute_90")
+        fake_nvcc(fresh / "bin", "compute_90")
         monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(fresh))
     failure = failure_of_load()
     assert "the build failed" in failure
@@ -216,7 +262,9 @@ def test_a_failing_build_leaves_the_cpu_library_alone(fresh, monkeypatch):
 @needs_compiler
 @pytest.mark.skipif(sys.platform != "linux", reason="stands in for libraries of Linux")
 def test_builds_on_first_use(fresh, tmp_path, monkeypatch, caplog):
-    """Linked with empty stand-ins for the CUDA libraries of torch, which its CPU build does not have."""
+    """By a script that calls nvcc, and linked with empty stand-ins for what a CPU build of torch does not have."""
+    write_script(tmp_path / "bin" / "nvcc", f'exec {NVCC} "$@"')
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(tmp_path))
     for name in ("c10_cuda", "torch_cuda"):
         stand_in = [COMPILER, "-shared", "-x", "c++", "/dev/null", "-o", str(tmp_path / f"lib{name}.so")]
         subprocess.run(stand_in, check=True)
@@ -242,9 +290,11 @@ def test_an_install_without_cuda_holds_the_cpu_library(tmp_path):
     output, errors = run_python(code, checkout, FORCE_CUDA="1")
     assert "the CUDA library is not built ahead of time (RuntimeError: FORCE_CUDA=1 is set, but" in errors
     assert not output.endswith("-any.whl")
-    assert [path.name for path in checkout.glob("build/lib*/ckrm_kernels/lib/*")] == [
-        CPU.file_name(checkout / "csrc") + ".so"
-    ]
+    assert built(checkout) == {CPU.file_name(checkout / "csrc") + ".so", CUDA.file_name(checkout / "csrc") + ".log"}
+
+
+def built(checkout: Path) -> set[str]:
+    return {path.name for path in checkout.glob("build/lib*/ckrm_kernels/lib/*")}
 
 
 BUILD_WITH_CUDA = """
@@ -272,8 +322,19 @@ def test_a_cuda_library_that_does_not_link_is_left_out(tmp_path):
         PATH=os.pathsep.join([os.environ["PATH"], sysconfig.get_path("scripts")]),
         TORCH_CUDA_ARCH_LIST="",
     )
-    assert "the CUDA library is not built ahead of time" in errors
-    assert [path.name for path in checkout.glob("build/lib*/ckrm_kernels/lib/*")] == [
-        CPU.file_name(checkout / "csrc") + ".so"
-    ]
+    assert "the CUDA library is not built ahead of time (" in errors
+    assert "cannot find -l" in errors
+    assert built(checkout) == {CPU.file_name(checkout / "csrc") + ".so", CUDA.file_name(checkout / "csrc") + ".log"}
     assert not output.endswith("-any.whl")
+
+
+@needs_nvcc
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA to link with")
+def test_the_library_links_with_this_torch_and_loads(tmp_path):
+    """By a script that calls nvcc, as a machine may have on its PATH; a build that is kept takes a minute once."""
+    write_script(tmp_path / "bin" / "nvcc", f'exec {NVCC} "$@"')
+    code = "from ckrm_kernels import native; print(native.load_cuda(), native.cuda_failure())"
+    architecture = {} if torch.cuda.is_available() else {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    environment = {"FORCE_CUDA": "1", "CUDA_HOME": str(tmp_path), **architecture}
+    output, errors = start_python(code, CSRC.parent, **environment).communicate(timeout=600)
+    assert output.strip() == "True", errors

@@ -5,7 +5,6 @@ import inspect
 import math
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -27,6 +26,7 @@ from ckrm_kernels.layers import model_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import TARGET, Source
 from ckrm_kernels.similarity import Similarity
+from ckrm_kernels.version import __version__
 
 
 class Block(nn.Module):
@@ -607,7 +607,7 @@ def test_a_report_says_what_was_measured_when_and_with_what():
     assert [source.name for source in report.sources] == ["Sequential", "Sequential"]
     assert report.pointwise == "slices"
     assert before <= datetime.fromisoformat(report.created) <= datetime.now(timezone.utc)
-    assert report.versions == {"ckrm_kernels": version("ckrm-kernels"), "torch": torch.__version__}
+    assert report.versions == {"ckrm_kernels": __version__, "torch": torch.__version__}
     sources = (Source("a.pt", 12), Source("b.pt", 12))
     layers = [model_layers(small()) for _ in range(2)]
     report = measurement.measure_layers(layers, 0.6, "skip", Similarity(), sources=sources, notes=["read well"])

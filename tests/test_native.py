@@ -178,7 +178,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     first = start_python(PROBE, package, **environment)
     wait_until(lambda: compiler.compilations > 0)
     second = start_python(PROBE, package, **environment)
-    assert "another process is compiling" in second.stderr.readline()
+    assert any("another process is compiling" in line for line in second.stderr)  # after what torch warns of
     compiler.release()
     for process in (first, second):
         output, errors = process.communicate(timeout=120)

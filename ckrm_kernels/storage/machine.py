@@ -6,6 +6,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from ckrm_kernels.version import __version__
 
 
@@ -18,8 +20,8 @@ def processor() -> str:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Of this package, of Python and of the other distributions that are installed, by name."""
-    found = {"ckrm_kernels": __version__, "Python": platform.python_version()}
+    """Of this package, of Python, of torch, its build included, and of the others that are installed, by name."""
+    found = {"ckrm_kernels": __version__, "Python": platform.python_version(), "torch": torch.__version__}
     for name in others:
         try:
             found[name] = metadata.version(name)

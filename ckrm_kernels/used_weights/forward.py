@@ -140,8 +140,9 @@ def _check_not_lazy(module: nn.Module) -> None:
 def _stored_weight(module: nn.Module) -> UsedWeight | None:
     """The weight of a module with the forward of its base class; None where it has none."""
     hooks = [hook for hook in module._forward_pre_hooks.values() if _computed_tensor(hook) == "weight"]
-    own = {**module._parameters, **module._buffers, **vars(module)}
-    if not hooks and ("weight" in own or not hasattr(type(module), "weight")):
+    # looked for in each: torch.compile of 2.11 can't put them together
+    own = any("weight" in names for names in (module._parameters, module._buffers, vars(module)))
+    if not hooks and (own or not hasattr(type(module), "weight")):
         weight = getattr(module, "weight", None)
         return UsedWeight(weight) if isinstance(weight, Tensor) else None
     copy, random = private_copy(module), OwnRandomNumbers()

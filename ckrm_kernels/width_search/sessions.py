@@ -12,7 +12,7 @@ import torch
 from ckrm_kernels.storage.machine import processor, versions
 from ckrm_kernels.training import Runtime
 
-_DECIDE = ("torch", "scipy")  # distributions whose version may decide a number
+_DECIDE = ("scipy",)  # distributions, beside torch, whose version may decide a number
 
 
 @dataclass(frozen=True)

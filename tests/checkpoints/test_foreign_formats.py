@@ -61,7 +61,7 @@ def words_of(tmp_path, content: bytes, name: str = "model.pt") -> str | None:
         (zipped("a/model.pt", "a/README"), "m.zip", "is a zip archive (a/model.pt, a/README): unpack it"),
         (zipped(), "m.zip", "is a zip archive (empty)"),
         (tarred(), "m.tar", "is a tar archive: unpack it"),
-        (gzip.compress(b"x"), "m.pt.gz", "is compressed with gzip: unpack it first, or pass <(zcat "),
+        (gzip.compress(b"x", mtime=0), "m.pt.gz", "is compressed with gzip: unpack it first, or pass <(zcat "),
         (lzma.compress(b"x"), "m.pt.xz", "is compressed with xz"),
         (bz2.compress(b"x"), "m.pt.bz2", "is compressed with bzip2"),
         (b"\x28\xb5\x2f\xfd\0\0", "m.pt.zst", "is compressed with zstd: unpack it first, or pass <(zstdcat "),

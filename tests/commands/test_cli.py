@@ -488,6 +488,15 @@ def test_doctor_tells_why_nothing_is_built(monkeypatch):
     assert found["tensors on the CPU"].startswith("backend reference")
 
 
+def test_doctor_tells_why_the_installed_library_is_not_used(monkeypatch):
+    reason = "no library was built when the package was installed (no nvcc)"
+    built = native.LibraryStatus(True, Path("cache", "cuda.so"), "built on first use", reason)
+    monkeypatch.setattr(native, "cuda_status", lambda: built)
+    found = list(findings())
+    place = found.index(("CUDA library", f"built on first use, {Path('cache', 'cuda.so')}"))
+    assert found[place + 1] == ("", f"because {reason}")
+
+
 def test_doctor_tells_what_extras_lack(monkeypatch):
     from ckrm_kernels import doctor
 

@@ -303,6 +303,7 @@ def living_in_group(group: int) -> list[str]:
 
 @pytest.mark.parametrize("group", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_a_training_ended_by_sigterm_leaves_no_process_and_no_warning_and_goes_on(tmp_path, group):
+    pytest.importorskip("pydantic", reason="pydantic is not installed")
     code = "from ckrm_kernels.cli import main\nif __name__ == '__main__':\n    main()\n"
     (tmp_path / "command.py").write_text(code)
     settings = ["network.stem=2", "network.inner=[[2],[2],[2]]", "network.out=[2,2,2]", "training.epochs=24"]

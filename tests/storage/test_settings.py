@@ -88,6 +88,7 @@ def test_psi_refused(setting, message):
 
 
 def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
+    pytest.importorskip("pydantic", reason="pydantic is not installed")
     file = tmp_path / "runs.toml"
     file.write_text('[data]\nname = "mnist"\nfolder = "/data/zürich"\n', encoding="utf-8")
     script = (

@@ -187,4 +187,4 @@ def _with_code(text: str) -> Markup:
 
 def _written_with() -> str:
     """The versions of what drew the page."""
-    return ", ".join(f"{name} {version}" for name, version in versions("torch", "scipy", "matplotlib").items())
+    return ", ".join(f"{name} {version}" for name, version in versions("scipy", "matplotlib").items())
