@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.backends import Backend
+from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.functional import checked_banks, counts_of_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
+
+_MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
 
 
 def redundancy(
@@ -71,6 +73,20 @@ def redundancy_of_sets(
     share = torch.where(counts[:, -1:] > 0, torch.nan, share)
     places = order.to(share.device).expand(len(sets), -1)
     return torch.empty_like(share).scatter_(1, places, share).view(len(sets), *thresholds.shape)
+
+
+def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Backend | None) -> list[Tensor] | None:
+    """Psi of all pairs of each of several filter banks, packed; None where they are too many to be held at once."""
+    if sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks) > _MOST_HELD:
+        return None
+    return [implementation(backend, bank).pairwise_psi(bank, similarity) for bank in banks]
+
+
+def counts_of_omega(omega: Sequence[Tensor], edges: Tensor) -> Tensor:
+    """What `counts_of_banks` gives of all banks together, from their packed Psi: (E + 2,) int64, on the CPU."""
+    psi = torch.cat(list(omega))
+    intervals = torch.bucketize(psi, edges.to(psi.device, psi.dtype)).masked_fill_(psi.isnan(), len(edges) + 1)
+    return torch.bincount(intervals, minlength=len(edges) + 2).cpu()
 
 
 def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:

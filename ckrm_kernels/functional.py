@@ -181,7 +181,12 @@ def scale_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     """The largest finite value of a weight, and the root mean square of the weight over it; 1 where they are 0."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()
-    peak = torch.where(finite, weight, 0).abs().amax() if weight.numel() else weight.new_ones(())
+    return scale_of_finite(torch.where(finite, weight, 0), finite.sum().clamp(min=1))
+
+
+def scale_of_finite(weight: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor]:
+    """`scale_of` a weight without NaN or Inf, float32 or float64, the mean being over `count` numbers."""
+    peak = weight.abs().amax() if weight.numel() else weight.new_ones(())
     peak = torch.where(peak > 0, peak, 1).detach()  # over which the squares neither overflow nor vanish
-    mean_square = torch.where(finite, weight / peak, 0).square().sum() / finite.sum().clamp(min=1)
+    mean_square = (weight / peak).square().sum() / count
     return peak, torch.where(mean_square > 0, mean_square, 1).sqrt()

@@ -110,14 +110,20 @@ def measure_layers(
         (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))
     ).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
+    found: Iterator[list[LayerNumbers]]
+    if details:
+        scale_free = similarity.depends_on_scale and scale_free_beside
+        wanted = [Wanted(plan.has_chance, scale_free) for plan in plans]
+        found = (
+            [detailed_numbers(banks, edges, at, each, similarity, backend) for banks in plan.banks]
+            for plan, each in zip(plans, wanted, strict=True)
+        )
+    else:
+        counts = _count(plans, edges, similarity, backend)
+        found = ([plain_numbers(each, at) for each in of_models] for of_models in counts)
     rows = []
-    for plan, counts in zip(track(plans), _count(plans, edges, similarity, backend), strict=True):
-        numbers = [plain_numbers(each, at) for each in counts]
+    for plan, numbers in zip(track(plans), found, strict=True):
         _check_known(plan, numbers)
-        if details:
-            wanted = Wanted(plan.has_chance, similarity.depends_on_scale and scale_free_beside)
-            pairs = zip(numbers, plan.banks, strict=True)
-            numbers = [detailed_numbers(each, banks, wanted, limit, similarity, backend) for each, banks in pairs]
         rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))
     return RedundancyReport(
         tuple(rows),

@@ -25,6 +25,12 @@ from ckrm_kernels.whole_numbers import whole_number
 
 _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
+_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
+_PERMUTATIONS = 64  # of two kinds, each of which is put after each
+_MOST_FILTERS, _SMALLEST_GROUP = (
+    4096,
+    4,
+)  # of a layer that are drawn; in a group, of which there would be many if smaller
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +158,54 @@ def permuted_sets(
     for start in range(0, rounds, at_once):
         permuted = [_permuted(together, generator) for _ in range(min(at_once, rounds - start))]
         yield [list(each.split(banks[0].shape[0])) if len(banks) > 1 else [each] for each in permuted]
+
+
+def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
+    """Filters of a layer in groups whose pairs are a sample of the layer's, the positions in every slice permuted.
+
+    Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many of the
+    pairs: a share of these is at least as exact as one of so many pairs that are drawn on their own. The pairs are about
+    4,096, at least 3,072; of a layer with fewer, all are drawn, as often as it takes to have 4,096, at most 16 times.
+    From a generator of its own: the same in every call and on every device.
+
+    banks: (F2, F1, *K) each, of one F1 and *K
+    out: (filters, F1, *K) each
+    """
+    sizes = [bank.shape[0] for bank in banks]
+    pairs = sum(size * (size - 1) // 2 for size in sizes)
+    rounds = min(-(-_CHANCE_PAIRS // max(pairs, 1)), _MOST_ROUNDS)
+    share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
+    generator = torch.Generator().manual_seed(0)
+    permutations = _some_permutations(banks[0].shape[1:], rounds * sum(sizes), generator).to(banks[0].device)
+    drawn = []
+    for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
+        order = torch.randperm(size, generator=generator, device="cpu")[: math.ceil(size * share)]
+        parts = min(round(pairs / _CHANCE_PAIRS), len(order) // _SMALLEST_GROUP)
+        for group in order.tensor_split(max(parts, 1)):
+            filters = bank[group.to(bank.device)]
+            slices = filters.reshape(-1, permutations.shape[1])
+            which = torch.randint(len(permutations), (len(slices),), generator=generator, device="cpu")
+            chosen = permutations.index_select(0, which.to(bank.device))
+            drawn.append(slices.gather(1, chosen).view(filters.shape))
+    return drawn
+
+
+def pairs_drawn(pairs: int) -> int:
+    """The least number of pairs that `drawn_by_chance` draws of a layer with so many."""
+    return min(pairs * _MOST_ROUNDS, _CHANCE_PAIRS * 3 // 4)
+
+
+def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
+    """Permutations of the positions of a slice for slices to choose from, up to 4,096 of them: (P, K) int64.
+
+    Two slices so have the same one by chance in 4,096, which changes a Psi by no more than 0.0003.
+
+    shape: (F1, *K) of so many filters
+    """
+    most = math.isqrt(max(filters * shape[0], 1) - 1) + 1
+    keys = torch.rand(2, min(most, _PERMUTATIONS), math.prod(shape[1:]), generator=generator, device="cpu")
+    first, second = keys.argsort(2)
+    return first[:, second].reshape(-1, keys.shape[2])  # each of the first after each of the second
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:

@@ -117,8 +117,9 @@ def _distinct(
             return ""
         if not finding(layer) or measured.redundancy is None or measured.chance is None:
             return NOTHING
-        pairs = layer.pairs * max(len(layer.per_model), 1)
-        return f"{measured.distinct:.4g}" if exceeds_chance(measured.redundancy, measured.chance, pairs) else NOTHING
+        models = max(len(layer.per_model), 1)
+        exceeds = exceeds_chance(measured.redundancy, measured.chance, layer.pairs, models)
+        return f"{measured.distinct:.4g}" if exceeds else NOTHING
 
     return text
 

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from ckrm_kernels.sampling import pairs_drawn
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_atomically
 
@@ -21,14 +22,18 @@ Finding = Literal["repeats", "scale", "none"]
 Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
 
 
-def allowed_by_chance(chance: float, pairs: int) -> float:
-    """The largest lambda^t that chance explains: its level, and three standard errors of a share of so many pairs."""
-    return chance + 3 * math.sqrt(chance * (1 - chance) / max(pairs, 1))
+def allowed_by_chance(chance: float, pairs: int, models: int) -> float:
+    """The largest lambda^t that chance explains: its level, and three standard errors of their difference.
+
+    Of lambda^t, a share of `pairs` in each of the models, and of the chance level, a share of as many as are drawn for
+    it, which are at most 4,096 where a layer has more.
+    """
+    return chance + 3 * math.sqrt(chance * (1 - chance) * (1 / max(pairs, 1) + 1 / max(pairs_drawn(pairs), 1)) / models)
 
 
-def exceeds_chance(redundancy: float, chance: float, pairs: int) -> bool:
-    """Whether lambda^t over so many pairs is above `TARGET` and above what its chance level allows."""
-    return redundancy > max(TARGET, allowed_by_chance(chance, pairs))
+def exceeds_chance(redundancy: float, chance: float, pairs: int, models: int) -> bool:
+    """Whether lambda^t over so many pairs in each model is above `TARGET` and above what its chance level allows."""
+    return redundancy > max(TARGET, allowed_by_chance(chance, pairs, models))
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,10 @@ class LayerRedundancy:
         by_shape = self.scale_free or self
         if self.redundancy is None or by_shape.redundancy is None or by_shape.chance is None:
             return None
-        pairs = self.pairs * max(len(self.per_model), 1)
-        if exceeds_chance(by_shape.redundancy, by_shape.chance, pairs):
+        models = max(len(self.per_model), 1)
+        if exceeds_chance(by_shape.redundancy, by_shape.chance, self.pairs, models):
             return "repeats"
-        return "scale" if exceeds_chance(self.redundancy, by_shape.chance, pairs) else "none"
+        return "scale" if exceeds_chance(self.redundancy, by_shape.chance, self.pairs, models) else "none"
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""
