@@ -124,7 +124,7 @@ def measure_layers(
     rows = []
     for plan, numbers in zip(track(plans), found, strict=True):
         _check_known(plan, numbers)
-        rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))
+        rows.append(_row(plan, numbers, similarity.lowest) if numbers else _skipped(plan.layer, plan.note))
     return RedundancyReport(
         tuple(rows),
         limit,
@@ -221,7 +221,7 @@ def _count_in_one_call(
     return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
 
 
-def _row(plan: _Plan, numbers: list[LayerNumbers]) -> LayerRedundancy:
+def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedundancy:
     layer, shape = plan.layer, plan.layer.shape
     assert shape is not None
     measured = _over_models([each.measured for each in numbers])
@@ -245,6 +245,7 @@ def _row(plan: _Plan, numbers: list[LayerNumbers]) -> LayerRedundancy:
         live_redundancy=statistics.fmean(each.redundancy for each in live) if live else None,
         live_chance=_mean([each.chance for each in live if each.chance is not None]),
         scale_free=ScaleFreeRedundancy(**_over_models(scale_free)) if scale_free else None,
+        lowest=lowest,
     )
 
 

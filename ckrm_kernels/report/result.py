@@ -86,6 +86,7 @@ class LayerRedundancy:
     live_redundancy, live_chance: means of lambda^t and its chance level among the other filters; None where the former
         are
     scale_free: None where the similarity measured does not depend on scale, where skipped, or without details
+    lowest: the edge of the histogram's first bin, -1 of a signed similarity; the last one ends at 1
     """
 
     name: str
@@ -110,6 +111,7 @@ class LayerRedundancy:
     live_redundancy: float | None = None
     live_chance: float | None = None
     scale_free: ScaleFreeRedundancy | None = None
+    lowest: float = 0.0
 
     @property
     def finding(self) -> Finding | None:
@@ -137,7 +139,8 @@ class LayerRedundancy:
         wanted, below = q * sum(self.histogram), 0
         for index, count in enumerate(self.histogram):
             if count and below + count >= wanted:
-                return (index + max(wanted - below, 0.0) / count) / len(self.histogram)
+                share = (index + max(wanted - below, 0.0) / count) / len(self.histogram)
+                return self.lowest + (1 - self.lowest) * share
             below += count
         return 1.0
 
