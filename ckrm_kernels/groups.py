@@ -53,7 +53,7 @@ def redundant_groups(
     ones (the first such in order) and drops those; each dropped filter repeats the kept one of its highest Psi.
 
     weight: (F2, F1, *K) or a module; of a grouped one, filters are compared and kept within their groups
-    threshold: a number in [0, 1]
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1]; then no filter repeats one of the other sign
     options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
     Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared

@@ -62,8 +62,9 @@ def measure(
     The weight measured is the one that a forward pass uses, where it can be had without one (parametrisations, the
     hooks of torch.nn.utils, weights that a subclass computes in its forward, low-rank adapters); the row's reason says
     where it can't, and why a layer was skipped.
-    The chance level is the mean of as many permutations as it takes to draw 4096 pairs, at most 16, from a generator
-    of its own: nothing of the model or of the random state changes.
+    The chance level is a share of about 4,096 pairs of permuted filters (at least 3,072), or where a layer has fewer,
+    of all, permuted as often as it takes to have so many, at most 16 times. They are drawn by a generator of its own:
+    nothing of the model or of the random state changes.
     Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
     layer, before anything is measured.
     """

@@ -27,10 +27,8 @@ _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 _PERMUTATIONS = 64  # of two kinds, each of which is put after each
-_MOST_FILTERS, _SMALLEST_GROUP = (
-    4096,
-    4,
-)  # of a layer that are drawn; in a group, of which there would be many if smaller
+_MOST_FILTERS = 4096  # of a layer that are drawn
+_SMALLEST_GROUP = 4  # filters: smaller groups would be many
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ def estimate_redundancy(
     """lambda^t estimated from `num_pairs` pairs drawn uniformly without replacement.
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    threshold: a number in [0, 1]
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1]
     num_pairs: how many to draw, >= 1; where it covers all pairs the result is exact
     confidence: of the Wilson score interval, in (0, 1)
     generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
@@ -117,7 +115,7 @@ def chance_redundancy(
     than this speaks of scale rather than of repeated filters. With K = 1 there is nothing to permute.
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    threshold: a number in [0, 1], or a tensor of them
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1], or a tensor of them
     rounds: how many times to permute and measure, >= 1; the result is the mean
     generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one
     options: see `SimilarityOptions`
@@ -163,9 +161,9 @@ def permuted_sets(
 def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
     """Filters of a layer in groups whose pairs are a sample of the layer's, the positions in every slice permuted.
 
-    Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many of the
-    pairs: a share of these is at least as exact as one of so many pairs that are drawn on their own. The pairs are about
-    4,096, at least 3,072; of a layer with fewer, all are drawn, as often as it takes to have 4,096, at most 16 times.
+    Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many pairs:
+    a share of these is at least as exact as one of so many pairs that are drawn on their own. There are about 4,096,
+    at least 3,072; of a layer with fewer, all are drawn, as often as it takes to have 4,096, at most 16 times.
     From a generator of its own: the same in every call and on every device.
 
     banks: (F2, F1, *K) each, of one F1 and *K
@@ -198,7 +196,7 @@ def pairs_drawn(pairs: int) -> int:
 def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
     """Permutations of the positions of a slice for slices to choose from, up to 4,096 of them: (P, K) int64.
 
-    Two slices so have the same one by chance in 4,096, which changes a Psi by no more than 0.0003.
+    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
 
     shape: (F1, *K) of so many filters
     """

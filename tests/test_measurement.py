@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import re
 import sys
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -608,6 +607,32 @@ def test_layers_whose_psi_is_not_held_have_the_same_numbers(monkeypatch):
         assert row.distinct == redundant_groups(conv, 0.4).kept.numel()
         assert row.scale_free.distinct == redundant_groups(conv, 0.4, scale_free=True).kept.numel()
         assert row.scale_free.redundancy == redundancy(conv, 0.4, scale_free=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"signed": True}, {"similarity": "cosine"}, {"similarity": "cosine", "signed": True}]
+)
+@pytest.mark.parametrize("threshold", [0.4, pytest.param(0.0, marks=pytest.mark.exhaustive)])
+def test_signed_psi_and_the_cosine_have_every_number_of_a_report(options, threshold):
+    conv = nn.Conv2d(3, 20, 3).double()
+    with torch.no_grad():
+        conv.weight[10:13] = -conv.weight[:3]
+        conv.weight[13:15] = 2 * conv.weight[3]
+        conv.weight[15] *= 1e-3
+    (row,) = measure(conv, threshold, **options).layers
+    omega = pairwise_psi(conv, backend="reference", **options).detach()
+    assert row.redundancy == (omega > threshold).double().mean().item()
+    assert row.lowest == (-1 if "signed" in options else 0)
+    assert row.histogram == tuple(torch.histc(omega.clamp(row.lowest, 1), 100, row.lowest, 1).long().tolist())
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert row.quantile(q) == pytest.approx(omega.quantile(q).item(), abs=0.1)
+    assert row.distinct == redundant_groups(conv, threshold, **options).kept.numel()
+    alive = [index for index in range(20) if index != 15]
+    assert row.dead == 1
+    assert row.live_redundancy == redundancy(conv.weight[alive], threshold, **options).item()
+    chance = chance_redundancy(conv, threshold, rounds=100, generator=torch.Generator().manual_seed(1), **options)
+    assert row.chance == pytest.approx(chance.item(), abs=4 * math.sqrt(0.25 / 3040))
+    assert (row.scale_free is None) == ("similarity" in options)
 
 
 def test_the_target_is_that_of_a_search():

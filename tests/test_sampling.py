@@ -375,12 +375,12 @@ def test_filters_are_drawn_in_groups_of_one_size_all_as_often(filters, groups, p
     assert torch.equal(found.flatten(1).unique(dim=0), marked(filters, 2).flatten(1))
 
 
-@pytest.mark.parametrize("filters", [*range(2, 400), 1000, 2047, 2048, 3000, 4096, 4097, 10000])
-def test_at_least_so_many_pairs_are_drawn_as_their_error_is_taken_for(filters):
-    sizes = [len(group) for group in drawn_by_chance([torch.zeros(filters, 1, 2)])]
-    pairs = filters * (filters - 1) // 2
-    assert sum(size * (size - 1) // 2 for size in sizes) >= pairs_drawn(pairs) == min(16 * pairs, 3072)
-    assert sum(sizes) <= max(4096, 16 * filters)
+def test_at_least_so_many_pairs_are_drawn_as_their_error_is_taken_for():
+    for filters in (*range(2, 300), 1000, 2047, 2048, 3000, 4096, 4097, 10000):
+        sizes = [len(group) for group in drawn_by_chance([torch.zeros(filters, 1, 2)])]
+        pairs = filters * (filters - 1) // 2
+        assert sum(size * (size - 1) // 2 for size in sizes) >= pairs_drawn(pairs) == min(16 * pairs, 3072)
+        assert sum(sizes) <= max(4096, 16 * filters)
 
 
 def test_groups_of_filters_are_drawn_within_banks():
@@ -410,9 +410,9 @@ def test_the_level_of_a_sample_is_that_of_all_pairs_to_its_error(scale):
     weight = torch.randn(150, 2, 3, 3) * torch.randn(150, 1, 1, 1).exp() * scale
     weight[:40] = weight[0]
     level = chance_redundancy(weight, 0.3, rounds=20, generator=seeded(0)).item()
-    found = sum(
-        len(group) * (len(group) - 1) / 2 * redundancy(group, 0.3).item() for group in drawn_by_chance([weight])
-    ) / sum(len(group) * (len(group) - 1) / 2 for group in drawn_by_chance([weight]))
+    groups = drawn_by_chance([weight])
+    above = torch.cat([pairwise_psi(group) for group in groups]) > 0.3
+    found = above.double().mean().item()
     assert 0.1 < level < 0.9
     assert found == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 3072))
 

@@ -79,7 +79,7 @@ def _row(layer: LayerRedundancy, shown: Sequence[Column], report: RedundancyRepo
     histogram = layer.histogram or ()
     above = round(sum(layer.per_model) * layer.pairs)
     models = f" in {report.models} models" if report.models > 1 else ""
-    word = _greek(similarity_word(report))
+    limit = f"{_greek(similarity_word(report))} above {report.threshold:g}"
     return {
         "name": shown_name(layer),
         "about": "; ".join(filter(None, (layer.kind, note(layer)))),
@@ -87,7 +87,7 @@ def _row(layer: LayerRedundancy, shown: Sequence[Column], report: RedundancyRepo
         "cells": [column.text(layer) for column in shown],
         "bars": _bars(histogram, place(report, report.threshold)),
         "counts": " ".join(map(str, histogram)),
-        "in_words": f"{sum(histogram):,} pairs of filters{models}, {above:,} of them with {word} above {report.threshold:g}",
+        "in_words": f"{sum(histogram):,} pairs of filters{models}, {above:,} of them with {limit}",
     }
 
 
