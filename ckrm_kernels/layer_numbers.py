@@ -19,6 +19,7 @@ from ckrm_kernels.similarity import Similarity
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
+_AT_ONCE = 64  # filters whose float64 copy stays in a cache
 
 
 class Level(NamedTuple):
@@ -151,7 +152,11 @@ def _share_above(counts: Tensor, at: int) -> float:
 
 def _alive(banks: list[Tensor]) -> list[Tensor]:
     """For each bank, which filters are not dead: (F2,) bool."""
-    norms = [torch.linalg.vector_norm(bank.flatten(1), dim=1, dtype=torch.float64) for bank in banks]
+    norms = [torch.cat([_norms(some) for some in bank.flatten(1).split(_AT_ONCE)]) for bank in banks]
     together = torch.cat(norms)
     limit = DEAD * together.square().sum().div(max(together.numel(), 1)).sqrt()
     return [norm > limit for norm in norms]
+
+
+def _norms(filters: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(filters.double(), dim=1)

@@ -180,7 +180,7 @@ def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
         order = torch.randperm(size, generator=generator, device="cpu")[: math.ceil(size * share)]
         parts = min(round(pairs / _CHANCE_PAIRS), len(order) // _SMALLEST_GROUP)
         for group in order.tensor_split(max(parts, 1)):
-            filters = bank[group.to(bank.device)]
+            filters = bank.index_select(0, group.to(bank.device))
             slices = filters.reshape(-1, permutations.shape[1])
             which = torch.randint(len(permutations), (len(slices),), generator=generator, device="cpu")
             chosen = permutations.index_select(0, which.to(bank.device))

@@ -137,6 +137,11 @@ def _distinct(
     return text
 
 
+def _median(layer: LayerRedundancy) -> str:
+    median = layer.quantile(0.5)
+    return _number(None if median is None else round(median, 2) + 0.0, ".2f")  # + 0.0: not -0.00
+
+
 def _of_live(layer: LayerRedundancy, value: float | None) -> str:
     """Of the filters that are not dead, where others are; a dash where no two are left."""
     if not layer.dead or value is None:
