@@ -4,7 +4,7 @@ With weights of two kinds: random ones, and such as training leaves.
 """
 
 import statistics
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import race
@@ -60,7 +60,7 @@ def redundancy_of_each(model: nn.ModuleList) -> None:
 CALLS = (everything, without_details, redundancy_of_each)
 
 
-@lru_cache(maxsize=None)
+@cache
 def raced(weights: str) -> dict[str, list[float]]:
     """The seconds of each call, in turns."""
     model = resnet50_layers(weights)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ckrm_kernels.backends import Backend
 from ckrm_kernels.distribution import counts_of_omega, omega_of_banks
-from ckrm_kernels.functional import counts_of_banks, scale_of_finite
+from ckrm_kernels.functional import counts_of_banks, scale_of
 from ckrm_kernels.groups import groups_of_banks, kept_of_omega
+from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.sampling import drawn_by_chance
 from ckrm_kernels.similarity import Similarity
 
@@ -137,8 +138,8 @@ class _Pairs(NamedTuple):
             Psi need be exact
         """
         together = torch.stack(list(banks)) if len(banks) > 1 else banks[0].contiguous().unsqueeze(0)
-        peak, scale = scale_of_finite(together, max(together.numel(), 1))
-        unit = (together.to(scale.dtype) / peak).div_(scale).unbind(0)
+        over_peak, peak, scale = scale_of(together.to(result_dtype(together.dtype)), max(together.numel(), 1))
+        unit = over_peak.div_(scale).unbind(0)
         chance = self.share_above([(each.to(scale.dtype) / peak).div_(scale) for each in drawn]) if drawn else None
         omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
         redundancy = self.share_above(unit) if omega is None else _share_above(counts_of_omega(omega, self.edge), 0)

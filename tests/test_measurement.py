@@ -519,7 +519,8 @@ def test_layers_of_several_models_are_matched_by_name():
 
 
 @pytest.mark.parametrize(
-    "module", [nn.Conv2d(3, 20, 3), nn.Conv2d(4, 24, 3, groups=4), nn.Conv1d(16, 16, 5, groups=16)]
+    "module",
+    [nn.Conv2d(3, 20, 3), nn.Conv2d(4, 24, 3, groups=4), nn.Conv1d(16, 16, 5, groups=16), nn.Conv2d(9, 99, 3).half()],
 )
 def test_the_scale_free_numbers_stand_beside_those_at_the_psi_asked_for(module):
     with torch.no_grad():
