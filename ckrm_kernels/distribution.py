@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -82,11 +83,21 @@ def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Bac
     return [implementation(backend, bank).pairwise_psi(bank, similarity) for bank in banks]
 
 
-def counts_of_omega(omega: Sequence[Tensor], edges: Tensor) -> Tensor:
-    """What `counts_of_banks` gives of all banks together, from their packed Psi: (E + 2,) int64, on the CPU."""
+def share_of_omega(omega: Sequence[Tensor], threshold: float) -> float:
+    """lambda^t over the packed Psi of all banks; 0 where there is no pair, NaN where one is NaN."""
     psi = torch.cat(list(omega))
-    intervals = torch.bucketize(psi, edges.to(psi.device, psi.dtype)).masked_fill_(psi.isnan(), len(edges) + 1)
-    return torch.bincount(intervals, minlength=len(edges) + 2).cpu()
+    return math.nan if bool(psi.isnan().any()) else int((psi > threshold).sum()) / max(psi.numel(), 1)
+
+
+def histogram_of_omega(omega: Sequence[Tensor], bins: int, similarity: Similarity) -> Tensor:
+    """`psi_histogram` of the packed Psi of all banks, none of them NaN: (bins,) int64, on the CPU."""
+    psi, lowest = torch.cat(list(omega)), similarity.lowest
+    edges = inner_edges(bins, similarity).to(psi.device, psi.dtype)
+    first, last = edges.new_full((1,), -torch.inf), edges.new_full((1,), torch.inf)
+    place = ((psi - lowest) * (bins / (1 - lowest))).int().clamp_(0, bins - 1)  # wrong by one where it rounds
+    place -= (psi <= torch.cat((first, edges)).index_select(0, place)).int()
+    place += (psi > torch.cat((edges, last)).index_select(0, place)).int()
+    return torch.bincount(place, minlength=bins).cpu()
 
 
 def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.backends import Backend
-from ckrm_kernels.distribution import counts_of_omega, omega_of_banks
+from ckrm_kernels.distribution import histogram_of_omega, omega_of_banks, share_of_omega
 from ckrm_kernels.functional import counts_of_banks, scale_of
 from ckrm_kernels.groups import groups_of_banks, kept_of_omega
 from ckrm_kernels.ops import result_dtype
@@ -70,17 +70,16 @@ def detailed_numbers(
     """The numbers of a layer with its levels; only the plain ones where Psi of a pair is NaN.
 
     banks: (F2, F1, *K) each, of one shape, finite; as they are, whatever similarity.scale_free
-    edges, at: as of `plain_numbers`
+    edges: the inner ones of the histogram's equal bins, and the threshold, at place `at`
     """
-    omega = omega_of_banks(banks, similarity, backend)
+    threshold, omega = edges[at].item(), omega_of_banks(banks, similarity, backend)
     if omega is None:
-        counts = counts_of_banks(banks, edges, similarity, backend).sum(0).cpu()
+        plain = plain_numbers(counts_of_banks(banks, edges, similarity, backend).sum(0).cpu(), at)
     else:
-        counts = counts_of_omega(omega, edges)
-    plain = plain_numbers(counts, at)
+        plain = LayerNumbers(histogram_of_omega(omega, len(edges), similarity), Level(share_of_omega(omega, threshold)))
     if math.isnan(plain.measured.redundancy):
         return plain
-    pairs = _Pairs(edges[at : at + 1], similarity, backend)
+    pairs = _Pairs(threshold, similarity, backend)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
     drawn = drawn_by_chance(banks) if wanted.chance else []
@@ -92,18 +91,16 @@ def detailed_numbers(
 
 
 class _Pairs(NamedTuple):
-    """What is asked of the pairs of banks; their packed Psi is held where they are not too many.
+    """What is asked of the pairs of banks; their packed Psi is held where they are not too many."""
 
-    edge: (1,), the threshold
-    """
-
-    edge: Tensor
+    threshold: float
     similarity: Similarity
     backend: Backend | None
 
     def share_above(self, banks: Sequence[Tensor]) -> float:
         """lambda^t over the pairs of all banks."""
-        return _share_above(counts_of_banks(banks, self.edge, self.similarity, self.backend).sum(0).cpu(), 0)
+        edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
+        return _share_above(counts_of_banks(banks, edge, self.similarity, self.backend).sum(0).cpu(), 0)
 
     def level(
         self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None, chance: float | None
@@ -111,11 +108,11 @@ class _Pairs(NamedTuple):
         """With the number of distinct filters. omega: of the banks, where it is held already"""
         if redundancy == 0:
             return Level(redundancy, chance, sum(len(bank) for bank in banks))
-        held, threshold = omega or omega_of_banks(banks, self.similarity, self.backend), self.edge.item()
+        held = omega or omega_of_banks(banks, self.similarity, self.backend)
         if held is None:
-            distinct = groups_of_banks(banks, threshold, self.similarity, self.backend).kept.numel()
+            distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend).kept.numel()
         else:
-            distinct = sum(kept_of_omega(psi, len(bank), threshold) for psi, bank in zip(held, banks, strict=True))
+            distinct = sum(kept_of_omega(psi, len(bank), self.threshold) for psi, bank in zip(held, banks, strict=True))
         return Level(redundancy, chance, distinct)
 
     def of_live(
@@ -127,8 +124,8 @@ class _Pairs(NamedTuple):
         if omega is None:
             return Level(self.share_above(live), chance)
         both = [each[torch.triu_indices(len(each), len(each), 1, device=each.device)].all(0) for each in alive]
-        counts = counts_of_omega([psi[each] for psi, each in zip(omega, both, strict=True)], self.edge)
-        return Level(_share_above(counts, 0), chance)
+        share = share_of_omega([psi[each] for psi, each in zip(omega, both, strict=True)], self.threshold)
+        return Level(share, chance)
 
     def of_scale_free(self, banks: Sequence[Tensor], drawn: Sequence[Tensor], *, repeating: bool) -> Level:
         """The level of the banks over their root mean square.
@@ -142,7 +139,7 @@ class _Pairs(NamedTuple):
         unit = over_peak.div_(scale).unbind(0)
         chance = self.share_above([(each.to(scale.dtype) / peak).div_(scale) for each in drawn]) if drawn else None
         omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
-        redundancy = self.share_above(unit) if omega is None else _share_above(counts_of_omega(omega, self.edge), 0)
+        redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
         return self.level(unit, redundancy, omega, chance)
 
 

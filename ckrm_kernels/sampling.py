@@ -177,14 +177,14 @@ def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
     permutations = _some_permutations(banks[0].shape[1:], rounds * sum(sizes), generator).to(banks[0].device)
     drawn = []
     for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
+        flat = bank.flatten(1)
         order = torch.randperm(size, generator=generator, device="cpu")[: math.ceil(size * share)]
         parts = min(round(pairs / _CHANCE_PAIRS), len(order) // _SMALLEST_GROUP)
         for group in order.tensor_split(max(parts, 1)):
-            filters = bank.index_select(0, group.to(bank.device))
-            slices = filters.reshape(-1, permutations.shape[1])
+            slices = flat.index_select(0, group.to(bank.device)).view(-1, permutations.shape[1])
             which = torch.randint(len(permutations), (len(slices),), generator=generator, device="cpu")
             chosen = permutations.index_select(0, which.to(bank.device))
-            drawn.append(slices.gather(1, chosen).view(filters.shape))
+            drawn.append(slices.gather(1, chosen).view(-1, *bank.shape[1:]))
     return drawn
 
 
