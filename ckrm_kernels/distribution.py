@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ckrm_kernels.backends import Backend
+from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.functional import checked_banks, counts_of_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
+
+_MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
 
 
 def redundancy(
@@ -71,6 +74,30 @@ def redundancy_of_sets(
     share = torch.where(counts[:, -1:] > 0, torch.nan, share)
     places = order.to(share.device).expand(len(sets), -1)
     return torch.empty_like(share).scatter_(1, places, share).view(len(sets), *thresholds.shape)
+
+
+def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Backend | None) -> list[Tensor] | None:
+    """Psi of all pairs of each of several filter banks, packed; None where they are too many to be held at once."""
+    if sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks) > _MOST_HELD:
+        return None
+    return [implementation(backend, bank).pairwise_psi(bank, similarity) for bank in banks]
+
+
+def share_of_omega(omega: Sequence[Tensor], threshold: float) -> float:
+    """lambda^t over the packed Psi of all banks; 0 where there is no pair, NaN where one is NaN."""
+    psi = torch.cat(list(omega))
+    return math.nan if bool(psi.isnan().any()) else int((psi > threshold).sum()) / max(psi.numel(), 1)
+
+
+def histogram_of_omega(omega: Sequence[Tensor], bins: int, similarity: Similarity) -> Tensor:
+    """`psi_histogram` of the packed Psi of all banks, none of them NaN: (bins,) int64, on the CPU."""
+    psi, lowest = torch.cat(list(omega)), similarity.lowest
+    edges = inner_edges(bins, similarity).to(psi.device, psi.dtype)
+    first, last = edges.new_full((1,), -torch.inf), edges.new_full((1,), torch.inf)
+    place = ((psi - lowest) * (bins / (1 - lowest))).int().clamp_(0, bins - 1)  # wrong by one where it rounds
+    place -= (psi <= torch.cat((first, edges)).index_select(0, place)).int()
+    place += (psi > torch.cat((edges, last)).index_select(0, place)).int()
+    return torch.bincount(place, minlength=bins).cpu()
 
 
 def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:

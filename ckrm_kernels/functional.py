@@ -173,15 +173,20 @@ def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
 
 def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
-    peak, scale = scale_of(weight)
-    return weight.to(scale.dtype) / peak / scale
-
-
-def scale_of(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest finite value of a weight, and the root mean square of the weight over it; 1 where they are 0."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()
-    peak = torch.where(finite, weight, 0).abs().amax() if weight.numel() else weight.new_ones(())
+    _, peak, scale = scale_of(torch.where(finite, weight, 0), finite.sum().clamp(min=1))
+    return weight / peak / scale
+
+
+def scale_of(weight: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
+    """A finite weight over its largest value, that value, and the root mean square of the former over `count` numbers.
+
+    weight: float32 or float64
+    The two numbers are 1 where they would be 0.
+    """
+    peak = weight.abs().amax() if weight.numel() else weight.new_ones(())
     peak = torch.where(peak > 0, peak, 1).detach()  # over which the squares neither overflow nor vanish
-    mean_square = torch.where(finite, weight / peak, 0).square().sum() / finite.sum().clamp(min=1)
-    return peak, torch.where(mean_square > 0, mean_square, 1).sqrt()
+    over_peak = weight / peak
+    mean_square = over_peak.square().sum() / count
+    return over_peak, peak, torch.where(mean_square > 0, mean_square, 1).sqrt()

@@ -53,7 +53,7 @@ def redundant_groups(
     ones (the first such in order) and drops those; each dropped filter repeats the kept one of its highest Psi.
 
     weight: (F2, F1, *K) or a module; of a grouped one, filters are compared and kept within their groups
-    threshold: a number in [0, 1]
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1]; then no filter repeats one of the other sign
     options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
     Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
@@ -83,6 +83,17 @@ def groups_of_banks(
     representative = torch.cat([r + start for r, start in zip(representatives, starts, strict=False)])
     own = representative == torch.arange(starts[-1], device=representative.device)
     return RedundantGroups(own.nonzero().flatten(), (~own).nonzero().flatten(), representative)
+
+
+def kept_of_omega(omega: Tensor, filters: int, threshold: float) -> int:
+    """How many filters `redundant_groups` keeps, from Psi of all their pairs, packed and without NaN."""
+    above = (omega > threshold).cpu().numpy()
+    if not above.any():
+        return filters
+    similar = np.zeros((filters, filters), dtype=np.bool_)
+    similar[~np.tri(filters, dtype=np.bool_)] = above
+    similar |= similar.T
+    return len(_greedy(np.packbits(similar, axis=1), filters))
 
 
 def _may_repeat(
@@ -137,7 +148,8 @@ def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:
 def _greedy(similar: Bits, filters: int) -> list[int]:
     """The filters kept, given which pairs exceed the threshold."""
     undecided = np.ones(filters, dtype=np.bool_)
-    repeats = np.array([_ONES[row].sum(dtype=np.int64) for row in similar], dtype=np.int64)  # among the undecided
+    blocks = [similar[start : start + _BLOCK] for start in range(0, max(filters, 1), _BLOCK)]
+    repeats = np.concatenate([_ONES[block].sum(1, dtype=np.int64) for block in blocks])  # among the undecided
     kept: list[int] = []
     while undecided.any():
         best = int(repeats.argmax())

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ckrm_kernels.backends import Backend
-from ckrm_kernels.distribution import redundancy_of_sets
-from ckrm_kernels.functional import scale_of
-from ckrm_kernels.groups import groups_of_banks
-from ckrm_kernels.sampling import permuted_sets
+from ckrm_kernels.distribution import histogram_of_omega, omega_of_banks, share_of_omega
+from ckrm_kernels.functional import counts_of_banks, scale_of
+from ckrm_kernels.groups import groups_of_banks, kept_of_omega
+from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.sampling import drawn_by_chance
 from ckrm_kernels.similarity import Similarity
 
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
-_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
-_Variant = Callable[[Sequence[Tensor]], list[Tensor]]
+_AT_ONCE = 64  # filters whose float64 copy stays in a cache
 
 
 class Level(NamedTuple):
@@ -60,90 +60,101 @@ def plain_numbers(counts: Tensor, at: int) -> LayerNumbers:
 
     counts: of its pairs between the edges of the histogram's bins and the threshold, which is at place `at` of them
     """
-    above, pairs = int(counts[at + 1 : -1].sum()), int(counts[:-1].sum())
     histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
-    return LayerNumbers(histogram, Level(math.nan if counts[-1] > 0 else above / max(pairs, 1)))
+    return LayerNumbers(histogram, Level(_share_above(counts, at)))
 
 
 def detailed_numbers(
-    plain: LayerNumbers,
-    banks: list[Tensor],
-    wanted: Wanted,
-    threshold: float,
-    similarity: Similarity,
-    backend: Backend | None,
+    banks: list[Tensor], edges: Tensor, at: int, wanted: Wanted, similarity: Similarity, backend: Backend | None
 ) -> LayerNumbers:
-    """The numbers of a layer with its levels.
+    """The numbers of a layer with its levels; only the plain ones where Psi of a pair is NaN.
 
-    banks: (F2, F1, *K) each, of one shape; as they are, whatever similarity.scale_free
+    banks: (F2, F1, *K) each, of one shape, finite; as they are, whatever similarity.scale_free
+    edges: the inner ones of the histogram's equal bins, and the threshold, at place `at`
     """
+    threshold, omega = edges[at].item(), omega_of_banks(banks, similarity, backend)
+    if omega is None:
+        plain = plain_numbers(counts_of_banks(banks, edges, similarity, backend).sum(0).cpu(), at)
+    else:
+        plain = LayerNumbers(histogram_of_omega(omega, len(edges), similarity), Level(share_of_omega(omega, threshold)))
+    if math.isnan(plain.measured.redundancy):
+        return plain
+    pairs = _Pairs(threshold, similarity, backend)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
-    variants: dict[str, _Variant] = {"measured": list}
-    if wanted.scale_free:
-        peak, scale = scale_of(torch.stack(banks))
-        variants["scale_free"] = lambda each: list((torch.stack(list(each)).to(scale.dtype) / peak / scale).unbind(0))
-    if dead:
-        variants["live"] = lambda each: [bank[chosen] for bank, chosen in zip(each, alive, strict=True)]
-    redundancies = _redundancies(banks, variants, plain.measured.redundancy, threshold, similarity, backend)
-    chances = _chances(banks, variants, threshold, similarity, backend) if wanted.chance else {}
-    levels = {name: Level(redundancies[name], chances.get(name)) for name in variants}
-    for name in ("measured", "scale_free") if wanted.scale_free else ("measured",):
-        distinct = _distinct(variants[name](banks), levels[name].redundancy, threshold, similarity, backend)
-        levels[name] = levels[name]._replace(distinct=distinct)
-    return LayerNumbers(
-        plain.histogram, levels["measured"], dead, levels.get("live", levels["measured"]), levels.get("scale_free")
-    )
+    drawn = drawn_by_chance(banks) if wanted.chance else []
+    chance = pairs.share_above(drawn) if drawn else None
+    measured = pairs.level(banks, plain.measured.redundancy, omega, chance)
+    live = pairs.of_live(banks, alive, omega, wanted.chance) if dead else measured
+    scale_free = pairs.of_scale_free(banks, drawn, repeating=dead > 1) if wanted.scale_free else None
+    return LayerNumbers(plain.histogram, measured, dead, live, scale_free)
+
+
+class _Pairs(NamedTuple):
+    """What is asked of the pairs of banks; their packed Psi is held where they are not too many."""
+
+    threshold: float
+    similarity: Similarity
+    backend: Backend | None
+
+    def share_above(self, banks: Sequence[Tensor]) -> float:
+        """lambda^t over the pairs of all banks."""
+        edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
+        return _share_above(counts_of_banks(banks, edge, self.similarity, self.backend).sum(0).cpu(), 0)
+
+    def level(
+        self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None, chance: float | None
+    ) -> Level:
+        """With the number of distinct filters. omega: of the banks, where it is held already"""
+        if redundancy == 0:
+            return Level(redundancy, chance, sum(len(bank) for bank in banks))
+        held = omega or omega_of_banks(banks, self.similarity, self.backend)
+        if held is None:
+            distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend).kept.numel()
+        else:
+            distinct = sum(kept_of_omega(psi, len(bank), self.threshold) for psi, bank in zip(held, banks, strict=True))
+        return Level(redundancy, chance, distinct)
+
+    def of_live(
+        self, banks: Sequence[Tensor], alive: Sequence[Tensor], omega: Sequence[Tensor] | None, with_chance: bool
+    ) -> Level:
+        """The level of the filters that are not dead. alive: of each bank, which these are"""
+        live = [bank[chosen] for bank, chosen in zip(banks, alive, strict=True)]
+        chance = self.share_above(drawn_by_chance(live)) if with_chance else None
+        if omega is None:
+            return Level(self.share_above(live), chance)
+        both = [each[torch.triu_indices(len(each), len(each), 1, device=each.device)].all(0) for each in alive]
+        share = share_of_omega([psi[each] for psi, each in zip(omega, both, strict=True)], self.threshold)
+        return Level(share, chance)
+
+    def of_scale_free(self, banks: Sequence[Tensor], drawn: Sequence[Tensor], *, repeating: bool) -> Level:
+        """The level of the banks over their root mean square.
+
+        drawn: of the banks as they are, by chance
+        repeating: whether pairs are known to be above the threshold; else they are only counted first, for which no
+            Psi need be exact
+        """
+        together = torch.stack(list(banks)) if len(banks) > 1 else banks[0].contiguous().unsqueeze(0)
+        over_peak, peak, scale = scale_of(together.to(result_dtype(together.dtype)), max(together.numel(), 1))
+        unit = over_peak.div_(scale).unbind(0)
+        chance = self.share_above([(each.to(scale.dtype) / peak).div_(scale) for each in drawn]) if drawn else None
+        omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
+        redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
+        return self.level(unit, redundancy, omega, chance)
+
+
+def _share_above(counts: Tensor, at: int) -> float:
+    """lambda^t by the pairs in each interval between edges, the threshold being at place `at` of these."""
+    return math.nan if counts[-1] > 0 else int(counts[at + 1 : -1].sum()) / max(int(counts.sum()), 1)
 
 
 def _alive(banks: list[Tensor]) -> list[Tensor]:
     """For each bank, which filters are not dead: (F2,) bool."""
-    norms = [torch.linalg.vector_norm(bank.flatten(1), dim=1, dtype=torch.float64) for bank in banks]
+    norms = [torch.cat([_norms(some) for some in bank.flatten(1).split(_AT_ONCE)]) for bank in banks]
     together = torch.cat(norms)
     limit = DEAD * together.square().sum().div(max(together.numel(), 1)).sqrt()
     return [norm > limit for norm in norms]
 
 
-def _redundancies(
-    banks: list[Tensor],
-    variants: Mapping[str, _Variant],
-    measured: float,
-    threshold: float,
-    similarity: Similarity,
-    backend: Backend | None,
-) -> dict[str, float]:
-    """lambda^t of each variant of the banks; that of the banks as they are is known."""
-    sets = [variant(banks) for name, variant in variants.items() if name != "measured"]
-    others = redundancy_of_sets(sets, _tensor(threshold), similarity, backend).tolist() if sets else []
-    return dict(zip(variants, (measured, *others), strict=True))
-
-
-def _chances(
-    banks: list[Tensor],
-    variants: Mapping[str, _Variant],
-    threshold: float,
-    similarity: Similarity,
-    backend: Backend | None,
-) -> dict[str, float]:
-    """The chance level of each variant of the banks, all by the same permutations."""
-    pairs = sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks)
-    rounds = min(max(-(-_CHANCE_PAIRS // max(pairs, 1)), 1), _MOST_ROUNDS)
-    generator = torch.Generator(banks[0].device).manual_seed(0)
-    of_rounds = []
-    for permuted in permuted_sets(banks, rounds, generator):
-        sets = [variant(each) for variant in variants.values() for each in permuted]
-        found = redundancy_of_sets(sets, _tensor(threshold), similarity, backend)
-        of_rounds.append(found.view(len(variants), -1))
-    return {name: each.mean(0).item() for name, each in zip(variants, torch.cat(of_rounds, 1), strict=True)}
-
-
-def _tensor(threshold: float) -> Tensor:
-    return torch.tensor(threshold, dtype=torch.float64, device="cpu")
-
-
-def _distinct(
-    banks: list[Tensor], redundancy: float, threshold: float, similarity: Similarity, backend: Backend | None
-) -> int:
-    """The filters left when repeats are merged."""
-    filters = sum(bank.shape[0] for bank in banks)
-    return groups_of_banks(banks, threshold, similarity, backend).kept.numel() if redundancy else filters
+def _norms(filters: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(filters.double(), dim=1)

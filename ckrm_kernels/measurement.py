@@ -62,8 +62,9 @@ def measure(
     The weight measured is the one that a forward pass uses, where it can be had without one (parametrisations, the
     hooks of torch.nn.utils, weights that a subclass computes in its forward, low-rank adapters); the row's reason says
     where it can't, and why a layer was skipped.
-    The chance level is the mean of as many permutations as it takes to draw 4096 pairs, at most 16, from a generator
-    of its own: nothing of the model or of the random state changes.
+    The chance level is a share of about 4,096 pairs of permuted filters (at least 3,072), or where a layer has fewer,
+    of all, permuted as often as it takes to have so many, at most 16 times. They are drawn by a generator of its own:
+    nothing of the model or of the random state changes.
     Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
     layer, before anything is measured.
     """
@@ -110,15 +111,21 @@ def measure_layers(
         (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))
     ).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
+    found: Iterator[list[LayerNumbers]]
+    if details:
+        scale_free = similarity.depends_on_scale and scale_free_beside
+        wanted = [Wanted(plan.has_chance, scale_free) for plan in plans]
+        found = (
+            [detailed_numbers(banks, edges, at, each, similarity, backend) for banks in plan.banks]
+            for plan, each in zip(plans, wanted, strict=True)
+        )
+    else:
+        counts = _count(plans, edges, similarity, backend)
+        found = ([plain_numbers(each, at) for each in of_models] for of_models in counts)
     rows = []
-    for plan, counts in zip(track(plans), _count(plans, edges, similarity, backend), strict=True):
-        numbers = [plain_numbers(each, at) for each in counts]
+    for plan, numbers in zip(track(plans), found, strict=True):
         _check_known(plan, numbers)
-        if details:
-            wanted = Wanted(plan.has_chance, similarity.depends_on_scale and scale_free_beside)
-            pairs = zip(numbers, plan.banks, strict=True)
-            numbers = [detailed_numbers(each, banks, wanted, limit, similarity, backend) for each, banks in pairs]
-        rows.append(_row(plan, numbers) if numbers else _skipped(plan.layer, plan.note))
+        rows.append(_row(plan, numbers, similarity.lowest) if numbers else _skipped(plan.layer, plan.note))
     return RedundancyReport(
         tuple(rows),
         limit,
@@ -215,7 +222,7 @@ def _count_in_one_call(
     return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
 
 
-def _row(plan: _Plan, numbers: list[LayerNumbers]) -> LayerRedundancy:
+def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedundancy:
     layer, shape = plan.layer, plan.layer.shape
     assert shape is not None
     measured = _over_models([each.measured for each in numbers])
@@ -239,6 +246,7 @@ def _row(plan: _Plan, numbers: list[LayerNumbers]) -> LayerRedundancy:
         live_redundancy=statistics.fmean(each.redundancy for each in live) if live else None,
         live_chance=_mean([each.chance for each in live if each.chance is not None]),
         scale_free=ScaleFreeRedundancy(**_over_models(scale_free)) if scale_free else None,
+        lowest=lowest,
     )
 
 

@@ -25,6 +25,10 @@ from ckrm_kernels.whole_numbers import whole_number
 
 _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
+_CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
+_PERMUTATIONS = 64  # of two kinds, each of which is put after each
+_MOST_FILTERS = 4096  # of a layer that are drawn
+_SMALLEST_GROUP = 4  # filters: smaller groups would be many
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,7 @@ def estimate_redundancy(
     """lambda^t estimated from `num_pairs` pairs drawn uniformly without replacement.
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    threshold: a number in [0, 1]
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1]
     num_pairs: how many to draw, >= 1; where it covers all pairs the result is exact
     confidence: of the Wilson score interval, in (0, 1)
     generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
@@ -111,7 +115,7 @@ def chance_redundancy(
     than this speaks of scale rather than of repeated filters. With K = 1 there is nothing to permute.
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
-    threshold: a number in [0, 1], or a tensor of them
+    threshold: a number in [0, 1], of a signed similarity in [-1, 1], or a tensor of them
     rounds: how many times to permute and measure, >= 1; the result is the mean
     generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one
     options: see `SimilarityOptions`
@@ -152,6 +156,54 @@ def permuted_sets(
     for start in range(0, rounds, at_once):
         permuted = [_permuted(together, generator) for _ in range(min(at_once, rounds - start))]
         yield [list(each.split(banks[0].shape[0])) if len(banks) > 1 else [each] for each in permuted]
+
+
+def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
+    """Filters of a layer in groups whose pairs are a sample of the layer's, the positions in every slice permuted.
+
+    Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many pairs:
+    a share of these is at least as exact as one of so many pairs that are drawn on their own. There are about 4,096,
+    at least 3,072; of a layer with fewer, all are drawn, as often as it takes to have 4,096, at most 16 times.
+    From a generator of its own: the same in every call and on every device.
+
+    banks: (F2, F1, *K) each, of one F1 and *K
+    out: (filters, F1, *K) each
+    """
+    sizes = [bank.shape[0] for bank in banks]
+    pairs = sum(size * (size - 1) // 2 for size in sizes)
+    rounds = min(-(-_CHANCE_PAIRS // max(pairs, 1)), _MOST_ROUNDS)
+    share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
+    generator = torch.Generator().manual_seed(0)
+    permutations = _some_permutations(banks[0].shape[1:], rounds * sum(sizes), generator).to(banks[0].device)
+    drawn = []
+    for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
+        flat = bank.flatten(1)
+        order = torch.randperm(size, generator=generator, device="cpu")[: math.ceil(size * share)]
+        parts = min(round(pairs / _CHANCE_PAIRS), len(order) // _SMALLEST_GROUP)
+        for group in order.tensor_split(max(parts, 1)):
+            slices = flat.index_select(0, group.to(bank.device)).view(-1, permutations.shape[1])
+            which = torch.randint(len(permutations), (len(slices),), generator=generator, device="cpu")
+            chosen = permutations.index_select(0, which.to(bank.device))
+            drawn.append(slices.gather(1, chosen).view(-1, *bank.shape[1:]))
+    return drawn
+
+
+def pairs_drawn(pairs: int) -> int:
+    """The least number of pairs that `drawn_by_chance` draws of a layer with so many."""
+    return min(pairs * _MOST_ROUNDS, _CHANCE_PAIRS * 3 // 4)
+
+
+def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
+    """Permutations of the positions of a slice for slices to choose from, up to 4,096 of them: (P, K) int64.
+
+    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
+
+    shape: (F1, *K) of so many filters
+    """
+    most = math.isqrt(max(filters * shape[0], 1) - 1) + 1
+    keys = torch.rand(2, min(most, _PERMUTATIONS), math.prod(shape[1:]), generator=generator, device="cpu")
+    first, second = keys.argsort(2)
+    return first[:, second].reshape(-1, keys.shape[2])  # each of the first after each of the second
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:

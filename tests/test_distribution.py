@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from ckrm_kernels import psi_histogram, redundancy
+from ckrm_kernels import pairwise_psi, psi_histogram, redundancy
+from ckrm_kernels.distribution import histogram_of_omega
+from ckrm_kernels.similarity import Similarity
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,36 @@ from ckrm_kernels import psi_histogram, redundancy
 def test_bad_thresholds(threshold, error, message):
     with pytest.raises(error, match=message):
         redundancy(torch.randn(4, 2, 3), threshold)
+
+
+@pytest.mark.parametrize("options", [{"signed": True}, {"similarity": "cosine", "signed": True}])
+def test_signed_thresholds_and_bins_reach_from_minus_one_to_one(options, backend):
+    base = torch.randn(4, 3, 5, dtype=torch.float64)
+    weight = torch.cat((base, -base))
+    psi = pairwise_psi(weight, backend="reference", **options)
+    thresholds = torch.tensor([-0.99, -0.5, 0.0, 0.25, 1.0])
+    above = (psi.unsqueeze(1) > thresholds).double().mean(0)
+    torch.testing.assert_close(redundancy(weight, thresholds, backend=backend, **options), above, rtol=0, atol=1e-12)
+    counts = psi_histogram(weight, 8, backend=backend, **options)
+    assert counts.tolist() == torch.histc(psi.clamp(-1, 1), 8, -1, 1).long().tolist()
+    assert counts[0] >= 4  # the negatives
+    with pytest.raises(ValueError, match=r"threshold must lie in \[-1, 1\], got -1.01"):
+        redundancy(weight, -1.01, backend=backend, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("similarity", [Similarity(), Similarity("cosine", signed=True)])
+@pytest.mark.parametrize("bins", [1, 2, 7, 100])
+def test_a_bin_holds_its_upper_edge_and_the_numbers_beside_it_are_in_theirs(dtype, similarity, bins):
+    edges = torch.linspace(similarity.lowest, 1, bins + 1, dtype=torch.float64).to(dtype)
+    beyond = torch.tensor([similarity.lowest - 1e-6, 1 + 1e-6], dtype=dtype)
+    beside = [torch.nextafter(edges, torch.full_like(edges, side)) for side in (-2.0, 2.0)]
+    values = torch.cat((edges, *beside, beyond, torch.rand(1000, dtype=dtype)))
+    expected = [
+        int(((values > low) & (values <= high)).sum())
+        for low, high in zip((-math.inf, *edges[1:-1].tolist()), (*edges[1:-1].tolist(), math.inf), strict=True)
+    ]
+    assert histogram_of_omega([values[:50], values[50:]], bins, similarity).tolist() == expected
 
 
 @pytest.mark.parametrize("bins", [0, -1, 2.5, True, None])

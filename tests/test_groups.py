@@ -203,3 +203,29 @@ def test_no_choice_where_psi_overflows():
 def test_bad_input(weight, threshold, error, message):
     with pytest.raises(error, match=message):
         redundant_groups(weight, threshold)
+
+
+# ---- signed similarities ---------------------------------------------------------------------------------------------
+
+
+def test_a_filter_does_not_repeat_its_negative_where_the_sign_counts(backend):
+    original = torch.randn(20, 8, 3, 3)
+    weight = torch.cat([original, -original[3:7], original[[11, 11]]])
+    for options in ({"eps": 0.0, "scale_free": True}, {"similarity": "cosine"}):
+        groups = redundant_groups(weight, 0.95, signed=True, backend=backend, **options)
+        assert groups.kept.tolist() == list(range(24))
+        assert groups.representative[24:].tolist() == [11, 11]
+        assert redundant_groups(weight, 0.95, backend=backend, **options).dropped.tolist() == list(range(20, 26))
+
+
+@pytest.mark.exhaustive_on("triton")
+@pytest.mark.parametrize("threshold", [-1.0, -0.3, 0.0, 0.3])
+def test_groups_at_signed_thresholds_follow_the_definition(threshold, backend):
+    weight = planted(9, 3, 1)
+    weight[::2] *= -1
+    psi = torch.zeros(9, 9, dtype=torch.float64)
+    i, j = torch.triu_indices(9, 9, 1)
+    psi[i, j] = psi[j, i] = omega(weight, Psi(signed=True))
+    groups = redundant_groups(weight, threshold, signed=True, backend=backend)
+    pairs = [{b for b in range(9) if b != a and psi[a, b] > threshold} for a in range(9)]
+    assert groups.kept.tolist() == greedy(pairs)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -14,7 +15,9 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from ckrm_kernels import (
     chance_redundancy,
+    distribution,
     estimate_redundancy,
+    layer_numbers,
     measure,
     measurement,
     pairwise_psi,
@@ -83,9 +86,8 @@ def test_every_layer_has_a_row_with_its_numbers(backend):
         assert row.distinct == redundant_groups(module, 0.5, backend=backend).kept.numel()
         counts = torch.histc(omega, 100, 0, 1)
         assert row.histogram == tuple(int(count) for count in counts)
-        generator, rounds = torch.Generator().manual_seed(0), min(math.ceil(4096 / row.pairs), 16)
-        chance = chance_redundancy(module, 0.5, rounds=rounds, generator=generator, backend=backend)
-        assert row.chance == pytest.approx(chance.item())
+        chance = chance_redundancy(module, 0.5, rounds=40, generator=torch.Generator().manual_seed(0)).item()
+        assert row.chance == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / min(16 * row.pairs, 4096)))
     assert rows["conv"].redundancy >= 1 / 28
     assert rows["conv"].slices == 3
     assert rows["grouped"].slices == 4
@@ -411,7 +413,7 @@ def test_a_default_device_without_values_changes_nothing():
     def measured():
         generator = torch.Generator("cpu").manual_seed(0)
         return (
-            str(measure(model, 0.3, pointwise="vector")),
+            str(replace(measure(model, 0.3, pointwise="vector"), created="")),
             redundancy(weight, 0.3).item(),
             psi_histogram(weight, 5).tolist(),
             estimate_redundancy(weight, 0.3, num_pairs=20, generator=generator),
@@ -517,7 +519,8 @@ def test_layers_of_several_models_are_matched_by_name():
 
 
 @pytest.mark.parametrize(
-    "module", [nn.Conv2d(3, 20, 3), nn.Conv2d(4, 24, 3, groups=4), nn.Conv1d(16, 16, 5, groups=16)]
+    "module",
+    [nn.Conv2d(3, 20, 3), nn.Conv2d(4, 24, 3, groups=4), nn.Conv1d(16, 16, 5, groups=16), nn.Conv2d(9, 99, 3).half()],
 )
 def test_the_scale_free_numbers_stand_beside_those_at_the_psi_asked_for(module):
     with torch.no_grad():
@@ -590,6 +593,47 @@ def test_random_filters_are_no_finding_and_small_or_repeated_ones_are():
     assert finding(lambda weight: weight.mul_(2)) == "none"
     assert finding(lambda weight: weight.mul_(1e-2)) == "scale"
     assert finding(lambda weight: weight.copy_(weight[torch.arange(32) % 8] * 2)) == "repeats"
+
+
+def test_layers_whose_psi_is_not_held_have_the_same_numbers(monkeypatch):
+    module = nn.ModuleList([nn.Conv2d(2, 30, 3), nn.Conv2d(4, 24, 3, groups=2)]).double()
+    with torch.no_grad():
+        for conv in module:
+            conv.weight[[3, 20]] *= 1e-4
+            conv.weight[5:8] = conv.weight[4] * 1.1
+    held = measure(module, 0.4)
+    monkeypatch.setattr(distribution, "_MOST_HELD", 0)
+    assert measure(module, 0.4).layers == held.layers
+    for row, conv in zip(held.layers, module, strict=True):
+        assert row.distinct == redundant_groups(conv, 0.4).kept.numel()
+        assert row.scale_free.distinct == redundant_groups(conv, 0.4, scale_free=True).kept.numel()
+        assert row.scale_free.redundancy == redundancy(conv, 0.4, scale_free=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"signed": True}, {"similarity": "cosine"}, {"similarity": "cosine", "signed": True}]
+)
+@pytest.mark.parametrize("threshold", [0.4, pytest.param(0.0, marks=pytest.mark.exhaustive)])
+def test_signed_psi_and_the_cosine_have_every_number_of_a_report(options, threshold):
+    conv = nn.Conv2d(3, 20, 3).double()
+    with torch.no_grad():
+        conv.weight[10:13] = -conv.weight[:3]
+        conv.weight[13:15] = 2 * conv.weight[3]
+        conv.weight[15] *= 1e-3
+    (row,) = measure(conv, threshold, **options).layers
+    omega = pairwise_psi(conv, backend="reference", **options).detach()
+    assert row.redundancy == (omega > threshold).double().mean().item()
+    assert row.lowest == (-1 if "signed" in options else 0)
+    assert row.histogram == tuple(torch.histc(omega.clamp(row.lowest, 1), 100, row.lowest, 1).long().tolist())
+    for q in (0.0, 0.1, 0.5, 0.9, 1.0):
+        assert row.quantile(q) == pytest.approx(omega.quantile(q).item(), abs=0.1)
+    assert row.distinct == redundant_groups(conv, threshold, **options).kept.numel()
+    alive = [index for index in range(20) if index != 15]
+    assert row.dead == 1
+    assert row.live_redundancy == redundancy(conv.weight[alive], threshold, **options).item()
+    chance = chance_redundancy(conv, threshold, rounds=100, generator=torch.Generator().manual_seed(1), **options)
+    assert row.chance == pytest.approx(chance.item(), abs=4 * math.sqrt(0.25 / 3040))
+    assert (row.scale_free is None) == ("similarity" in options)
 
 
 def test_the_target_is_that_of_a_search():
@@ -683,15 +727,19 @@ def test_nan_names_the_model_too():
         measure(models)
 
 
-def test_finite_weights_that_give_nan_name_the_layer(monkeypatch):
+@pytest.mark.parametrize("details", [True, False])
+def test_finite_weights_that_give_nan_name_the_layer(monkeypatch, details):
     """As where a backend's squares overflow."""
     monkeypatch.setattr(
         measurement,
         "counts_of_banks",
         lambda banks, edges, *_: torch.tensor([[0] * (len(edges) + 1) + [1]] * len(banks)),
     )
+    monkeypatch.setattr(
+        layer_numbers, "omega_of_banks", lambda banks, *_: [torch.tensor([0.5, math.nan]) for _ in banks]
+    )
     with pytest.raises(ValueError, match=r"layer '0' overflows.*scale_free=True"):
-        measure(small())
+        measure(small(), details=details)
 
 
 @pytest.mark.parametrize(

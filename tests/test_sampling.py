@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from ckrm_kernels import chance_redundancy, estimate_redundancy, pairwise_psi, psi_histogram, redundancy, sampling
-from ckrm_kernels.sampling import _permuted, _sample, packed_to_pairs, wilson_interval
+from ckrm_kernels.sampling import _permuted, _sample, drawn_by_chance, packed_to_pairs, pairs_drawn, wilson_interval
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -339,3 +339,89 @@ def test_groups_are_permuted_and_counted_together(monkeypatch):
     assert [bank.shape for bank, _ in calls] == [(400, 1, 3)] * 3
     singles = [chance_redundancy(group, 0.4, rounds=3, generator=seeded(0)) for group in conv.weight.view(100, 4, 1, 3)]
     assert level.item() == pytest.approx(torch.stack(singles).mean().item(), abs=0.04)
+
+
+# ---- the sample of a report ------------------------------------------------------------------------------------------
+
+
+def marked(filters: int, slices: int, first: int = 0) -> torch.Tensor:
+    """Filters of three numbers a slice, in order, that tell which filter and slice they are of."""
+    places = torch.arange(first * slices, (first + filters) * slices, dtype=torch.float64)
+    return 10 * places.view(filters, slices, 1) + torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("filters", "groups", "pairs"),
+    [
+        (512, 32, 3840),
+        (256, 8, 3968),
+        (128, 2, 4032),
+        (92, 1, 4186),
+        (91, 2, 8190),
+        (64, 3, 6048),
+        (5, 16, 160),
+        (1, 16, 0),
+    ],
+)
+def test_filters_are_drawn_in_groups_of_one_size_all_as_often(filters, groups, pairs):
+    drawn = drawn_by_chance([marked(filters, 2)])
+    sizes = [len(group) for group in drawn]
+    assert len(drawn) == groups
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(size * (size - 1) // 2 for size in sizes) == pairs
+    found = torch.cat(drawn).sort(-1).values  # without the permutations
+    times = sum(sizes) // filters
+    assert torch.equal(found.flatten(1).unique(dim=0, return_counts=True)[1], torch.full((filters,), times))
+    assert torch.equal(found.flatten(1).unique(dim=0), marked(filters, 2).flatten(1))
+
+
+def test_at_least_so_many_pairs_are_drawn_as_their_error_is_taken_for():
+    for filters in (*range(2, 300), 1000, 2047, 2048, 3000, 4096, 4097, 10000):
+        sizes = [len(group) for group in drawn_by_chance([torch.zeros(filters, 1, 2)])]
+        pairs = filters * (filters - 1) // 2
+        assert sum(size * (size - 1) // 2 for size in sizes) >= pairs_drawn(pairs) == min(16 * pairs, 3072)
+        assert sum(sizes) <= max(4096, 16 * filters)
+
+
+def test_groups_of_filters_are_drawn_within_banks():
+    banks = [marked(40, 1, 100 * bank) for bank in range(8)]
+    banks[3] = banks[3][:20]
+    drawn = drawn_by_chance(banks)
+    assert sum(len(group) for group in drawn) == 300
+    for group in drawn:
+        assert len({int(filter[0, 0]) // 1000 for filter in group}) == 1
+
+
+def test_permutations_of_two_filters_are_as_likely_whatever_the_slice():
+    """Relative to each other, in one slice and in neighbouring ones together."""
+    drawn = torch.cat(drawn_by_chance([marked(64, 100)])) % 10
+    first, second = drawn[::2], drawn[1::2]
+    relative = (first.unsqueeze(-1) == second.unsqueeze(-2)).int().argmax(-1)  # where the second has what the first has
+    which = relative[..., 0] * 2 + (relative[..., 1] > relative[..., 2])  # one of six
+    both = which[:, 1:] * 6 + which[:, :-1]
+    for found, number in ((which, 6), (both, 36)):
+        assert stats.chisquare(torch.bincount(found.flatten().long(), minlength=number).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_the_level_of_a_sample_is_that_of_all_pairs_to_its_error(scale):
+    """Of a layer whose filters differ in scale and partly repeat each other: by the public function, over all pairs."""
+    torch.manual_seed(5)
+    weight = torch.randn(150, 2, 3, 3) * torch.randn(150, 1, 1, 1).exp() * scale
+    weight[:40] = weight[0]
+    level = chance_redundancy(weight, 0.3, rounds=20, generator=seeded(0)).item()
+    groups = drawn_by_chance([weight])
+    above = torch.cat([pairwise_psi(group) for group in groups]) > 0.3
+    found = above.double().mean().item()
+    assert 0.1 < level < 0.9
+    assert found == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 3072))
+
+
+def test_a_sample_is_the_same_in_every_call_and_leaves_the_weight_and_the_global_generator():
+    weight = torch.randn(20, 2, 3, 3)
+    before, state = weight.clone(), torch.get_rng_state()
+    first, same = (torch.stack(drawn_by_chance([weight])) for _ in range(2))
+    assert torch.equal(first, same)
+    assert len(first.flatten(1).unique(dim=0)) == 16  # rounds, all different
+    assert torch.equal(weight, before)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -69,8 +69,8 @@ class MeasuredLayer:
 
     @property
     def allowed(self) -> float:
-        """The scale-free chance level, and three standard errors that a share of so few pairs has."""
-        return allowed_by_chance(self.scale_free.chance, self.pairs * len(self.histograms))
+        """The scale-free chance level, and three standard errors that shares of so few pairs have."""
+        return allowed_by_chance(self.scale_free.chance, self.pairs, len(self.histograms))
 
     def is_within(self, target: float) -> bool:
         """Whether lambda at the configured psi is at most the target, or at most what is allowed."""

@@ -64,8 +64,8 @@ def layers_of(candidate: Candidate, threshold: float, psi: Similarity) -> Any:
 
 def distinct(layer: MeasuredLayer) -> str:
     """The mean number of distinct filters; a dash where lambda does not exceed chance, as in a report of `measure`."""
-    pairs = layer.pairs * len(layer.histograms)
-    beyond = exceeds_chance(layer.configured.mean, layer.configured.chance, pairs) and not layer.is_within(TARGET)
+    level, models = layer.configured, len(layer.histograms)
+    beyond = exceeds_chance(level.mean, level.chance, layer.pairs, models) and not layer.is_within(TARGET)
     return f"{statistics.fmean(layer.distinct):.1f}" if beyond else NOTHING
 
 

@@ -58,6 +58,17 @@ def absolute_group(report: RedundancyReport) -> str:
     return f"eps {written(report.similarity.eps)}" if _has_scale_free(report) else ""
 
 
+def similarity_word(report: RedundancyReport) -> str:
+    """What the similarity of two filters is called."""
+    return "Psi" if report.similarity.name == "psi" else report.similarity.name
+
+
+def place(report: RedundancyReport, value: float) -> float:
+    """Where a value of the similarity lies between the least and the most that there is, from 0 to 1."""
+    lowest = report.similarity.lowest
+    return (value - lowest) / (1 - lowest)
+
+
 def _has_scale_free(report: RedundancyReport) -> bool:
     return any(layer.scale_free for layer in report.layers)
 
@@ -81,7 +92,9 @@ def _every(report: RedundancyReport) -> list[Column]:
         Column("dead", "dead", "", lambda layer: _number(layer.dead, ".4g"), 4),
         Column("live redundancy", "lambda", live, lambda layer: _of_live(layer, layer.live_redundancy), 5),
         Column("live chance", "chance", live, lambda layer: _of_live(layer, layer.live_chance), 10),
-        Column("median", "median Psi", "", lambda layer: _number(layer.quantile(0.5), ".2f"), 14),
+        Column(
+            "median", f"median {similarity_word(report)}", "", lambda layer: _number(layer.quantile(0.5), ".2f"), 14
+        ),
         Column("finding", "finding", "", finding, 2, True),
         Column("note", "note", "", note, 15, True),
     ]
@@ -117,10 +130,16 @@ def _distinct(
             return ""
         if not finding(layer) or measured.redundancy is None or measured.chance is None:
             return NOTHING
-        pairs = layer.pairs * max(len(layer.per_model), 1)
-        return f"{measured.distinct:.4g}" if exceeds_chance(measured.redundancy, measured.chance, pairs) else NOTHING
+        models = max(len(layer.per_model), 1)
+        exceeds = exceeds_chance(measured.redundancy, measured.chance, layer.pairs, models)
+        return f"{measured.distinct:.4g}" if exceeds else NOTHING
 
     return text
+
+
+def _median(layer: LayerRedundancy) -> str:
+    median = layer.quantile(0.5)
+    return _number(None if median is None else round(median, 2) + 0.0, ".2f")  # + 0.0: not -0.00
 
 
 def _of_live(layer: LayerRedundancy, value: float | None) -> str:

@@ -11,7 +11,7 @@ from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.drawing import new_figure, plain
 from ckrm_kernels.presentation.tables import short_names
 from ckrm_kernels.presentation.theme import LIGHT
-from ckrm_kernels.report.columns import columns, finding, shown_name
+from ckrm_kernels.report.columns import columns, finding, place, shown_name, similarity_word
 from ckrm_kernels.report.table import grid
 from ckrm_kernels.report.words import explanations, heading, provenance, verdict
 
@@ -50,7 +50,7 @@ def figure(report: RedundancyReport) -> Figure:
 
     The verdict stands above, what the words mean and what was measured below. What is above the threshold is red.
     """
-    layers, t = report.measured, report.threshold
+    layers, t, at = report.measured, report.threshold, place(report, report.threshold)
     row = _row_height(max(len(layers), 1))
     short = short_names([shown_name(layer) for layer in layers], _LONGEST_NAME)
     names = [f"{name} ({layer.filters})" for name, layer in zip(short, layers, strict=True)]
@@ -71,20 +71,20 @@ def figure(report: RedundancyReport) -> Figure:
         result.text(x / width, 1 - y / height, text, parse_math=False, **style)
 
     axes = result.add_axes((left / width, 1 - bottom / height, _AXIS / width, (bottom - top) / height))
-    _draw_distributions(axes, layers, t)
-    write(left + t * _AXIS, top - 0.1, f"t = {t:g}", ha="center", color=LIGHT["redundant"])
+    _draw_distributions(axes, report)
+    write(left + at * _AXIS, top - 0.1, f"t = {t:g}", ha="center", color=LIGHT["redundant"])
     write(left - _GAP, top - 0.1, "layer (filters)", ha="right", color=LIGHT["soft"])
-    for place, text in enumerate((above, head)):
-        write(right, top - 0.26 + 0.16 * place, text.replace(" ", _BLANK), color=LIGHT["soft"], family="monospace")
+    for line, text in enumerate((above, head)):
+        write(right, top - 0.26 + 0.16 * line, text.replace(" ", _BLANK), color=LIGHT["soft"], family="monospace")
     size = min(_TYPE, 0.6 * 72 * row)
-    for place, (layer, name, text) in enumerate(zip(layers, names, numbers, strict=True)):
+    for line, (layer, name, text) in enumerate(zip(layers, names, numbers, strict=True)):
         style = {"fontsize": size, **_STYLES[finding(layer)]}
-        write(left - _GAP, top + (place + 0.6) * row, name, ha="right", **style)
-        write(right, top + (place + 0.6) * row, text.replace(" ", _BLANK), family="monospace", **style)
-    for place, text in enumerate(title):
-        write(_MARGIN, _MARGIN + _LINE * (place + 0.5), text, fontsize=_TYPE + 1, weight="bold")
-    for place, text in enumerate(foot):
-        write(_MARGIN, bottom + _SCALE + _SMALL_LINE * (place + 0.5), text, fontsize=_SMALL, color=LIGHT["soft"])
+        write(left - _GAP, top + (line + 0.6) * row, name, ha="right", **style)
+        write(right, top + (line + 0.6) * row, text.replace(" ", _BLANK), family="monospace", **style)
+    for line, text in enumerate(title):
+        write(_MARGIN, _MARGIN + _LINE * (line + 0.5), text, fontsize=_TYPE + 1, weight="bold")
+    for line, text in enumerate(foot):
+        write(_MARGIN, bottom + _SCALE + _SMALL_LINE * (line + 0.5), text, fontsize=_SMALL, color=LIGHT["soft"])
     return result
 
 
@@ -112,33 +112,46 @@ def figure_file(report: RedundancyReport, drawn: Figure, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_distributions(axes: Axes, layers: Sequence[LayerRedundancy], threshold: float) -> None:
+def _draw_distributions(axes: Axes, report: RedundancyReport) -> None:
     """A histogram on each base line, its bins relative to the layer's fullest. Few artists, however many layers."""
     from matplotlib.collections import PolyCollection
 
+    layers, lowest = report.measured, report.similarity.lowest
     rows = max(len(layers), 1)
-    axes.set(xlim=(0, 1), ylim=(rows, 0), yticks=[])
+    axes.set(xlim=(lowest, 1), ylim=(rows, 0), yticks=[])
     plain(axes)
     axes.tick_params(labelsize=_TYPE)
-    axes.set_xlabel("Ψ of pairs of filters", color=LIGHT["soft"], fontsize=_TYPE)
-    outlines = [_outlines(layer.histogram or (), place + 1, threshold) for place, layer in enumerate(layers)]
+    axes.set_xlabel(
+        f"{similarity_word(report).replace('Psi', 'Ψ')} of pairs of filters", color=LIGHT["soft"], fontsize=_TYPE
+    )
+    outlines = [_outlines(layer, line + 1, report.threshold) for line, layer in enumerate(layers)]
     for part, colour in enumerate(("below", "redundant")):
         shapes = [both[part] for both in outlines if both[part]]
         axes.add_collection(PolyCollection(shapes, facecolors=LIGHT[colour], linewidths=0), autolim=False)
-    axes.hlines(range(1, rows + 1), 0, 1, colors=LIGHT["line"], linewidths=0.6, zorder=0)
-    axes.axvline(threshold, color=LIGHT["redundant"], linewidth=1, linestyle=(0, (4, 3)))
+    axes.hlines(range(1, rows + 1), lowest, 1, colors=LIGHT["line"], linewidths=0.6, zorder=0)
+    axes.axvline(report.threshold, color=LIGHT["redundant"], linewidth=1, linestyle=(0, (4, 3)))
     if not layers:
-        axes.text(0.5, 0.5, "no layer was measured", ha="center", va="center", color=LIGHT["text"], fontsize=_TYPE)
+        axes.text(
+            (lowest + 1) / 2,
+            0.5,
+            "no layer was measured",
+            ha="center",
+            va="center",
+            color=LIGHT["text"],
+            fontsize=_TYPE,
+        )
 
 
-def _outlines(histogram: Sequence[int], base: int, threshold: float) -> tuple[list[Point], list[Point]]:
+def _outlines(layer: LayerRedundancy, base: int, threshold: float) -> tuple[list[Point], list[Point]]:
     """The corners of the bins below and of those above the threshold."""
     parts: tuple[list[Point], list[Point]] = ([], [])
-    bins, fullest = len(histogram), max(histogram, default=0)
+    histogram = layer.histogram or ()
+    width, fullest = (1 - layer.lowest) / max(len(histogram), 1), max(histogram, default=0)
     for index, count in enumerate(histogram if fullest else ()):
         top = base - max(0.85 * count / fullest, 0.03 if count else 0)
-        part = parts[index / bins >= threshold - 1e-9]
-        part.extend(((index / bins, top), ((index + 1) / bins, top)))
+        low, high = (layer.lowest + edge * width for edge in (index, index + 1))
+        part = parts[low >= threshold - 1e-9]
+        part.extend(((low, top), (high, top)))
     for part in parts:
         if part:
             part.extend(((part[-1][0], base), (part[0][0], base)))

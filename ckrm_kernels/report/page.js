@@ -82,16 +82,16 @@ function bar(pairs, place) {
   const height = pairs && Math.max(104 * pairs / Math.max(...counts), 1);
   const sizes = { x: place * width, y: 110 - height, width, height };
   for (const [name, value] of Object.entries(sizes)) rect.setAttribute(name, value);
-  rect.classList.toggle("redundant", place / counts.length >= table.dataset.threshold - 1e-9);
+  rect.classList.toggle("redundant", place / counts.length >= table.dataset.at - 1e-9);
   return rect;
 }
 
 function choose(place) {
   chosen = Math.min(Math.max(place, 0), counts.length - 1);
   look.querySelectorAll("rect").forEach((rect, at) => rect.classList.toggle("chosen", at === chosen));
-  const edge = (at) => (at / counts.length).toFixed(2);
+  const lowest = Number(table.dataset.lowest), edge = (at) => (lowest + (1 - lowest) * at / counts.length).toFixed(2);
   const pairs = counts[chosen] === 1 ? "1 pair" : `${counts[chosen].toLocaleString("en")} pairs`;
-  bin.textContent = `Ψ from ${edge(chosen)} to ${edge(chosen + 1)}: ${pairs}`;
+  bin.textContent = `${table.dataset.word} from ${edge(chosen)} to ${edge(chosen + 1)}: ${pairs}`;
 }
 
 function close() {

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.presentation.markup import render
-from ckrm_kernels.report.columns import Column, columns, finding, note, shape, shown_name
+from ckrm_kernels.report.columns import Column, columns, finding, note, place, shape, shown_name, similarity_word
 from ckrm_kernels.report.words import explanations, grouped, heading, provenance, verdict
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def page(report: RedundancyReport) -> str:
         first=len(first),
         groups=[(group, len(list(same))) for group, same in groupby(column.group for column in rest)],
         threshold=report.threshold,
+        at=place(report, report.threshold),
+        lowest=report.similarity.lowest,
+        word=_greek(similarity_word(report)),
         layers=[_row(layer, [*first, *rest], report) for layer in measured],
         skipped=[
             (reason, [(shown_name(layer), layer.kind, shape(layer), note(layer)) for layer in same])
@@ -76,19 +79,23 @@ def _row(layer: LayerRedundancy, shown: Sequence[Column], report: RedundancyRepo
     histogram = layer.histogram or ()
     above = round(sum(layer.per_model) * layer.pairs)
     models = f" in {report.models} models" if report.models > 1 else ""
+    limit = f"{_greek(similarity_word(report))} above {report.threshold:g}"
     return {
         "name": shown_name(layer),
         "about": "; ".join(filter(None, (layer.kind, note(layer)))),
         "finding": finding(layer),
         "cells": [column.text(layer) for column in shown],
-        "bars": _bars(histogram, report.threshold),
+        "bars": _bars(histogram, place(report, report.threshold)),
         "counts": " ".join(map(str, histogram)),
-        "in_words": f"{sum(histogram):,} pairs of filters{models}, {above:,} of them with Ψ above {report.threshold:g}",
+        "in_words": f"{sum(histogram):,} pairs of filters{models}, {above:,} of them with {limit}",
     }
 
 
 def _bars(histogram: tuple[int, ...], threshold: float) -> dict[str, str]:
-    """Paths of the bars below and of those above the threshold, on a base line at 20, where Psi of 1 is 100 wide."""
+    """Paths of the bars below and of those above the threshold, on a base line at 20, all of them 100 wide.
+
+    threshold: its place between the histogram's ends, from 0 to 1
+    """
     width = 100 / max(len(histogram), 1)
     bars = {"below": "", "redundant": ""}
     for index, count in enumerate(histogram):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from ckrm_kernels.choices import Sort
+from ckrm_kernels.sampling import pairs_drawn
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_atomically
 
@@ -21,14 +22,18 @@ TARGET = 0.01
 Finding = Literal["repeats", "scale", "none"]
 
 
-def allowed_by_chance(chance: float, pairs: int) -> float:
-    """The largest lambda^t that chance explains: its level, and three standard errors of a share of so many pairs."""
-    return chance + 3 * math.sqrt(chance * (1 - chance) / max(pairs, 1))
+def allowed_by_chance(chance: float, pairs: int, models: int) -> float:
+    """The largest lambda^t that chance explains: its level, and three standard errors of their difference.
+
+    Of lambda^t, a share of `pairs` in each of the models, and of the chance level, a share of as many as are drawn for
+    it, which are at most 4,096 where a layer has more.
+    """
+    return chance + 3 * math.sqrt(chance * (1 - chance) * (1 / max(pairs, 1) + 1 / max(pairs_drawn(pairs), 1)) / models)
 
 
-def exceeds_chance(redundancy: float, chance: float, pairs: int) -> bool:
-    """Whether lambda^t over so many pairs is above `TARGET` and above what its chance level allows."""
-    return redundancy > max(TARGET, allowed_by_chance(chance, pairs))
+def exceeds_chance(redundancy: float, chance: float, pairs: int, models: int) -> bool:
+    """Whether lambda^t over so many pairs in each model is above `TARGET` and above what its chance level allows."""
+    return redundancy > max(TARGET, allowed_by_chance(chance, pairs, models))
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class LayerRedundancy:
     live_redundancy, live_chance: means of lambda^t and its chance level among the other filters; None where the former
         are
     scale_free: None where the similarity measured does not depend on scale, where skipped, or without details
+    lowest: the edge of the histogram's first bin, -1 of a signed similarity; the last one ends at 1
     """
 
     name: str
@@ -105,6 +111,7 @@ class LayerRedundancy:
     live_redundancy: float | None = None
     live_chance: float | None = None
     scale_free: ScaleFreeRedundancy | None = None
+    lowest: float = 0.0
 
     @property
     def finding(self) -> Finding | None:
@@ -118,10 +125,10 @@ class LayerRedundancy:
         by_shape = self.scale_free or self
         if self.redundancy is None or by_shape.redundancy is None or by_shape.chance is None:
             return None
-        pairs = self.pairs * max(len(self.per_model), 1)
-        if exceeds_chance(by_shape.redundancy, by_shape.chance, pairs):
+        models = max(len(self.per_model), 1)
+        if exceeds_chance(by_shape.redundancy, by_shape.chance, self.pairs, models):
             return "repeats"
-        return "scale" if exceeds_chance(self.redundancy, by_shape.chance, pairs) else "none"
+        return "scale" if exceeds_chance(self.redundancy, by_shape.chance, self.pairs, models) else "none"
 
     def quantile(self, q: float) -> float | None:
         """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""
@@ -132,7 +139,8 @@ class LayerRedundancy:
         wanted, below = q * sum(self.histogram), 0
         for index, count in enumerate(self.histogram):
             if count and below + count >= wanted:
-                return (index + max(wanted - below, 0.0) / count) / len(self.histogram)
+                share = (index + max(wanted - below, 0.0) / count) / len(self.histogram)
+                return self.lowest + (1 - self.lowest) * share
             below += count
         return 1.0
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from ckrm_kernels.presentation.numbers import counted, size
-from ckrm_kernels.report.columns import absolute_group, note, shown_name
+from ckrm_kernels.report.columns import absolute_group, note, shown_name, similarity_word
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.selection import excess
 from ckrm_kernels.similarity import written
@@ -17,7 +17,8 @@ _SOURCES = 8  # shown where space is short
 
 def heading(report: RedundancyReport) -> list[str]:
     """What was measured and with which options, and what is to be known of the sources."""
-    share = f"Redundancy (lambda) is the share of pairs of filters with Psi above {report.threshold:g}"
+    word = similarity_word(report)
+    share = f"Redundancy (lambda) is the share of pairs of filters with {word} above {report.threshold:g}"
     models = f"; mean of {report.models} models" if report.models > 1 else ""
     whole = report.whole or report
     measured = f"{len(whole.measured)} of {len(whole.layers)} layers measured."
@@ -72,7 +73,8 @@ def explanations(report: RedundancyReport) -> dict[str, str]:
     if any(layer.distinct is not None for layer in layers):
         terms["distinct"] = "filters left when repeats are merged, where lambda exceeds chance"
     if any(layer.dead for layer in layers):
-        terms["dead"] = "filters that are all but zero, all alike; live: lambda and chance among the others"
+        alike = ", all alike" if report.similarity.name == "psi" else ""
+        terms["dead"] = f"filters that are all but zero{alike}; live: lambda and chance among the others"
     return terms
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.report.figure import _row_height, figure_file
+from ckrm_kernels.similarity import Similarity
 
 SHOWN = report(REPEATS, ARTEFACT, NOTHING, DEAD, SINGLE, layer(NASTY, 0.5))
 
@@ -110,3 +112,17 @@ def test_a_hundred_and_twenty_layers_are_few_artists_and_a_file():
 def test_nothing_measured():
     assert "no layer was measured" in [text.get_text() for text in EVERYTHING.selected("bn").plot().axes[0].texts]
     report().plot()
+
+
+def test_a_signed_similarity_is_drawn_from_minus_one_to_one():
+    row = replace(NOTHING, histogram=(7, *[0] * 73, 2, 1, *[0] * 24), lowest=-1.0)
+    of = report(row, threshold=0.5, similarity=Similarity("cosine", signed=True)).plot()
+    below, above = of.axes[0].collections[:2]
+    (drawn_below,), (drawn_above,) = below.get_paths(), above.get_paths()
+    assert of.axes[0].get_xlim() == (-1, 1)
+    assert of.axes[0].get_xlabel() == "cosine of pairs of filters"
+    assert [drawn_below.vertices[:, 0].min(), drawn_below.vertices[:, 0].max()] == pytest.approx([-1, 0.5])
+    assert [drawn_above.vertices[:, 0].min(), drawn_above.vertices[:, 0].max()] == pytest.approx([0.5, 1])
+    threshold = next(text for text in of.texts if text.get_text() == "t = 0.5")
+    box = of.axes[0].get_position()
+    assert threshold.get_position()[0] == pytest.approx(box.x0 + 0.75 * box.width)

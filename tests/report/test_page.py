@@ -9,6 +9,7 @@ from browser import needs_browser, opened
 from hand_made import ARTEFACT, DEAD, EVERYTHING, NASTY, NORMS, NOTHING, REPEATS, SINGLE, layer, report, skipped
 
 from ckrm_kernels import RedundancyReport
+from ckrm_kernels.similarity import Similarity
 
 _VOID = ("meta", "br", "wbr", "input")
 
@@ -225,3 +226,34 @@ def test_in_a_browser_a_report_without_details_sorts_too(tmp_path):
     without = [replace(each, chance=None, distinct=None, scale_free=None, dead=None) for each in MEASURED]
     script = HELPERS + 'head("redundancy").querySelector("button").click(); const result = shownNames();'
     assert opened(report(*without).to_html(), script, tmp_path, 1280)[0] == ARTEFACT.name
+
+
+SIGNED = report(
+    replace(REPEATS, histogram=(5, *[0] * 74, 3, *[0] * 24), lowest=-1.0, scale_free=None),
+    threshold=0.5,
+    similarity=Similarity("cosine", signed=True),
+)
+
+
+def test_a_signed_similarity_is_drawn_from_minus_one_to_one_and_named():
+    text = SIGNED.to_html()
+    assert "cosine of all pairs" in text
+    assert "median cosine" in text
+    assert 'd="M75.0 0V20"' in text  # the threshold, of what reaches from 0 to 100
+    assert 'class="below" d="M0 20v-19h1v19z"' in text
+    assert 'class="redundant" d="M75 20v-11.4h1v11.4z"' in text
+    assert "how alike two filters are, between -1 and 1; pairs above the threshold 0.5 are red" in text
+    assert "of them with cosine above 0.5" in text
+    assert "Ψ" not in text
+
+
+@needs_browser
+def test_in_a_browser_the_bins_of_a_signed_similarity_have_its_values(tmp_path):
+    script = (
+        HELPERS
+        + """rows[0].click();
+const red = [...look.querySelectorAll("rect")].findIndex((rect) => rect.classList.contains("redundant"));
+const result = [lookText(), red]; choose(75); result.push(bin.textContent);"""
+    )
+    found = opened(SIGNED.to_html(), script, tmp_path, 1280)
+    assert found == [f"{REPEATS.name}|cosine from -1.00 to -0.98: 5 pairs", 75, "cosine from 0.50 to 0.52: 3 pairs"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 
 import pytest
+import torch
 from hand_made import ARTEFACT, DEAD, EVERYTHING, NORMS, NOTHING, REPEATS, SHARED, SINGLE, layer, report, skipped
 from torch import nn
 
 from ckrm_kernels import RedundancyReport, measure
 from ckrm_kernels.report.columns import columns
-from ckrm_kernels.report.result import TARGET, Source
+from ckrm_kernels.report.result import TARGET, Source, allowed_by_chance, exceeds_chance
 from ckrm_kernels.report.table import lines
 from ckrm_kernels.report.words import verdict
 from ckrm_kernels.similarity import Similarity
@@ -263,3 +265,44 @@ def test_the_end_says_what_it_was_made_from():
     assert settings == "settings: threshold 0.6, eps 1e-4 absolute, pointwise skip"
     assert date == "date: 2026-11-27T04:30:00+00:00"
     assert versions == "versions: ckrm_kernels 1.0, torch 2.13.0"
+
+
+def test_a_table_names_the_similarity_and_its_median():
+    signed = replace(NOTHING, histogram=(0, 10, *[0] * 98), lowest=-1.0, scale_free=None, dead=2)
+    of = report(signed, similarity=Similarity("cosine", signed=True))
+    assert "is the share of pairs of filters with cosine above 0.6; signed cosine." in str(of)
+    assert "median cosine" in str(of)
+    assert "Psi" not in str(of)
+    assert "-0.97" in row_of(NOTHING.name, of)
+    assert "dead: filters that are all but zero; live" in str(of)
+    assert "dead: filters that are all but zero, all alike; live" in str(report(signed))
+
+
+# ---- chance ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pairs", "models", "drawn"), [(130_816, 1, 3072), (130_816, 3, 3072), (6, 1, 96), (192, 2, 3072), (100, 1, 1600)]
+)
+def test_chance_allows_three_errors_of_both_shares(pairs, models, drawn):
+    """Of lambda over the pairs of each model, and of the chance level over those drawn for it: their variances add."""
+    chance = 0.2
+    variance = sum(chance * (1 - chance) / (number * models) for number in (pairs, drawn))
+    limit = chance + 3 * variance**0.5
+    assert allowed_by_chance(chance, pairs, models) == pytest.approx(limit, rel=1e-12)
+    assert exceeds_chance(limit + 1e-9, chance, pairs, models)
+    assert not exceeds_chance(limit - 1e-9, chance, pairs, models)
+
+
+def test_random_layers_are_within_chance_as_often_as_three_errors_say():
+    generator = torch.Generator().manual_seed(1)
+    model = nn.ModuleList(nn.Conv2d(1, 120, 3) for _ in range(40))
+    for conv in model:
+        nn.init.normal_(conv.weight, generator=generator)
+    errors = []
+    for row in measure(model).layers:
+        found, chance = row.scale_free.redundancy, row.scale_free.chance
+        errors.append(3 * (found - chance) / (allowed_by_chance(chance, row.pairs, 1) - chance))
+    assert sum(error > 3 for error in errors) <= 1
+    assert 0.7 < statistics.stdev(errors) < 1.2  # one error, or a little less
+    assert abs(statistics.fmean(errors)) < 0.5

@@ -127,8 +127,11 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
             name = f"{layer['name']}.weight"
             shares, chances = zip(*(shares_above(each[name], psi) for each in weights), strict=True)
             assert layer["levels"]["configured"]["per_model"] == pytest.approx(shares)
-            chance = sum(chances) / len(chances)
-            allowed = chance + 3 * math.sqrt(chance * (1 - chance) / (layer["pairs"] * len(chances)))
+            chance = layer["levels"].get("scale_free", layer["levels"]["configured"])["chance"]
+            assert chance == pytest.approx(sum(chances) / len(chances), abs=0.03)
+            shares_of = [layer["pairs"], min(16 * layer["pairs"], 3072)]  # lambda and its chance level
+            variance = sum(chance * (1 - chance) / (pairs * len(chances)) for pairs in shares_of)
+            allowed = chance + 3 * math.sqrt(variance)
             if sum(shares) / len(shares) > max(SMALL.target, allowed):
                 within[width_of_layer[layer["name"]]] = False
         assert {name: each["within_target"] for name, each in done["observations"].items()} == within
@@ -156,9 +159,8 @@ def shares_above(weight: torch.Tensor, psi: Similarity) -> tuple[float, float]:
     exact = weight.double()
     unit = exact / exact.square().mean().sqrt()
     omega = pairwise_psi(unit if psi.scale_free else exact, Similarity(eps=psi.eps))
-    rounds = min(max(-(-4096 // len(omega)), 1), 16)
     generator = torch.Generator().manual_seed(0)
-    chance = chance_redundancy(weight, 0.6, rounds=rounds, generator=generator, eps=psi.eps, scale_free=True)
+    chance = chance_redundancy(weight, 0.6, rounds=16, generator=generator, eps=psi.eps, scale_free=True)
     return (omega > 0.6).double().mean().item(), chance.item()
 
 
