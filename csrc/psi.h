@@ -11,7 +11,7 @@ enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
   kPower,        // any other alpha (on a CPU in float32: below kLargestFitted), beta = gamma = 1
-  kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
+  kGeneral,      // anything else, float64 numbers out of the shared reciprocal's range (psi_factors), float64 on a GPU
 };
 
 // The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
@@ -58,15 +58,16 @@ struct PsiScalars {
   // For numbers out of range, in float64.
   void widen() { wide = true; }
 
-  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
-  static bool fits_float32(const double* parameters) { return parameters[3] >= 0x1p-100; }
+  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range. On a GPU, which
+  // has no second try, weights of any network must be.
+  static bool fits_float32(const double* parameters) { return parameters[3] >= (kForGpu ? 0x1p-64 : 0x1p-100); }
 
   // (mu^2 + eps / 2) / 2: two of them make half the denominator of L; and likewise for C. The halves drop factors of 2,
-  // exactly. V is double or a vector of it.
+  // exactly.
   template <class V>
   CKRM_MEMBER OwnMoments<V> own_moments(V mu, V variance) const {
-    const double quarter_eps = 0.25 * static_cast<double>(eps);
-    const V half_mu2 = 0.5 * mu * mu + quarter_eps, half_var = 0.5 * variance + quarter_eps;
+    const Scalar<V> half(0.5), quarter_eps = Scalar<V>(0.25) * static_cast<Scalar<V>>(eps);
+    const V half_mu2 = half * mu * mu + quarter_eps, half_var = half * variance + quarter_eps;
     return {half_mu2, half_var, half_mu2 + half_var};
   }
 
@@ -74,7 +75,7 @@ struct PsiScalars {
     if (wide || beta != 1 || gamma != 1) return PsiCase::kGeneral;
     if (alpha == 0) return PsiCase::kNoLuminance;
     if (alpha == 1) return PsiCase::kLinear;
-    return sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+    return kForGpu || sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
   }
 };
 
@@ -285,16 +286,20 @@ struct PsiTermOfNumbers {
 
 // Calls compute(term) with the term for these scalars.
 template <template <PsiCase, class> class Term, class T, class Compute>
-CKRM_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
-  switch (psi.psi_case()) {
-    case PsiCase::kNoLuminance:
-      return compute(Term<PsiCase::kNoLuminance, T>(psi));
-    case PsiCase::kLinear:
-      return compute(Term<PsiCase::kLinear, T>(psi));
-    case PsiCase::kPower:
-      return compute(Term<PsiCase::kPower, T>(psi));
-    default:
-      return compute(Term<PsiCase::kGeneral, T>(psi));
+CKRM_HOST_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
+  if constexpr (kForGpu && sizeof(T) == sizeof(double)) {
+    return compute(Term<PsiCase::kGeneral, T>(psi));
+  } else {
+    switch (psi.psi_case()) {
+      case PsiCase::kNoLuminance:
+        return compute(Term<PsiCase::kNoLuminance, T>(psi));
+      case PsiCase::kLinear:
+        return compute(Term<PsiCase::kLinear, T>(psi));
+      case PsiCase::kPower:
+        return compute(Term<PsiCase::kPower, T>(psi));
+      default:
+        return compute(Term<PsiCase::kGeneral, T>(psi));
+    }
   }
 }
 
