@@ -103,8 +103,7 @@ def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, similarity: Similari
         return edges.new_zeros(0, edges.numel() + 2, dtype=torch.int64)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, bank in enumerate(banks):  # slices too long for a backend must not keep the other banks from it
-        is_long = bank.is_cuda and are_long([bank])
-        groups.setdefault((bank.device, bank.dtype, is_long), []).append(index)
+        groups.setdefault((bank.device, bank.dtype, are_long([bank])), []).append(index)
     counts = []
     for (device, dtype, _), indices in groups.items():
         group = [banks[index].detach() for index in indices]

@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ckrm_kernels.similarity import Similarity
-
 _SIMILARITY = "str similarity, bool signed, float[] parameters"
 _SIMILARITY_ARGUMENTS = 3
 SCHEMAS = {
@@ -139,9 +137,12 @@ _libraries: list[torch.library.Library] = []  # an operator lives as long as its
 
 
 def _taking_similarity(operator: Any, is_differentiable: bool) -> Callable[..., Tensor]:
+    """The operator, called with its tensors and a `Similarity`."""
+
     def call(*arguments: Any) -> Tensor:
-        *tensors, similarity = arguments
-        if is_differentiable and _need_no_autograd(tensors):  # whose kernel torch registers in Python: half the time of a small call
+        tensors, similarity = arguments[:-1], arguments[-1]
+        if is_differentiable and _need_no_autograd(tensors):
+            # its kernel is registered in Python, which is half the time of a small call
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*tensors, *similarity.arguments)
         return operator(*tensors, *similarity.arguments)
