@@ -41,7 +41,7 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> ops.Operators:
     NotImplementedError for kernels that are asked for a derivative that only the reference has: in forward mode, or
     by the transforms of torch.func.
     """
-    if backend not in (None, "reference", "cpu", *GPU_BACKENDS):
+    if backend is not None and backend not in ("reference", "cpu", *GPU_BACKENDS):
         raise ValueError(f'backend must be None, "reference", "cpu", "triton" or "cuda", got {backend!r}')
     if backend == "reference" or (backend is None and _have_tangents(tensors)):
         return BY_DEFINITION
@@ -52,7 +52,9 @@ def implementation(backend: Backend | None, *tensors: Tensor) -> ops.Operators:
         )
     device = tensors[0].device
     if backend is None:
-        return ops.by_device if device.type == "meta" or has_kernels(device, are_long(tensors)) else BY_DEFINITION
+        kind = device.type
+        computes = kind == "meta" or has_kernels(device, kind == "cuda" and are_long(tensors))
+        return ops.by_device if computes else BY_DEFINITION
     failure = why_not(backend, device)
     if failure:
         raise RuntimeError(f'backend="{backend}" can\'t run on {device}: {failure}')

@@ -66,14 +66,19 @@ def redundancy_of_sets(
     sets: Sequence[Sequence[Tensor]], thresholds: Tensor, similarity: Similarity, backend: Backend | None
 ) -> Tensor:
     """`redundancy_of_banks` of each of several sets of banks, counted in one call: (sets, *thresholds.shape)."""
-    edges, order = thresholds.flatten().sort()
-    of_banks = counts_of_banks([bank for banks in sets for bank in banks], edges, similarity, backend)
-    counts = torch.stack([each.sum(0) for each in of_banks.split([len(banks) for banks in sets])])
-    above = counts[:, 1:-1].flip(1).cumsum(1).flip(1)
-    share = above.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    share = torch.where(counts[:, -1:] > 0, torch.nan, share)
-    places = order.to(share.device).expand(len(sets), -1)
-    return torch.empty_like(share).scatter_(1, places, share).view(len(sets), *thresholds.shape)
+    edges = thresholds.flatten()
+    if edges.numel() > 1:
+        edges, order = edges.sort()
+    counts = counts_of_banks([bank for banks in sets for bank in banks], edges, similarity, backend)
+    if any(len(banks) != 1 for banks in sets):
+        counts = torch.stack([each.sum(0) for each in counts.split([len(banks) for banks in sets])])
+    from_last = counts.flip(1).cumsum(1, dtype=torch.float64)  # pairs: NaN, with those above the last edge, ..., all
+    of_nan, above, of_all = from_last.tensor_split((1, -1), 1)
+    share = (above / of_all.clamp(min=1)).masked_fill_(of_nan > 0, torch.nan)
+    if edges.numel() > 1:
+        places = order.to(share.device).flip(0).expand(len(sets), -1)
+        share = torch.empty_like(share).scatter_(1, places, share)
+    return share.view(len(sets), *thresholds.shape)
 
 
 def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Backend | None) -> list[Tensor] | None:
@@ -117,7 +122,11 @@ def checked_thresholds(threshold: float | Tensor, lowest: float) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"threshold must be a number or a tensor of numbers, got {threshold!r}") from error
     thresholds = thresholds.detach()
-    if not bool(((thresholds >= lowest) & (thresholds <= 1)).all()):
+    if isinstance(threshold, (int, float)):
+        are_inside = lowest <= threshold <= 1
+    else:
+        are_inside = bool(((thresholds >= lowest) & (thresholds <= 1)).all())
+    if not are_inside:
         raise ValueError(f"threshold must lie in [{lowest:g}, 1], got {threshold}")
     return thresholds
 

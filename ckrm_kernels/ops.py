@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ckrm_kernels.similarity import Similarity
-
 _SIMILARITY = "str similarity, bool signed, float[] parameters"
 _SIMILARITY_ARGUMENTS = 3
 SCHEMAS = {
@@ -32,6 +30,8 @@ SCHEMAS = {
     "psi_counts": f"(Tensor[] banks, Tensor edges, {_SIMILARITY}) -> Tensor",
 }
 
+_DIFFERENTIABLE = ("pairwise_psi", "cross_psi", "psi_of_pairs")
+_PLAIN = (Tensor, torch.nn.Parameter)  # not their subclasses, which may say themselves what operators do
 TRITON_MOST_POSITIONS = 2**13  # of a slice: a program holds them all in one block, and larger ones compile for minutes
 
 
@@ -136,12 +136,31 @@ class Operators(NamedTuple):
 _libraries: list[torch.library.Library] = []  # an operator lives as long as its library
 
 
-def _taking_similarity(operator: Any) -> Callable[..., Tensor]:
+def _taking_similarity(operator: Any, is_differentiable: bool) -> Callable[..., Tensor]:
+    """The operator, called with its tensors and a `Similarity`."""
+
     def call(*arguments: Any) -> Tensor:
-        similarity: Similarity = arguments[-1]
-        return operator(*arguments[:-1], *similarity.arguments)
+        tensors, similarity = arguments[:-1], arguments[-1]
+        if is_differentiable and _need_no_autograd(tensors):
+            # its kernel is registered in Python, which is half the time of a small call
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*tensors, *similarity.arguments)
+        return operator(*tensors, *similarity.arguments)
 
     return call
+
+
+def _need_no_autograd(tensors: Sequence[Any]) -> bool:
+    """Whether autograd would only pass a call on: plain tensors, none recorded, and nothing that watches operators."""
+    if torch.compiler.is_compiling():
+        return False
+    recording = torch.is_grad_enabled()
+    return (
+        all(type(each) in _PLAIN and not (recording and each.requires_grad) for each in tensors)
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_function_stack() == 0
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
 
 
 def _operators(namespace: str) -> Operators:
@@ -151,12 +170,14 @@ def _operators(namespace: str) -> Operators:
         library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{namespace}::{name}", _FAKES[name])
     here = getattr(torch.ops, namespace)
-    for name in ("pairwise_psi", "cross_psi", "psi_of_pairs"):
+    for name in _DIFFERENTIABLE:
         backward = getattr(here, f"{name}_backward").default
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
     torch.library.register_vmap(f"{namespace}::psi_counts", _vmap_of_counts(here.psi_counts.default))
-    return Operators(*(_taking_similarity(getattr(here, name).default) for name in Operators._fields))
+    return Operators(
+        *(_taking_similarity(getattr(here, name).default, name in _DIFFERENTIABLE) for name in Operators._fields)
+    )
 
 
 by_device, triton, cuda = _operators("ckrm"), _operators("ckrm_triton"), _operators("ckrm_cuda")

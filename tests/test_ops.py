@@ -15,10 +15,12 @@ import torch
 from compare import DTYPES, ops, poisoned, some_pairs, weight
 from definition import Psi
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from ckrm_kernels import cross_psi, pairwise_psi, psi_of_pairs
-from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.ops import by_device, result_dtype
+from ckrm_kernels.similarity import Similarity
 
 pytestmark = pytest.mark.usefixtures("cpu_kernels")
 
@@ -293,6 +295,38 @@ def test_compiles_with_inductor():
     assert torch.equal(actual, expected)
     grad = torch.randn_like(expected)
     assert torch.equal(torch.autograd.grad(actual, w, grad)[0], torch.autograd.grad(expected, w, grad)[0])
+
+
+class Watching(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class WatchingTensor(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is ops.pairwise_psi.default:
+            return "seen"
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_a_call_without_a_gradient_is_seen_like_any_other():
+    """Such a call passes autograd by; nothing else may be passed by, nor after a call that fails."""
+    w = weight((4, 2, 3, 3))
+    with Watching() as mode:
+        pairwise_psi(w)
+    assert ops.pairwise_psi.default in mode.seen
+    assert pairwise_psi(w.as_subclass(WatchingTensor)) == "seen"
+    with pytest.raises(RuntimeError, match="slices of one number"):
+        by_device.cross_psi(w, w[:, :1], Similarity())
+    assert pairwise_psi(w.clone().requires_grad_()).requires_grad
+    with torch.no_grad():
+        assert not pairwise_psi(w.clone().requires_grad_()).requires_grad
 
 
 @pytest.mark.parametrize("name", ["pairwise_psi", "cross_psi", "psi_of_pairs"])

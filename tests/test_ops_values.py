@@ -332,6 +332,18 @@ def test_strides_do_not_change_a_bit(dtype):
         assert torch.equal(actual, exact)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("positions", [1, 4, 7, 8, 9, 15, 16, 17, 25])
+def test_positions_that_are_consecutive_do_not_change_a_bit(positions, dtype):
+    """Then the CPU reads whole vectors of them, up to the end of the weight's memory and no further."""
+    w, pairs = weight((19, 3, positions), dtype), some_pairs(19, 40)
+    apart = torch.stack([w, torch.full_like(w, math.nan)], -1)[..., 0]
+    assert torch.equal(ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(apart, *DEFAULT.arguments))
+    assert torch.equal(
+        ops.psi_of_pairs(w, pairs, *DEFAULT.arguments), ops.psi_of_pairs(apart, pairs, *DEFAULT.arguments)
+    )
+
+
 def test_expanded_gradients():
     w = weight((9, 5, 3, 3))
     check_pairwise(w, DEFAULT, torch.ones(()).expand(36))

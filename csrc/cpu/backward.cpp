@@ -64,7 +64,7 @@ void slices_backward(const PreparedBank<T>& prepared_a, const PreparedBank<T>& p
   const std::vector<T> g = values_of<T>(grad);
   const double scale = scale_of(scalars) / static_cast<double>(a.slices);
   const int64_t slice_pairs = a.filters * b.filters * a.slices, count = a.coordinates + 1;
-  parallel_items(a.slices, 3 * nanoseconds_for(slice_pairs, a.coordinates), [&](Items& items) {
+  parallel_items(a.slices, 3 * nanoseconds_for<T>(slice_pairs, a.coordinates), [&](Items& items) {
     const Buffer<T> room((blocks_a + blocks_b) * (row + of_row) + 2 * of_row + count * lanes);
     SliceScratch<T> s;
     s.slice_a = room.get();
@@ -92,7 +92,7 @@ void listed_backward(const PreparedBank<T>& prepared, const int64_t* pairs, cons
   const double scale = scale_of(scalars) / static_cast<double>(bank.slices);
   const int64_t count = bank.coordinates + 1;
   const int64_t slice_pairs = static_cast<int64_t>(g.size()) * bank.slices;
-  parallel_items(blocks, 3 * nanoseconds_for(slice_pairs, bank.coordinates), [&](Items& items) {
+  parallel_items(blocks, 3 * nanoseconds_for<T>(slice_pairs, bank.coordinates), [&](Items& items) {
     const Buffer<T> room(bank.filters * of_row + count * lanes);
     T *of_bank = room.get(), *positions = room.get() + bank.filters * of_row;
     for (int64_t block; items.take(block);) {

@@ -31,15 +31,16 @@ void store_pairs(const PreparedBank<T>& prepared, const int64_t* pairs, int64_t 
                  void* out) {
   constexpr int64_t kGrain = 64;
   const Bank<T>& bank = prepared.bank();
-  parallel_items(divide_up(count, kGrain), nanoseconds_for(count * bank.slices, bank.coordinates), [&](Items& items) {
-    for (int64_t item; items.take(item);) {
-      const int64_t begin = item * kGrain, length = std::min(kGrain, count - begin);
-      T values[kGrain];
-      kernels<T>().listed(bank, pairs + 2 * begin, length, scalars, values);
-      std::transform(values, values + length, static_cast<Out*>(out) + begin,
-                     [](T value) { return static_cast<Out>(value); });
-    }
-  });
+  parallel_items(divide_up(count, kGrain), nanoseconds_for<T>(count * bank.slices, bank.coordinates),
+                 [&](Items& items) {
+                   for (int64_t item; items.take(item);) {
+                     const int64_t begin = item * kGrain, length = std::min(kGrain, count - begin);
+                     T values[kGrain];
+                     kernels<T>().listed(bank, pairs + 2 * begin, length, scalars, values);
+                     std::transform(values, values + length, static_cast<Out*>(out) + begin,
+                                    [](T value) { return static_cast<Out>(value); });
+                   }
+                 });
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ struct WeightView {
   int64_t filters, slices, filter_stride, slice_stride;
   const int64_t* offsets;  // of the K positions inside a slice
   int64_t positions;       // K
+  int64_t readable;        // elements from data on that may be read as vectors; 0 where K positions are not consecutive
 };
 
 constexpr int64_t kMomentRows = 4;    // mu, first, sigma, second

@@ -1,6 +1,8 @@
 // AVX-512 as in Skylake servers and Zen 4.
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #if defined(__clang__)

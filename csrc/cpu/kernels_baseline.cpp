@@ -1,4 +1,7 @@
 // The instruction set that every processor of the target has: SSE2 on x86-64, NEON on 64-bit Arm.
+#include <type_traits>
+#include <utility>
+
 #include "kernels.h"
 
 #define CKRM_ISA baseline

@@ -10,8 +10,8 @@
 
 namespace ckrm {
 
-// Below this much work a thread costs more than it brings.
-constexpr double kNanosecondsPerThread = 1e4;
+// With less work for each, threads cost more than they bring: to wake one takes several microseconds.
+constexpr double kNanosecondsPerThread = 2e4;
 
 // Items 0 .. count - 1, each for the one thread that takes it.
 class Items {
@@ -29,8 +29,8 @@ class Items {
 // nanoseconds: an estimate of the whole work on one thread.
 template <class Work>
 void parallel_items(int64_t count, double nanoseconds, const Work& work) {
-  const int64_t worthwhile = 1 + static_cast<int64_t>(std::min(nanoseconds / kNanosecondsPerThread, 1e6));
-  const int64_t threads = std::min({count, worthwhile, static_cast<int64_t>(torch::stable::get_num_threads())});
+  const int64_t worthwhile = static_cast<int64_t>(std::min(nanoseconds / kNanosecondsPerThread, 1e6));
+  const int64_t threads = worthwhile < 2 ? 1 : std::min({count, worthwhile, int64_t{torch::stable::get_num_threads()}});
   Items items(count);
   if (threads > 1)
     torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(items); });

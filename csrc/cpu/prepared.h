@@ -37,13 +37,29 @@ class Weight {
         for (int64_t q = 0; q < tensor.size(d); ++q) longer.push_back(offset + q * tensor.stride(d));
       offsets_.swap(longer);
     }
-    view_ = {tensor.const_data_ptr(), element_of(tensor), tensor.size(0),  tensor.size(1),
-             tensor.stride(0),        tensor.stride(1),   offsets_.data(), static_cast<int64_t>(offsets_.size())};
+    view_ = {tensor.const_data_ptr(),
+             element_of(tensor),
+             tensor.size(0),
+             tensor.size(1),
+             tensor.stride(0),
+             tensor.stride(1),
+             offsets_.data(),
+             static_cast<int64_t>(offsets_.size()),
+             0};
     STD_TORCH_CHECK(view_.filters == 0 || view_.slices * view_.positions > 0, "weight has filters without slices");
+    if (view_.filters > 0 && positions_are_consecutive())
+      view_.readable =
+          (view_.filters - 1) * view_.filter_stride + (view_.slices - 1) * view_.slice_stride + view_.positions;
   }
   const WeightView& view() const { return view_; }
 
  private:
+  bool positions_are_consecutive() const {
+    for (size_t q = 0; q < offsets_.size(); ++q)
+      if (offsets_[q] != static_cast<int64_t>(q)) return false;
+    return true;
+  }
+
   std::vector<int64_t> offsets_;
   WeightView view_;
 };
@@ -73,17 +89,18 @@ template <class T>
 class PreparedBank {
  public:
   PreparedBank(const WeightView& weight, Layout layout, const Scalars<T>& scalars)
-      : data_(vectors(weight, layout) * (weight.positions - 1 + kMomentRows) * kernels<T>().lanes),
-        poison_(divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
+      : numbers_(numbers(weight, layout)),
+        room_(numbers_ + divide_up(weight.filters, kernels<T>().lanes) * kernels<T>().lanes),
         norms_(norms(weight.positions)),
-        bank_{data_.get(), poison_.get(), norms_.data(), weight.filters, weight.slices, weight.positions - 1, layout} {
+        bank_{room_.get(),   room_.get() + numbers_, norms_.data(), weight.filters,
+              weight.slices, weight.positions - 1,   layout} {
     const int64_t lanes = kernels<T>().lanes, per_item = layout == Layout::kFiltersInLanes ? lanes : 1;
     const int64_t units = divide_up(weight.filters, per_item);
     // enough work for an item to be worth fetching
     const int64_t grain = std::max<int64_t>(1, 4096 / (per_item * weight.slices * weight.positions));
     std::atomic<bool> in_range{true};
     const double largest_size = with_scalars(scalars, [](const auto& own) { return own.largest_size; });
-    const double nanoseconds = 1.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
+    const double nanoseconds = 0.5 * static_cast<double>(weight.filters * weight.slices * weight.positions);
     parallel_items(divide_up(units, grain), nanoseconds, [&](Items& items) {
       const Buffer<double> scratch(weight.positions * lanes);
       for (int64_t item; items.take(item);) {
@@ -99,21 +116,24 @@ class PreparedBank {
   bool in_range() const { return in_range_; }
 
  private:
-  static int64_t vectors(const WeightView& weight, Layout layout) {
+  static int64_t numbers(const WeightView& weight, Layout layout) {
     const int64_t lanes = kernels<T>().lanes;
-    return layout == Layout::kFiltersInLanes ? divide_up(weight.filters, lanes) * weight.slices
-                                             : weight.filters * divide_up(weight.slices, lanes);
+    const int64_t vectors = layout == Layout::kFiltersInLanes ? divide_up(weight.filters, lanes) * weight.slices
+                                                              : weight.filters * divide_up(weight.slices, lanes);
+    return vectors * (weight.positions - 1 + kMomentRows) * lanes;
   }
 
   static std::vector<double> norms(int64_t positions) {
     std::vector<double> result;
+    result.reserve(static_cast<size_t>(positions));
     for (int64_t r = 1; r < positions; ++r)
       result.push_back(1.0 /
                        std::sqrt(static_cast<double>(r) * static_cast<double>(r + 1) * static_cast<double>(positions)));
     return result;
   }
 
-  Buffer<T> data_, poison_;
+  int64_t numbers_;  // of the slices; the filters' poison follows them
+  Buffer<T> room_;
   std::vector<double> norms_;
   Bank<T> bank_;
   bool in_range_ = true;
@@ -156,8 +176,11 @@ double scale_of(const Scalars<T>& scalars) {
 }
 
 // Rough time of one thread for that many slice pairs; only decides how many threads to use.
-inline double nanoseconds_for(int64_t slice_pairs, int64_t coordinates) {
-  return static_cast<double>(slice_pairs) * (1.0 + 0.05 * static_cast<double>(coordinates));
+template <class T>
+double nanoseconds_for(int64_t slice_pairs, int64_t coordinates) {
+  const double of_vector = sizeof(T) == sizeof(float) ? 8 : 40;  // float64's powers are slow
+  return static_cast<double>(slice_pairs) / static_cast<double>(kernels<T>().lanes) * of_vector *
+         (1 + 0.05 * static_cast<double>(coordinates));
 }
 
 template <class T>

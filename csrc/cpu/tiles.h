@@ -84,7 +84,7 @@ template <class T, class Work>
 void parallel_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular, const Work& work) {
   const TileGrid<T> grid(a, b, triangular);
   const int64_t slice_pairs = a.filters * b.filters * a.slices / (triangular ? 2 : 1);
-  parallel_items(grid.row_tiles() * grid.column_tiles(), nanoseconds_for(slice_pairs, a.coordinates),
+  parallel_items(grid.row_tiles() * grid.column_tiles(), nanoseconds_for<T>(slice_pairs, a.coordinates),
                  [&](Items& items) {
                    Tiles<T> tiles(grid, items);
                    work(tiles);

@@ -1,6 +1,8 @@
 // The 64-byte vectors of the AVX-512 kernels, compiled for AVX2: the same code, checked where AVX-512 is missing.
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #if defined(__clang__)
