@@ -1,6 +1,7 @@
 // psi of two slices, |L|^alpha C^beta |S|^gamma, or with the sign of S, and its gradient.
 #pragma once
 
+#include "fitted_power.h"
 #include "power.h"
 #include "similarity.h"
 
@@ -10,9 +11,18 @@ namespace ckrm {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // any other alpha (on a CPU in float32: below kLargestFitted), beta = gamma = 1
+  kPower,        // any other alpha (in float32: up to kLargestFitted), beta = gamma = 1
+  kFitted,       // any other exponents up to kLargestFitted, in float32 on a CPU
   kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
 };
+
+#if defined(__CUDACC__) || defined(CKRM_ON_GPU)
+template <class T>
+constexpr bool kFitsAllPowers = false;  // a logarithm and a power cost a GPU as little
+#else
+template <class T>
+constexpr bool kFitsAllPowers = sizeof(T) == sizeof(float);
+#endif
 
 // The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
 // a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
@@ -35,24 +45,28 @@ struct PsiScalars {
   T alpha, beta, gamma, eps;
   bool is_signed;
   double scale;
-  PowerFit fit;  // of alpha, or of alpha - 1 for the gradient; float32's kPower alone reads it
-  bool wide;     // in float64: out of the shared reciprocal's range
+  // Of alpha, or of alpha - 1 for the gradient, in float32's kPower; of all three in kFitted.
+  PowerFit of_luminance, of_contrast, of_structure;
+  bool wide;  // in float64: out of the shared reciprocal's range
 
   static constexpr int kParameters = 4;
   static constexpr double largest_size = kLargestSquare<T>;
 
   // parameters: alpha, beta, gamma, eps
   static PsiScalars of(const double* parameters, bool is_signed, bool for_gradient) {
-    const double alpha = parameters[0], eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
-    const bool fitted = sizeof(T) == sizeof(float);
-    return {static_cast<T>(alpha),
-            static_cast<T>(parameters[1]),
-            static_cast<T>(parameters[2]),
-            static_cast<T>(scaled),
-            is_signed,
-            scale,
-            fitted ? fit_power(alpha - (for_gradient ? 1 : 0)) : PowerFit{},
-            scaled < kSmallestEps<T>};
+    const double eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
+    PsiScalars psi{static_cast<T>(parameters[0]),
+                   static_cast<T>(parameters[1]),
+                   static_cast<T>(parameters[2]),
+                   static_cast<T>(scaled),
+                   is_signed,
+                   scale,
+                   {},
+                   {},
+                   {},
+                   scaled < kSmallestEps<T>};
+    psi.fit(parameters, for_gradient);
+    return psi;
   }
 
   // For numbers out of range, in float64.
@@ -71,10 +85,25 @@ struct PsiScalars {
   }
 
   CKRM_MEMBER PsiCase psi_case() const {
-    if (wide || beta != 1 || gamma != 1) return PsiCase::kGeneral;
-    if (alpha == 0) return PsiCase::kNoLuminance;
-    if (alpha == 1) return PsiCase::kLinear;
-    return sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+    const bool linear = beta == 1 && gamma == 1;
+    if (wide) return PsiCase::kGeneral;
+    if (linear && alpha == 0) return PsiCase::kNoLuminance;
+    if (linear && alpha == 1) return PsiCase::kLinear;
+    if (linear && (sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
+    const bool fits = alpha <= kLargestFitted && beta <= kLargestFitted && gamma <= kLargestFitted;
+    return kFitsAllPowers<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
+  }
+
+ private:
+  // Makes what the case needs.
+  void fit(const double* exponents, bool for_gradient) {
+    if (sizeof(T) == sizeof(double)) return;
+    const PsiCase psi_case = this->psi_case();
+    if (psi_case == PsiCase::kPower) of_luminance = fit_power(exponents[0] - (for_gradient ? 1 : 0));
+    if (psi_case != PsiCase::kFitted || for_gradient) return;
+    of_luminance = fit_power(exponents[0]);
+    of_contrast = fit_power(exponents[1]);
+    of_structure = fit_power(exponents[2]);
   }
 };
 
@@ -121,25 +150,26 @@ CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, 
   return f;
 }
 
-// |L|^exponent in the case kPower; fit: of the exponent.
+// |L|^exponent in float64's kPower, where |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation
+// leaves no smaller number.
 template <class V>
-CKRM_INLINE V fixed_power(V luminance, Scalar<V> exponent, const PowerFit& fit) {
-  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
-    return fitted_power(luminance, fit);
-  } else {
-    // |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation leaves no smaller number
-    if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
-    return accurate_power(luminance, exponent);
-  }
+CKRM_INLINE V power_of_double(V luminance, double exponent) {
+  if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
+  return accurate_power(luminance, exponent);
 }
 
 // |L|^alpha
 template <PsiCase kCase, class V>
 CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
+  constexpr bool kIsFloat = sizeof(Scalar<V>) == sizeof(float);
   if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kLinear) return luminance;
-  if constexpr (kCase == PsiCase::kPower) return fixed_power(luminance, psi.alpha, psi.fit);
-  return power(luminance, psi.alpha);
+  if constexpr (kIsFloat && (kCase == PsiCase::kPower || kCase == PsiCase::kFitted))
+    return fitted_power(luminance, psi.of_luminance);
+  else if constexpr (kCase == PsiCase::kPower)
+    return power_of_double(luminance, psi.alpha);
+  else
+    return power(luminance, psi.alpha);
 }
 
 // Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
@@ -160,8 +190,11 @@ template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kPower) {
-    const V base = sizeof(Scalar<V>) == sizeof(float) ? maximum(luminance, broadcast<V>(kSmallestBase)) : luminance;
-    const V slope = fixed_power(base, psi.alpha - 1, psi.fit);
+    V slope;
+    if constexpr (sizeof(Scalar<V>) == sizeof(float))
+      slope = fitted_slope(maximum(luminance, broadcast<V>(kSmallestBase)), psi.of_luminance);
+    else
+      slope = power_of_double(luminance, psi.alpha - 1);
     return luminance == V{} ? V{} : slope;
   }
   return power_minus_one(luminance, psi.alpha);
@@ -188,19 +221,21 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
+    const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
+    const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
+    const V numerator_c = denominator_s - psi.eps * T(0.5);
     if constexpr (kCase == PsiCase::kGeneral) {
       const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
       return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
+    } else if constexpr (kCase == PsiCase::kFitted) {
+      const V contrast = fitted_power(divide(numerator_c, denominator_c), psi.of_contrast);
+      const V structure = fitted_power(divide(absolute(covariance), denominator_s), psi.of_structure);
+      return {divide(numerator_l, denominator_l), contrast * sign.carry(structure, covariance)};
     } else {
-      const V denominator_c = a.second + b.second;
-      const V denominator_s = a.sigma * b.sigma + psi.eps;
-      const V denominator_cs = denominator_c * denominator_s;
-      const V numerator_cs = (denominator_s - psi.eps * T(0.5)) * sign.of(covariance);
+      const V numerator_cs = numerator_c * sign.of(covariance), denominator_cs = denominator_c * denominator_s;
       if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
-      const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5));
-      const V denominator_l = a.first + b.first;
-      const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
-      return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
+      const Quotients<V> q = divide_both(numerator_l, denominator_l, numerator_cs, denominator_cs);
+      return {q.first, q.second};
     }
   }
 
@@ -219,7 +254,7 @@ struct PsiTerm {
     g = sign.carry(g, f.numerator_s);
     const V slope = slope_of_luminance<kCase>(f.luminance, psi);
     V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
-    if constexpr (kCase == PsiCase::kGeneral) {
+    if constexpr (kCase == PsiCase::kGeneral || kCase == PsiCase::kFitted) {
       const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
               s_power = power(f.structure, psi.gamma);
       of_luminance = g * psi.alpha * slope * (c_power * s_power);
@@ -293,6 +328,9 @@ CKRM_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute)
       return compute(Term<PsiCase::kLinear, T>(psi));
     case PsiCase::kPower:
       return compute(Term<PsiCase::kPower, T>(psi));
+    case PsiCase::kFitted:
+      if constexpr (kFitsAllPowers<T>) return compute(Term<PsiCase::kFitted, T>(psi));
+      [[fallthrough]];
     default:
       return compute(Term<PsiCase::kGeneral, T>(psi));
   }
