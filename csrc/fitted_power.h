@@ -8,7 +8,7 @@ namespace ckrm {
 
 constexpr double kLargestFitted = 2;  // exponents from -1 on
 
-#if defined(__CUDACC__) || defined(CKRM_ON_GPU)
+#if defined(__CUDACC__) || defined(CKRM_ON_GPU)  // kForGpu
 
 // A GPU has the logarithm and the power as instructions.
 struct PowerFit {

@@ -11,18 +11,14 @@ namespace ckrm {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // any other alpha (in float32: up to kLargestFitted), beta = gamma = 1
+  kPower,        // any other alpha (on a CPU in float32: up to kLargestFitted), beta = gamma = 1
   kFitted,       // any other exponents up to kLargestFitted, in float32 on a CPU
-  kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
+  kGeneral,      // anything else, float64 numbers out of the shared reciprocal's range (psi_factors), float64 on a GPU
 };
 
-#if defined(__CUDACC__) || defined(CKRM_ON_GPU)
+// Whether kFitted is there: a logarithm and a power cost a GPU as little, and tables float64 much accuracy.
 template <class T>
-constexpr bool kFitsAllPowers = false;  // a logarithm and a power cost a GPU as little
-#else
-template <class T>
-constexpr bool kFitsAllPowers = sizeof(T) == sizeof(float);
-#endif
+constexpr bool kFitsAllPowers = !kForGpu && sizeof(T) == sizeof(float);
 
 // The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
 // a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
@@ -72,15 +68,16 @@ struct PsiScalars {
   // For numbers out of range, in float64.
   void widen() { wide = true; }
 
-  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
-  static bool fits_float32(const double* parameters) { return parameters[3] >= 0x1p-100; }
+  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range. On a GPU, which
+  // has no second try, weights of any network must be.
+  static bool fits_float32(const double* parameters) { return parameters[3] >= (kForGpu ? 0x1p-64 : 0x1p-100); }
 
   // (mu^2 + eps / 2) / 2: two of them make half the denominator of L; and likewise for C. The halves drop factors of 2,
-  // exactly. V is double or a vector of it.
+  // exactly.
   template <class V>
   CKRM_MEMBER OwnMoments<V> own_moments(V mu, V variance) const {
-    const double quarter_eps = 0.25 * static_cast<double>(eps);
-    const V half_mu2 = 0.5 * mu * mu + quarter_eps, half_var = 0.5 * variance + quarter_eps;
+    const Scalar<V> half(0.5), quarter_eps = Scalar<V>(0.25) * static_cast<Scalar<V>>(eps);
+    const V half_mu2 = half * mu * mu + quarter_eps, half_var = half * variance + quarter_eps;
     return {half_mu2, half_var, half_mu2 + half_var};
   }
 
@@ -89,7 +86,7 @@ struct PsiScalars {
     if (wide) return PsiCase::kGeneral;
     if (linear && alpha == 0) return PsiCase::kNoLuminance;
     if (linear && alpha == 1) return PsiCase::kLinear;
-    if (linear && (sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
+    if (linear && (kForGpu || sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
     const bool fits = alpha <= kLargestFitted && beta <= kLargestFitted && gamma <= kLargestFitted;
     return kFitsAllPowers<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
   }
@@ -221,13 +218,14 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
-    const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
-    const V numerator_c = denominator_s - psi.eps * T(0.5);
     if constexpr (kCase == PsiCase::kGeneral) {
       const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
       return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
-    } else if constexpr (kCase == PsiCase::kFitted) {
+    }
+    const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
+    const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
+    const V numerator_c = denominator_s - psi.eps * T(0.5);
+    if constexpr (kCase == PsiCase::kFitted) {
       const V contrast = fitted_power(divide(numerator_c, denominator_c), psi.of_contrast);
       const V structure = fitted_power(divide(absolute(covariance), denominator_s), psi.of_structure);
       return {divide(numerator_l, denominator_l), contrast * sign.carry(structure, covariance)};
@@ -320,19 +318,23 @@ struct PsiTermOfNumbers {
 
 // Calls compute(term) with the term for these scalars.
 template <template <PsiCase, class> class Term, class T, class Compute>
-CKRM_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
-  switch (psi.psi_case()) {
-    case PsiCase::kNoLuminance:
-      return compute(Term<PsiCase::kNoLuminance, T>(psi));
-    case PsiCase::kLinear:
-      return compute(Term<PsiCase::kLinear, T>(psi));
-    case PsiCase::kPower:
-      return compute(Term<PsiCase::kPower, T>(psi));
-    case PsiCase::kFitted:
-      if constexpr (kFitsAllPowers<T>) return compute(Term<PsiCase::kFitted, T>(psi));
-      [[fallthrough]];
-    default:
-      return compute(Term<PsiCase::kGeneral, T>(psi));
+CKRM_HOST_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
+  if constexpr (kForGpu && sizeof(T) == sizeof(double)) {
+    return compute(Term<PsiCase::kGeneral, T>(psi));
+  } else {
+    switch (psi.psi_case()) {
+      case PsiCase::kNoLuminance:
+        return compute(Term<PsiCase::kNoLuminance, T>(psi));
+      case PsiCase::kLinear:
+        return compute(Term<PsiCase::kLinear, T>(psi));
+      case PsiCase::kPower:
+        return compute(Term<PsiCase::kPower, T>(psi));
+      case PsiCase::kFitted:
+        if constexpr (kFitsAllPowers<T>) return compute(Term<PsiCase::kFitted, T>(psi));
+        [[fallthrough]];
+      default:
+        return compute(Term<PsiCase::kGeneral, T>(psi));
+    }
   }
 }
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from definition import Psi, cross, omega
+from definition import Cosine, Psi, cross, omega
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.similarity import Similarity
 
 OPTIONS = [Psi(), Psi(alpha=0.7), Psi(beta=0.5), Psi(gamma=2.0), Psi(eps=1e-2), Psi(1.0, 1.0, 1.0, 0.0), Psi(0, 0, 0)]
+SIGNED = [Psi(signed=True), Psi(0.5, 2.0, 1.5, 1e-3, signed=True)]
+COSINES = [Cosine(), Cosine(signed=True)]
 
 
 def double(*shape: int) -> torch.Tensor:
@@ -33,7 +35,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-1
 # ---- values, order, layout, options ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("psi", OPTIONS, ids=str)
+@pytest.mark.parametrize("psi", [*OPTIONS, *SIGNED, *COSINES], ids=str)
 def test_options_reach_the_definition(psi, backend):
     a, b = double(5, 2, 3, 3) * 0.2, double(3, 2, 3, 3) * 0.2
     options = {**psi.options, "backend": backend}
@@ -45,9 +47,10 @@ def test_options_reach_the_definition(psi, backend):
     assert_same(psi_of_pairs(a, pairs.flip(1), **options), expected)
     middle = min(float(expected.median()) + 1e-9, 1.0)  # not on a value, where rounding decides
     assert_same(redundancy(a, middle, **options), (expected > middle).double().mean())
-    edges = np.linspace(0, 1, 8)
+    lowest = -1 if psi.signed else 0
+    edges = np.linspace(lowest, 1, 8)
     counts = [int(((expected > low) & (expected <= high)).sum()) for low, high in itertools.pairwise(edges)]
-    counts[0] += int((expected <= 0).sum())
+    counts[0] += int((expected <= lowest).sum())
     counts[-1] += int((expected > 1).sum())
     assert psi_histogram(a, 7, **options).tolist() == counts
 

@@ -23,9 +23,9 @@ from compare import (
     strided,
     weight,
 )
-from definition import Psi
+from definition import Cosine, Psi, omega
 from exhaustive import also
-from tolerances import gradient_allowance, packed_to_square, psi_allowance
+from tolerances import PSI, gradient_allowance, packed_to_square, psi_allowance
 
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.similarity import Similarity
@@ -104,6 +104,38 @@ def test_exponents_and_eps(exponents, dtype, eps):
     check_all(weight((9, 3, 3, 3), dtype), psi)
     check_all(weight((5, 9, 1), dtype, seed=1), psi)
     check_all(weight((6, 2, 2), dtype, seed=2), psi)
+
+
+SIGNED = [Psi(*(float(p) for p in exponents), 1e-4, signed=True) for exponents in EXPONENTS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("psi", [*SIGNED, Psi(eps=0.0, signed=True)], ids=str)
+def test_signed(psi, dtype):
+    """Also counts, whose tiles may stop early: terms then go down to -1."""
+    for index, shape in enumerate(((9, 3, 3, 3), (5, 9, 1), (6, 2, 2), (7, 2, 5, 5))):
+        check_all(weight(shape, dtype, seed=index), psi)
+    check_all(degenerate_slices(dtype), psi)
+    w = weight((20, 200, 3), dtype)
+    check_counts(torch.cat((w, -w)), torch.tensor([-0.9, -0.2, 0.3], dtype=dtype), psi)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("signed", [False, True])
+def test_cosine(signed, dtype):
+    cosine = Similarity("cosine", signed=signed)
+    for index, shape in enumerate(((9, 3, 3, 3), (5, 9, 1), (6, 2, 2), (7, 2, 5, 5), (33, 40, 3, 3))):
+        check_all(weight(shape, dtype, seed=index), cosine)
+    check_all(degenerate_slices(dtype), cosine)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-36), (torch.float32, 1e36), (torch.float64, 1e-140)])
+def test_the_cosine_at_any_scale(scale, dtype, signed):
+    w, cosine = weight((9, 3, 3, 3), dtype, scale), Similarity("cosine", signed=signed)
+    torch.testing.assert_close(
+        ops.pairwise_psi(w, *cosine.arguments).double(), omega(w, Cosine(signed)), rtol=0, atol=PSI[dtype]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -30,4 +30,4 @@ def compare(
     shared.use_threads(threads)
     psi = Similarity(eps=eps, scale_free=scale_free)
     with shared.interruptible("nothing was written; run the same command again"):
-        compare_runs(runs, margin, json, threshold=threshold, psi=psi)
+        compare_runs(runs, margin, json, threshold=threshold, similarity=psi)

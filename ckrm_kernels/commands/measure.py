@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ckrm_kernels.choices import Pointwise, Sort
 from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible, use_threads
 from ckrm_kernels.extras import require
-from ckrm_kernels.measurement import Pointwise
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.report.result import Sort
-from ckrm_kernels.report.selection import fitting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +74,7 @@ def measure(
     """
     from ckrm_kernels.checkpoints import read_checkpoints
     from ckrm_kernels.measurement import measure_layers, structure_of
+    from ckrm_kernels.report.selection import fitting
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     similarity = _checked_similarity(threshold, eps, scale_free)

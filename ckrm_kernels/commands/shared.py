@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ckrm_kernels.data.config import Name
+from ckrm_kernels import choices
 
 
 class Size(NamedTuple):
@@ -37,7 +37,7 @@ NetworkName = Annotated[
         metavar="NAME", help="One of those that `ckrm models` lists, a run's folder, or module:Class, one of your own."
     ),
 ]
-DataName = Annotated[Name | None, typer.Option(help="The data set; by default digits.")]
+DataName = Annotated[choices.DataName | None, typer.Option(help="The data set; by default digits.")]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
 ImageSize = Annotated[
     Size | None,
@@ -111,7 +111,7 @@ def use_threads(threads: int | None) -> None:
 
 def settings_of(
     network: str | None,
-    data: Name | None,
+    data: choices.DataName | None,
     data_folder: Path | None,
     image_size: Size | None,
     image_folder: Path | None,
