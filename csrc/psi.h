@@ -13,15 +13,18 @@ enum class PsiCase {
   kLinear,       // alpha = beta = gamma = 1
   kPower,        // any other alpha (on a CPU in float32: up to kLargestFitted), beta = gamma = 1
   kFitted,       // any other exponents up to kLargestFitted, in float32 on a CPU
-  kGeneral,      // anything else, float64 numbers out of the shared reciprocal's range (psi_factors), float64 on a GPU
+  kWide,         // beta = gamma = 1, float64 numbers out of the shared reciprocal's range (psi_factors), on a CPU
+  kGeneral,      // anything else, and float64 on a GPU
 };
 
-// Whether kFitted is there: a logarithm and a power cost a GPU as little, and tables float64 much accuracy.
+// Whether kFitted and kWide are there. To a GPU a logarithm and a power cost as little as a fit.
 template <class T>
-constexpr bool kFitsAllPowers = !kForGpu && sizeof(T) == sizeof(float);
+constexpr bool kHasFitted = !kForGpu && sizeof(T) == sizeof(float);
+template <class T>
+constexpr bool kHasWide = !kForGpu && sizeof(T) == sizeof(double);
 
-// The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
-// a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
+// The three factors share one reciprocal, but in float64's kWide and kGeneral. It needs the product of the denominators
+// to be a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
 template <class T>
 constexpr double kSmallestEps = sizeof(T) == sizeof(float) ? 0x1p-40 : 0x1p-338;
 template <class T>
@@ -83,12 +86,12 @@ struct PsiScalars {
 
   CKRM_MEMBER PsiCase psi_case() const {
     const bool linear = beta == 1 && gamma == 1;
-    if (wide) return PsiCase::kGeneral;
+    if (wide) return linear && kHasWide<T> ? PsiCase::kWide : PsiCase::kGeneral;
     if (linear && alpha == 0) return PsiCase::kNoLuminance;
     if (linear && alpha == 1) return PsiCase::kLinear;
     if (linear && (kForGpu || sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
     const bool fits = alpha <= kLargestFitted && beta <= kLargestFitted && gamma <= kLargestFitted;
-    return kFitsAllPowers<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
+    return kHasFitted<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
   }
 
  private:
@@ -113,7 +116,8 @@ struct PsiFactors {
 };
 
 template <PsiCase kCase, class V>
-constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
+constexpr bool kSharesReciprocal =
+    sizeof(Scalar<V>) == sizeof(float) || (kCase != PsiCase::kWide && kCase != PsiCase::kGeneral);
 
 // a.first, a.second: half_mu2 and half_var of own_moments
 template <PsiCase kCase, class V>
@@ -159,14 +163,16 @@ CKRM_INLINE V power_of_double(V luminance, double exponent) {
 template <PsiCase kCase, class V>
 CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   constexpr bool kIsFloat = sizeof(Scalar<V>) == sizeof(float);
-  if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
-  if constexpr (kCase == PsiCase::kLinear) return luminance;
-  if constexpr (kIsFloat && (kCase == PsiCase::kPower || kCase == PsiCase::kFitted))
+  if constexpr (kCase == PsiCase::kNoLuminance)
+    return broadcast<V>(1);
+  else if constexpr (kCase == PsiCase::kLinear)
+    return luminance;
+  else if constexpr (kIsFloat && (kCase == PsiCase::kPower || kCase == PsiCase::kFitted))
     return fitted_power(luminance, psi.of_luminance);
   else if constexpr (kCase == PsiCase::kPower)
     return power_of_double(luminance, psi.alpha);
   else
-    return power(luminance, psi.alpha);
+    return unit_power(luminance, psi.alpha);
 }
 
 // Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
@@ -218,9 +224,11 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    if constexpr (kCase == PsiCase::kGeneral) {
+    if constexpr (kCase == PsiCase::kWide || kCase == PsiCase::kGeneral) {
       const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
-      return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
+      if constexpr (kCase == PsiCase::kWide) return {f.luminance, f.contrast * sign.carry(f.structure, covariance)};
+      const V contrast = unit_power(f.contrast, psi.beta), structure = unit_power(f.structure, psi.gamma);
+      return {f.luminance, contrast * sign.carry(structure, covariance)};
     }
     const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
     const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
@@ -252,7 +260,7 @@ struct PsiTerm {
     g = sign.carry(g, f.numerator_s);
     const V slope = slope_of_luminance<kCase>(f.luminance, psi);
     V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
-    if constexpr (kCase == PsiCase::kGeneral || kCase == PsiCase::kFitted) {
+    if constexpr (kCase == PsiCase::kFitted || kCase == PsiCase::kWide || kCase == PsiCase::kGeneral) {
       const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
               s_power = power(f.structure, psi.gamma);
       of_luminance = g * psi.alpha * slope * (c_power * s_power);
@@ -330,8 +338,11 @@ CKRM_HOST_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& com
       case PsiCase::kPower:
         return compute(Term<PsiCase::kPower, T>(psi));
       case PsiCase::kFitted:
-        if constexpr (kFitsAllPowers<T>) return compute(Term<PsiCase::kFitted, T>(psi));
-        [[fallthrough]];
+        if constexpr (kHasFitted<T>) return compute(Term<PsiCase::kFitted, T>(psi));
+        break;
+      case PsiCase::kWide:
+        if constexpr (kHasWide<T>) return compute(Term<PsiCase::kWide, T>(psi));
+        break;
       default:
         return compute(Term<PsiCase::kGeneral, T>(psi));
     }
