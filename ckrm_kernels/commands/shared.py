@@ -46,7 +46,13 @@ ImageSize = Annotated[
 ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
-Threshold = Annotated[float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1].")]
+Threshold = Annotated[
+    float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1], signed in [-1, 1].")
+]
+SimilarityName = Annotated[
+    str, typer.Option("--similarity", metavar="NAME", help="psi, or cosine: of slices as they are, which takes no eps.")
+]
+Signed = Annotated[bool, typer.Option("--signed", help="A slice and its negative are opposites, near -1, not alike.")]
 Eps = Annotated[float, typer.Option(help="The constant of Psi; absolute, unless --scale-free.")]
 ScaleFree = Annotated[
     bool, typer.Option("--scale-free", help="Divide each weight by its root mean square first: shapes alone.")
