@@ -11,17 +11,19 @@ struct CosineScalars {
 
   static constexpr int kParameters = 0;
   static constexpr double scale = 1;
-  // of |x|^2 / K and of its inverse, so that both, and products of two, are normal numbers
-  static constexpr double largest_size = sizeof(T) == sizeof(float) ? 0x1p60 : 0x1p500;
+  // Of |x|^2 / K and of its inverse, so that both, and products of two, are normal numbers. A GPU, which has no second
+  // try in float64, takes what leaves normal numbers of them; they may have lost digits.
+  static constexpr double largest_size = sizeof(T) == sizeof(double) ? 0x1p500 : kForGpu ? 0x1p126 : 0x1p60;
 
   static CosineScalars of(const double*, bool is_signed, bool) { return {is_signed}; }
   static bool fits_float32(const double*) { return true; }
   void widen() {}
 
-  // The inverse of |x| / sqrt(K), 0 of a slice of zeros.
+  // The inverse of |x| / sqrt(K), 0 of a slice of zeros, or of one whose square is no normal number.
   template <class V>
   CKRM_MEMBER OwnMoments<V> own_moments(V mu, V variance) const {
-    const V square = mu * mu + variance, inverse = inverse_or_zero(square);
+    constexpr Scalar<V> kSmallest = sizeof(Scalar<V>) == sizeof(float) ? 0x1p-126 : 0x1p-1022;
+    const V sum = mu * mu + variance, square = sum < kSmallest ? V{} : sum, inverse = inverse_or_zero(square);
     return {square_root(inverse), V{}, maximum(square, inverse)};
   }
 };
@@ -55,9 +57,9 @@ struct CosineTerm {
   CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, V cosine) const {
     const V of_cosine = apply_sign(sign.carry(g, cosine), cosine);  // g, or of its absolute value g times its sign
     const V of_covariance = of_cosine * (a.first * b.first), of_norms = of_cosine * cosine;
-    const V of_a = of_norms * (a.first * a.first), of_b = of_norms * (b.first * b.first);
-    return {of_covariance * b.mu - of_a * a.mu, of_covariance * a.mu - of_b * b.mu, -of_a * a.sigma, -of_b * b.sigma,
-            of_covariance};
+    const V of_a = of_norms * a.first, of_b = of_norms * b.first;  // times numbers of at most 1
+    return {of_covariance * b.mu - of_a * (a.first * a.mu), of_covariance * a.mu - of_b * (b.first * b.mu),
+            -of_a * (a.first * a.sigma), -of_b * (b.first * b.sigma), of_covariance};
   }
 };
 

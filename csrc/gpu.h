@@ -3,6 +3,17 @@
 
 #include "inline.h"
 
+namespace ckrm {
+
+// Whether this is the library for a GPU, of which the host's code is a part.
+#if defined(__CUDACC__) || defined(CKRM_ON_GPU)
+constexpr bool kForGpu = true;
+#else
+constexpr bool kForGpu = false;
+#endif
+
+}  // namespace ckrm
+
 #if defined(__CUDA_ARCH__)
 #define CKRM_ON_GPU
 

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "fitted_power.h"
 #include "power.h"
 #include "similarity.h"
 
@@ -12,12 +13,24 @@ namespace ckrm {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // any other alpha (on a CPU in float32: below kLargestFitted), beta = gamma = 1
-  kGeneral,      // anything else, and float64 numbers out of the shared reciprocal's range (psi_factors)
+  kPower,        // any other alpha (on a CPU in float32: up to kLargestFitted), beta = gamma = 1
+  kFitted,       // any other exponents up to kLargestFitted, in float32 on a CPU
+  kWide,         // beta = gamma = 1, float64 numbers out of the shared reciprocal's range (psi_factors), on a CPU
+  kGeneral,      // anything else, and float64 on a GPU
 };
 
-// The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
-// a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
+// Whether the gradient is that of PsiProducts: beta = gamma = 1, and one reciprocal.
+template <PsiCase kCase>
+constexpr bool kOfProducts = kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear || kCase == PsiCase::kPower;
+
+// Whether kFitted and kWide are there. To a GPU a logarithm and a power cost as little as a fit.
+template <class T>
+constexpr bool kHasFitted = !kForGpu && sizeof(T) == sizeof(float);
+template <class T>
+constexpr bool kHasWide = !kForGpu && sizeof(T) == sizeof(double);
+
+// The three factors share one reciprocal, but in float64's kWide and kGeneral. It needs the product of the denominators
+// to be a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
 template <class T>
 constexpr double kSmallestEps = sizeof(T) == sizeof(float) ? 0x1p-40 : 0x1p-338;
 template <class T>
@@ -37,46 +50,66 @@ struct PsiScalars {
   T alpha, beta, gamma, eps;
   bool is_signed;
   double scale;
-  PowerFit fit;  // of alpha, or of alpha - 1 for the gradient; float32's kPower alone reads it
-  bool wide;     // in float64: out of the shared reciprocal's range
+  // Of alpha, or of alpha - 1 for the gradient, in float32's kPower; of all three in kFitted.
+  PowerFit of_luminance, of_contrast, of_structure;
+  bool wide;  // in float64: out of the shared reciprocal's range
 
   static constexpr int kParameters = 4;
   static constexpr double largest_size = kLargestSquare<T>;
 
   // parameters: alpha, beta, gamma, eps
   static PsiScalars of(const double* parameters, bool is_signed, bool for_gradient) {
-    const double alpha = parameters[0], eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
-    const bool fitted = sizeof(T) == sizeof(float);
-    return {static_cast<T>(alpha),
-            static_cast<T>(parameters[1]),
-            static_cast<T>(parameters[2]),
-            static_cast<T>(scaled),
-            is_signed,
-            scale,
-            fitted ? fit_power(alpha - (for_gradient ? 1 : 0)) : PowerFit{},
-            scaled < kSmallestEps<T>};
+    const double eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
+    PsiScalars psi{static_cast<T>(parameters[0]),
+                   static_cast<T>(parameters[1]),
+                   static_cast<T>(parameters[2]),
+                   static_cast<T>(scaled),
+                   is_signed,
+                   scale,
+                   {},
+                   {},
+                   {},
+                   scaled < kSmallestEps<T>};
+    psi.fit(parameters, for_gradient);
+    return psi;
   }
 
   // For numbers out of range, in float64.
   void widen() { wide = true; }
 
-  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range.
-  static bool fits_float32(const double* parameters) { return parameters[3] >= 0x1p-100; }
+  // Whether float32 is worth a try: below, only weights smaller than any network's would be in range. On a GPU, which
+  // has no second try, weights of any network must be.
+  static bool fits_float32(const double* parameters) { return parameters[3] >= (kForGpu ? 0x1p-64 : 0x1p-100); }
 
   // (mu^2 + eps / 2) / 2: two of them make half the denominator of L; and likewise for C. The halves drop factors of 2,
-  // exactly. V is double or a vector of it.
+  // exactly.
   template <class V>
   CKRM_MEMBER OwnMoments<V> own_moments(V mu, V variance) const {
-    const double quarter_eps = 0.25 * static_cast<double>(eps);
-    const V half_mu2 = 0.5 * mu * mu + quarter_eps, half_var = 0.5 * variance + quarter_eps;
+    const Scalar<V> half(0.5), quarter_eps = Scalar<V>(0.25) * static_cast<Scalar<V>>(eps);
+    const V half_mu2 = half * mu * mu + quarter_eps, half_var = half * variance + quarter_eps;
     return {half_mu2, half_var, half_mu2 + half_var};
   }
 
   CKRM_MEMBER PsiCase psi_case() const {
-    if (wide || beta != 1 || gamma != 1) return PsiCase::kGeneral;
-    if (alpha == 0) return PsiCase::kNoLuminance;
-    if (alpha == 1) return PsiCase::kLinear;
-    return sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+    const bool linear = beta == 1 && gamma == 1;
+    if (wide) return linear && kHasWide<T> ? PsiCase::kWide : PsiCase::kGeneral;
+    if (linear && alpha == 0) return PsiCase::kNoLuminance;
+    if (linear && alpha == 1) return PsiCase::kLinear;
+    if (linear && (kForGpu || sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
+    const bool fits = alpha <= kLargestFitted && beta <= kLargestFitted && gamma <= kLargestFitted;
+    return kHasFitted<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
+  }
+
+ private:
+  // Makes what the case needs.
+  void fit(const double* exponents, bool for_gradient) {
+    if (sizeof(T) == sizeof(double)) return;
+    const PsiCase psi_case = this->psi_case();
+    if (psi_case == PsiCase::kPower) of_luminance = fit_power(exponents[0] - (for_gradient ? 1 : 0));
+    if (psi_case != PsiCase::kFitted || for_gradient) return;
+    of_luminance = fit_power(exponents[0]);
+    of_contrast = fit_power(exponents[1]);
+    of_structure = fit_power(exponents[2]);
   }
 };
 
@@ -93,17 +126,14 @@ struct PsiFactors {
 template <class V>
 struct PsiProducts {
   V luminance;
-  V of_luminance;       // alpha C |S| over half the denominator of L
-  V of_deviations;      // |L| |S| over the denominators of C and S
-  V of_other, of_own;   // of that, what the other side's sigma and a side's own are multiplied by
+  V of_luminance;      // alpha C |S| over half the denominator of L
+  V of_deviations;     // |L| |S| over the denominators of C and S
+  V of_other, of_own;  // of that, what the other side's sigma and a side's own are multiplied by
   V of_covariance;
 };
 
-template <PsiCase kCase, class V>
-constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
-
 // a.first, a.second: half_mu2 and half_var of own_moments
-template <PsiCase kCase, class V>
+template <class V>
 CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
   PsiFactors<V> f;
   const Scalar<V> half_eps = eps * Scalar<V>(0.5);
@@ -113,7 +143,7 @@ CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, 
   const V denominator_c = a.second + b.second;
   const V denominator_s = a.sigma * b.sigma + eps;
   const V numerator_c = denominator_s - half_eps;
-  if constexpr (kSharesReciprocal<kCase, V>) {
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
     const V denominator_cs = denominator_c * denominator_s;
     const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
     const V inverse_cs = denominator_l * r;
@@ -134,25 +164,28 @@ CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, 
   return f;
 }
 
-// |L|^exponent in the case kPower; fit: of the exponent.
+// |L|^exponent in float64's kPower, where |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation
+// leaves no smaller number.
 template <class V>
-CKRM_INLINE V fixed_power(V luminance, Scalar<V> exponent, const PowerFit& fit) {
-  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
-    return fitted_power(luminance, fit);
-  } else {
-    // |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation leaves no smaller number
-    if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
-    return accurate_power(luminance, exponent);
-  }
+CKRM_INLINE V power_of_double(V luminance, double exponent) {
+  if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
+  return accurate_power(luminance, exponent);
 }
 
 // |L|^alpha
 template <PsiCase kCase, class V>
 CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
-  if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
-  if constexpr (kCase == PsiCase::kLinear) return luminance;
-  if constexpr (kCase == PsiCase::kPower) return fixed_power(luminance, psi.alpha, psi.fit);
-  return power(luminance, psi.alpha);
+  constexpr bool kIsFloat = sizeof(Scalar<V>) == sizeof(float);
+  if constexpr (kCase == PsiCase::kNoLuminance)
+    return broadcast<V>(1);
+  else if constexpr (kCase == PsiCase::kLinear)
+    return luminance;
+  else if constexpr (kIsFloat && (kCase == PsiCase::kPower || kCase == PsiCase::kFitted))
+    return fitted_power(luminance, psi.of_luminance);
+  else if constexpr (kCase == PsiCase::kPower)
+    return power_of_double(luminance, psi.alpha);
+  else
+    return unit_power(luminance, psi.alpha);
 }
 
 // Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
@@ -173,7 +206,11 @@ template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kPower) {
-    const V slope = fixed_power(luminance, psi.alpha - 1, psi.fit);
+    V slope;
+    if constexpr (sizeof(Scalar<V>) == sizeof(float))
+      slope = fitted_slope(luminance, psi.of_luminance);
+    else
+      slope = power_of_double(luminance, psi.alpha - 1);
 #if defined(CKRM_ON_GPU)
     if constexpr (sizeof(Scalar<V>) == sizeof(float)) return luminance <= kSmallestBase ? 0 : slope;  // not infinite
 #endif
@@ -193,7 +230,7 @@ struct PsiTerm {
       : psi(scalars), sign(scalars.is_signed), covariance_start(scalars.eps) {}
 
   template <class V>
-  using Factors = std::conditional_t<kCase == PsiCase::kGeneral, PsiFactors<V>, PsiProducts<V>>;
+  using Factors = std::conditional_t<kOfProducts<kCase>, PsiProducts<V>, PsiFactors<V>>;
 
   // psi = |luminance|^alpha rest
   template <class V>
@@ -203,19 +240,24 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    if constexpr (kCase == PsiCase::kGeneral) {
-      const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
-      return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
+    if constexpr (kCase == PsiCase::kWide || kCase == PsiCase::kGeneral) {
+      const PsiFactors<V> f = psi_factors(a, b, covariance, psi.eps);
+      if constexpr (kCase == PsiCase::kWide) return {f.luminance, f.contrast * sign.carry(f.structure, covariance)};
+      const V contrast = unit_power(f.contrast, psi.beta), structure = unit_power(f.structure, psi.gamma);
+      return {f.luminance, contrast * sign.carry(structure, covariance)};
+    }
+    const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
+    const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
+    const V numerator_c = denominator_s - psi.eps * T(0.5);
+    if constexpr (kCase == PsiCase::kFitted) {
+      const V contrast = fitted_power(divide(numerator_c, denominator_c), psi.of_contrast);
+      const V structure = fitted_power(divide(absolute(covariance), denominator_s), psi.of_structure);
+      return {divide(numerator_l, denominator_l), contrast * sign.carry(structure, covariance)};
     } else {
-      const V denominator_c = a.second + b.second;
-      const V denominator_s = a.sigma * b.sigma + psi.eps;
-      const V denominator_cs = denominator_c * denominator_s;
-      const V numerator_cs = (denominator_s - psi.eps * T(0.5)) * sign.of(covariance);
+      const V numerator_cs = numerator_c * sign.of(covariance), denominator_cs = denominator_c * denominator_s;
       if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
-      const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5));
-      const V denominator_l = a.first + b.first;
-      const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
-      return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
+      const Quotients<V> q = divide_both(numerator_l, denominator_l, numerator_cs, denominator_cs);
+      return {q.first, q.second};
     }
   }
 
@@ -226,8 +268,8 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Factors<V> factors(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    if constexpr (kCase == PsiCase::kGeneral) {
-      return psi_factors<kCase>(a, b, covariance, psi.eps);
+    if constexpr (!kOfProducts<kCase>) {
+      return psi_factors(a, b, covariance, psi.eps);
     } else {
       const T half_eps = psi.eps * T(0.5);
       const V denominator_c = a.second + b.second;
@@ -260,7 +302,7 @@ struct PsiTerm {
   template <class V>
   CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, const Factors<V>& f) const {
     const V slope = slope_of_luminance<kCase>(absolute(f.luminance), psi);
-    if constexpr (kCase == PsiCase::kGeneral) {
+    if constexpr (!kOfProducts<kCase>) {
       g = sign.carry(g, f.numerator_s);
       const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
               s_power = power(f.structure, psi.gamma);
@@ -326,16 +368,26 @@ struct PsiTermOfNumbers {
 
 // Calls compute(term) with the term for these scalars.
 template <template <PsiCase, class> class Term, class T, class Compute>
-CKRM_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
-  switch (psi.psi_case()) {
-    case PsiCase::kNoLuminance:
-      return compute(Term<PsiCase::kNoLuminance, T>(psi));
-    case PsiCase::kLinear:
-      return compute(Term<PsiCase::kLinear, T>(psi));
-    case PsiCase::kPower:
-      return compute(Term<PsiCase::kPower, T>(psi));
-    default:
-      return compute(Term<PsiCase::kGeneral, T>(psi));
+CKRM_HOST_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& compute) {
+  if constexpr (kForGpu && sizeof(T) == sizeof(double)) {
+    return compute(Term<PsiCase::kGeneral, T>(psi));
+  } else {
+    switch (psi.psi_case()) {
+      case PsiCase::kNoLuminance:
+        return compute(Term<PsiCase::kNoLuminance, T>(psi));
+      case PsiCase::kLinear:
+        return compute(Term<PsiCase::kLinear, T>(psi));
+      case PsiCase::kPower:
+        return compute(Term<PsiCase::kPower, T>(psi));
+      case PsiCase::kFitted:
+        if constexpr (kHasFitted<T>) return compute(Term<PsiCase::kFitted, T>(psi));
+        break;
+      case PsiCase::kWide:
+        if constexpr (kHasWide<T>) return compute(Term<PsiCase::kWide, T>(psi));
+        break;
+      default:
+        return compute(Term<PsiCase::kGeneral, T>(psi));
+    }
   }
 }
 

@@ -19,17 +19,19 @@ struct Scalars {
 
 // Calls compute(scalars) with those of the similarity.
 template <class AnyScalars, class Compute>
-CKRM_INLINE auto with_scalars(AnyScalars& scalars, const Compute& compute) {
+CKRM_HOST_INLINE auto with_scalars(AnyScalars& scalars, const Compute& compute) {
   if (scalars.name == SimilarityName::kCosine) return compute(scalars.cosine);
   return compute(scalars.psi);
 }
 
 // Calls compute(term) with the similarity's term. kNumbers: of slices of one number
 template <bool kNumbers, class T, class Compute>
-CKRM_INLINE void with_term(const Scalars<T>& scalars, const Compute& compute) {
+CKRM_HOST_INLINE void with_term(const Scalars<T>& scalars, const Compute& compute) {
   if (scalars.name == SimilarityName::kCosine) return compute(CosineTerm<T>(scalars.cosine));
-  if constexpr (kNumbers) return with_psi_term<PsiTermOfNumbers>(scalars.psi, compute);
-  return with_psi_term<PsiTerm>(scalars.psi, compute);
+  if constexpr (kNumbers)
+    return with_psi_term<PsiTermOfNumbers>(scalars.psi, compute);
+  else
+    return with_psi_term<PsiTerm>(scalars.psi, compute);
 }
 
 }  // namespace ckrm

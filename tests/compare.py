@@ -1,4 +1,7 @@
-"""The operators of a namespace (`ops`) against the float64 reference, forward and backward, from poisoned memory."""
+"""The operators of a namespace (`ops`) against the float64 reference, forward and backward, from poisoned memory.
+
+Of any similarity: `psi` is a `Similarity`, or the exponents and eps of psi.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from definition import Psi
 from tolerances import (
     PSI,
+    Compared,
     assert_gradient_close,
     assert_psi_close,
     gradient_allowance,
@@ -50,9 +53,10 @@ def assert_fresh(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Non
     assert out.is_contiguous()
 
 
-def expected_psi(w: Tensor, pairs: Tensor, psi: Psi) -> Tensor:
+def expected_psi(w: Tensor, pairs: Tensor, psi: Compared) -> Tensor:
     """The reference on a list of pairs, many at once."""
-    return reference.psi_of_pairs(w, pairs, Similarity("psi", *psi), chunk=max(1, 2**19 // w.shape[1:].numel()))
+    similarity = psi if isinstance(psi, Similarity) else Similarity("psi", *psi)
+    return reference.psi_of_pairs(w, pairs, similarity, chunk=max(1, 2**19 // w.shape[1:].numel()))
 
 
 def all_pairs(filters: int) -> Tensor:
@@ -60,7 +64,7 @@ def all_pairs(filters: int) -> Tensor:
     return torch.triu_indices(filters, filters, 1).T
 
 
-def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
+def check_pairwise(w: Tensor, psi: Compared, grad: Tensor | None = None, ops: Any = ops) -> None:
     """w: (F2, F1, *K); grad: (F2 (F2 - 1) / 2,) of the result's dtype, random if None."""
     filters, dtype = w.shape[0], result_dtype(w.dtype)
     with poisoned():
@@ -80,7 +84,7 @@ def check_pairwise(w: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = o
     assert_gradient_close(of_weight, expected, w.dtype, allowance)
 
 
-def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
+def check_cross(a: Tensor, b: Tensor, psi: Compared, grad: Tensor | None = None, ops: Any = ops) -> None:
     """a: (Na, F1, *K), b: (Nb, F1, *K); grad: (Na, Nb) of the result's dtype, random if None."""
     with poisoned():
         square = ops.cross_psi(a, b, *psi.arguments)
@@ -99,7 +103,7 @@ def check_cross(a: Tensor, b: Tensor, psi: Psi, grad: Tensor | None = None, ops:
         assert_gradient_close(of, of_exact, x.dtype, gradient_allowance(x, y, g, psi, x.dtype))
 
 
-def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, ops: Any = ops) -> None:
+def check_pairs(w: Tensor, pairs: Tensor, psi: Compared, grad: Tensor | None = None, ops: Any = ops) -> None:
     """w: (F2, F1, *K), pairs: (P, 2); grad: (P,) of the result's dtype, random if None."""
     filters = w.shape[0]
     with poisoned():
@@ -120,12 +124,12 @@ def check_pairs(w: Tensor, pairs: Tensor, psi: Psi, grad: Tensor | None = None, 
     assert_gradient_close(of_weight, expected, w.dtype, gradient_allowance(w, w, weights, psi, w.dtype))
 
 
-def check_counts(w: Tensor, edges: Tensor, psi: Psi, ops: Any = ops) -> None:
+def check_counts(w: Tensor, edges: Tensor, psi: Compared, ops: Any = ops) -> None:
     """edges: (E,) ascending, of the result's dtype. The counts are exactly those of the operator's own Psi."""
     check_counts_of_banks([w], edges, psi, ops)
 
 
-def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Psi, ops: Any = ops) -> None:
+def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Compared, ops: Any = ops) -> None:
     """banks: of one dtype, (F2, F1, *K) each. A bank's counts do not depend on the others."""
     with poisoned():
         counts = ops.psi_counts(banks, edges, *psi.arguments)
@@ -135,7 +139,7 @@ def check_counts_of_banks(banks: Sequence[Tensor], edges: Tensor, psi: Psi, ops:
         _check_counts_of_one(w, omega, row, edges, psi)
 
 
-def _check_counts_of_one(w: Tensor, packed: Tensor, counts: Tensor, edges: Tensor, psi: Psi) -> None:
+def _check_counts_of_one(w: Tensor, packed: Tensor, counts: Tensor, edges: Tensor, psi: Compared) -> None:
     intervals = torch.where(packed.isnan(), edges.numel() + 1, torch.bucketize(packed, edges.contiguous()))
     assert counts.tolist() == torch.bincount(intervals, minlength=edges.numel() + 2).tolist()
 
@@ -194,7 +198,7 @@ def mixed_banks(dtype: torch.dtype) -> list[Tensor]:
     return [*banks, channels_last, weight((9, 12), dtype).T[:, 1:8, None], spoilt]
 
 
-def check_all(w: Tensor, psi: Psi, ops: Any = ops) -> None:
+def check_all(w: Tensor, psi: Compared, ops: Any = ops) -> None:
     """Every operator, forward and backward, on w (F2, F1, *K)."""
     check_pairwise(w, psi, ops=ops)
     check_cross(w[: w.shape[0] // 2 + 1], w[w.shape[0] // 3 :], psi, ops=ops)
@@ -203,7 +207,7 @@ def check_all(w: Tensor, psi: Psi, ops: Any = ops) -> None:
 
 
 def all_results(
-    w: Tensor, pairs: Tensor, edges: Tensor, grads: Sequence[Tensor], psi: Psi, ops: Any = ops
+    w: Tensor, pairs: Tensor, edges: Tensor, grads: Sequence[Tensor], psi: Compared, ops: Any = ops
 ) -> list[Tensor]:
     """What every operator gives on w; grads: of the packed pairs, of w x w and of the listed pairs."""
     with poisoned():

@@ -9,7 +9,12 @@ more than itself. So every slice gets the width of the interval that psi, or a t
 * each sum (2 mx my + eps, sxy + eps, the denominators) is within 4 epsilons of the sum of its absolute terms.
 
 Away from cancellation the interval is a few epsilons wide. Where it holds the pole of |L|^(alpha - 1), the gradient has
-no digits at all: its allowance is infinite, and the test only asks for a finite number.
+no digits at all: its allowance is infinite, and the test only asks for a finite number. The sign of S, where signed,
+may be either one where the interval of S holds 0.
+
+The cosine is well-conditioned: <x, y> and its terms are at most |x| |y|, so no value has an allowance. Its gradient
+(y / |y| - cos x / |x|) / |x| is a difference of vectors of length at most 1: it is off by epsilons of 1 / |x|, and by
+twice itself where the sign of the cosine, if that is not kept, may be either one.
 """
 
 from __future__ import annotations
@@ -18,9 +23,12 @@ import torch
 from definition import Psi
 from torch import Tensor
 
+from ckrm_kernels.similarity import Similarity
+
 PSI = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT = {torch.float32: 1e-4, torch.float64: 1e-10, torch.float16: 1e-4, torch.bfloat16: 1e-4}
 
+Compared = Psi | Similarity
 _Factor = tuple[Tensor, Tensor]  # a magnitude and how far it may be off
 
 
@@ -46,23 +54,30 @@ def assert_gradient_close(
     _assert_close(torch.where(overflows, expected, actual.double()), expected, tolerance + stored)
 
 
-def psi_allowance(a: Tensor, b: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
+def psi_allowance(a: Tensor, b: Tensor, psi: Compared, dtype: torch.dtype) -> Tensor:
     """How far every Psi(i, j) may be off. a: (Na, F1, *K), b: (Nb, F1, *K), dtype: the kernel's; out: (Na, Nb)."""
     x, y = _slices(a), _slices(b)
+    if _name(psi) == "cosine":
+        return x.new_zeros(len(x), len(y))
     rows = [_interval(part[:, None], y[None], psi, dtype).mean(-1) for part in x.split(_rows_at_once(y))]
     return torch.cat([x.new_zeros(0, len(y)), *rows])
 
 
-def gradient_allowance(a: Tensor, b: Tensor, grad: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
+def gradient_allowance(a: Tensor, b: Tensor, grad: Tensor, psi: Compared, dtype: torch.dtype) -> Tensor:
     """How far the gradient of sum(grad * Psi) in a may be off. grad: (Na, Nb); out: a's shape."""
     x, y = _slices(a), _slices(b)
     at_once = _rows_at_once(y)
+    interval = {"psi": _gradient_interval, "cosine": _cosine_gradient_interval}[_name(psi)]
     rows = []
     for part, weights in zip(x.split(at_once), grad.double().abs().split(at_once), strict=True):
-        error = _gradient_interval(part[:, None], y[None], psi, dtype)
+        error = interval(part[:, None], y[None], psi, dtype)
         weights = weights[..., None, None]
         rows.append(torch.where(weights > 0, error * weights, 0.0).sum(1) / x.shape[1])
     return torch.cat([x.new_zeros(0, *x.shape[1:]), *rows]).view(a.shape)
+
+
+def _name(psi: Compared) -> str:
+    return psi.arguments[0]
 
 
 def _rows_at_once(y: Tensor) -> int:
@@ -133,7 +148,7 @@ class _Ratio:
         return value, torch.where(self.zero, 0.0, (off + value * self.denominator_off) / self.denominator)
 
 
-def _ratios(x: _Moments, y: _Moments, psi: Psi, dtype: torch.dtype) -> tuple[_Ratio, _Ratio, _Ratio]:
+def _ratios(x: _Moments, y: _Moments, psi: Compared, dtype: torch.dtype) -> tuple[_Ratio, _Ratio, _Ratio]:
     rounding, eps = _epsilons(dtype), psi.eps
 
     def similarity(p: Tensor, p_off: Tensor, q: Tensor, q_off: Tensor) -> _Ratio:
@@ -151,20 +166,20 @@ def _ratios(x: _Moments, y: _Moments, psi: Psi, dtype: torch.dtype) -> tuple[_Ra
     return luminance, contrast, structure
 
 
-def _interval(x: Tensor, y: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
+def _interval(x: Tensor, y: Tensor, psi: Compared, dtype: torch.dtype) -> Tensor:
     """How far psi(x, y) may be off, (n, F1)."""
     ratios = _ratios(_Moments(x, dtype), _Moments(y, dtype), psi, dtype)
-    powers = [_power(r.value, r.off, exponent) for r, exponent in zip(ratios, psi[:3], strict=True)]
-    return _product(*powers)[1].clamp(max=1.0)
+    return _product(*_powers(ratios, psi))[1].clamp(max=2.0 if psi.signed else 1.0)
 
 
-def _gradient_interval(x: Tensor, y: Tensor, psi: Psi, dtype: torch.dtype) -> Tensor:
+def _gradient_interval(x: Tensor, y: Tensor, psi: Compared, dtype: torch.dtype) -> Tensor:
     """How far d psi(x, y) / dx may be off, (n, F1, K): the sum over its four terms."""
     mx, my = _Moments(x, dtype), _Moments(y, dtype)
     luminance, contrast, structure = _ratios(mx, my, psi, dtype)
     ratios = (luminance, contrast, structure)
-    power = [_power(r.value, r.off, p) for r, p in zip(ratios, psi[:3], strict=True)]
-    slope = [_slope(r.value, r.off, p) for r, p in zip(ratios, psi[:3], strict=True)]
+    power = _powers(ratios, psi)
+    slope = [_slope(r.value, r.off, p) for r, p in zip(ratios, (psi.alpha, psi.beta), strict=False)]
+    slope.append(_slope(structure.value, structure.off, psi.gamma, keeps_sign=psi.signed))
 
     def pull(r: _Ratio, p: Tensor, p_off: Tensor, q: Tensor, q_off: Tensor) -> _Factor:
         """2 (q - r p) / denominator: the derivative of a similarity of p and q in p."""
@@ -202,14 +217,26 @@ def _product(*factors: _Factor) -> _Factor:
     return value, (high - value).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
+def _powers(ratios: tuple[_Ratio, _Ratio, _Ratio], psi: Compared) -> list[_Factor]:
+    """Those of L, C and S; the last may have either sign where it is kept and S may be on either side of 0."""
+    exponents = (psi.alpha, psi.beta, psi.gamma)
+    powers = [_power(r.value, r.off, exponent) for r, exponent in zip(ratios, exponents, strict=True)]
+    structure, (value, off) = ratios[2], powers[2]
+    either_sign = psi.signed & (structure.value <= structure.off) & (structure.off > 0)
+    return [*powers[:2], (value, torch.where(either_sign, 2 * value + off, off))]
+
+
 def _power(v: Tensor, off: Tensor, exponent: float) -> _Factor:
     """v^exponent for v >= 0."""
     value, low, high = v**exponent, (v - off).clamp(min=0) ** exponent, (v + off) ** exponent
     return value, torch.maximum(high - value, value - low)
 
 
-def _slope(v: Tensor, off: Tensor, exponent: float) -> _Factor:
-    """|d v^exponent / dv|, whose sign is open where v may be on either side of 0; 0 at v = 0 if infinite."""
+def _slope(v: Tensor, off: Tensor, exponent: float, keeps_sign: bool = False) -> _Factor:
+    """|d v^exponent / dv|; 0 at v = 0 if infinite.
+
+    Its sign is open where v may be on either side of 0, unless the power keeps that of v.
+    """
     if exponent == 0:
         return torch.zeros_like(v), torch.zeros_like(v)
     at_zero = (v == 0) if exponent < 1 else torch.zeros_like(v, dtype=torch.bool)
@@ -217,4 +244,18 @@ def _slope(v: Tensor, off: Tensor, exponent: float) -> _Factor:
     low, high = (exponent * x ** (exponent - 1) for x in ((v - off).clamp(min=0), v + off))
     either_sign = torch.maximum(low, high) + value
     one_sign = torch.maximum((high - value).abs(), (value - low).abs())
-    return value, torch.where(off == 0, 0.0, torch.where(v <= off, either_sign, one_sign))
+    open_sign = (v <= off) & (not keeps_sign)
+    return value, torch.where(off == 0, 0.0, torch.where(open_sign, either_sign, one_sign))
+
+
+def _cosine_gradient_interval(x: Tensor, y: Tensor, cosine: Compared, dtype: torch.dtype) -> Tensor:
+    """How far the gradient of the cosine in x may be off, (n, F1, K).
+
+    The cosine is off by the moments and the norms of both sides, the product and the sum: six roundings, and those
+    of K float64 additions in each. The gradient has two terms of that, and a quotient.
+    """
+    norms = x.norm(dim=-1) * y.norm(dim=-1)
+    off = 6 * (_epsilons(dtype) + (x.shape[-1] + 1) * 2**-53)
+    either_sign = (not cosine.signed) & ((x * y).sum(-1).abs() <= off * norms)
+    of_unit = torch.where(norms > 0, 3 * off + 2.0 * either_sign, 0.0) / torch.where(norms > 0, x.norm(dim=-1), 1.0)
+    return of_unit[..., None].expand(*norms.shape, x.shape[-1])

@@ -98,8 +98,8 @@ void finish_filters(const Bank<T>& bank, int64_t block, int64_t k, const T* of, 
                bank.coordinates + 1, positions);
 }
 
-// With fewer slices than this, the pairs of a slice are shared out, too: by the shapes alone, so that the sums are those
-// of any number of threads.
+// With fewer slices than this, the pairs of a slice are shared out, too: by the shapes alone, so that the sums are
+// those of any number of threads.
 constexpr int64_t kFewSlices = 16;
 
 template <class T>

@@ -110,8 +110,7 @@ CKRM_INLINE void add_gradients(const SlicesOfTile<kCoordinates, T>& tile, const 
     const Moments<V> a = tile.row_moments(r);
     V of_mu{}, of_sigma{};
     for (int64_t c = 0; c < tile.columns; ++c) {
-      const TermGradient<V> d =
-          term.gradient(load(g + r * g_step + c * L), a, tile.column_moments(c), factors[r][c]);
+      const TermGradient<V> d = term.gradient(load(g + r * g_step + c * L), a, tile.column_moments(c), factors[r][c]);
       of_covariance[r][c] = d.of_covariance;
       of_mu += d.of_mu_a;
       of_sigma += d.of_sigma_a;

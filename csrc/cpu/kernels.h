@@ -49,9 +49,9 @@ struct Tile {
   bool triangular;  // only columns > row count: vectors of lanes wholly at or below the diagonal are skipped
 };
 
-// The gradient of Psi, of a x b or of all pairs, in vectors of lanes: a row for each filter of a, padded to lanes, with a
-// number for each filter of b, and of all pairs only from the vector on that holds the filter of a. 0 where there is no
-// pair, NaN where one of it is not finite.
+// The gradient of Psi, of a x b or of all pairs, in vectors of lanes: a row for each filter of a, padded to lanes, with
+// a number for each filter of b, and of all pairs only from the vector on that holds the filter of a. 0 where there is
+// no pair, NaN where one of it is not finite.
 template <class T>
 struct PairGradient {
   T* grad;
@@ -90,8 +90,8 @@ struct Kernels {
   void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
                const Scalars<T>& scalars, T* sums, int64_t ld);
 
-  // The gradient of both banks at slice k, for the pairs with every vector of filters of a from `part` on, `parts` apart,
-  // added to scratch.of_a and of_b.
+  // The gradient of both banks at slice k, for the pairs with every vector of filters of a from `part` on, `parts`
+  // apart, added to scratch.of_a and of_b.
   void (*tile_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
                         const Scalars<T>& scalars, int64_t part, int64_t parts, const SliceScratch<T>& scratch);
 

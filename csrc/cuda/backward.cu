@@ -11,7 +11,7 @@ namespace {
 // The gradient of a's filters from their pairs with b's.
 template <class T>
 void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, const PairGradient& grad,
-                   const Scalars& scalars, const Tensor& out, const CurrentStream& stream) {
+                   const Scalars<T>& scalars, const Tensor& out, const CurrentStream& stream) {
   const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
   const Tensor square = new_numbers<T>(prepared_a.data(), a.padded * b.padded);
   T* spread = static_cast<T*>(square.mutable_data_ptr());
@@ -19,14 +19,12 @@ void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& pre
 
   const Tensor of_a = new_numbers<T>(prepared_a.data(), prepared_a.data().numel());
   T* gathered = static_cast<T*>(of_a.mutable_data_ptr());
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha - 1);
   const int64_t blocks = a.padded / kOwnedFilters<T> * a.slices;
-  with_case(psi, [&](auto psi_case) {
-    with_coordinates<T>(a.coordinates, [&](auto coordinates) {
-      stream.launch(tile_gradient_kernel<psi_case.value, coordinates.value, T>, blocks,
-                    parts_of_coordinates<coordinates.value>(a.coordinates), kThreads, a, b,
-                    static_cast<const T*>(spread), psi, gathered);
-    });
+  with_term_of<true>(scalars, a.coordinates, [&](const auto& term, auto coordinates) {
+    using Term = std::decay_t<decltype(term)>;
+    stream.launch(tile_gradient_kernel<coordinates.value, Term, T>, blocks,
+                  parts_of_coordinates<coordinates.value>(a.coordinates), kThreads, a, b, static_cast<const T*>(spread),
+                  term, gathered);
   });
   finish_gradient(prepared_a, of_a, out, stream);
 }
@@ -38,8 +36,9 @@ bool is_float32(const Tensor& grad) { return grad.scalar_type() == ScalarType::F
 
 using namespace cuda;
 
-Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double alpha, double beta, double gamma,
-                             double eps) {
+Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, const std::string& name, bool is_signed,
+                             const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight w(weight);
   const int64_t n = w.view().filters;
   check_gradient(grad, weight, {n * (n - 1) / 2});
@@ -48,16 +47,17 @@ Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, double al
   if (n < 2) return zero_gradient(weight);
   const Tensor out = empty_gradient(weight);
   const PairGradient of_pairs{grad.const_data_ptr(), is_float32(grad), true, {grad.stride(0), 0}};
-  with_arithmetic(weight, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, eps, stream);
-    tile_gradient(prepared, prepared, of_pairs, {alpha, beta, gamma, eps}, out, stream);
+  with_arithmetic(weight, similarity, true, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, scalars, stream);
+    tile_gradient(prepared, prepared, of_pairs, scalars, out, stream);
   });
   return out;
 }
 
-std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b, double alpha,
-                                              double beta, double gamma, double eps) {
+std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& a, const Tensor& b,
+                                              const std::string& name, bool is_signed,
+                                              const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight wa(a), wb(b);
   check_alike(wa, wb);
   check_gradient(grad, a, {wa.view().filters, wb.view().filters});
@@ -65,13 +65,11 @@ std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& 
   const CurrentStream stream(a);
   if (grad.numel() == 0) return {zero_gradient(a), zero_gradient(b)};
   const Tensor out_a = empty_gradient(a), out_b = empty_gradient(b);
-  const Scalars scalars{alpha, beta, gamma, eps};
   const PairGradient by_a{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(0), grad.stride(1)}};
   const PairGradient by_b{grad.const_data_ptr(), is_float32(grad), false, {grad.stride(1), grad.stride(0)}};
-  with_arithmetic(a, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, eps, stream);
-    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, eps, stream);
+  with_arithmetic(a, similarity, true, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, scalars, stream);
+    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, scalars, stream);
     tile_gradient(prepared_a, prepared_b, by_a, scalars, out_a, stream);
     tile_gradient(prepared_b, prepared_a, by_b, scalars, out_b, stream);
   });

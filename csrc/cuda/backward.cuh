@@ -45,21 +45,18 @@ __global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Bank<T> a, Ba
   square[at] = value;
 }
 
-// What one filter's slice has gathered: the sums of PsiGradient, and of the owned coordinates.
+// What one filter's slice has gathered: the gradients of its moments, and of the owned coordinates. A similarity of
+// filters is that of the pair in either order: the filter is the first of all its pairs.
 template <int kCoordinates, class T>
 struct Gathered {
-  static constexpr int kMoments = kCoordinates == 0 ? 2 : kMomentRows;
+  static constexpr int kMoments = kCoordinates == 0 ? 1 : kGradientRows;
   static constexpr int kOwned = kOwnedCoordinates<kCoordinates>;
   T moments[kMoments] = {};
   T z[kOwned > 0 ? kOwned : 1] = {};
 
-  __device__ __forceinline__ void add(const PsiGradient<T>& d, const Moments<T>& other) {
-    moments[0] += d.u * other.mu;
-    moments[1] += d.v;
-    if constexpr (kCoordinates != 0) {
-      moments[2] += d.w * other.sigma;
-      moments[3] += d.y;
-    }
+  __device__ __forceinline__ void add(const TermGradient<T>& d) {
+    moments[0] += d.of_mu_a;
+    if constexpr (kCoordinates != 0) moments[1] += d.of_sigma_a;
   }
 };
 
@@ -79,9 +76,9 @@ __device__ __forceinline__ void store_sums(T (&shared)[kSide][kOwnedFilters<T>],
 
 // of_a, for each of a's filters and slices: the rows of Gathered, dz before the moments, where the bank has its own.
 // blockIdx: filters and slice, part of the coordinates.
-template <PsiCase kCase, int kCoordinates, class T>
+template <int kCoordinates, class Term, class T>
 __global__ void __launch_bounds__(kThreads)
-    tile_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, PsiScalars<T> psi, T* of_a) {
+    tile_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, Term term, T* of_a) {
   constexpr int R = kOwnedPerThread<T>, C = kPerThread<T>, kOwned = Gathered<kCoordinates, T>::kOwned;
   __shared__ Stage<T, kOwnedFilters<T>> stage;
   __shared__ T shared[kSide][kOwnedFilters<T>];
@@ -99,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
-      for (int c = 0; c < C; ++c) cov[r][c] = psi.eps;
+      for (int c = 0; c < C; ++c) cov[r][c] = term.covariance_start;
     for (int part = 0; part < passage.parts; ++part) {
       const int count = passage.coordinates_of(part);
       const int64_t from = slice_row + part * kPartCoordinates;
@@ -119,9 +116,9 @@ __global__ void __launch_bounds__(kThreads)
             load_pack<T, C>(square + (first_row + place.row * R + r) * b.padded + first_column + place.column * C);
 #pragma unroll
         for (int c = 0; c < C; ++c) {
-          const PsiGradient<T> d = gradient_of<kCase, kCoordinates>(g.v[c], x[r], y[c], cov[r][c], psi);
-          gathered[r].add(d, y[c]);
-          coefficients[r][c] = d.c;
+          const TermGradient<T> d = term.gradient(g.v[c], x[r], y[c], term.factors(x[r], y[c], cov[r][c]));
+          gathered[r].add(d);
+          coefficients[r][c] = d.of_covariance;
         }
       }
     }

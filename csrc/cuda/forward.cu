@@ -30,7 +30,7 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
 
 template <class T>
 void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
-               const Scalars& scalars, Result<T> result, const CurrentStream& stream) {
+               const Scalars<T>& scalars, Result<T> result, const CurrentStream& stream) {
   const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
   const TilePlan plan = plan_tiles(a, b, triangular);
   Tensor partial;
@@ -38,12 +38,9 @@ void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepare
     partial = new_numbers<T>(prepared_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
     result.partial = static_cast<T*>(partial.mutable_data_ptr());
   }
-  const PsiScalars<T> psi = scalars.scaled<T>(prepared_a.scale(), scalars.alpha);
-  with_case(psi, [&](auto psi_case) {
-    with_coordinates<T>(a.coordinates, [&](auto coordinates) {
-      stream.launch(tile_kernel<psi_case.value, coordinates.value, T>, plan.tiles, plan.splits, kThreads, a, b, plan,
-                    psi, result);
-    });
+  with_term_of<true>(scalars, a.coordinates, [&](const auto& term, auto coordinates) {
+    using Term = std::decay_t<decltype(term)>;
+    stream.launch(tile_kernel<coordinates.value, Term, T>, plan.tiles, plan.splits, kThreads, a, b, plan, term, result);
   });
   if (plan.splits > 1)
     stream.launch(combine_kernel<T>, plan.tiles, kTilePairs<T> / kThreads, kThreads, a, b, plan, result);
@@ -59,12 +56,11 @@ Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {
 }
 
 // Adds the numbers of all pairs of a bank to counts[edges + 2]. edges: contiguous.
-void count_pairs(const Weight& bank, const Tensor& edges, const Scalars& scalars, unsigned long long* counts,
+void count_pairs(const Weight& bank, const Tensor& edges, const Similarity& similarity, unsigned long long* counts,
                  const CurrentStream& stream) {
   if (bank.view().filters < 2) return;
-  with_arithmetic(bank.tensor(), scalars.eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared(bank, Layout::kFiltersInRow, scalars.eps, stream);
+  with_arithmetic(bank.tensor(), similarity, false, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared(bank, Layout::kFiltersInRow, scalars, stream);
     Result<T> result{};
     result.kind = ResultKind::kCounts;
     result.is_float32 = result_type(bank.tensor()) == ScalarType::Float;
@@ -80,39 +76,42 @@ void count_pairs(const Weight& bank, const Tensor& edges, const Scalars& scalars
 
 using namespace cuda;
 
-Tensor pairwise_psi(const Tensor& weight, double alpha, double beta, double gamma, double eps) {
+Tensor pairwise_psi(const Tensor& weight, const std::string& name, bool is_signed,
+                    const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight w(weight);
   const int64_t n = w.view().filters;
   const Tensor out = new_tensor(weight, {n * (n - 1) / 2}, result_type(weight));
   if (n < 2) return out;
   const CurrentStream stream(weight);
-  with_arithmetic(weight, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, eps, stream);
+  with_arithmetic(weight, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, scalars, stream);
     const Result<T> result = result_to<T>(out, ResultKind::kPacked, result_type(weight) == ScalarType::Float);
-    sum_tiles(prepared, prepared, true, {alpha, beta, gamma, eps}, result, stream);
+    sum_tiles(prepared, prepared, true, scalars, result, stream);
   });
   return out;
 }
 
-Tensor cross_psi(const Tensor& a, const Tensor& b, double alpha, double beta, double gamma, double eps) {
+Tensor cross_psi(const Tensor& a, const Tensor& b, const std::string& name, bool is_signed,
+                 const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight wa(a), wb(b);
   check_alike(wa, wb);
   const Tensor out = new_tensor(a, {wa.view().filters, wb.view().filters}, result_type(a));
   if (out.numel() == 0) return out;
   const CurrentStream stream(a);
-  with_arithmetic(a, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, eps, stream);
-    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, eps, stream);
+  with_arithmetic(a, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, scalars, stream);
+    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, scalars, stream);
     const Result<T> result = result_to<T>(out, ResultKind::kRectangle, result_type(a) == ScalarType::Float);
-    sum_tiles(prepared_a, prepared_b, false, {alpha, beta, gamma, eps}, result, stream);
+    sum_tiles(prepared_a, prepared_b, false, scalars, result, stream);
   });
   return out;
 }
 
-Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double alpha, double beta, double gamma,
-                  double eps) {
+Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& name, bool is_signed,
+                  const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   check_edges(edges, banks);
   for (const Tensor& bank : banks)
     STD_TORCH_CHECK(bank.device() == edges.device(), "banks and edges must be on one device");
@@ -122,7 +121,7 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, double 
   const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
   unsigned long long* counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
   for (const Tensor& bank : banks) {
-    count_pairs(Weight(bank), sorted, {alpha, beta, gamma, eps}, counts, stream);
+    count_pairs(Weight(bank), sorted, similarity, counts, stream);
     counts += intervals;
   }
   return out;

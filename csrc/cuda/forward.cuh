@@ -10,9 +10,9 @@ namespace cuda {
 // Slices whose terms are added up before they join the sum, so that long sums in float32 lose nothing.
 constexpr int kChunkSlices = 32;
 
-template <PsiCase kCase, int kCoordinates, class T>
+template <int kCoordinates, class Term, class T>
 __device__ __forceinline__ void add_terms(const Stage<T, kTile<T>>& stage, int row, Place place,
-                                          const T (&cov)[kPerThread<T>][kPerThread<T>], const PsiScalars<T>& psi,
+                                          const T (&cov)[kPerThread<T>][kPerThread<T>], const Term& term,
                                           T (&sums)[kPerThread<T>][kPerThread<T>]) {
   constexpr int N = kPerThread<T>;
   Moments<T> x[N], y[N];
@@ -21,7 +21,7 @@ __device__ __forceinline__ void add_terms(const Stage<T, kTile<T>>& stage, int r
 #pragma unroll
   for (int r = 0; r < N; ++r)
 #pragma unroll
-    for (int c = 0; c < N; ++c) sums[r][c] += term_of<kCase, kCoordinates>(x[r], y[c], cov[r][c], psi);
+    for (int c = 0; c < N; ++c) sums[r][c] += term.value(term.parts(x[r], y[c], cov[r][c]));
 }
 
 template <int N, class T>
@@ -44,14 +44,10 @@ __device__ __forceinline__ void flush(T (&chunk)[N][N], T (&total)[kTilePairs<T>
     }
 }
 
-// The general case needs more registers than two blocks leave each other.
-template <PsiCase kCase>
-constexpr int kBlocksAtOnce = kCase == PsiCase::kGeneral ? 1 : 2;
-
 // blockIdx: tile, split.
-template <PsiCase kCase, int kCoordinates, class T>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kCase>)
-    tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, PsiScalars<T> psi, Result<T> result) {
+template <int kCoordinates, class Term, class T>
+__global__ void __launch_bounds__(kThreads, 2)
+    tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, Term term, Result<T> result) {
   constexpr int N = kPerThread<T>;
   __shared__ Stage<T, kTile<T>> stage;
   __shared__ T total[kTilePairs<T>];
@@ -80,9 +76,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<kCase>)
       __syncthreads();
       for (int s = 0; s < at_once && is_needed; ++s) {
         const int row = s * passage.rows, count = passage.coordinates_of(part);
-        if (part == 0) fill(cov, psi.eps);
+        if (part == 0) fill(cov, term.covariance_start);
         add_covariances<kCoordinates>(stage, row, count, place, cov);
-        if (is_last) add_terms<kCase, kCoordinates>(stage, row + count, place, cov, psi, chunk);
+        if (is_last) add_terms<kCoordinates>(stage, row + count, place, cov, term, chunk);
       }
     }
     in_chunk += at_once;

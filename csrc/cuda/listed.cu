@@ -26,44 +26,35 @@ std::tuple<Tensor, Tensor> sorted(const Tensor& values) {
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-// Calls launch(case, coordinates); lists have no kernels of their own for 3 x 3.
-template <class T, class Launch>
-void with_constants(const PsiScalars<T>& psi, int coordinates, const Launch& launch) {
-  with_case(psi, [&](auto psi_case) {
-    if (coordinates == 0)
-      launch(psi_case, CoordinatesConstant<0>());
-    else
-      launch(psi_case, CoordinatesConstant<kAnyCoordinates>());
-  });
-}
-
 }  // namespace
 }  // namespace cuda
 
 using namespace cuda;
 
-Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, double alpha, double beta, double gamma, double eps) {
+Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string& name, bool is_signed,
+                    const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight w(weight);
   const Tensor list = contiguous_pairs(pairs, weight);
   const CurrentStream stream(weight);
   const PairList listed{list.const_data_ptr<int64_t>(), list.size(0)};
   const Tensor out = new_tensor(weight, {listed.count}, result_type(weight));
   if (listed.count == 0) return out;
-  with_arithmetic(weight, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, eps, stream);
-    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(prepared.scale(), alpha);
-    with_constants(psi, prepared.bank().coordinates, [&](auto psi_case, auto coordinates) {
-      stream.launch(listed_kernel<psi_case.value, coordinates.value, T>, divide_up(listed.count, kPairsPerBlock), 1,
-                    kThreads, prepared.bank(), listed, psi, out.mutable_data_ptr(),
-                    result_type(weight) == ScalarType::Float);
+  with_arithmetic(weight, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, scalars, stream);
+    const Bank<T>& bank = prepared.bank();
+    with_term_of<false>(scalars, bank.coordinates, [&](const auto& term, auto coordinates) {
+      using Term = std::decay_t<decltype(term)>;
+      stream.launch(listed_kernel<coordinates.value, Term, T>, divide_up(listed.count, kPairsPerBlock), 1, kThreads,
+                    bank, listed, term, out.mutable_data_ptr(), result_type(weight) == ScalarType::Float);
     });
   });
   return out;
 }
 
-Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs, double alpha, double beta,
-                             double gamma, double eps) {
+Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs, const std::string& name,
+                             bool is_signed, const std::vector<double>& parameters) {
+  const Similarity similarity(name, is_signed, parameters);
   const Weight w(weight);
   const Tensor list = contiguous_pairs(pairs, weight);
   const PairList listed{list.const_data_ptr<int64_t>(), list.size(0)};
@@ -76,18 +67,16 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
   const PairGradient of_pairs{
       grad.const_data_ptr(), grad.scalar_type() == ScalarType::Float, false, {grad.stride(0), 0}};
   const Tensor out = empty_gradient(weight);
-  with_arithmetic(weight, eps, [&](auto arithmetic) {
-    using T = decltype(arithmetic);
-    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, eps, stream);
+  with_arithmetic(weight, similarity, true, [&]<class T>(const Scalars<T>& scalars) {
+    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, scalars, stream);
     const Bank<T>& bank = prepared.bank();
     const Tensor of_bank = new_numbers<T>(prepared.data(), prepared.data().numel());
     T* gathered = static_cast<T*>(of_bank.mutable_data_ptr());
-    const PsiScalars<T> psi = Scalars{alpha, beta, gamma, eps}.scaled<T>(prepared.scale(), alpha - 1);
-    with_constants(psi, bank.coordinates, [&](auto psi_case, auto coordinates) {
-      stream.launch(listed_gradient_kernel<psi_case.value, coordinates.value, T>,
-                    divide_up(bank.filters * bank.slices, kThreads),
+    with_term_of<false>(scalars, bank.coordinates, [&](const auto& term, auto coordinates) {
+      using Term = std::decay_t<decltype(term)>;
+      stream.launch(listed_gradient_kernel<coordinates.value, Term, T>, divide_up(bank.filters * bank.slices, kThreads),
                     parts_of_coordinates<coordinates.value>(bank.coordinates), kThreads, bank, listed, incidence,
-                    of_pairs, psi, gathered);
+                    of_pairs, term, gathered);
     });
     finish_gradient(prepared, of_bank, out, stream);
   });

@@ -27,18 +27,18 @@ __device__ __forceinline__ Moments<T> moments_of(const Bank<T>& bank, int64_t fi
 }
 
 template <int kCoordinates, class T>
-__device__ __forceinline__ T covariance_of(const Bank<T>& bank, int64_t i, int64_t j, int64_t slice, T eps) {
+__device__ __forceinline__ T covariance_of(const Bank<T>& bank, int64_t i, int64_t j, int64_t slice, T start) {
   const int n = number_of_coordinates<kCoordinates>(bank.coordinates);
   const T *x = bank.at(i, 0, slice), *y = bank.at(j, 0, slice);
-  T cov = eps;
+  T cov = start;
   for (int q = 0; q < n; ++q) cov += x[q * bank.row_stride] * y[q * bank.row_stride];
   return cov;
 }
 
 // psi_of: (count,), NaN for pairs out of range.
-template <PsiCase kCase, int kCoordinates, class T>
+template <int kCoordinates, class Term, class T>
 __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to make room for more blocks
-    listed_kernel(Bank<T> bank, PairList pairs, PsiScalars<T> psi, void* psi_of, bool is_float32) {
+    listed_kernel(Bank<T> bank, PairList pairs, Term term, void* psi_of, bool is_float32) {
   __shared__ T sums[kThreads];
   const int lane = threadIdx.x % kThreadsPerPair;
   const int64_t p = blockIdx.x * int64_t{kPairsPerBlock} + threadIdx.x / kThreadsPerPair;
@@ -46,9 +46,9 @@ __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to m
   const int64_t i = is_inside ? pairs.filters[2 * p] : 0, j = is_inside ? pairs.filters[2 * p + 1] : 0;
   T sum = 0;
   for (int64_t slice = lane; slice < bank.slices && is_inside; slice += kThreadsPerPair)
-    sum +=
-        term_of<kCase, kCoordinates>(moments_of<kCoordinates>(bank, i, slice), moments_of<kCoordinates>(bank, j, slice),
-                                     covariance_of<kCoordinates>(bank, i, j, slice, psi.eps), psi);
+    sum += term.value(
+        term.parts(moments_of<kCoordinates>(bank, i, slice), moments_of<kCoordinates>(bank, j, slice),
+                   covariance_of<kCoordinates>(bank, i, j, slice, term.covariance_start)));
   sums[threadIdx.x] = sum;
   __syncthreads();
   if (lane > 0 || !is_pair) return;
@@ -81,9 +81,9 @@ struct Incidence {
 
 // As tile_gradient_kernel; a thread owns one slice of one filter. blockIdx: filters and slices, part of the
 // coordinates.
-template <PsiCase kCase, int kCoordinates, class T>
-__global__ void __launch_bounds__(kThreads) listed_gradient_kernel(Bank<T> bank, PairList pairs, Incidence incidence,
-                                                                   PairGradient g, PsiScalars<T> psi, T* of_bank) {
+template <int kCoordinates, class Term, class T>
+__global__ void __launch_bounds__(kThreads)
+    listed_gradient_kernel(Bank<T> bank, PairList pairs, Incidence incidence, PairGradient g, Term term, T* of_bank) {
   constexpr int kOwned = Gathered<kCoordinates, T>::kOwned;
   const int64_t at = blockIdx.x * int64_t{kThreads} + threadIdx.x, filter = at / bank.slices, slice = at % bank.slices;
   if (filter >= bank.filters) return;
@@ -99,13 +99,13 @@ __global__ void __launch_bounds__(kThreads) listed_gradient_kernel(Bank<T> bank,
     const T of_pair = is_inside ? gradient_at<T>(g, p * g.strides[0]) + (bank.poison[filter] + bank.poison[other])
                                 : static_cast<T>(NAN);
     const Moments<T> b = moments_of<kCoordinates>(bank, other, slice);
-    const T cov = covariance_of<kCoordinates>(bank, filter, other, slice, psi.eps);
-    const PsiGradient<T> d = gradient_of<kCase, kCoordinates>(of_pair, a, b, cov, psi);
-    gathered.add(d, b);
+    const T cov = covariance_of<kCoordinates>(bank, filter, other, slice, term.covariance_start);
+    const TermGradient<T> d = term.gradient(of_pair, a, b, term.factors(a, b, cov));
+    gathered.add(d);
 #pragma unroll
     for (int q = 0; q < kOwned; ++q) {
       if (first_owned + q >= n) break;
-      gathered.z[q] += d.c * *bank.at(other, first_owned + q, slice);
+      gathered.z[q] += d.of_covariance * *bank.at(other, first_owned + q, slice);
     }
   }
   T* to = of_bank + (bank.at(filter, 0, slice) - bank.data);

@@ -5,7 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../index.h"
-#include "../lanes.h"
+#include "../similarity.h"
 #include "bank.h"
 
 namespace ckrm {
@@ -130,16 +130,13 @@ struct PositionWalk {
   }
 };
 
-// float32's shared reciprocal needs half_mu2, half_var <= 2^40 (psi.h).
-template <class T>
-__device__ __forceinline__ bool is_in_range(T half_mu2, T half_var) {
-  const T largest = sizeof(T) == sizeof(float) ? T(0x1p40) : T(1.7976931348623157e308);
-  return half_mu2 <= largest && half_var <= largest;
-}
+// Above, a slice counts as not finite: float64, unlike float32, is right for all finite numbers.
+template <class T, class OwnScalars>
+constexpr T kLargestSize = sizeof(T) == sizeof(float) ? T(OwnScalars::largest_size) : T(0x1.fffffffffffffp1023);
 
-// scale, eps: as in PsiScalars, for scaled weights. bank.poison holds zeros.
-template <class T>
-__global__ void __launch_bounds__(kThreads) prepare_kernel(WeightView w, Bank<T> bank, T scale, T eps) {
+// scale: that of the similarity's scalars. bank.poison holds zeros.
+template <class OwnScalars, class T>
+__global__ void __launch_bounds__(kThreads) prepare_kernel(WeightView w, Bank<T> bank, OwnScalars scalars, T scale) {
   __shared__ Exchange<T> shared;
   const bool by_filter = bank.layout == Layout::kFiltersInRow;
   const SliceOfBlock own = neighbouring_slices(), stored = by_filter ? neighbouring_filters() : own;
@@ -169,15 +166,15 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(WeightView w, Bank<T>
     store(z);
   }
   const T mu = sums.mean(static_cast<T>(w.positions));
-  const T half_mu2 = T(0.5) * mu * mu + T(0.25) * eps, half_var = T(0.5) * var + T(0.25) * eps;
+  const OwnMoments<T> moments = scalars.own_moments(mu, var);
   store(mu);
-  store(half_mu2);
+  store(moments.first);
   if (w.positions > 1) {
     store(sqrt(var));
-    store(half_var);
+    store(moments.second);
   }
   // threads of one filter may all write, the same number
-  if (inside && !is_in_range(half_mu2, half_var)) bank.poison[filter] = static_cast<T>(NAN);
+  if (inside && !(moments.size <= kLargestSize<T, OwnScalars>)) bank.poison[filter] = static_cast<T>(NAN);
 }
 
 // ---- the gradient of the weight ------------------------------------------------------------------------------------
@@ -200,7 +197,7 @@ __device__ __forceinline__ void store_element(void* to, Element element, int64_t
 }
 
 // From coordinates back to positions: dx = H^T dz + dmu / K, with dz += dsigma z / sigma (0 where sigma is 0).
-// of: as the bank, dz, then the sums of u mu, v, w sigma, y (PsiGradient). to: (filters, slices, K), contiguous.
+// of: as the bank, dz, dmu, dsigma. to: (filters, slices, K), contiguous.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     finish_gradient_kernel(Bank<T> bank, const T* of, T scale, void* to, Element element) {
@@ -226,12 +223,8 @@ __global__ void __launch_bounds__(kThreads)
     if (is_stored) store_element(to, element, (to_filter * bank.slices + to_slice) * positions + position, value);
   };
 
-  T suffix = (of_row(n) - slice_row(n) * of_row(n + 1)) / static_cast<T>(positions);
-  T along = 0;
-  if (n > 0) {
-    const T sigma = slice_row(n + 2);
-    along = (of_row(n + 2) - sigma * of_row(n + 3)) * inverse_or_zero(sigma);
-  }
+  T suffix = of_row(n) / static_cast<T>(positions);
+  const T along = n > 0 ? of_row(n + 1) * inverse_or_zero(slice_row(n + 2)) : T(0);
   for (int r = n; r >= 1; --r) {
     const T of_z = (of_row(r - 1) + along * slice_row(r - 1)) * coordinate_norm<T>(r, positions);
     store(r, (suffix - static_cast<T>(r) * of_z) * scale);

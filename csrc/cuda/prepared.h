@@ -1,8 +1,11 @@
-// From tensors to what the kernels take, and which kernel a call needs. No operator waits for the device.
+// From tensors to what the kernels take, and which kernel a call needs. No operator waits for the device, so that none
+// can turn to float64 where the numbers of a float32 weight ask for it.
 //
-// float32 and half weights are computed in float32 from eps = 2^-64 up, else in float64. In float32 a filter with a
-// mean or a standard deviation above 2^39 sqrt(eps) (5e9 at the default eps) may have NaN for its Psi, as one that is
-// not finite has; psi_of_pairs gives NaN for a pair that is out of range.
+// float32 and half weights are computed in float32, but psi in float64 for an eps below 2^-64. In float32 a filter
+// counts as not finite, with NaN for its Psi, if in one of its slices
+//   psi:     the mean or the standard deviation is above 2^38 sqrt(eps) (2.7e9 at the default eps), or nearly so
+//   cosine:  the root mean square is above 2^63 (9e18); below 2^-63 (1e-19) the slice counts as zeros
+// psi_of_pairs gives NaN for a pair that is out of range.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -105,8 +108,7 @@ Tensor new_numbers(const Tensor& like, int64_t count) {
 template <class T>
 class PreparedBank {
  public:
-  PreparedBank(const Weight& weight, Layout layout, double eps, const CurrentStream& stream)
-      : scale_(scale_for<T>(eps)) {
+  PreparedBank(const Weight& weight, Layout layout, const Scalars<T>& scalars, const CurrentStream& stream) {
     const WeightView& w = weight.view();
     const bool by_filter = layout == Layout::kFiltersInRow;
     bank_.filters = w.filters, bank_.slices = w.slices, bank_.coordinates = w.positions - 1, bank_.layout = layout;
@@ -120,12 +122,17 @@ class PreparedBank {
     torch::stable::zero_(poison_);
     bank_.data = static_cast<T*>(data_.mutable_data_ptr());
     bank_.poison = static_cast<T*>(poison_.mutable_data_ptr());
-    stream.launch(prepare_kernel<T>, divide_up(filters, kBlockFilters) * divide_up(w.slices, kBlockSlices), 1, kThreads,
-                  w, bank_, static_cast<T>(scale_), static_cast<T>(eps * scale_ * scale_));
+    const int64_t blocks = divide_up(filters, kBlockFilters) * divide_up(w.slices, kBlockSlices);
+    with_scalars(scalars, [&](const auto& own) {
+      using OwnScalars = std::decay_t<decltype(own)>;
+      scale_ = own.scale;
+      stream.launch(prepare_kernel<OwnScalars, T>, blocks, 1, kThreads, w, bank_, own, static_cast<T>(own.scale));
+    });
   }
 
   const Bank<T>& bank() const { return bank_; }
   const Tensor& data() const { return data_; }
+  // What the weight was multiplied by.
   double scale() const { return scale_; }
 
  private:
@@ -134,51 +141,29 @@ class PreparedBank {
   Tensor data_, poison_;
 };
 
-// Below, float32's range would poison weights that networks have; float64 is slow but right.
-constexpr double kSmallestFloat32Eps = 0x1p-64;
-
-// Calls compute(T()) with the type of arithmetic that the weight and eps need.
+// Calls compute(scalars) with those of the arithmetic that the weight and the similarity need.
 template <class Compute>
-void with_arithmetic(const Tensor& weight, double eps, const Compute& compute) {
-  if (weight.scalar_type() != ScalarType::Double && eps >= kSmallestFloat32Eps)
-    compute(float());
+void with_arithmetic(const Tensor& weight, const Similarity& similarity, bool for_gradient, const Compute& compute) {
+  if (weight.scalar_type() != ScalarType::Double && similarity.fits_float32())
+    compute(similarity.scalars<float>(for_gradient));
   else
-    compute(double());
+    compute(similarity.scalars<double>(for_gradient));
 }
 
-template <PsiCase kCase>
-using CaseConstant = std::integral_constant<PsiCase, kCase>;
 template <int kCoordinates>
 using CoordinatesConstant = std::integral_constant<int, kCoordinates>;
 
-// Calls launch(case) with the exponents' case as a constant; float64 has one case. On a GPU a power costs two
-// instructions whatever its exponent, so that kPower serves any alpha.
-template <class T, class Launch>
-void with_case(const PsiScalars<T>& psi, const Launch& launch) {
-  if constexpr (sizeof(T) == sizeof(double)) {
-    launch(CaseConstant<PsiCase::kGeneral>());
-  } else {
-    const bool is_power = psi.alpha != 0 && psi.alpha != 1 && psi.beta == 1 && psi.gamma == 1;
-    switch (is_power ? PsiCase::kPower : case_of(psi)) {
-      case PsiCase::kNoLuminance:
-        return launch(CaseConstant<PsiCase::kNoLuminance>());
-      case PsiCase::kLinear:
-        return launch(CaseConstant<PsiCase::kLinear>());
-      case PsiCase::kPower:
-        return launch(CaseConstant<PsiCase::kPower>());
-      default:
-        return launch(CaseConstant<PsiCase::kGeneral>());
-    }
-  }
-}
-
-// Calls launch(coordinates) with their number as a constant where it has kernels of its own: 1 x 1 and 3 x 3.
-template <class T, class Launch>
-void with_coordinates(int coordinates, const Launch& launch) {
-  if (coordinates == 0) return launch(CoordinatesConstant<0>());
-  if constexpr (sizeof(T) == sizeof(float))
-    if (coordinates == 8) return launch(CoordinatesConstant<8>());
-  launch(CoordinatesConstant<kAnyCoordinates>());
+// Calls launch(term, coordinates) with the similarity's term, and the number of coordinates as a constant where it has
+// kernels of its own: 1 x 1, and, where `has_3x3`, 3 x 3 in float32.
+template <bool kHas3x3, class T, class Launch>
+void with_term_of(const Scalars<T>& scalars, int coordinates, const Launch& launch) {
+  if (coordinates == 0)
+    return with_term<true>(scalars, [&](const auto& term) { launch(term, CoordinatesConstant<0>()); });
+  with_term<false>(scalars, [&](const auto& term) {
+    if constexpr (kHas3x3 && sizeof(T) == sizeof(float))
+      if (coordinates == 8) return launch(term, CoordinatesConstant<8>());
+    launch(term, CoordinatesConstant<kAnyCoordinates>());
+  });
 }
 
 }  // namespace cuda

@@ -1,36 +1,14 @@
-// One term, psi of two slices, and its gradient, chosen by the number of coordinates; and rows of slices in shared
-// memory, from which the threads of a block read a tile of filters by filters.
+// Rows of slices in shared memory, from which the threads of a block read a tile of filters by filters, and what a term
+// (../similarity.h) takes of them.
 #pragma once
 
-#include "../psi.h"
+#include "../similarity.h"
 #include "bank.h"
 
 namespace ckrm {
 namespace cuda {
 
 constexpr int kAnyCoordinates = -1;  // else the number is known at compile time; 0: slices of one number (K = 1)
-
-template <PsiCase kCase, int kCoordinates, class T>
-__device__ __forceinline__ T term_of(const Moments<T>& a, const Moments<T>& b, T cov_plus_eps,
-                                     const PsiScalars<T>& psi) {
-  if constexpr (kCoordinates == 0) return power_of_luminance<kCase>(luminance_of_means(a, b, psi.eps), psi);
-  const PsiParts<T> parts = psi_parts<kCase>(a, b, cov_plus_eps, psi);
-  return power_of_luminance<kCase>(parts.luminance, psi) * parts.rest;
-}
-
-template <PsiCase kCase, int kCoordinates, class T>
-__device__ __forceinline__ PsiGradient<T> gradient_of(T g, const Moments<T>& a, const Moments<T>& b, T cov_plus_eps,
-                                                      const PsiScalars<T>& psi) {
-  if constexpr (kCoordinates == 0) {
-    const T luminance = luminance_of_means(a, b, psi.eps);
-    return psi_gradient_of_means<kCase>(g, a, b, luminance, slope_of_luminance<kCase>(luminance, psi), psi);
-  } else {
-    const Factors<T> factors = psi_factors<kCase>(a, b, cov_plus_eps, psi.eps);
-    return psi_gradient<kCase>(g, factors, slope_of_luminance<kCase>(factors.luminance, psi), psi);
-  }
-}
-
-// ---- tiles of filters ----------------------------------------------------------------------------------------------
 
 constexpr int kSide = 16;  // threads along each side of a tile
 template <class T>
@@ -77,14 +55,14 @@ __device__ __forceinline__ void load_rows(const Bank<T>& bank, int64_t first_row
 template <int kCoordinates, int N, class T, int kWidth>
 __device__ __forceinline__ void load_moments(const T (&from)[kStageRows][kWidth], int row, int column,
                                              Moments<T> (&to)[N]) {
-  const Pack<T, N> mu = load_pack<T, N>(&from[row][column]), half_mu2 = load_pack<T, N>(&from[row + 1][column]);
-  Pack<T, N> sigma{}, half_var{};
+  const Pack<T, N> mu = load_pack<T, N>(&from[row][column]), first = load_pack<T, N>(&from[row + 1][column]);
+  Pack<T, N> sigma{}, second{};
   if constexpr (kCoordinates != 0) {
     sigma = load_pack<T, N>(&from[row + 2][column]);
-    half_var = load_pack<T, N>(&from[row + 3][column]);
+    second = load_pack<T, N>(&from[row + 3][column]);
   }
 #pragma unroll
-  for (int i = 0; i < N; ++i) to[i] = {mu.v[i], half_mu2.v[i], sigma.v[i], half_var.v[i]};
+  for (int i = 0; i < N; ++i) to[i] = {mu.v[i], first.v[i], sigma.v[i], second.v[i]};
 }
 
 // cov[r][c] += the product of coordinates [row, row + count) of the thread's filters.
@@ -114,7 +92,7 @@ struct Passage {
 
   __device__ __forceinline__ explicit Passage(int n)
       : coordinates(n),
-        rows(n == 0 ? 2 : n + kMomentRows),
+        rows(n + moment_rows(n)),
         slices(rows <= kStageRows ? kStageRows / rows : 1),
         parts(rows <= kStageRows ? 1 : (n + kPartCoordinates - 1) / kPartCoordinates) {}
 
