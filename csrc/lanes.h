@@ -12,8 +12,11 @@
 
 namespace ckrm {
 
+// Of each V: its Scalar, its Bits, reciprocal(V), which may be off by one unit in the last place, and
+//   kEstimates  whether there is a divide(V, V), off by at most three units, that costs less than a division
+//   kTableBits  lookup(table, Bits) picks entries of a table of that many bits by an instruction; 0: none does
 template <class V>
-struct Lanes;  // Scalar, Bits and reciprocal(V), which may be off by one unit in the last place
+struct Lanes;
 
 template <>
 struct Lanes<float> {
@@ -26,12 +29,20 @@ struct Lanes<float> {
     return 1.0f / x;
 #endif
   }
+  static constexpr bool kEstimates = false;
+  static constexpr int kTableBits = 0;
+  // For tests of what vectors do.
+  template <int kEntries>
+  CKRM_INLINE float lookup(const float (&table)[kEntries], int32_t index) {
+    return table[index & (kEntries - 1)];
+  }
 };
 template <>
 struct Lanes<double> {
   using Scalar = double;
   using Bits = int64_t;
   CKRM_INLINE double reciprocal(double x) { return 1.0 / x; }
+  static constexpr bool kEstimates = false;
 };
 
 template <class V>
@@ -107,6 +118,12 @@ class Sign {
                           (reinterpret<Bits<V>>(x) & sign_mask<V>() & ~(Bits<V>{} + dropped_)));
   }
 
+  // y with its sign flipped where x is negative and signs are taken off.
+  template <class V>
+  CKRM_MEMBER V drop(V y, V x) const {
+    return reinterpret<V>(reinterpret<Bits<V>>(y) ^ (reinterpret<Bits<V>>(x) & (Bits<V>{} + dropped_)));
+  }
+
  private:
   bool is_kept_;
   Bits<T> dropped_;
@@ -135,7 +152,23 @@ CKRM_INLINE V divide(V numerator, V denominator) {
 #if defined(CKRM_ON_GPU)
   if constexpr (sizeof(Scalar<V>) == sizeof(float)) return numerator * Lanes<V>::reciprocal(denominator);
 #endif
+  if constexpr (Lanes<V>::kEstimates) return Lanes<V>::divide(numerator, denominator);
   return numerator / denominator;
+}
+
+// Two quotients, by one division where divisions are dear: the product of the denominators must be a normal number.
+template <class V>
+struct Quotients {
+  V first, second;
+};
+template <class V>
+CKRM_INLINE Quotients<V> divide_both(V numerator, V denominator, V other_numerator, V other_denominator) {
+  if constexpr (Lanes<V>::kEstimates) {
+    return {divide(numerator, denominator), divide(other_numerator, other_denominator)};
+  } else {
+    const V r = Lanes<V>::reciprocal(denominator * other_denominator);
+    return {numerator * (other_denominator * r), other_numerator * (denominator * r)};
+  }
 }
 
 // numerator / denominator, and 1 where the denominator is 0: the limit as eps -> 0.

@@ -63,6 +63,14 @@ struct TwoParts {
 constexpr double kRounding = 0x1.8p52;  // added, it leaves a number's nearest integer in the low bits
 constexpr int64_t kRoundingBits = 0x4338000000000000;
 
+// c[0] + c[1] x + .. + c[7] x^7 by Estrin's scheme: its chain of dependent operations is half as long as Horner's.
+template <class V>
+CKRM_INLINE V polynomial_of_8(const double (&c)[8], V x) {
+  const V x2 = x * x;
+  const V low = (c[3] * x + c[2]) * x2 + (c[1] * x + c[0]), high = (c[7] * x + c[6]) * x2 + (c[5] * x + c[4]);
+  return high * (x2 * x2) + low;
+}
+
 // log2 of a positive normal double x = 2^e m with m in [sqrt(1/2), sqrt(2)), as e and log2 m.
 template <class V>
 CKRM_INLINE TwoParts<V> accurate_log2(V x) {
@@ -71,14 +79,9 @@ CKRM_INLINE TwoParts<V> accurate_log2(V x) {
   const V e = reinterpret<V>((from_sqrt_half >> 52) + kRoundingBits) - kRounding;
   // log2 m = s P(s^2) with s = (m - 1) / (m + 1); P interpolates at Chebyshev nodes
   const V s = (m - 1.0) / (m + 1.0), w = s * s;
-  V p = broadcast<V>(0.2136589569431927);
-  p = p * w + 0.2209130842311768;
-  p = p * w + 0.262334352504183;
-  p = p * w + 0.32059853491395984;
-  p = p * w + 0.4121985858409005;
-  p = p * w + 0.5770780163455203;
-  p = p * w + 0.9617966939259898;
-  p = p * w + 2.8853900817779268;
+  constexpr double kLog[8] = {2.8853900817779268,  0.9617966939259898, 0.5770780163455203, 0.4121985858409005,
+                              0.32059853491395984, 0.262334352504183,  0.2209130842311768, 0.2136589569431927};
+  const V p = polynomial_of_8(kLog, w);
   return {e, s * p};
 }
 
@@ -93,17 +96,12 @@ CKRM_INLINE TwoParts<V> times(TwoParts<V> log2, double exponent) {
 template <class V>
 CKRM_INLINE V exp2_of_fraction(V r) {
   // 1 + r Q(r); Q interpolates at Chebyshev nodes
-  V q = broadcast<V>(4.4549983631048684e-10);
-  q = q * r + 7.072656799362923e-09;
-  q = q * r + 1.0178062256646543e-07;
-  q = q * r + 1.3215442232969344e-06;
-  q = q * r + 1.5252733830147138e-05;
-  q = q * r + 0.00015403530442319546;
-  q = q * r + 0.001333355814641675;
-  q = q * r + 0.009618129107606541;
-  q = q * r + 0.0555041086648216;
-  q = q * r + 0.240226506959101;
-  q = q * r + 0.6931471805599453;
+  constexpr double kLow[8] = {0.6931471805599453,     0.240226506959101,     0.0555041086648216,
+                              0.009618129107606541,   0.001333355814641675,  0.00015403530442319546,
+                              1.5252733830147138e-05, 1.3215442232969344e-06};
+  const V r2 = r * r, r4 = r2 * r2;
+  const V high = (4.4549983631048684e-10 * r + 7.072656799362923e-09) * r + 1.0178062256646543e-07;
+  const V q = high * (r4 * r4) + polynomial_of_8(kLow, r);
   return q * r + 1.0;
 }
 
@@ -118,6 +116,27 @@ CKRM_INLINE V normal_power(V x, double exponent) {
   return x == V{} ? V{} : power;
 }
 
+// log2 of any positive double.
+template <class V>
+CKRM_INLINE TwoParts<V> log2_of_any(V x) {
+  constexpr double kSmallestNormal = 0x1p-1022;
+  TwoParts<V> log2 = accurate_log2(x < kSmallestNormal ? x * 0x1p54 : x);
+  log2.whole -= x < kSmallestNormal ? broadcast<V>(54) : V{};
+  return log2;
+}
+
+// x^exponent for x in [0, 2] or NaN and an exponent in [0, 2^1000); 0^0 = 1. The same relative error, beside 2^-1000
+// where the power is less.
+template <class V>
+CKRM_INLINE V power_of_fraction(V x, double exponent) {
+  const TwoParts<V> y = times(log2_of_any(x), exponent);
+  const V shifted = maximum(y.whole + y.rest, broadcast<V>(-1020)) + kRounding;
+  const V r = y.whole - (shifted - kRounding) + y.rest, least = broadcast<V>(-1);  // less where the sum was
+  const V power =
+      reinterpret<V>(reinterpret<Bits<V>>(exp2_of_fraction(maximum(r, least))) + (reinterpret<Bits<V>>(shifted) << 52));
+  return x > V{} ? power : x + (exponent == 0 ? 1.0 : 0.0);
+}
+
 // x^exponent for any double x >= 0, NaN among them, and any exponent but 0; 0 stays 0. The same relative error, beside
 // 2^-1074 where the power is subnormal.
 template <class V>
@@ -125,10 +144,8 @@ CKRM_INLINE V accurate_power(V x, double exponent) {
 #if defined(CKRM_ON_GPU)
   return x == 0 ? 0 : pow(x, exponent);
 #else
-  constexpr double kSmallestNormal = 0x1p-1022, kLargest = 0x1.fffffffffffffp1023;
-  TwoParts<V> log2 = accurate_log2(x < kSmallestNormal ? x * 0x1p54 : x);
-  log2.whole -= x < kSmallestNormal ? broadcast<V>(54) : V{};
-  const TwoParts<V> y = times(log2, exponent);
+  constexpr double kLargest = 0x1.fffffffffffffp1023;
+  const TwoParts<V> y = times(log2_of_any(x), exponent);
   const V sum = y.whole + y.rest, low = broadcast<V>(-1500), high = broadcast<V>(1500);
   const V shifted = maximum(sum > high ? high : sum, low) + kRounding, n = shifted - kRounding;
   const V r = y.whole - n + y.rest, one = broadcast<V>(1);  // beyond [-1, 1] where the sum was
@@ -160,51 +177,16 @@ CKRM_INLINE V power(V x, Scalar<V> exponent) {
   return positive_power(x, exponent);
 }
 
-constexpr int kFitTerms = 8;
-constexpr double kLargestFitted = 0.98;
-
-// x^exponent for a fixed exponent in (-1, 1): a polynomial for the mantissa, beside 2^(exponent * e) for the exponent
-// e. Shorter than a logarithm and a power, above all in its longest chain of dependent operations.
-struct PowerFit {
-  float exponent;
-  float coefficients[kFitTerms];
-};
-
-// 1 + t P(t) for (1 + t)^exponent on [sqrt(1/2) - 1, sqrt(2) - 1], exact at t = 0, where alike slices are: P
-// interpolates at Chebyshev nodes, by Newton's divided differences.
-inline PowerFit fit_power(double exponent) {
-  constexpr int kTerms = kFitTerms - 1;
-  const double low = std::sqrt(0.5) - 1, high = std::sqrt(2.0) - 1, pi = 3.14159265358979323846;
-  double node[kTerms], newton[kTerms], quotient[kTerms] = {};
-  for (int i = 0; i < kTerms; ++i) {
-    node[i] = 0.5 * (low + high) + 0.5 * (high - low) * std::cos(pi * (i + 0.5) / kTerms);
-    newton[i] = (std::pow(1 + node[i], exponent) - 1) / node[i];
-  }
-  for (int order = 1; order < kTerms; ++order)
-    for (int i = kTerms - 1; i >= order; --i) newton[i] = (newton[i] - newton[i - 1]) / (node[i] - node[i - order]);
-  for (int i = kTerms - 1; i >= 0; --i) {  // quotient = quotient * (t - node[i]) + newton[i]
-    for (int d = kTerms - 1; d > 0; --d) quotient[d] = quotient[d - 1] - node[i] * quotient[d];
-    quotient[0] = newton[i] - node[i] * quotient[0];
-  }
-  PowerFit fit{static_cast<float>(exponent), {1.0f}};
-  for (int d = 0; d < kTerms; ++d) fit.coefficients[d + 1] = static_cast<float>(quotient[d]);
-  return fit;
-}
-
-// x^fit.exponent of a positive normal float; relative error at most 1e-6 (6e-6 for exponents below 0), plus 1e-7 times
-// the magnitude of the result's log2. 0 stays 0.
+// x^exponent for x in [0, 2] and an exponent >= 0. On a processor without a branch: a compiler may contract a sum of
+// products otherwise where it copies one, and a pair's psi would depend on the pairs beside it, in its last bits.
 template <class V>
-CKRM_INLINE V fitted_power(V x, const PowerFit& fit) {
+CKRM_INLINE V unit_power(V x, Scalar<V> exponent) {
 #if defined(CKRM_ON_GPU)
-  return fast_exp2(fast_log2(x) * fit.exponent);
+  return power(x, exponent);
 #else
-  const Bits<V> bits = reinterpret<Bits<V>>(x);
-  const Bits<V> exponent = (bits - 0x3f3504f3) & static_cast<int32_t>(0xff800000);
-  const V t = reinterpret<V>(bits - exponent) - 1.0f, e = convert<V>(exponent);
-  V mantissa = broadcast<V>(fit.coefficients[kFitTerms - 1]);
-  for (int d = kFitTerms - 2; d >= 0; --d) mantissa = mantissa * t + fit.coefficients[d];
-  const V power = scaled_exp2(e * (fit.exponent * 0x1p-23f), mantissa);
-  return x == V{} ? V{} : power;
+  if constexpr (sizeof(Scalar<V>) == sizeof(double)) return power_of_fraction(x, exponent);
+  const V power = fast_exp2(fast_log2(x) * exponent);
+  return x == V{} ? broadcast<V>(exponent == 0 ? 1 : 0) : power;
 #endif
 }
 

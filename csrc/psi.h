@@ -1,6 +1,9 @@
 // psi of two slices, |L|^alpha C^beta |S|^gamma, or with the sign of S, and its gradient.
 #pragma once
 
+#include <type_traits>
+
+#include "fitted_power.h"
 #include "power.h"
 #include "similarity.h"
 
@@ -10,12 +13,24 @@ namespace ckrm {
 enum class PsiCase {
   kNoLuminance,  // alpha = 0, beta = gamma = 1
   kLinear,       // alpha = beta = gamma = 1
-  kPower,        // any other alpha (on a CPU in float32: below kLargestFitted), beta = gamma = 1
-  kGeneral,      // anything else, float64 numbers out of the shared reciprocal's range (psi_factors), float64 on a GPU
+  kPower,        // any other alpha (on a CPU in float32: up to kLargestFitted), beta = gamma = 1
+  kFitted,       // any other exponents up to kLargestFitted, in float32 on a CPU
+  kWide,         // beta = gamma = 1, float64 numbers out of the shared reciprocal's range (psi_factors), on a CPU
+  kGeneral,      // anything else, and float64 on a GPU
 };
 
-// The three factors share one reciprocal, but in float64's general case. It needs the product of the denominators to be
-// a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
+// Whether the gradient is that of PsiProducts: beta = gamma = 1, and one reciprocal.
+template <PsiCase kCase>
+constexpr bool kOfProducts = kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear || kCase == PsiCase::kPower;
+
+// Whether kFitted and kWide are there. To a GPU a logarithm and a power cost as little as a fit.
+template <class T>
+constexpr bool kHasFitted = !kForGpu && sizeof(T) == sizeof(float);
+template <class T>
+constexpr bool kHasWide = !kForGpu && sizeof(T) == sizeof(double);
+
+// The three factors share one reciprocal, but in float64's kWide and kGeneral. It needs the product of the denominators
+// to be a normal number, as it is while eps >= kSmallestEps and half_mu2, half_var <= kLargestSquare.
 template <class T>
 constexpr double kSmallestEps = sizeof(T) == sizeof(float) ? 0x1p-40 : 0x1p-338;
 template <class T>
@@ -35,24 +50,28 @@ struct PsiScalars {
   T alpha, beta, gamma, eps;
   bool is_signed;
   double scale;
-  PowerFit fit;  // of alpha, or of alpha - 1 for the gradient; float32's kPower alone reads it
-  bool wide;     // in float64: out of the shared reciprocal's range
+  // Of alpha, or of alpha - 1 for the gradient, in float32's kPower; of all three in kFitted.
+  PowerFit of_luminance, of_contrast, of_structure;
+  bool wide;  // in float64: out of the shared reciprocal's range
 
   static constexpr int kParameters = 4;
   static constexpr double largest_size = kLargestSquare<T>;
 
   // parameters: alpha, beta, gamma, eps
   static PsiScalars of(const double* parameters, bool is_signed, bool for_gradient) {
-    const double alpha = parameters[0], eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
-    const bool fitted = sizeof(T) == sizeof(float);
-    return {static_cast<T>(alpha),
-            static_cast<T>(parameters[1]),
-            static_cast<T>(parameters[2]),
-            static_cast<T>(scaled),
-            is_signed,
-            scale,
-            fitted ? fit_power(alpha - (for_gradient ? 1 : 0)) : PowerFit{},
-            scaled < kSmallestEps<T>};
+    const double eps = parameters[3], scale = scale_for<T>(eps), scaled = eps * scale * scale;
+    PsiScalars psi{static_cast<T>(parameters[0]),
+                   static_cast<T>(parameters[1]),
+                   static_cast<T>(parameters[2]),
+                   static_cast<T>(scaled),
+                   is_signed,
+                   scale,
+                   {},
+                   {},
+                   {},
+                   scaled < kSmallestEps<T>};
+    psi.fit(parameters, for_gradient);
+    return psi;
   }
 
   // For numbers out of range, in float64.
@@ -72,10 +91,25 @@ struct PsiScalars {
   }
 
   CKRM_MEMBER PsiCase psi_case() const {
-    if (wide || beta != 1 || gamma != 1) return PsiCase::kGeneral;
-    if (alpha == 0) return PsiCase::kNoLuminance;
-    if (alpha == 1) return PsiCase::kLinear;
-    return kForGpu || sizeof(T) == sizeof(double) || alpha < kLargestFitted ? PsiCase::kPower : PsiCase::kGeneral;
+    const bool linear = beta == 1 && gamma == 1;
+    if (wide) return linear && kHasWide<T> ? PsiCase::kWide : PsiCase::kGeneral;
+    if (linear && alpha == 0) return PsiCase::kNoLuminance;
+    if (linear && alpha == 1) return PsiCase::kLinear;
+    if (linear && (kForGpu || sizeof(T) == sizeof(double) || alpha <= kLargestFitted)) return PsiCase::kPower;
+    const bool fits = alpha <= kLargestFitted && beta <= kLargestFitted && gamma <= kLargestFitted;
+    return kHasFitted<T> && fits ? PsiCase::kFitted : PsiCase::kGeneral;
+  }
+
+ private:
+  // Makes what the case needs.
+  void fit(const double* exponents, bool for_gradient) {
+    if (sizeof(T) == sizeof(double)) return;
+    const PsiCase psi_case = this->psi_case();
+    if (psi_case == PsiCase::kPower) of_luminance = fit_power(exponents[0] - (for_gradient ? 1 : 0));
+    if (psi_case != PsiCase::kFitted || for_gradient) return;
+    of_luminance = fit_power(exponents[0]);
+    of_contrast = fit_power(exponents[1]);
+    of_structure = fit_power(exponents[2]);
   }
 };
 
@@ -87,11 +121,19 @@ struct PsiFactors {
   V luminance, contrast, structure;
 };
 
-template <PsiCase kCase, class V>
-constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
+// What the gradient needs for beta = gamma = 1, where it is |L|^(alpha - 1) times products: L with its sign, and the
+// factors of those products that both sides have.
+template <class V>
+struct PsiProducts {
+  V luminance;
+  V of_luminance;      // alpha C |S| over half the denominator of L
+  V of_deviations;     // |L| |S| over the denominators of C and S
+  V of_other, of_own;  // of that, what the other side's sigma and a side's own are multiplied by
+  V of_covariance;
+};
 
 // a.first, a.second: half_mu2 and half_var of own_moments
-template <PsiCase kCase, class V>
+template <class V>
 CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, V cov_plus_eps, Scalar<V> eps) {
   PsiFactors<V> f;
   const Scalar<V> half_eps = eps * Scalar<V>(0.5);
@@ -101,7 +143,7 @@ CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, 
   const V denominator_c = a.second + b.second;
   const V denominator_s = a.sigma * b.sigma + eps;
   const V numerator_c = denominator_s - half_eps;
-  if constexpr (kSharesReciprocal<kCase, V>) {
+  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
     const V denominator_cs = denominator_c * denominator_s;
     const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
     const V inverse_cs = denominator_l * r;
@@ -122,25 +164,28 @@ CKRM_INLINE PsiFactors<V> psi_factors(const Moments<V>& a, const Moments<V>& b, 
   return f;
 }
 
-// |L|^exponent in the case kPower; fit: of the exponent.
+// |L|^exponent in float64's kPower, where |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation
+// leaves no smaller number.
 template <class V>
-CKRM_INLINE V fixed_power(V luminance, Scalar<V> exponent, const PowerFit& fit) {
-  if constexpr (sizeof(Scalar<V>) == sizeof(float)) {
-    return fitted_power(luminance, fit);
-  } else {
-    // |L| is 0 or in [2^-800, 2]: in the shared reciprocal's range cancellation leaves no smaller number
-    if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
-    return accurate_power(luminance, exponent);
-  }
+CKRM_INLINE V power_of_double(V luminance, double exponent) {
+  if (-1 <= exponent && exponent <= 1) return normal_power(luminance, exponent);
+  return accurate_power(luminance, exponent);
 }
 
 // |L|^alpha
 template <PsiCase kCase, class V>
 CKRM_INLINE V power_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
-  if constexpr (kCase == PsiCase::kNoLuminance) return broadcast<V>(1);
-  if constexpr (kCase == PsiCase::kLinear) return luminance;
-  if constexpr (kCase == PsiCase::kPower) return fixed_power(luminance, psi.alpha, psi.fit);
-  return power(luminance, psi.alpha);
+  constexpr bool kIsFloat = sizeof(Scalar<V>) == sizeof(float);
+  if constexpr (kCase == PsiCase::kNoLuminance)
+    return broadcast<V>(1);
+  else if constexpr (kCase == PsiCase::kLinear)
+    return luminance;
+  else if constexpr (kIsFloat && (kCase == PsiCase::kPower || kCase == PsiCase::kFitted))
+    return fitted_power(luminance, psi.of_luminance);
+  else if constexpr (kCase == PsiCase::kPower)
+    return power_of_double(luminance, psi.alpha);
+  else
+    return unit_power(luminance, psi.alpha);
 }
 
 // Keeps a negative power finite in float32. |L| is this small only where its numerator cancels to the last bits.
@@ -156,14 +201,20 @@ CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
   return x == V{} ? V{} : result;
 }
 
-// |L|^(alpha - 1), the slow part of the gradient.
+// |L|^(alpha - 1), the slow part of the gradient; 0 where |L| is.
 template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kPower) {
-    const V base = sizeof(Scalar<V>) == sizeof(float) ? maximum(luminance, broadcast<V>(kSmallestBase)) : luminance;
-    const V slope = fixed_power(base, psi.alpha - 1, psi.fit);
-    return luminance == V{} ? V{} : slope;
+    V slope;
+    if constexpr (sizeof(Scalar<V>) == sizeof(float))
+      slope = fitted_slope(luminance, psi.of_luminance);
+    else
+      slope = power_of_double(luminance, psi.alpha - 1);
+#if defined(CKRM_ON_GPU)
+    if constexpr (sizeof(Scalar<V>) == sizeof(float)) return luminance <= kSmallestBase ? 0 : slope;  // not infinite
+#endif
+    return slope;
   }
   return power_minus_one(luminance, psi.alpha);
 }
@@ -179,7 +230,7 @@ struct PsiTerm {
       : psi(scalars), sign(scalars.is_signed), covariance_start(scalars.eps) {}
 
   template <class V>
-  using Factors = PsiFactors<V>;
+  using Factors = std::conditional_t<kOfProducts<kCase>, PsiProducts<V>, PsiFactors<V>>;
 
   // psi = |luminance|^alpha rest
   template <class V>
@@ -189,19 +240,24 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Parts<V> parts(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    if constexpr (kCase == PsiCase::kGeneral) {
-      const PsiFactors<V> f = psi_factors<kCase>(a, b, covariance, psi.eps);
-      return {f.luminance, power(f.contrast, psi.beta) * sign.carry(power(f.structure, psi.gamma), covariance)};
+    if constexpr (kCase == PsiCase::kWide || kCase == PsiCase::kGeneral) {
+      const PsiFactors<V> f = psi_factors(a, b, covariance, psi.eps);
+      if constexpr (kCase == PsiCase::kWide) return {f.luminance, f.contrast * sign.carry(f.structure, covariance)};
+      const V contrast = unit_power(f.contrast, psi.beta), structure = unit_power(f.structure, psi.gamma);
+      return {f.luminance, contrast * sign.carry(structure, covariance)};
+    }
+    const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5)), denominator_l = a.first + b.first;
+    const V denominator_c = a.second + b.second, denominator_s = a.sigma * b.sigma + psi.eps;
+    const V numerator_c = denominator_s - psi.eps * T(0.5);
+    if constexpr (kCase == PsiCase::kFitted) {
+      const V contrast = fitted_power(divide(numerator_c, denominator_c), psi.of_contrast);
+      const V structure = fitted_power(divide(absolute(covariance), denominator_s), psi.of_structure);
+      return {divide(numerator_l, denominator_l), contrast * sign.carry(structure, covariance)};
     } else {
-      const V denominator_c = a.second + b.second;
-      const V denominator_s = a.sigma * b.sigma + psi.eps;
-      const V denominator_cs = denominator_c * denominator_s;
-      const V numerator_cs = (denominator_s - psi.eps * T(0.5)) * sign.of(covariance);
+      const V numerator_cs = numerator_c * sign.of(covariance), denominator_cs = denominator_c * denominator_s;
       if constexpr (kCase == PsiCase::kNoLuminance) return {V{}, divide(numerator_cs, denominator_cs)};
-      const V numerator_l = absolute(a.mu * b.mu + psi.eps * T(0.5));
-      const V denominator_l = a.first + b.first;
-      const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
-      return {numerator_l * (denominator_cs * r), numerator_cs * (denominator_l * r)};
+      const Quotients<V> q = divide_both(numerator_l, denominator_l, numerator_cs, denominator_cs);
+      return {q.first, q.second};
     }
   }
 
@@ -212,31 +268,57 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Factors<V> factors(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    return psi_factors<kCase>(a, b, covariance, psi.eps);
+    if constexpr (!kOfProducts<kCase>) {
+      return psi_factors(a, b, covariance, psi.eps);
+    } else {
+      const T half_eps = psi.eps * T(0.5);
+      const V denominator_c = a.second + b.second;
+      const V denominator_s = a.sigma * b.sigma + psi.eps;
+      const V denominator_cs = denominator_c * denominator_s;
+      const V numerator_c = denominator_s - half_eps, numerator_s = sign.of(covariance);
+      PsiProducts<V> f;
+      V inverse_cs, size = broadcast<V>(1);
+      if constexpr (kCase == PsiCase::kNoLuminance) {
+        inverse_cs = Lanes<V>::reciprocal(denominator_cs);
+        f.luminance = f.of_luminance = V{};
+      } else {
+        const V denominator_l = a.first + b.first;
+        const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
+        const V inverse_l = denominator_cs * r;
+        inverse_cs = denominator_l * r;
+        f.luminance = (a.mu * b.mu + half_eps) * inverse_l;
+        size = absolute(f.luminance);
+        f.of_luminance = apply_sign(psi.alpha * inverse_l * (numerator_c * (numerator_s * inverse_cs)), f.luminance);
+      }
+      f.of_deviations = size * (numerator_s * inverse_cs) * inverse_cs;
+      // the other's is the difference of two products: what is left of it, without the cancellation
+      f.of_other = half_eps * denominator_c;
+      f.of_own = numerator_c * denominator_s;
+      f.of_covariance = sign.drop(size * (numerator_c * inverse_cs), covariance);
+      return f;
+    }
   }
 
   template <class V>
   CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, const Factors<V>& f) const {
-    g = sign.carry(g, f.numerator_s);
-    const V slope = slope_of_luminance<kCase>(f.luminance, psi);
-    V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
-    if constexpr (kCase == PsiCase::kGeneral) {
+    const V slope = slope_of_luminance<kCase>(absolute(f.luminance), psi);
+    if constexpr (!kOfProducts<kCase>) {
+      g = sign.carry(g, f.numerator_s);
       const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
               s_power = power(f.structure, psi.gamma);
-      of_luminance = g * psi.alpha * slope * (c_power * s_power);
-      of_contrast = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power);
-      of_structure = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power);
+      // g dpsi / d|L|, dC, d|S|, over their denominators
+      const V l = g * psi.alpha * slope * (c_power * s_power) * f.inverse_l;
+      const V c = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power) * f.inverse_c;
+      const V s = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power) * f.inverse_s;
+      const V u = apply_sign(l, f.numerator_l), v = l * f.luminance, w = c - s * f.structure, y = c * f.contrast;
+      return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, w * b.sigma - y * a.sigma, w * a.sigma - y * b.sigma,
+              apply_sign(s, f.numerator_s)};
     } else {
-      const V g_slope = g * slope;
-      const V g_l = kCase == PsiCase::kNoLuminance ? g : g_slope * f.luminance;
-      of_luminance = kCase == PsiCase::kNoLuminance ? V{} : psi.alpha * g_slope * (f.contrast * f.structure);
-      of_contrast = g_l * f.structure;
-      of_structure = g_l * f.contrast;
+      const V g_slope = g * slope, u = g_slope * f.of_luminance, w = g_slope * f.of_deviations;
+      return {u * (b.mu - f.luminance * a.mu), u * (a.mu - f.luminance * b.mu),
+              w * (f.of_other * b.sigma - f.of_own * a.sigma), w * (f.of_other * a.sigma - f.of_own * b.sigma),
+              g_slope * f.of_covariance};
     }
-    const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
-    const V u = apply_sign(l, f.numerator_l), v = l * f.luminance, w = c - s * f.structure, y = c * f.contrast;
-    return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, w * b.sigma - y * a.sigma, w * a.sigma - y * b.sigma,
-            apply_sign(s, f.numerator_s)};
   }
 };
 
@@ -297,6 +379,12 @@ CKRM_HOST_INLINE void with_psi_term(const PsiScalars<T>& psi, const Compute& com
         return compute(Term<PsiCase::kLinear, T>(psi));
       case PsiCase::kPower:
         return compute(Term<PsiCase::kPower, T>(psi));
+      case PsiCase::kFitted:
+        if constexpr (kHasFitted<T>) return compute(Term<PsiCase::kFitted, T>(psi));
+        break;
+      case PsiCase::kWide:
+        if constexpr (kHasWide<T>) return compute(Term<PsiCase::kWide, T>(psi));
+        break;
       default:
         return compute(Term<PsiCase::kGeneral, T>(psi));
     }

@@ -13,47 +13,55 @@ CKRM_INLINE Vector<T> covariance(const T* x, const T* y, int64_t coordinates, T 
   return cov;
 }
 
-// Adds the terms of kRows filters against kColumns vectors of filters, over at most kSliceChunk slices. x: each row's
-// lane at the first slice; y: each vector of columns there. Three passes through a buffer, not one: a term's chain of
-// dependent operations is long, and only short loop bodies let the processor work on many terms at once.
+// The covariances of kRows filters' slices with kColumns vectors of them, in registers.
+template <int64_t kCoordinates, int kRows, int kColumns, class T>
+CKRM_INLINE void covariances(const T* const (&x)[kRows], const T* const (&y)[kColumns], int64_t coordinates,
+                             int64_t offset, T start, Vector<T> (&out)[kRows][kColumns]) {
+  using V = Vector<T>;
+  constexpr int64_t L = kLanes<T>;
+  const int64_t n = kCoordinates == kAnyCoordinates ? coordinates : kCoordinates;
+  V cov[kRows][kColumns];
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kColumns; ++c) cov[r][c] = broadcast<V>(start);
+  for (int64_t q = 0; q < n; ++q) {
+    V xq[kRows], yq[kColumns];
+    for (int r = 0; r < kRows; ++r) xq[r] = broadcast<V>(x[r][offset + q * L]);
+    for (int c = 0; c < kColumns; ++c) yq[c] = load(y[c] + offset + q * L);
+    for (int r = 0; r < kRows; ++r)
+      for (int c = 0; c < kColumns; ++c) cov[r][c] += xq[r] * yq[c];
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kColumns; ++c) out[r][c] = cov[r][c];
+}
+
+// Adds the terms of kRows filters against kColumns vectors of filters, over some slices. x: each row's lane at the
+// first slice; y: each vector of columns there.
 template <int64_t kCoordinates, int kRows, int kColumns, class T, class Term>
 CKRM_INLINE void sum_of_terms(const T* const (&x)[kRows], const T* const (&y)[kColumns], int64_t coordinates,
                               int64_t slices, const Term& term, T* sums, int64_t ld) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
+  constexpr int kAtOnce = kRows < kTermRows ? kRows : kTermRows;
   const int64_t n = kCoordinates == kAnyCoordinates ? coordinates : kCoordinates;
   const int64_t step = (n + kMomentRows) * L;
-  V covariance[kRows][kColumns][kSliceChunk];
-  typename Term::template Parts<V> parts[kRows][kColumns][kSliceChunk];
+  V total[kRows][kColumns] = {};
   for (int64_t k = 0; k < slices; ++k) {
+    const int64_t moments = k * step + n * L;
     V cov[kRows][kColumns];
-    for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kColumns; ++c) cov[r][c] = broadcast<V>(term.covariance_start);
-    for (int64_t q = 0; q < n; ++q) {
-      V xq[kRows], yq[kColumns];
-      for (int r = 0; r < kRows; ++r) xq[r] = broadcast<V>(x[r][k * step + q * L]);
-      for (int c = 0; c < kColumns; ++c) yq[c] = load(y[c] + k * step + q * L);
-      for (int r = 0; r < kRows; ++r)
-        for (int c = 0; c < kColumns; ++c) cov[r][c] += xq[r] * yq[c];
-    }
-    for (int r = 0; r < kRows; ++r)
-      for (int c = 0; c < kColumns; ++c) covariance[r][c][k] = cov[r][c];
-  }
-  for (int64_t k = 0; k < slices; ++k)
-    for (int r = 0; r < kRows; ++r) {
-      const Moments<V> a = broadcast_moments(x[r] + k * step + n * L);
+    covariances<kCoordinates>(x, y, n, k * step, term.covariance_start, cov);
+    for (int first = 0; first < kRows; first += kAtOnce) {
+      typename Term::template Parts<V> parts[kAtOnce][kColumns];
       for (int c = 0; c < kColumns; ++c) {
-        const Moments<V> b = load_moments(y[c] + k * step + n * L);
-        parts[r][c][k] = term.parts(a, b, covariance[r][c][k]);
+        const Moments<V> b = load_moments(y[c] + moments);
+        for (int r = 0; r < kAtOnce; ++r)
+          parts[r][c] = term.parts(broadcast_moments(x[first + r] + moments), b, cov[first + r][c]);
       }
+      for (int c = 0; c < kColumns; ++c)
+        for (int r = 0; r < kAtOnce; ++r) total[first + r][c] += term.value(parts[r][c]);
     }
+  }
   for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kColumns; ++c) {
-      V total = load(sums + r * ld + c * L);
-      V chunk{};
-      for (int64_t k = 0; k < slices; ++k) chunk += term.value(parts[r][c][k]);
-      store(sums + r * ld + c * L, total + chunk);
-    }
+    for (int c = 0; c < kColumns; ++c) store(sums + r * ld + c * L, load(sums + r * ld + c * L) + total[r][c]);
 }
 
 template <class T>
@@ -84,11 +92,15 @@ CKRM_INLINE void rows_of_tile(const Bank<T>& a, const Bank<T>& b, const Tile& t,
 template <int64_t kCoordinates, class T, class Term>
 void tile_of(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, int64_t k_end, const Term& term,
              T* sums, int64_t ld) {
+  constexpr int kMost = kCoordinates == kAnyCoordinates ? kLongRows : kTermRows;
   for (int64_t k = k_begin; k < k_end; k += kSliceChunk) {
     const int64_t slices = k_end - k < kSliceChunk ? k_end - k : kSliceChunk;
     int64_t row = t.row_begin;
-    for (; row + kTileRows <= t.row_end; row += kTileRows)
-      rows_of_tile<kCoordinates, kTileRows>(a, b, t, row, k, slices, term, sums, ld);
+    for (; row + kMost <= t.row_end; row += kMost)
+      rows_of_tile<kCoordinates, kMost>(a, b, t, row, k, slices, term, sums, ld);
+    if constexpr (kMost > kTermRows)
+      for (; row + kTermRows <= t.row_end; row += kTermRows)
+        rows_of_tile<kCoordinates, kTermRows>(a, b, t, row, k, slices, term, sums, ld);
     for (; row < t.row_end; ++row) rows_of_tile<kCoordinates, 1>(a, b, t, row, k, slices, term, sums, ld);
   }
 }

@@ -5,11 +5,14 @@
 #include <utility>
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=haswell"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("arch=haswell")
+#pragma GCC target("avx2,fma,bmi2")
 #endif
+#define CKRM_AVX2
 #define CKRM_ISA avx2
 #define CKRM_ISA_NAME "avx2"
 #define CKRM_VECTOR_BYTES 32

@@ -5,11 +5,15 @@
 #include <utility>
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=skylake-avx512"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,bmi2"))), \
+                             apply_to = function)
 #else
-#pragma GCC target("arch=skylake-avx512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma,bmi2")
 #endif
+#define CKRM_AVX512
 #define CKRM_ISA avx512
 #define CKRM_ISA_NAME "avx512"
 #define CKRM_VECTOR_BYTES 64

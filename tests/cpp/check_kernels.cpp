@@ -1,5 +1,6 @@
 // Every kernel table of this build against a definition written out in long double, without torch: for sanitizers, for
 // instruction sets under emulation, and for the 64-byte vectors on processors without AVX-512 (wide_vectors.cpp).
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -163,24 +164,36 @@ void check(const Kernels<T>& kernels, const Problem& p) {
       return sum;
     };
   };
-  const int64_t row = prepared.bank.rows() * lanes, size = columns / lanes * row;
-  std::vector<T> work_room, by_slice_room, out_room;
-  T *work = aligned(work_room, 2 * size + 2 * row), *of_bank = aligned(by_slice_room, n * row);
-  T* out = aligned(out_room, p.positions * lanes);
+  const int64_t row = prepared.bank.rows() * lanes, of_row = prepared.bank.gradient_rows() * lanes;
+  const int64_t blocks = columns / lanes, of_size = blocks * of_row;
+  std::vector<T> slice_room, of_slice_room, of_rows_room, of_bank_room, out_room, lane_room;
+  T *slice = aligned(slice_room, blocks * row), *of_slice = aligned(of_slice_room, 2 * of_size);
+  T *of_rows = aligned(of_rows_room, lanes * of_row), *of_bank = aligned(of_bank_room, n * of_row);
+  T *out = aligned(out_room, p.positions * lanes), *lane_grad = aligned(lane_room, columns * columns);
+  std::fill_n(lane_grad, columns * columns, T(0));
+  const PairGradient<T> pair_gradient{lane_grad, true, lanes, blocks};
+  for (int64_t at = 0; at < pairs; ++at)
+    pair_gradient.row(list[static_cast<size_t>(2 * at)])[list[static_cast<size_t>(2 * at + 1)]] =
+        grad[static_cast<size_t>(at)];
   for (int64_t k = 0; k < p.slices; k += 3) {
-    for (int64_t at = 0; at < size; ++at) work[size + at] = 0;
-    kernels.tile_gradient(prepared.bank, prepared.bank, k, {grad.data(), true}, gradient_of,
-                          {work, work, work + size, work + size, work + 2 * size});
-    for (int64_t at = 0; at < n * row; ++at) of_bank[at] = 0;
+    // in two parts, of which the second may be empty
+    std::fill_n(of_slice, 2 * of_size, T(0));
+    for (int64_t part = 0; part < 2; ++part) {
+      T* of_part = of_slice + part * of_size;
+      kernels.tile_gradient(prepared.bank, prepared.bank, k, pair_gradient, gradient_of, part, 2,
+                            {slice, slice, of_part, of_part, of_rows});
+    }
+    for (int64_t at = 0; at < of_size; ++at) of_slice[at] += of_slice[of_size + at];
+    std::fill_n(of_bank, n * of_row, T(0));
     kernels.listed_gradient(by_slice.bank, k / lanes, list.data(), pairs, grad.data(), gradient_of, of_bank);
     for (int64_t filter = 0; filter < n; filter += 2) {
       const int64_t slice_blocks = (p.slices + lanes - 1) / lanes, q = (filter + k) % p.positions;
       const Real want = difference(p, filter, k, q, weighted(filter, k));
       const Real allowed = slope_tolerance * (1 + std::fabs(want));
-      kernels.finish_gradient(work + filter / lanes * row, work + size + filter / lanes * row, prepared.bank.norms,
+      kernels.finish_gradient(slice + filter / lanes * row, of_slice + filter / lanes * of_row, prepared.bank.norms,
                               p.positions - 1, 1, out);
       expect_close("slice gradient", kernels.name, out[q * lanes + filter % lanes], want, allowed);
-      kernels.finish_gradient(by_slice.bank.data + (filter * slice_blocks + k / lanes) * row, of_bank + filter * row,
+      kernels.finish_gradient(by_slice.bank.data + (filter * slice_blocks + k / lanes) * row, of_bank + filter * of_row,
                               prepared.bank.norms, p.positions - 1, 1, out);
       expect_close("pairs gradient", kernels.name, out[q * lanes + k % lanes], want, allowed);
     }
