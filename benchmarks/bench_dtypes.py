@@ -6,7 +6,7 @@ import torch
 from checks import PSI, THRESHOLD
 from layers import layer
 
-from ckrm_kernels import native
+from ckrm_kernels import native, ops
 
 LAYER = layer("512x64x3x3")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -17,11 +17,10 @@ def calls(dtype):
     """One call of each operation, by its name."""
     weight, edges = LAYER.weight().to(dtype), torch.tensor([THRESHOLD], dtype=dtype)
     grad = torch.ones(LAYER.filters * (LAYER.filters - 1) // 2, dtype=dtype)
-    ops = torch.ops.ckrm
     return {
-        "pairwise": lambda: ops.pairwise_psi(weight, *PSI.arguments),
-        "counts": lambda: ops.psi_counts([weight], edges, *PSI.arguments),
-        "backward": lambda: ops.pairwise_psi_backward(grad, weight, *PSI.arguments),
+        "pairwise": lambda: ops.by_device.pairwise_psi(weight, PSI),
+        "counts": lambda: ops.by_device.psi_counts([weight], edges, PSI),
+        "backward": lambda: torch.ops.ckrm.pairwise_psi_backward(grad, weight, *PSI.arguments),
     }
 
 

@@ -21,21 +21,25 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     sys.exit("unset TRITON_INTERPRET: the interpreter compiles nothing")
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import gradient, listed, prepare, tiles
+from ckrm_kernels.kernels.arithmetic import Arithmetic
 from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, slices_at_once
+from ckrm_kernels.similarity import Similarity
 
 ARCHITECTURES = (80, 90, 100)
+_CPU = torch.device("cpu")
 
 # Types of the kernels' arguments by name; what is not here is an integer (a size or a stride).
 _TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
@@ -43,7 +47,6 @@ _DATA = ("buffer", "weight", "partial", "out", "edges", "grad")
 # Of those that are tuples, how many numbers they hold: coordinates and moments; places, see plan.Place.in_buffer.
 _DATA_TUPLES = {"of_bank": 2}
 _PLACES = {"place": 3, "row_place": 3, "column_place": 3}
-_SCALARS = 5
 
 _FMA = {"FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2"}
 _WIDE = {"IMAD", "FFMA2", "FMUL2", "FADD2"}
@@ -102,62 +105,111 @@ class Count:
 
 def jobs() -> Iterator[Job]:
     """Every configuration that the package launches."""
-    default = {"KINDS": (2, 1, 1)}
-    cases = {"alpha 0": (0, 1, 1), "alpha 1": (1, 1, 1), "beta = gamma": (2, 2, 3), "any exponents": (2, 2, 2)}
+    psi, double = Similarity(), torch.float64
     loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
     for k, (row, steps) in loops.items():
-        yield _tile_job(f"tile, {k}", row, {**default, "STEPS": steps})
-        yield _tile_gradient_job(f"tile gradient, {k}", row, {**default, "STEPS": steps})
-    for name, case in cases.items():
-        yield _tile_job(f"tile, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
-        yield _tile_gradient_job(f"tile gradient, K = 9, {name}", "tensor cores", {"KINDS": case, "STEPS": 1})
-    yield _tile_job("tile, float64", "float64", {**default, "STEPS": 1})
-    yield _tile_gradient_job("tile gradient, float64", "float64", {**default, "STEPS": 1})
+        yield _tile_job(k, row, steps, psi)
+        yield _tile_gradient_job(k, row, steps, psi)
+    cases = {
+        "alpha 0": Similarity(alpha=0),
+        "alpha 1": Similarity(alpha=1),
+        "beta = gamma": Similarity(beta=2, gamma=2),
+        "any exponents": Similarity(beta=2, gamma=3),
+        "signed": Similarity(signed=True),
+        "cosine": Similarity("cosine"),
+        "signed cosine": Similarity("cosine", signed=True),
+    }
+    for name, similarity in cases.items():
+        yield _tile_job(f"K = 9, {name}", "tensor cores", 1, similarity)
+        yield _tile_gradient_job(f"K = 9, {name}", "tensor cores", 1, similarity)
+    for name, similarity in {"float64": psi, "cosine, float64": Similarity("cosine")}.items():
+        yield _tile_job(name, "float64", 1, similarity)
+        yield _tile_gradient_job(name, "float64", 1, similarity)
     tile = TABLE["tensor cores"].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
         constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
         yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
-    for suffix, double in (("", False), (", float64", True)):
-        of_list = {**default, "PAIRS": 8, "SLICES": 16, "DOUBLE": double}
-        yield Job(f"listed{suffix}", "listed", "listed_kernel", of_list, {}, double=double)
-        of_listed_gradient = {**default, "SLICES": 32, "DOUBLE": double}
-        yield Job(
-            f"listed gradient{suffix}",
-            "gradient",
-            "listed_gradient_kernel",
-            of_listed_gradient,
-            ALL_REGISTERS,
-            double=double,
-        )
-        of_weight = {"POSITIONS": 16, "ROWS": slices_at_once(16, double), "DOUBLE": double}
-        yield Job(f"finish gradient{suffix}", "prepare", "finish_gradient_kernel", of_weight, {}, double=double)
-        for k, (small, largest) in {"K = 9": (16, 16), "K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
-            constants = {"SMALL": small, "POSITIONS": largest, "BLOCK": slices_at_once(small, double), "DOUBLE": double}
-            yield Job(f"prepare, {k}{suffix}", "prepare", "prepare_kernel", constants, {}, double=double)
-    for weight in ("fp16", "bf16"):
-        constants = {"SMALL": 16, "POSITIONS": 16, "BLOCK": slices_at_once(16, False), "DOUBLE": False}
-        yield Job(f"prepare, {weight}", "prepare", "prepare_kernel", constants, {}, weight=weight)
+    for name, similarity in {"": psi, ", cosine": Similarity("cosine")}.items():
+        yield _listed_job(f"listed{name}", similarity)
+        yield _listed_gradient_job(f"listed gradient{name}", similarity)
+        yield _prepare_job(f"prepare, K = 9{name}", similarity, 16, 16)
+    yield _listed_job("listed, float64", psi, double)
+    yield _listed_gradient_job("listed gradient, float64", psi, double)
+    yield _finish_job("finish gradient", psi)
+    yield _finish_job("finish gradient, float64", psi, double)
+    for k, (small, largest) in {"K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
+        yield _prepare_job(f"prepare, {k}", psi, small, largest)
+        yield _prepare_job(f"prepare, {k}, float64", psi, small, largest, double)
+    yield _prepare_job("prepare, K = 9, float64", psi, 16, 16, double)
+    for weight, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16}.items():
+        yield replace(_prepare_job(f"prepare, {weight}", psi, 16, 16, dtype), weight=weight)
     # Triton compiles an argument that is 1 as a constant.
-    of_weight = {**of_weight, "filters": 1, "slices": 1, "positions": 1, "DOUBLE": False}
-    of_list = {**of_list, "count": 1, "filters": 1, "slices": 1, "steps": 1, "DOUBLE": False}
-    yield Job("finish gradient, K = 1", "prepare", "finish_gradient_kernel", of_weight, {})
-    yield Job("listed, one slice", "listed", "listed_kernel", of_list, {})
+    ones = {"filters": 1, "slices": 1}
+    yield _with_constants(_finish_job("finish gradient, K = 1", psi), positions=1, **ones)
+    yield _with_constants(_listed_job("listed, one slice", psi), count=1, steps=1, **ones)
     yield Job("spread gradient", "gradient", "spread_gradient_kernel", {"PACKED": True, "BLOCK": 32}, {})
 
 
-def _tile_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+def _arithmetic(similarity: Similarity, dtype: torch.dtype = torch.float32) -> Arithmetic:
+    return Arithmetic.of(dtype, *similarity.arguments)
+
+
+def _compiled(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments that are known when a kernel is compiled."""
+    return {name: value for name, value in arguments.items() if name != "scalars"}
+
+
+def _tile_job(name: str, row: str, steps: int, similarity: Similarity) -> Job:
     config, double = TABLE[row], row == "float64"
-    constants = {**constants, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "DOUBLE": double}
+    arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
+    sides = {"STEPS": steps, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
     terms = config.tile.rows * config.tile.columns / (32 * config.warps)
-    return Job(name, "tiles", "tile_kernel", constants, config.options, terms, double)
+    constants = {**_compiled(arithmetic.of_term(_CPU, steps)), **sides}
+    return Job(f"tile, {name}", "tiles", "tile_kernel", constants, config.options, terms, double)
 
 
-def _tile_gradient_job(name: str, row: str, constants: dict[str, Any]) -> Job:
+def _tile_gradient_job(name: str, row: str, steps: int, similarity: Similarity) -> Job:
     config, double = TABLE[row], row == "float64"
+    arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
     tile = config.gradient_tile
-    constants = {**constants, "ROWS": tile.rows, "COLUMNS": tile.columns, "DOUBLE": double}
+    sides = {"STEPS": steps, "ROWS": tile.rows, "COLUMNS": tile.columns}
     terms = tile.rows * tile.columns / (32 * config.gradient_warps)
-    return Job(name, "gradient", "tile_gradient_kernel", constants, config.gradient_options, terms, double)
+    constants = {**_compiled(arithmetic.of_gradient(_CPU, steps)), **sides}
+    return Job(
+        f"tile gradient, {name}", "gradient", "tile_gradient_kernel", constants, config.gradient_options, terms, double
+    )
+
+
+def _listed_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
+    arithmetic = _arithmetic(similarity, dtype)
+    constants = {**_compiled(arithmetic.of_term(_CPU)), "PAIRS": 8, "SLICES": 16}
+    return Job(name, "listed", "listed_kernel", constants, {}, double=arithmetic.double)
+
+
+def _listed_gradient_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
+    arithmetic = _arithmetic(similarity, dtype)
+    constants = {**_compiled(arithmetic.of_gradient(_CPU)), "SLICES": 32}
+    return Job(name, "gradient", "listed_gradient_kernel", constants, ALL_REGISTERS, double=arithmetic.double)
+
+
+def _prepare_job(
+    name: str, similarity: Similarity, small: int, largest: int, dtype: torch.dtype = torch.float32
+) -> Job:
+    arithmetic = _arithmetic(similarity, dtype)
+    sizes = {"SMALL": small, "POSITIONS": largest, "BLOCK": slices_at_once(small, arithmetic.double)}
+    constants = {**_compiled(arithmetic.of_prepare(_CPU)), **sizes}
+    return Job(name, "prepare", "prepare_kernel", constants, {}, double=arithmetic.double)
+
+
+def _finish_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
+    arithmetic = _arithmetic(similarity, dtype)
+    sizes = {"POSITIONS": 16, "ROWS": slices_at_once(16, arithmetic.double)}
+    constants = {**_compiled(arithmetic.of_weight(_CPU)), **sizes}
+    return Job(name, "prepare", "finish_gradient_kernel", constants, {}, double=arithmetic.double)
+
+
+def _with_constants(job: Job, **constants: int) -> Job:
+    return replace(job, constants={**job.constants, **constants})
 
 
 def count(job: Job, architecture: int) -> Count:
@@ -191,7 +243,7 @@ def _source(job: Job) -> ASTSource:
         if name in job.constants:
             signature[name] = "constexpr"
         elif name == "scalars":
-            signature[name] = "*fp64" if job.double else ("fp32",) * _SCALARS
+            signature[name] = "*fp64" if job.double else ("fp32",) * job.constants["NUMBER"]
         elif name in _TABLES:
             signature[name] = "*i64"
         elif name in _DATA:
@@ -295,9 +347,14 @@ def cycles(per_term: dict[str, float]) -> float:
 
 def counts(names: str = "", architectures: tuple[int, ...] = ARCHITECTURES, workers: int = 1) -> list[Count]:
     """The counts of all jobs whose name contains `names`, on all architectures."""
-    chosen = [(job, architecture) for job in jobs() if names in job.name for architecture in architectures]
+    chosen = [(job.name, architecture) for job in jobs() if names in job.name for architecture in architectures]
     with ProcessPoolExecutor(workers) as pool:
-        return list(pool.map(count, *zip(*chosen, strict=True)))
+        return list(pool.map(_count_of_name, *zip(*chosen, strict=True)))
+
+
+def _count_of_name(name: str, architecture: int) -> Count:
+    """A device function, which a job holds, can't be sent to another process."""
+    return count(next(job for job in jobs() if job.name == name), architecture)
 
 
 def table(rows: list[Count]) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import replace
 from datetime import datetime, timezone
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import GPU_BACKENDS, Backend
+from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distribution import checked_threshold, inner_edges
 from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import counts_of_banks, unit_scale
@@ -27,7 +28,6 @@ from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.version import __version__
 
-Pointwise = Literal["skip", "slices", "vector"]
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 _ABSENT = "no such layer"
 _BINS = 100

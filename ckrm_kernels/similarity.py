@@ -42,7 +42,7 @@ class Similarity:
     scale_free: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in _DEFINITIONS:
+        if self.name not in tuple(_DEFINITIONS):  # what can't be hashed is no name either
             raise ValueError(f"similarity must be {_or(map(repr, _DEFINITIONS))}, got {self.name!r}")
         for name in _OF_PSI:
             number = _checked_number(name, getattr(self, name))

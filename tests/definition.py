@@ -1,4 +1,7 @@
-"""Psi by its definition, in 40 decimal digits: loops over pairs, slices and positions; independent of the package."""
+"""Psi and the cosine by their definitions, in 40 decimal digits: loops over pairs, slices and positions.
+
+Independent of the package.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,31 @@ class Psi(NamedTuple):
         return "psi", self.signed, list(self[:4])
 
 
+class Cosine(NamedTuple):
+    """The cosine of slices, its absolute value unless signed."""
+
+    signed: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of the functions on weights."""
+        return {"similarity": "cosine", "signed": self.signed}
+
+    @property
+    def arguments(self) -> tuple[str, bool, list[float]]:
+        """What operators take after their tensors."""
+        return "cosine", self.signed, []
+
+
+def cosine_of_slices(x: Sequence[float], y: Sequence[float], cosine: Cosine) -> float:
+    """<x, y> / (|x| |y|) of two slices of numbers as they are, or its absolute value; 0 where one is all zeros."""
+    with mp.workdps(DIGITS):
+        x, y = [mpf(v) for v in x], [mpf(v) for v in y]
+        norms = mp.sqrt(sum(v * v for v in x)) * mp.sqrt(sum(v * v for v in y))
+        value = sum(v * w for v, w in zip(x, y, strict=True)) / norms if norms else mpf(0)
+        return float(value if cosine.signed else abs(value))
+
+
 def psi_of_slices(x: Sequence[float], y: Sequence[float], psi: Psi) -> float:
     """|L|^alpha C^beta |S|^gamma of two slices of numbers, or sign(S) times it; 0/0 counts as 1 and 0^0 as 1."""
     with mp.workdps(DIGITS):
@@ -53,21 +81,22 @@ def psi_of_slices(x: Sequence[float], y: Sequence[float], psi: Psi) -> float:
         return float(sign * abs(luminance) ** psi.alpha * contrast**psi.beta * abs(structure) ** psi.gamma)
 
 
-def psi_of_filters(a: Tensor, b: Tensor, psi: Psi) -> float:
-    """The mean of psi over the slices of two filters (F1, *K); NaN as soon as one number is not finite."""
+def psi_of_filters(a: Tensor, b: Tensor, psi: Psi | Cosine) -> float:
+    """The mean of psi, or of the cosine, over the slices of two filters (F1, *K); NaN if a number is not finite."""
     a, b = _lists(a), _lists(b)
     if not all(math.isfinite(v) for v in itertools.chain(*a, *b)):
         return math.nan
-    return math.fsum(psi_of_slices(x, y, psi) for x, y in zip(a, b, strict=True)) / len(a)
+    of_slices = cosine_of_slices if isinstance(psi, Cosine) else psi_of_slices
+    return math.fsum(of_slices(x, y, psi) for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def omega(weight: Tensor, psi: Psi) -> Tensor:
+def omega(weight: Tensor, psi: Psi | Cosine) -> Tensor:
     """Psi of all pairs i < j of filters (F2, F1, *K), i varying slowest, as float64."""
     pairs = itertools.combinations(range(weight.shape[0]), 2)
     return torch.tensor([psi_of_filters(weight[i], weight[j], psi) for i, j in pairs], dtype=torch.float64)
 
 
-def cross(a: Tensor, b: Tensor, psi: Psi) -> Tensor:
+def cross(a: Tensor, b: Tensor, psi: Psi | Cosine) -> Tensor:
     """Psi of every filter of a with every filter of b, as float64."""
     return torch.tensor([[psi_of_filters(x, y, psi) for y in b] for x in a], dtype=torch.float64)
 

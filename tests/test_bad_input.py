@@ -11,7 +11,18 @@ from definition import Psi, omega
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ckrm_kernels import cross_psi, native, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
+from ckrm_kernels import (
+    chance_redundancy,
+    cross_psi,
+    estimate_redundancy,
+    measure,
+    native,
+    pairwise_psi,
+    psi_histogram,
+    psi_of_pairs,
+    redundancy,
+    redundant_groups,
+)
 
 PAIRS = torch.tensor([[0, 1]])
 FUNCTIONS_OF_WEIGHT = {
@@ -159,6 +170,89 @@ def test_exponents_and_eps_may_be_any_real_number(name, value, backend):
     w = good()
     actual = pairwise_psi(w, backend=backend, **{name: value})
     assert torch.equal(actual, pairwise_psi(w, backend=backend, **{name: float(value)}))
+
+
+SIMILARITIES = {
+    "unknown": ({"similarity": "ssim"}, ValueError, ("similarity must be 'psi' or 'cosine', got 'ssim'",)),
+    "of other letters": ({"similarity": "Cosine"}, ValueError, ("similarity must be 'psi' or 'cosine'", "'Cosine'")),
+    "None": ({"similarity": None}, ValueError, ("similarity must be 'psi' or 'cosine', got None",)),
+    "a list": ({"similarity": ["psi"]}, (TypeError, ValueError), ("similarity must be",)),
+    "an exponent of the cosine": ({"similarity": "cosine", "alpha": 0.5}, ValueError, ("alpha is a parameter of psi",)),
+    "eps of the cosine": ({"similarity": "cosine", "eps": 0.0}, ValueError, ("eps is a parameter of psi", "got 0.0")),
+    "signed as text": ({"signed": "yes"}, TypeError, ("signed must be True or False, got 'yes'",)),
+    "signed as a number": ({"signed": 1}, TypeError, ("signed must be True or False, got 1",)),
+    "scale_free as text": ({"scale_free": "no"}, TypeError, ("scale_free must be True or False, got 'no'",)),
+    "scale_free as None": ({"scale_free": None}, TypeError, ("scale_free must be True or False, got None",)),
+}
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS_OF_WEIGHT, "cross_psi", "measure"])
+@pytest.mark.parametrize("kind", SIMILARITIES)
+def test_similarities(kind, function):
+    options, error, words = SIMILARITIES[kind]
+    calls = {
+        **FUNCTIONS_OF_WEIGHT,
+        "cross_psi": lambda weight, **options: cross_psi(weight, weight, **options),
+        "measure": lambda weight, **options: measure(nn.Conv2d(3, 4, 3), **options),
+    }
+    with pytest.raises(error, match=exactly(*words)):
+        calls[function](good(), **options)
+
+
+def spoilt(value: float) -> torch.Tensor:
+    """Three filters, of which one holds the value."""
+    w = torch.randn(3, 2, 3, 3)
+    w[1, 0, 2, 2] = value
+    return w
+
+
+# What each similarity, signed or not, makes of unusual weights: Psi of the pairs (0, 1), (0, 2), (1, 2), None for any.
+NAN, X = math.nan, torch.tensor([1.0, -2.0, 3.0])
+UNUSUAL = {
+    "NaN": (lambda: spoilt(math.nan), {"psi": [NAN, None, NAN], "cosine": [NAN, None, NAN]}),
+    "Inf": (lambda: spoilt(math.inf), {"psi": [NAN, None, NAN], "cosine": [NAN, None, NAN]}),
+    "squares that overflow": (
+        lambda: torch.stack([X, 1e30 * X, -1e30 * X])[:, None],
+        {"psi": [None, None, None], "cosine": [1, -1, -1]},
+    ),
+    "K = 1": (lambda: torch.tensor([2.0, 3.0, -4.0]).view(3, 1, 1), {"psi": [None, None, None], "cosine": [1, -1, -1]}),
+    "zeros": (lambda: torch.stack([0 * X, 0 * X, X])[:, None], {"psi": [1, None, None], "cosine": [0, 0, 0]}),
+    "only zeros": (lambda: torch.zeros(3, 2, 3, 3), {"psi": [1, 1, 1], "cosine": [0, 0, 0]}),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("options", [{}, {"eps": 0.0}, {"similarity": "cosine"}], ids=str)
+def test_similarities_of_unusual_weights(options, signed, kind, backend):
+    make, expected_of = UNUSUAL[kind]
+    w, name = make().requires_grad_(), options.get("similarity", "psi")
+    if backend == "triton" and kind == "squares that overflow":
+        pytest.skip("out of float32's range, where GPU kernels give NaN")
+    actual = pairwise_psi(w, signed=signed, backend=backend, **options)
+    for got, wanted in zip(actual.tolist(), expected_of[name], strict=True):
+        if wanted is None:
+            assert math.isnan(got) or -1.00001 <= got <= 1.00001
+        else:
+            wanted = abs(wanted) if not signed else wanted
+            assert got == pytest.approx(wanted, abs=1e-5, nan_ok=True)
+    actual.nansum().backward()
+    if kind not in ("NaN", "Inf", "squares that overflow"):
+        assert w.grad.isfinite().all()
+        assert not w.grad[(w == 0).flatten(1).all(1)].any() or name == "psi"
+
+
+@pytest.mark.parametrize("function", [redundancy, estimate_redundancy, chance_redundancy, redundant_groups, measure])
+@pytest.mark.parametrize(("threshold", "signed"), [(-0.1, False), (-1.1, True), (1.1, True), (math.nan, True)])
+def test_thresholds_of_signed_similarities(threshold, signed, function):
+    weight = nn.Conv2d(3, 4, 3) if function is measure else good()
+    more = {"num_pairs": 3} if function is estimate_redundancy else {}
+    accepted = "[-1, 1]" if signed else "[0, 1]"
+    with pytest.raises(ValueError, match=exactly("threshold must lie in", accepted, f"got {threshold}")):
+        function(weight, threshold, signed=signed, **more)
+    function(weight, abs(threshold) / 2 if threshold == threshold else 0.5, signed=signed, **more)
+    if signed:
+        function(weight, -0.9, signed=True, **more)
 
 
 THRESHOLDS = {

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from definition import Psi, cross, omega
+from definition import Cosine, Psi, cross, omega
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,8 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from ckrm_kernels import cross_psi, functional, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
 from ckrm_kernels.backends import implementation
 from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.similarity import Similarity
 
 OPTIONS = [Psi(), Psi(alpha=0.7), Psi(beta=0.5), Psi(gamma=2.0), Psi(eps=1e-2), Psi(1.0, 1.0, 1.0, 0.0), Psi(0, 0, 0)]
+SIGNED = [Psi(signed=True), Psi(0.5, 2.0, 1.5, 1e-3, signed=True)]
+COSINES = [Cosine(), Cosine(signed=True)]
 
 
 def double(*shape: int) -> torch.Tensor:
@@ -32,7 +35,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-1
 # ---- values, order, layout, options ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("psi", OPTIONS, ids=str)
+@pytest.mark.parametrize("psi", [*OPTIONS, *SIGNED, *COSINES], ids=str)
 def test_options_reach_the_definition(psi, backend):
     a, b = double(5, 2, 3, 3) * 0.2, double(3, 2, 3, 3) * 0.2
     options = {**psi.options, "backend": backend}
@@ -44,9 +47,10 @@ def test_options_reach_the_definition(psi, backend):
     assert_same(psi_of_pairs(a, pairs.flip(1), **options), expected)
     middle = min(float(expected.median()) + 1e-9, 1.0)  # not on a value, where rounding decides
     assert_same(redundancy(a, middle, **options), (expected > middle).double().mean())
-    edges = np.linspace(0, 1, 8)
+    lowest = -1 if psi.signed else 0
+    edges = np.linspace(lowest, 1, 8)
     counts = [int(((expected > low) & (expected <= high)).sum()) for low, high in itertools.pairwise(edges)]
-    counts[0] += int((expected <= 0).sum())
+    counts[0] += int((expected <= lowest).sum())
     counts[-1] += int((expected > 1).sum())
     assert psi_histogram(a, 7, **options).tolist() == counts
 
@@ -365,16 +369,16 @@ def banks_of_all_kinds() -> list[Tensor]:
 
 def test_counts_of_banks_reach_the_definition(backend):
     banks, edges = banks_of_all_kinds(), [0.2, 0.5, 0.6]
-    counts = counts_of_banks(banks, torch.tensor(edges, dtype=torch.float64), backend=backend)
+    counts = counts_of_banks(banks, torch.tensor(edges, dtype=torch.float64), Similarity(), backend)
     assert counts.dtype == torch.int64
     assert counts.tolist() == [expected_counts(bank, edges) for bank in banks]
     leaves = [bank.clone().requires_grad_() for bank in banks]
-    assert torch.equal(counts_of_banks(leaves, torch.tensor(edges), backend=backend), counts)
+    assert torch.equal(counts_of_banks(leaves, torch.tensor(edges), Similarity(), backend), counts)
 
 
 @pytest.mark.parametrize("edges", [0, 3])
 def test_counts_of_no_banks(edges, backend):
-    counts = counts_of_banks([], torch.rand(edges).sort().values, backend=backend)
+    counts = counts_of_banks([], torch.rand(edges).sort().values, Similarity(), backend)
     assert (counts.shape, counts.dtype) == ((0, edges + 2), torch.int64)
 
 
@@ -386,18 +390,18 @@ def test_banks_of_one_dtype_and_device_take_one_call(backend, monkeypatch):
         return implementation(backend, *tensors)
 
     monkeypatch.setattr(functional, "implementation", counted)
-    counts_of_banks(banks_of_all_kinds(), torch.tensor([0.5]), backend=backend)
+    counts_of_banks(banks_of_all_kinds(), torch.tensor([0.5]), Similarity(), backend)
     assert groups == [[torch.float64] * 5, [torch.float16] * 2, [torch.float32], [torch.bfloat16]]
     # slices that Triton does not take stand apart, so that the others still can
     groups.clear()
     if backend != "triton":
-        counts_of_banks([double(2, 1, 2**13 + 1), double(2, 1, 3)], torch.tensor([0.5]), backend=backend)
+        counts_of_banks([double(2, 1, 2**13 + 1), double(2, 1, 3)], torch.tensor([0.5]), Similarity(), backend)
         assert groups == [[torch.float64], [torch.float64]]
 
 
 def test_counts_of_banks_compile_as_one_graph(backend):
     def counts(banks: list[Tensor], edges: Tensor) -> Tensor:
-        return counts_of_banks(banks, edges, eps=1e-2, backend=backend) + 1
+        return counts_of_banks(banks, edges, Similarity(eps=1e-2), backend) + 1
 
     torch._dynamo.reset()
     compiled = torch.compile(counts, fullgraph=True, backend="aot_eager")
@@ -408,7 +412,7 @@ def test_counts_of_banks_compile_as_one_graph(backend):
 
 def test_counts_of_banks_on_the_meta_device():
     banks = [torch.empty(4, 2, 3, device="meta"), torch.empty(9, 3, 3, 3, device="meta", dtype=torch.float64)]
-    counts = counts_of_banks(banks, torch.tensor([0.2, 0.6]))
+    counts = counts_of_banks(banks, torch.tensor([0.2, 0.6]), Similarity(), None)
     assert (counts.shape, counts.dtype, counts.device.type) == ((2, 4), torch.int64, "meta")
 
 

@@ -9,13 +9,14 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from ckrm_kernels.layers import model_layers
 from ckrm_kernels.reference import pairwise_psi
+from ckrm_kernels.similarity import Similarity
 
-PSI = (0.1, 1.0, 1.0, 1e-4)
+PSI = Similarity()
 
 
 def penalty(banks) -> torch.Tensor:
     """Something differentiable of every bank: the mean of its Psi by the definition."""
-    return sum(pairwise_psi(bank, *PSI.arguments).mean() for bank in banks)
+    return sum(pairwise_psi(bank, PSI).mean() for bank in banks)
 
 
 def conv(**options) -> nn.Conv2d:

@@ -195,7 +195,7 @@ def arguments(name: str, dtype: torch.dtype, shape: tuple[int, ...], requires_gr
         "psi_of_pairs": (w, pairs),
         "psi_of_pairs_backward": (torch.randn(7, dtype=result), w.detach(), pairs),
         "psi_counts": ([w.detach(), b.detach(), b.detach()[:0, ..., :1]], torch.tensor([0.2, 0.6], dtype=result)),
-    }[name] + tuple(DEFAULT)
+    }[name] + DEFAULT.arguments
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -23,9 +23,9 @@ from compare import (
     strided,
     weight,
 )
-from definition import Psi
+from definition import Cosine, Psi, omega
 from exhaustive import also
-from tolerances import gradient_allowance, packed_to_square, psi_allowance
+from tolerances import PSI, gradient_allowance, packed_to_square, psi_allowance
 
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.similarity import Similarity
@@ -106,6 +106,38 @@ def test_exponents_and_eps(exponents, dtype, eps):
     check_all(weight((6, 2, 2), dtype, seed=2), psi)
 
 
+SIGNED = [Psi(*(float(p) for p in exponents), 1e-4, signed=True) for exponents in EXPONENTS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("psi", [*SIGNED, Psi(eps=0.0, signed=True)], ids=str)
+def test_signed(psi, dtype):
+    """Also counts, whose tiles may stop early: terms then go down to -1."""
+    for index, shape in enumerate(((9, 3, 3, 3), (5, 9, 1), (6, 2, 2), (7, 2, 5, 5))):
+        check_all(weight(shape, dtype, seed=index), psi)
+    check_all(degenerate_slices(dtype), psi)
+    w = weight((20, 200, 3), dtype)
+    check_counts(torch.cat((w, -w)), torch.tensor([-0.9, -0.2, 0.3], dtype=dtype), psi)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("signed", [False, True])
+def test_cosine(signed, dtype):
+    cosine = Similarity("cosine", signed=signed)
+    for index, shape in enumerate(((9, 3, 3, 3), (5, 9, 1), (6, 2, 2), (7, 2, 5, 5), (33, 40, 3, 3))):
+        check_all(weight(shape, dtype, seed=index), cosine)
+    check_all(degenerate_slices(dtype), cosine)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-36), (torch.float32, 1e36), (torch.float64, 1e-140)])
+def test_the_cosine_at_any_scale(scale, dtype, signed):
+    w, cosine = weight((9, 3, 3, 3), dtype, scale), Similarity("cosine", signed=signed)
+    torch.testing.assert_close(
+        ops.pairwise_psi(w, *cosine.arguments).double(), omega(w, Cosine(signed)), rtol=0, atol=PSI[dtype]
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-4])
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
@@ -157,12 +189,12 @@ def test_float64_where_the_shared_reciprocal_ends(eps, scale):
 def test_subnormal_eps(eps, dtype):
     """1 / eps is infinite: whether it then counts as 0 decides the gradient of dead slices, which stays finite."""
     w, pairs = weight((9, 5, 3, 3), dtype), some_pairs(9, 20)
-    expected = ops.pairwise_psi(w, *Psi(eps=0.0))
-    torch.testing.assert_close(ops.pairwise_psi(w, *Psi(eps=eps)), expected, rtol=0, atol=1e-6)
+    expected = ops.pairwise_psi(w, *Psi(eps=0.0).arguments)
+    torch.testing.assert_close(ops.pairwise_psi(w, *Psi(eps=eps).arguments), expected, rtol=0, atol=1e-6)
     grads = torch.randn(36, dtype=dtype), torch.randn(9, 9, dtype=dtype), torch.randn(20, dtype=dtype)
-    assert ops.pairwise_psi_backward(grads[0], w, *Psi(eps=eps)).isfinite().all()
-    assert all(of.isfinite().all() for of in ops.cross_psi_backward(grads[1], w, w, *Psi(eps=eps)))
-    assert ops.psi_of_pairs_backward(grads[2], w, pairs, *Psi(eps=eps)).isfinite().all()
+    assert ops.pairwise_psi_backward(grads[0], w, *Psi(eps=eps).arguments).isfinite().all()
+    assert all(of.isfinite().all() for of in ops.cross_psi_backward(grads[1], w, w, *Psi(eps=eps).arguments))
+    assert ops.psi_of_pairs_backward(grads[2], w, pairs, *Psi(eps=eps).arguments).isfinite().all()
 
 
 @pytest.mark.parametrize("exponent", [1e-6, 0.999999, 1.000001, 20.0])
@@ -183,8 +215,9 @@ def test_degenerate_slices(eps, dtype):
 @pytest.mark.parametrize("value", [1 / 3, 0.1, 7e-7, 1e4])
 def test_a_constant_slice_has_no_contrast_whatever_its_value(value, dtype):
     w = torch.full((6, 3, 7, 7), value, dtype=dtype) * torch.arange(1, 7, dtype=dtype).view(-1, 1, 1, 1)
-    assert ops.pairwise_psi(w, 0.0, 1.0, 1.0, 0.0).eq(1).all()
-    assert ops.pairwise_psi_backward(torch.ones(15, dtype=result_dtype(dtype)), w, 0.0, 1.0, 1.0, 0.0).eq(0).all()
+    psi, ones = Psi(alpha=0.0, eps=0.0), torch.ones(15, dtype=result_dtype(dtype))
+    assert ops.pairwise_psi(w, *psi.arguments).eq(1).all()
+    assert ops.pairwise_psi_backward(ones, w, *psi.arguments).eq(0).all()
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 3, 3), *also((70, 100, 3))], ids=str)
@@ -348,5 +381,5 @@ def test_more_pairs_than_32_bits_count():
     assert filters * (filters - 1) // 2 > 2**31
     w = torch.zeros(filters, 1, 1)
     w[7] = math.nan
-    counts = ops.psi_counts([w], torch.tensor([0.5]), 0.0, 1.0, 1.0, 1e-4).tolist()
+    counts = ops.psi_counts([w], torch.tensor([0.5]), *Psi(alpha=0.0).arguments).tolist()
     assert counts == [[0, (filters - 1) * (filters - 2) // 2, filters - 1]]

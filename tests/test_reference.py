@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from definition import Psi, cross, omega, psi_of_slices
+from definition import Cosine, Psi, cross, omega, psi_of_slices
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
@@ -24,6 +24,9 @@ PSIS = [
     Psi(0.1, 1.0, 1.0, 0.0),
     Psi(0.0, 1.0, 0.0, 1e-12),
     Psi(0.7, 0.0, 1.5, 0.0),
+    Psi(signed=True),
+    Psi(0.7, 0.5, 1.5, 0.0, signed=True),
+    Psi(0.0, 0.0, 0.0, 1e-4, signed=True),
 ]
 SHAPES = [(2, 1, 3), (5, 2, 3, 3), (4, 3, 1, 1), (4, 3), (3, 2, 2), (3, 2, 5, 5), (2, 3, 3, 3, 3), (2, 1, 7, 7)]
 
@@ -50,6 +53,40 @@ def test_equals_the_definition_at_any_scale_and_offset(scale, offset):
         torch.testing.assert_close(
             reference.pairwise_psi(w, Similarity("psi", *psi)), omega(w, psi), rtol=0, atol=1e-11
         )
+
+
+@pytest.mark.parametrize("cosine", [Cosine(), Cosine(signed=True)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_cosine_equals_the_definition(shape, cosine):
+    w = double(*shape) * 0.1 + 0.05
+    w[-1] = 0
+    actual = reference.pairwise_psi(w, Similarity("cosine", signed=cosine.signed))
+    torch.testing.assert_close(actual, omega(w, cosine), rtol=0, atol=1e-14)
+    for scale in (1e-170, 1e-30, 1e30, 1e170):  # whose squares vanish or overflow
+        again = reference.pairwise_psi(w * scale, Similarity("cosine", signed=cosine.signed))
+        torch.testing.assert_close(again, actual, rtol=0, atol=1e-14)
+
+
+def test_the_cosine_is_that_of_torch():
+    a, b = double(4, 3, 3, 3), double(5, 3, 3, 3)
+    expected = torch.cosine_similarity(a[:, None].flatten(3), b[None].flatten(3), dim=-1)
+    for signed in (False, True):
+        of_slices = expected if signed else expected.abs()
+        actual = reference.cross_psi(a, b, Similarity("cosine", signed=signed))
+        torch.testing.assert_close(actual, of_slices.mean(-1), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "psi", [Psi(1.0, 1.0, 1.0, 1e-12, signed=True), Psi(0.1, 2.0, 0.5, 1e-12, signed=True)], ids=str
+)
+def test_signed_a_filter_and_its_negative_are_opposites(psi):
+    """And slices flipped one by one cancel out, where unsigned psi calls them alike."""
+    w = double(1, 6, 3, 3)
+    assert float(reference.cross_psi(w, -w, Similarity("psi", *psi))) == pytest.approx(-1, abs=1e-5)
+    flips = torch.tensor([1.0, -1, 1, -1, -1, 1]).view(6, 1, 1)
+    assert float(reference.cross_psi(w, w * flips, Similarity("psi", *psi))) == pytest.approx(0, abs=1e-5)
+    assert float(reference.cross_psi(w, w * flips, Similarity("psi", *psi[:4]))) == pytest.approx(1, abs=1e-5)
+    assert float(reference.cross_psi(w, -w, Similarity("cosine", signed=True))) == pytest.approx(-1, abs=1e-14)
 
 
 def test_cross_and_listed_pairs_equal_the_definition():
@@ -124,6 +161,15 @@ def weights(draw):
 def test_lies_between_0_and_1_or_minus_1_and_1_where_signed(w, psi):
     omega = reference.pairwise_psi(w, Similarity("psi", *psi))
     assert bool(((omega >= (-1 - 1e-12 if psi.signed else 0)) & (omega <= 1 + 1e-12)).all())
+
+
+@given(w=weights(), signed=st.booleans())
+@settings(max_examples=30)
+def test_the_cosine_does_not_depend_on_scale_and_lies_in_its_range(w, signed):
+    cosine = Similarity("cosine", signed=signed)
+    omega = reference.pairwise_psi(w, cosine)
+    assert bool(((omega >= cosine.lowest - 1e-12) & (omega <= 1 + 1e-12)).all())
+    torch.testing.assert_close(reference.pairwise_psi(w * 3e-5, cosine), omega, rtol=0, atol=1e-12)
 
 
 @given(w=weights(), psi=psis)

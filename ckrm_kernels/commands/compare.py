@@ -16,6 +16,8 @@ def compare(
     ],
     margin: Annotated[float, typer.Option(help="The largest difference that counts as none.")] = 0.01,
     threshold: shared.Threshold = 0.6,
+    similarity: shared.SimilarityName = "psi",
+    signed: shared.Signed = False,
     eps: shared.Eps = 1e-4,
     scale_free: shared.ScaleFree = False,
     threads: Annotated[
@@ -28,6 +30,6 @@ def compare(
     from ckrm_kernels.similarity import Similarity
 
     shared.use_threads(threads)
-    psi = Similarity(eps=eps, scale_free=scale_free)
+    measured = Similarity(similarity, eps=eps, signed=signed, scale_free=scale_free)  # type: ignore[arg-type]
     with shared.interruptible("nothing was written; run the same command again"):
-        compare_runs(runs, margin, json, threshold=threshold, psi=psi)
+        compare_runs(runs, margin, json, threshold=threshold, similarity=measured)

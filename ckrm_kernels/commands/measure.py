@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ckrm_kernels.commands.shared import Eps, ScaleFree, Threshold, interruptible, use_threads
+from ckrm_kernels.choices import Pointwise, Sort
+from ckrm_kernels.commands.shared import Eps, ScaleFree, Signed, SimilarityName, Threshold, interruptible, use_threads
 from ckrm_kernels.extras import require
-from ckrm_kernels.measurement import Pointwise
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.report.result import Sort
-from ckrm_kernels.report.selection import fitting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +33,8 @@ def measure(
         typer.Argument(metavar="CHECKPOINT", help="File or folder: torch.save, safetensors, .pt2, ONNX, NumPy."),
     ],
     threshold: Threshold = 0.6,
+    similarity: SimilarityName = "psi",
+    signed: Signed = False,
     eps: Eps = 1e-4,
     scale_free: ScaleFree = False,
     pointwise: Annotated[
@@ -76,9 +76,10 @@ def measure(
     """
     from ckrm_kernels.checkpoints import read_checkpoints
     from ckrm_kernels.measurement import measure_layers, structure_of
+    from ckrm_kernels.report.selection import fitting
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
-    similarity = _checked_similarity(threshold, eps, scale_free)
+    measured = _checked_similarity(similarity, signed, eps, scale_free, threshold)
     _check_outputs(files, checkpoints)
     constructor = _constructor(like)
     use_threads(threads)
@@ -104,7 +105,7 @@ def measure(
                 [each.layers for each in same],
                 threshold,
                 pointwise,
-                similarity,
+                measured,
                 track=partial(tracked, lines=False),
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
@@ -119,13 +120,15 @@ def measure(
         raise typer.Exit(1)
 
 
-def _checked_similarity(threshold: float, eps: float, scale_free: bool) -> Similarity:
+def _checked_similarity(name: str, signed: bool, eps: float, scale_free: bool, threshold: float) -> Similarity:
     """What is measured; refuses numbers that measuring would."""
     from ckrm_kernels.distribution import checked_threshold
     from ckrm_kernels.similarity import Similarity
 
+    with _wrong_use("--similarity"):
+        Similarity(name)  # type: ignore[arg-type]
     with _wrong_use("--eps"):
-        similarity = Similarity(eps=eps, scale_free=scale_free)
+        similarity = Similarity(name, eps=eps, signed=signed, scale_free=scale_free)  # type: ignore[arg-type]
     with _wrong_use("--threshold"):
         checked_threshold(threshold, similarity.lowest)
     return similarity

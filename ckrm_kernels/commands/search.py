@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from ckrm_kernels.choices import Tied
 from ckrm_kernels.commands import shared
 
 
@@ -25,7 +26,7 @@ def search(
     ] = None,
     scale_free: shared.ScaleFree = False,
     tied: Annotated[
-        Literal["layer", "stage"] | None,
+        Tied | None,
         typer.Option(help="Whether each layer has a width of its own, or all of a stage one."),
     ] = None,
     multiple: Annotated[int | None, typer.Option(help="Widths are multiples of this.")] = None,
@@ -73,7 +74,7 @@ def search(
             {
                 "seeds": seeds,
                 "final_seeds": final_seeds,
-                "psi": {"eps": eps, "scale_free": scale_free or None},
+                "similarity": {"eps": eps, "scale_free": scale_free or None},
                 "rule": {"tied": tied, "multiple": multiple},
             }
         ),

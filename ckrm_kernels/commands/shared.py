@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from ckrm_kernels.data.config import Name
+from ckrm_kernels import choices
 
 
 class Size(NamedTuple):
@@ -37,7 +37,7 @@ NetworkName = Annotated[
         metavar="NAME", help="One of those that `ckrm models` lists, a run's folder, or module:Class, one of your own."
     ),
 ]
-DataName = Annotated[Name | None, typer.Option(help="The data set; by default digits.")]
+DataName = Annotated[choices.DataName | None, typer.Option(help="The data set; by default digits.")]
 DataFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the data set's files are.")]
 ImageSize = Annotated[
     Size | None,
@@ -46,7 +46,13 @@ ImageSize = Annotated[
 ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
-Threshold = Annotated[float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1].")]
+Threshold = Annotated[
+    float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1], signed in [-1, 1].")
+]
+SimilarityName = Annotated[
+    str, typer.Option("--similarity", metavar="NAME", help="psi, or cosine: of slices as they are, which takes no eps.")
+]
+Signed = Annotated[bool, typer.Option("--signed", help="A slice and its negative are opposites, near -1, not alike.")]
 Eps = Annotated[float, typer.Option(help="The constant of Psi; absolute, unless --scale-free.")]
 ScaleFree = Annotated[
     bool, typer.Option("--scale-free", help="Divide each weight by its root mean square first: shapes alone.")
@@ -111,7 +117,7 @@ def use_threads(threads: int | None) -> None:
 
 def settings_of(
     network: str | None,
-    data: Name | None,
+    data: choices.DataName | None,
     data_folder: Path | None,
     image_size: Size | None,
     image_folder: Path | None,

@@ -30,7 +30,7 @@ def compare_runs(
     console: Any = None,
     *,
     threshold: float = 0.6,
-    psi: Similarity = Similarity(),  # noqa: B008
+    similarity: Similarity = Similarity(),  # noqa: B008
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
     """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
 
@@ -38,10 +38,10 @@ def compare_runs(
     margin: the largest difference that counts as none, > 0
     json: where the result is written, too
     console: a rich console, by default one on standard output
-    threshold, psi: t of lambda^t, in [0, 1], and the psi that the layers are measured with
+    threshold, similarity: t of lambda^t, in [0, 1], and the similarity that the layers are measured with
     """
     check_installed("comparing networks", *NEEDED, "scipy")
-    threshold = checked_threshold(threshold, psi.lowest)
+    threshold = checked_threshold(threshold, similarity.lowest)
     display = Display(console)
     groups = _groups(folders, margin, display)
     data = groups[0].data
@@ -50,14 +50,14 @@ def compare_runs(
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
         models = [job.trained() for job in group.jobs()]
-        layers = measure_networks(models, threshold, psi)
+        layers = measure_networks(models, threshold, similarity)
         candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
         of_name[name] = models[0]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
     for each in candidates:
-        display.show(tables.layers_of(each, threshold, psi))
+        display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
     if json:
@@ -65,7 +65,7 @@ def compare_runs(
             json,
             {
                 "threshold": threshold,
-                "psi": asdict(psi),
+                "similarity": asdict(similarity),
                 "networks": [asdict(each) for each in candidates],
                 "comparisons": [asdict(each) for each in comparisons],
                 "latencies": [asdict(each) for each in latencies],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_args
 
+from ckrm_kernels.choices import DataName
 from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
 from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.dataset import Dataset
@@ -17,7 +18,6 @@ from ckrm_kernels.data.fraction import with_fraction
 from ckrm_kernels.data.mnist import mnist
 from ckrm_kernels.whole_numbers import as_whole
 
-Name = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
 Gaze = Literal["gaze", "fixations"]
 
 
@@ -39,7 +39,7 @@ class DataConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    name: Name = "digits"
+    name: DataName = "digits"
     folder: str | None = None
     image_folder: str | None = None
     image_size: tuple[int, int] | None = None
@@ -50,8 +50,8 @@ class DataConfig:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(Name):
-            raise ValueError(f"name must be one of {', '.join(get_args(Name))}, got {self.name!r}")
+        if self.name not in get_args(DataName):
+            raise ValueError(f"name must be one of {', '.join(get_args(DataName))}, got {self.name!r}")
         self._check_given("folder", self.folder, self.name != "digits")
         self._check_given("image_folder", self.image_folder, self.name == "egd-cxr")
         self._check_image_size()
@@ -77,7 +77,7 @@ class DataConfig:
             accepted = "a folder" if needed else f"None for {self.name}"
             cure = ""
             if self.name == "digits" and argument == "folder":
-                others = ", ".join(name for name in get_args(Name) if name != "digits")
+                others = ", ".join(name for name in get_args(DataName) if name != "digits")
                 cure = f"; the digits have no files: say which data set is there (--data): {others}"
             raise ValueError(f"{argument} must be {accepted}, got {folder!r}{cure}")
 

@@ -9,7 +9,8 @@ import triton
 
 from ckrm_kernels import ops
 from ckrm_kernels.kernels import operators
-from ckrm_kernels.kernels.term import INTERPRETED
+from ckrm_kernels.kernels.elementary import INTERPRETED
+from ckrm_kernels.similarity import Similarity
 
 __all__ = ["INTERPRETED", "failure"]
 
@@ -44,7 +45,7 @@ def failure(device: torch.device) -> str:
         return f"Triton {triton.__version__} compiles races for {name}: 3.8 or newer is needed there"
     try:
         probe = torch.tensor([1.0, 2.0, 3.0, 5.0, 4.0, 1.0], device=device).view(2, 1, 3)
-        psi = operators.pairwise_psi(probe, 0.1, 1.0, 1.0, 1e-4).item()
+        psi = operators.pairwise_psi(probe, *Similarity().arguments).item()
     except Exception as error:  # whatever a compiler or a driver breaks with
         return f"Triton {triton.__version__} does not compile or run them ({type(error).__name__}: {error})"
     return "" if 0 <= psi <= 1 else f"Triton {triton.__version__} computes wrong values with them"

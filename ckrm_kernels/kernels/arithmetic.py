@@ -1,42 +1,62 @@
-"""How psi is computed for a weight's dtype and exponents: what is compiled, and the scalars that kernels take."""
+"""How a similarity is computed for a weight's dtype: the functions that kernels take, and their scalars."""
 
 from __future__ import annotations
 
 import functools
-import math
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ckrm_kernels.kernels import plan, tables, term
+from ckrm_kernels.kernels import plan, tables
+from ckrm_kernels.similarity import Name, Similarity
 
-_SMALLEST_EPS = 2.0**-64  # below, float32 arithmetic would hold small weights only
+_NUMBERS = {name: len(Similarity(name).parameters) for name in get_args(Name)}  # of parameters, by similarity
 
 
-class Arithmetic(NamedTuple):
-    """How the exponents are compiled, and how a weight is scaled: psi(c x, c y; c^2 eps) = psi(x, y; eps).
+class Compiled(NamedTuple):
+    """What a similarity is compiled to.
 
-    double: float64 arithmetic, for float64 weights and an eps that is 0 or nearly
-    scale: c, a power of two that puts eps c^2 / 2 into [2^-40, 2^-38), so that the reciprocal that three denominators
-        share neither overflows nor vanishes
-    scalars: eps c^2 and the exponents
+    double: float64 arithmetic, else float32
+    constants: the scale, a power of two that every number of a weight is multiplied by; what every covariance has added
+        to it; what else the similarity's functions take
+    kinds: how these enter, known when a kernel is compiled
     """
 
     double: bool
-    scale: float
-    scalars: tuple[float, float, float, float]
+    constants: tuple[float, ...]
+    kinds: tuple[int, ...]
+
+
+class Arithmetic(NamedTuple):
+    """How a similarity is computed.
+
+    similarity: the module kernels/<name>.py, of which kernels take the device functions
+        of_slice             what a slice has beside mu and sigma
+        term                 the similarity of two slices
+        term_of_numbers      the same for K = 1
+        gradient             what mu_i, sigma_i and the covariance get of the gradient of a term
+        gradient_of_numbers  the same for K = 1
+    """
+
+    similarity: ModuleType
+    compiled: Compiled
 
     @classmethod
-    def of(cls, dtype: torch.dtype, alpha: float, beta: float, gamma: float, eps: float) -> Arithmetic:
-        """The arithmetic for a weight's dtype."""
-        double = dtype == torch.float64 or eps < _SMALLEST_EPS
-        if double:
-            scale = 2.0**150 if 0 < eps < 2.0**-900 else 1.0
-        else:
-            scale = 2.0 ** math.ceil((-39 - math.log2(eps)) / 2)
+    def of(cls, dtype: torch.dtype, similarity: str, signed: bool, parameters: Sequence[float]) -> Arithmetic:
+        """For weights of a dtype; raises RuntimeError for a similarity that there is not, or other parameters."""
+        _check(similarity, parameters)
+        module = importlib.import_module(f"ckrm_kernels.kernels.{similarity}")
         # Floats: kernels take them in a tuple, where Triton 3.4 compiles no constant, such as an integer that is 1.
-        return cls(double, scale, (float(eps * scale * scale), float(alpha), float(beta), float(gamma)))
+        return cls(module, module.compiled(dtype == torch.float64, signed, [float(each) for each in parameters]))
+
+    @property
+    def double(self) -> bool:
+        """Whether it is float64 arithmetic."""
+        return self.compiled.double
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,36 +68,43 @@ class Arithmetic(NamedTuple):
         """Elements that a step of coordinates takes: in float32 each is split in two tf32 numbers."""
         return plan.COORDINATES_PER_STEP * (1 if self.double else 2)
 
-    @property
-    def kinds(self) -> tuple[int, int, int]:
-        """How luminance, contrast and structure enter the product: see term.py."""
-        _, alpha, beta, gamma = self.scalars
-        luminance, contrast, structure = _kind(alpha), _kind(beta), _kind(gamma)
-        if contrast == structure == term.POWER.value and beta == gamma:
-            structure = int(term.SHARED.value)
-        return luminance, contrast, structure
-
     def of_weight(self, device: torch.device) -> dict[str, Any]:
-        """The arguments of kernels that read or write a weight: see `term.constants_of_psi`."""
-        scalars = (*self.scalars, self.scale)
-        return {"scalars": _on_device(scalars, device) if self.double else scalars, "DOUBLE": self.double}
+        """The arguments of kernels that read or write a weight: see `elementary.constants_of`."""
+        constants = self.compiled.constants
+        return {
+            "scalars": _on_device(constants, device) if self.double else constants,
+            "NUMBER": len(constants),
+            "DOUBLE": self.double,
+        }
 
-    def of_psi(self, device: torch.device) -> dict[str, Any]:
-        """The arguments of kernels that compute psi."""
-        return {**self.of_weight(device), "KINDS": self.kinds}
+    def of_prepare(self, device: torch.device) -> dict[str, Any]:
+        """The arguments of the kernel that prepares a weight."""
+        return {**self.of_weight(device), "OF_SLICE": self.similarity.of_slice}
+
+    def of_term(self, device: torch.device, steps: int = -1) -> dict[str, Any]:
+        """The arguments of kernels that compute terms; steps: 0 where K is 1."""
+        term = self.similarity.term if steps else self.similarity.term_of_numbers
+        return {**self.of_weight(device), "TERM": term, "KINDS": self.compiled.kinds}
+
+    def of_gradient(self, device: torch.device, steps: int = -1) -> dict[str, Any]:
+        """The arguments of kernels that compute the gradients of terms; steps: 0 where K is 1."""
+        gradient = self.similarity.gradient if steps else self.similarity.gradient_of_numbers
+        return {**self.of_weight(device), "GRADIENT": gradient, "KINDS": self.compiled.kinds}
 
 
-def _kind(exponent: float) -> int:
-    kinds = {0.0: term.ZERO, 1.0: term.ONE}
-    return int(kinds.get(exponent, term.POWER).value)
+def _check(similarity: str, parameters: Sequence[float]) -> None:
+    if similarity not in _NUMBERS:
+        raise RuntimeError(f"there is no similarity {similarity}")
+    if len(parameters) != _NUMBERS[similarity]:
+        raise RuntimeError(f"{similarity} takes {_NUMBERS[similarity]} parameters, got {len(parameters)}")
 
 
-def _on_device(scalars: tuple[float, ...], device: torch.device) -> Tensor:
-    table = _table(scalars, device)
+def _on_device(constants: tuple[float, ...], device: torch.device) -> Tensor:
+    table = _table(constants, device)
     tables.keep_if_captured(table)
     return table
 
 
 @functools.lru_cache(maxsize=64)
-def _table(scalars: tuple[float, ...], device: torch.device) -> Tensor:
-    return tables.on_device(torch.tensor(scalars, dtype=torch.float64, device="cpu"), device)
+def _table(constants: tuple[float, ...], device: torch.device) -> Tensor:
+    return tables.on_device(torch.tensor(constants, dtype=torch.float64, device="cpu"), device)

@@ -1,11 +1,10 @@
-"""The gradient of Psi with respect to a bank's coordinates and moments, recomputing psi instead of storing it.
+"""The gradient of Psi with respect to a bank's coordinates and moments, recomputing the terms instead of storing them.
 
-Each factor of psi is a quotient N / D, whose differential is (dN - N / D dD) / D. With g the gradient of Psi (i, j),
-P = g psi, and the denominators D_L = (mu_i^2 + mu_j^2 + eps) / 2, D_C alike in sigma, and D_S = sigma_i sigma_j + eps:
+With g the gradient of Psi (i, j), a similarity says what one pair of slices gives to each side:
 
-    u = dP / dmu_i    = alpha P / L (mu_j - L mu_i) / D_L                            d mu_i    = sum_j u
-    w = dP / dsigma_i = beta P / C (sigma_j - C sigma_i) / D_C - A S sigma_j         d sigma_i = sum_j w
-    A = dP / dcov     = gamma P / S / D_S                                            d z_i     = sum_j A z_j
+    u to mu_i        d mu_i    = sum_j u
+    w to sigma_i     d sigma_i = sum_j w
+    a to cov         d z_i     = sum_j a z_j
 
 Here sigma_i and z_i are taken as independent; finish_gradient_kernel adds d sigma_i z_i / sigma_i to d z_i.
 
@@ -18,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import term
+from ckrm_kernels.kernels.elementary import beside, constants_of, summand, tf32_parts
 from ckrm_kernels.kernels.listed import (
     coordinates_of_slices,
     covariance_of_slices,
@@ -76,10 +75,10 @@ def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.c
         place = tl.arange(0, 2 * COLUMNS)  # of [8 columns][odd or even][high or low][4 columns]
         column = place // 16 * 8 + place % 4 * 2 + place // 8 % 2
         z = tl.load(buffer + at + column[:, None] * size + tl.arange(0, 16)[None, :])
-        high, low = term.tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
+        high, low = tf32_parts(tl.reshape(a, [ROWS, COLUMNS // 8, 4, 2]))
         parts = tl.permute(tl.join(high, low), [0, 1, 3, 4, 2])
         product = tl.dot(tl.reshape(parts, [ROWS, 2 * COLUMNS]), z, input_precision="tf32")
-        return of_z + term.summand(product)
+        return of_z + summand(product)
 
 
 @triton.jit
@@ -91,8 +90,10 @@ def tile_gradient_kernel(
     column_place,
     steps,
     scalars,
-    STEPS: tl.constexpr,
+    GRADIENT: tl.constexpr,
     KINDS: tl.constexpr,
+    NUMBER: tl.constexpr,
+    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -101,15 +102,14 @@ def tile_gradient_kernel(
 
     grad: (padded rows, padded columns), zero where there is no pair; of_bank: see prepare.finish_gradient_kernel
     row_place, column_place: of both banks in the buffer, their (padded, coordinates, moments), see plan.Place
-    scalars: see term.constants_of_psi; STEPS: see tiles.covariance_of_tile
+    STEPS: see tiles.covariance_of_tile; GRADIENT, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
     of_coordinates, of_moments = of_bank
     padded_rows, row_coordinates, row_moments = row_place
     padded_columns, column_coordinates, column_moments = column_place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = term.constants_of_psi(scalars, DOUBLE)
-    eps, alpha, _, _ = constants
+    constants = constants_of(scalars, NUMBER, DOUBLE)
     block = tl.program_id(1).to(tl.int64) * ROWS
     k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     row_size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
@@ -128,19 +128,17 @@ def tile_gradient_kernel(
     for _ in range(0, padded_columns, COLUMNS):
         column = load_moments(buffer, column_moments_at, columns[None, :], padded_columns)
         g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
-        if STEPS == 0:
-            of_mu += term.gradient_of_means(g, row, column, constants, KINDS)
+        if STEPS == 1 and not DOUBLE:
+            z_j = load_columns(buffer, columns_at, columns, row_size)
+            cov = tl.dot(z_i, z_j, tl.zeros([ROWS, COLUMNS], dtype) + constants[1], input_precision="tf32")
         else:
-            if STEPS == 1 and not DOUBLE:
-                z_j = load_columns(buffer, columns_at, columns, row_size)
-                cov = tl.dot(z_i, z_j, tl.zeros([ROWS, COLUMNS], dtype) + eps, input_precision="tf32")
-            else:
-                cov = covariance_of_tile(
-                    buffer, rows_at, columns_at, rows, columns, row_size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
-                )
-            u, w, a = term.gradient(g, row, column, cov, constants, KINDS)
-            of_mu += u
-            of_sigma += w
+            cov = covariance_of_tile(
+                buffer, rows_at, columns_at, rows, columns, row_size, steps, constants[1], STEPS, ROWS, COLUMNS, DOUBLE
+            )
+        u, w, a = GRADIENT(beside(g, cov), row, column, cov, constants, KINDS)
+        of_mu += u
+        of_sigma += w
+        if STEPS != 0:
             of_z = add_coordinates(of_z, a, buffer, columns_at + own_step * width, row_size, ROWS, COLUMNS, DOUBLE)
         columns_at += COLUMNS * row_size
         column_moments_at += COLUMNS
@@ -148,7 +146,7 @@ def tile_gradient_kernel(
     i = block + rows
     if own_step == 0:
         target = of_moments + 2 * k * padded_rows + i
-        tl.store(target, tl.sum(of_mu, 1) * alpha)
+        tl.store(target, tl.sum(of_mu, 1))
         tl.store(target + padded_rows, tl.sum(of_sigma, 1))
     if STEPS != 0:
         d = tl.arange(0, width)
@@ -168,21 +166,22 @@ def listed_gradient_kernel(
     steps,
     place,
     scalars,
+    GRADIENT: tl.constexpr,
     KINDS: tl.constexpr,
+    NUMBER: tl.constexpr,
     SLICES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """One filter, SLICES of its slices and one step of 8 coordinates; visits the pairs that the filter is in.
 
     others, grad: (2 P,) the other filter of each, by filter, and the gradient of its Psi; starts: (F2 + 1,)
-    of_bank, place, scalars: see prepare.finish_gradient_kernel
+    of_bank, place, scalars: see prepare.finish_gradient_kernel; GRADIENT, KINDS: see arithmetic.Arithmetic
     """
     of_coordinates, of_moments = of_bank
     padded, coordinates, _ = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    constants = term.constants_of_psi(scalars, DOUBLE)
-    eps, alpha, _, _ = constants
+    constants = constants_of(scalars, NUMBER, DOUBLE)
     i, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
     k = tl.program_id(1).to(tl.int64) * SLICES + tl.arange(0, SLICES)
     present = k < slices
@@ -196,15 +195,15 @@ def listed_gradient_kernel(
         g, j = tl.where(valid, g, float("nan")), tl.where(valid, j, 0)
         column = load_moments_of_slices(buffer, place, j, k, present)
         j_at = coordinates_of_slices(place, j, k, steps, DOUBLE)
-        cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, SLICES)
-        u, w, a = term.gradient(g, row, column, cov, constants, KINDS)
+        cov = covariance_of_slices(buffer, i_at, j_at, steps, constants[1], present, DOUBLE, SLICES)
+        u, w, a = GRADIENT(g, row, column, cov, constants, KINDS)
         of_mu += u
         of_sigma += w
         if steps > 0:
             of_z += a[:, None] * load_coordinates_of_slices(buffer, j_at + own_step * width, present, DOUBLE)
     if own_step == 0:
         target = of_moments + 2 * k * padded + i
-        tl.store(target, of_mu * alpha, present)
+        tl.store(target, of_mu, present)
         tl.store(target + padded, of_sigma, present)
     if steps > 0:
         c = tl.arange(0, 8)

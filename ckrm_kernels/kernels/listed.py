@@ -5,12 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import term
+from ckrm_kernels.kernels.elementary import constants_of
 
 
 @triton.jit
 def load_moments_of_slices(buffer, place, i, k, present):
-    """The moments of slices k of filters i, as term.py takes them; 1 where there is none. place: see listed_kernel."""
+    """What a similarity takes of slices k of filters i; 1 where there is none. place: see listed_kernel."""
     padded, _, moments = place
     at = buffer + (moments + 4 * k * padded + i)
     mu, half_mu2 = tl.load(at, present, other=1.0), tl.load(at + padded, present, other=1.0)
@@ -36,10 +36,10 @@ def load_coordinates_of_slices(buffer, at, present, DOUBLE: tl.constexpr):
 
 
 @triton.jit
-def covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE: tl.constexpr, SLICES: tl.constexpr):
-    """(SLICES,): covariance plus eps of slices i with slices j."""
+def covariance_of_slices(buffer, i_at, j_at, steps, added, present, DOUBLE: tl.constexpr, SLICES: tl.constexpr):
+    """(SLICES,): covariance of slices i with slices j, plus what is added to it."""
     width: tl.constexpr = 8 if DOUBLE else 16
-    cov = tl.zeros([SLICES], tl.float64 if DOUBLE else tl.float32) + eps
+    cov = tl.zeros([SLICES], tl.float64 if DOUBLE else tl.float32) + added
     for step in range(steps):
         x = load_coordinates_of_slices(buffer, i_at + step * width, present, DOUBLE)
         y = load_coordinates_of_slices(buffer, j_at + step * width, present, DOUBLE)
@@ -58,7 +58,9 @@ def listed_kernel(
     steps,
     place,
     scalars,
+    TERM: tl.constexpr,
     KINDS: tl.constexpr,
+    NUMBER: tl.constexpr,
     PAIRS: tl.constexpr,
     SLICES: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -67,11 +69,10 @@ def listed_kernel(
 
     pairs: (count, 2) int64, contiguous
     place: of the bank in the buffer, its (padded, coordinates, moments), see plan.Place
-    scalars: see term.constants_of_psi
+    TERM, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
-    constants = term.constants_of_psi(scalars, DOUBLE)
-    eps, _, _, _ = constants
+    constants = constants_of(scalars, NUMBER, DOUBLE)
     index = tl.arange(0, PAIRS * SLICES)
     pair = tl.program_id(0).to(tl.int64) * PAIRS + index // SLICES
     i = tl.load(pairs + 2 * pair, pair < count, other=0)
@@ -85,8 +86,8 @@ def listed_kernel(
         column = load_moments_of_slices(buffer, place, j, k, present)
         i_at = coordinates_of_slices(place, i, k, steps, DOUBLE)
         j_at = coordinates_of_slices(place, j, k, steps, DOUBLE)
-        cov = covariance_of_slices(buffer, i_at, j_at, steps, eps, present, DOUBLE, PAIRS * SLICES)
-        of_pair = term.psi(row, column, cov, constants, KINDS)
+        cov = covariance_of_slices(buffer, i_at, j_at, steps, constants[1], present, DOUBLE, PAIRS * SLICES)
+        of_pair = TERM(row, column, cov, constants, KINDS)
         sums += tl.where(present, of_pair, 0.0)
     sums = tl.where(valid, sums, float("nan"))
     total = tl.sum(tl.reshape(sums, [PAIRS, SLICES]), 1) / tl.cast(slices, dtype)

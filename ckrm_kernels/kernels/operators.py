@@ -17,30 +17,34 @@ from ckrm_kernels.kernels.prepared import indices_by_buffer, prepare_banks
 from ckrm_kernels.ops import result_dtype
 
 
-def pairwise_psi(weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+def pairwise_psi(weight: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
     """Omega, packed: see `reference.pairwise_psi`."""
+    arithmetic = Arithmetic.of(weight.dtype, similarity, signed, parameters)
     check_weight(weight)
     n = weight.shape[0]
     out = weight.new_empty(n * (n - 1) // 2, dtype=result_dtype(weight.dtype))
     if n >= 2:
         with _device_of(weight):
-            bank = prepare_banks([weight], Arithmetic.of(weight.dtype, alpha, beta, gamma, eps))
+            bank = prepare_banks([weight], arithmetic)
             launch_tiles(bank, bank.places, None, out, tiles.PACKED)
     return out
 
 
-def cross_psi(a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+def cross_psi(a: Tensor, b: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
     """Psi of a x b: see `reference.cross_psi`."""
+    arithmetic = Arithmetic.of(a.dtype, similarity, signed, parameters)
     check_alike(a, b)
     out = a.new_empty(a.shape[0], b.shape[0], dtype=result_dtype(a.dtype))
     if out.numel():
         with _device_of(a):
-            banks = prepare_banks([a, b], Arithmetic.of(a.dtype, alpha, beta, gamma, eps))
+            banks = prepare_banks([a, b], arithmetic)
             launch_tiles(banks, banks.places[:1], banks.places[1:], out, tiles.RECTANGLE)
     return out
 
 
-def psi_counts(banks: Sequence[Tensor], edges: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+def psi_counts(
+    banks: Sequence[Tensor], edges: Tensor, similarity: str, signed: bool, parameters: Sequence[float]
+) -> Tensor:
     """Numbers of pairs between edges, in one launch each of prepare, tile and combine: see `reference.psi_counts`.
 
     banks: (F2, F1, *K) each, of any shapes, one dtype and device; edges: (E,) of the dtype that Psi is returned in
@@ -53,11 +57,11 @@ def psi_counts(banks: Sequence[Tensor], edges: Tensor, alpha: float, beta: float
             raise RuntimeError("banks must have one dtype")
         if bank.device != edges.device:
             raise RuntimeError("banks and edges must be on one device")
+    arithmetic = Arithmetic.of(edges.dtype, similarity, signed, parameters)
     out = edges.new_zeros(len(banks), edges.numel() + 2, dtype=torch.int64)
     present = [index for index, bank in enumerate(banks) if bank.shape[0] >= 2]
     if not present:
         return out
-    arithmetic = Arithmetic.of(banks[0].dtype, alpha, beta, gamma, eps)
     for some in indices_by_buffer(present, banks, arithmetic):
         with _device_of(banks[0]):
             prepared = prepare_banks([banks[index] for index in some], arithmetic, together=True)
@@ -65,20 +69,24 @@ def psi_counts(banks: Sequence[Tensor], edges: Tensor, alpha: float, beta: float
     return out
 
 
-def psi_of_pairs(weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+def psi_of_pairs(weight: Tensor, pairs: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
     """Psi of listed pairs: see `reference.psi_of_pairs`."""
+    arithmetic = Arithmetic.of(weight.dtype, similarity, signed, parameters)
     check_weight(weight)
     check_pairs(pairs)
     out = weight.new_empty(pairs.shape[0], dtype=result_dtype(weight.dtype))
     if out.numel():
         with _device_of(weight):
-            bank = prepare_banks([weight], Arithmetic.of(weight.dtype, alpha, beta, gamma, eps))
+            bank = prepare_banks([weight], arithmetic)
             launch_listed(bank, pairs, out)
     return out
 
 
-def pairwise_psi_backward(grad: Tensor, weight: Tensor, alpha: float, beta: float, gamma: float, eps: float) -> Tensor:
+def pairwise_psi_backward(
+    grad: Tensor, weight: Tensor, similarity: str, signed: bool, parameters: Sequence[float]
+) -> Tensor:
     """The weight's gradient, given that of Omega, packed."""
+    arithmetic = Arithmetic.of(weight.dtype, similarity, signed, parameters)
     check_weight(weight)
     n = weight.shape[0]
     check_gradient(grad, (n * (n - 1) // 2,), weight)
@@ -86,31 +94,33 @@ def pairwise_psi_backward(grad: Tensor, weight: Tensor, alpha: float, beta: floa
     if n < 2:
         return out.zero_().to(weight.dtype)
     with _device_of(weight):
-        bank = prepare_banks([weight], Arithmetic.of(weight.dtype, alpha, beta, gamma, eps))
+        bank = prepare_banks([weight], arithmetic)
         launch_tile_gradient(bank, bank.places[0], bank.places[0], grad, out)
     return out.to(weight.dtype)
 
 
 def cross_psi_backward(
-    grad: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, gamma: float, eps: float
+    grad: Tensor, a: Tensor, b: Tensor, similarity: str, signed: bool, parameters: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """The gradients of a and b, given that of Psi (Na, Nb)."""
+    arithmetic = Arithmetic.of(a.dtype, similarity, signed, parameters)
     check_alike(a, b)
     check_gradient(grad, (a.shape[0], b.shape[0]), a)
     of_a, of_b = _gradient_of(a), _gradient_of(b)
     if grad.numel() == 0:
         return of_a.zero_().to(a.dtype), of_b.zero_().to(b.dtype)
     with _device_of(a):
-        banks = prepare_banks([a, b], Arithmetic.of(a.dtype, alpha, beta, gamma, eps))
+        banks = prepare_banks([a, b], arithmetic)
         launch_tile_gradient(banks, banks.places[0], banks.places[1], grad, of_a)
         launch_tile_gradient(banks, banks.places[1], banks.places[0], grad.T, of_b)
     return of_a.to(a.dtype), of_b.to(b.dtype)
 
 
 def psi_of_pairs_backward(
-    grad: Tensor, weight: Tensor, pairs: Tensor, alpha: float, beta: float, gamma: float, eps: float
+    grad: Tensor, weight: Tensor, pairs: Tensor, similarity: str, signed: bool, parameters: Sequence[float]
 ) -> Tensor:
     """The weight's gradient, given that of the listed pairs' Psi."""
+    arithmetic = Arithmetic.of(weight.dtype, similarity, signed, parameters)
     check_weight(weight)
     check_pairs(pairs)
     check_gradient(grad, (pairs.shape[0],), weight)
@@ -118,7 +128,7 @@ def psi_of_pairs_backward(
     if pairs.shape[0] == 0 or weight.shape[0] == 0:
         return out.zero_().to(weight.dtype)
     with _device_of(weight):
-        bank = prepare_banks([weight], Arithmetic.of(weight.dtype, alpha, beta, gamma, eps))
+        bank = prepare_banks([weight], arithmetic)
         launch_listed_gradient(bank, pairs, grad, out)
     return out.to(weight.dtype)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ckrm_kernels.kernels.tables import BankRow, ItemRow, ProgramRow, TileRow, on_device
 
 COORDINATES_PER_STEP = 8  # the depth of one tf32 instruction of a tensor core
-MOMENTS = 4  # mu, mu^2 / 2 + eps / 4, sigma, sigma^2 / 2 + eps / 4
+MOMENTS = 4  # mu and sigma, and after each a number of the similarity's
 _ALIGNMENT = 64  # elements
 _FEWEST_SLICES, _MOST_SLICES = 8, 256  # of a part of a tile; more would round too often in float32
 _MOST_SLOTS = 4096  # of sums of a tile: 64 MiB

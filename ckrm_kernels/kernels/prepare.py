@@ -10,11 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import tables, term
+from ckrm_kernels.kernels import tables
+from ckrm_kernels.kernels.elementary import constants_of, tf32_parts
 from ckrm_kernels.kernels.tables import LAYOUT
-
-# Beyond, the product of three denominators could overflow float32: such a slice counts as not finite.
-_LARGEST_SQUARE = tl.constexpr(2.0**40)
 
 
 @triton.jit
@@ -44,7 +42,15 @@ def sum_of_rows(x):
 
 @triton.jit
 def prepare_rows(
-    weight, bank, first, out, scale, quarter_eps, POSITIONS: tl.constexpr, ROWS: tl.constexpr, DOUBLE: tl.constexpr
+    weight,
+    bank,
+    first,
+    out,
+    constants,
+    OF_SLICE: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DOUBLE: tl.constexpr,
 ):
     """ROWS slices of one bank (tables.BankRow), from `first` on."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -65,7 +71,7 @@ def prepare_rows(
     slice_at = f * tl.load(bank + tables.BANK_FILTER_STRIDE) + k * tl.load(bank + tables.BANK_SLICE_STRIDE)
     source = first_slice + slice_at[:, None] + offset[None, :]
     inside = (f < filters)[:, None] & (q < positions)[None, :]
-    x = tl.load(source, inside, other=0.0).to(dtype) * scale
+    x = tl.load(source, inside, other=0.0).to(dtype) * constants[0]
     bad = tl.max((~(tl.abs(x) < float("inf"))).to(tl.int32), 1) > 0
     x = tl.where(bad[:, None], 0.0, x)
     mu = sum_of_rows(x) / tl.cast(positions, dtype)
@@ -74,16 +80,15 @@ def prepare_rows(
     z = (tl.cumsum(x, 1) - (q + 1).to(dtype)[None, :] * x) * helmert_norms(q, positions, dtype)[None, :]
     variance = tl.sum(z * z, 1)
     sigma = tl.sqrt(variance)
-    half_mu2, half_var = 0.5 * mu * mu + quarter_eps, 0.5 * variance + quarter_eps
-    if not DOUBLE:
-        bad = bad | (half_mu2 > _LARGEST_SQUARE) | (half_var > _LARGEST_SQUARE)
+    of_mu, of_sigma, beyond = OF_SLICE(mu, variance, constants)
+    bad = bad | beyond
     nan = float("nan")
     present = f < padded
     target = out + tl.load(bank + tables.BANK_MOMENTS) + k * 4 * padded + f
     tl.store(target, tl.where(bad, nan, mu), present)
-    tl.store(target + padded, half_mu2, present)
+    tl.store(target + padded, of_mu, present)
     tl.store(target + 2 * padded, tl.where(bad, nan, sigma), present)
-    tl.store(target + 3 * padded, half_var, present)
+    tl.store(target + 3 * padded, of_sigma, present)
     place = (q - 1) // 8 * width + (q - 1) % 8
     target = (
         out + tl.load(bank + tables.BANK_COORDINATES) + ((k * padded + f) * steps * width)[:, None] + place[None, :]
@@ -92,7 +97,7 @@ def prepare_rows(
     if DOUBLE:
         tl.store(target, z, stored)
     else:
-        high, low = term.tf32_parts(z)
+        high, low = tf32_parts(z)
         tl.store(target, high, stored)
         tl.store(target + 8, low, stored)
 
@@ -104,6 +109,8 @@ def prepare_kernel(
     programs,
     out,
     scalars,
+    OF_SLICE: tl.constexpr,
+    NUMBER: tl.constexpr,
     SMALL: tl.constexpr,
     POSITIONS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -111,24 +118,23 @@ def prepare_kernel(
 ):
     """Slices of all banks -> coordinates and moments (plan.Place). A slice that is not finite has mu = sigma = NaN.
 
-    weight: the first bank's; banks, programs: tables of BankRow and ProgramRow; scalars: see term.constants_of_psi
+    weight: the first bank's; banks, programs: tables of BankRow and ProgramRow
+    OF_SLICE: see arithmetic.Arithmetic; scalars: see constants_of
     SMALL, POSITIONS: powers of two above K of most banks and of all: those with a larger K take fewer slices at a time
     """
     tl.static_assert(LAYOUT >= 0)  # see tables.py
     program = programs + tl.program_id(0) * tables.PROGRAM_WIDTH
     bank = banks + tl.load(program + tables.PROGRAM_BANK) * tables.BANK_WIDTH
     first = tl.load(program + tables.PROGRAM_FIRST)
-    eps, _, _, _ = term.constants_of_psi(scalars, DOUBLE)
-    scale = term.scale_of_weights(scalars, DOUBLE)
-    quarter_eps = eps * 0.25
+    constants = constants_of(scalars, NUMBER, DOUBLE)
     if POSITIONS == SMALL:  # noqa: SIM114  known when compiled, unlike the other
-        prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
+        prepare_rows(weight, bank, first, out, constants, OF_SLICE, SMALL, BLOCK, DOUBLE)
     elif tl.load(bank + tables.BANK_STEPS) * 8 < SMALL:
-        prepare_rows(weight, bank, first, out, scale, quarter_eps, SMALL, BLOCK, DOUBLE)
+        prepare_rows(weight, bank, first, out, constants, OF_SLICE, SMALL, BLOCK, DOUBLE)
     else:
         for start in range(0, BLOCK, BLOCK * SMALL // POSITIONS):
             prepare_rows(
-                weight, bank, first + start, out, scale, quarter_eps, POSITIONS, BLOCK * SMALL // POSITIONS, DOUBLE
+                weight, bank, first + start, out, constants, OF_SLICE, POSITIONS, BLOCK * SMALL // POSITIONS, DOUBLE
             )
 
 
@@ -143,6 +149,7 @@ def finish_gradient_kernel(
     steps,
     place,
     scalars,
+    NUMBER: tl.constexpr,
     POSITIONS: tl.constexpr,
     ROWS: tl.constexpr,
     DOUBLE: tl.constexpr,
@@ -151,9 +158,9 @@ def finish_gradient_kernel(
 
     of_bank: the gradients of coordinates [slice][filter][step][width] and of moments [slice][mu, sigma][filter]
     place: of the bank in the buffer, its (padded, coordinates, moments), see plan.Place
-    scalars: see term.constants_of_psi
+    scalars: see constants_of
     """
-    scale = term.scale_of_weights(scalars, DOUBLE)
+    scale = constants_of(scalars, NUMBER, DOUBLE)[0]
     of_coordinates, of_moments = of_bank
     padded, coordinates, moments = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32

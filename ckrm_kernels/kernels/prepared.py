@@ -106,7 +106,7 @@ def _launch_prepare(placed: list[tuple[Tensor, plan.Place]], arithmetic: Arithme
         banks,
         programs,
         data,
-        **arithmetic.of_weight(first.device),
+        **arithmetic.of_prepare(first.device),
         SMALL=small,
         POSITIONS=most,
         BLOCK=block,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ckrm_kernels.kernels import tables, term
+from ckrm_kernels.kernels import tables
+from ckrm_kernels.kernels.elementary import constants_of, summand
 from ckrm_kernels.kernels.tables import LAYOUT
 
 # What becomes of a tile's Psi: packed as torch.pdist does (0), stored as (rows, columns) (1), or counted (2).
@@ -43,31 +44,29 @@ def covariance_of_tile(
     columns,
     size,
     steps,
-    eps,
+    added,
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """(ROWS, COLUMNS): covariance plus eps of slices. STEPS: groups of 8 coordinates, 0 or 1; -1: `steps` of them."""
+    """(ROWS, COLUMNS): covariance of slices, plus `added`. STEPS: groups of 8 coordinates, 0 or 1; -1: `steps`."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    cov = tl.zeros([ROWS, COLUMNS], dtype) + eps
+    cov = tl.zeros([ROWS, COLUMNS], dtype) + added
     if STEPS == 1:
         cov = add_covariance(cov, buffer, rows_at, columns_at, rows, columns, size, DOUBLE)
     elif STEPS < 0:
         for step in range(steps):
             at = step * width
             none = tl.zeros([ROWS, COLUMNS], dtype)
-            cov += term.summand(
-                add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE)
-            )
+            cov += summand(add_covariance(none, buffer, rows_at + at, columns_at + at, rows, columns, size, DOUBLE))
     return cov
 
 
 @triton.jit
 def load_moments(buffer, at, filters, padded):
-    """The moments of filters, as term.py takes them."""
+    """What a similarity takes of filters: mu and its own number, sigma and its own."""
     at = buffer + at + filters
     return tl.load(at), tl.load(at + padded), tl.load(at + 2 * padded), tl.load(at + 3 * padded)
 
@@ -77,16 +76,16 @@ def sum_over_slices(
     buffer,
     item,
     constants,
-    STEPS: tl.constexpr,
+    TERM: tl.constexpr,
     KINDS: tl.constexpr,
+    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The sum of psi over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`."""
+    """The sum of TERM over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`."""
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    eps, _, _, _ = constants
     rows_at = tl.multiple_of(tl.load(item + tables.ITEM_ROW_COORDINATES), 16)
     columns_at = tl.multiple_of(tl.load(item + tables.ITEM_COLUMN_COORDINATES), 16)
     row_moments = tl.multiple_of(tl.load(item + tables.ITEM_ROW_MOMENTS), 16)
@@ -101,14 +100,11 @@ def sum_over_slices(
     sums = tl.zeros([ROWS, COLUMNS], dtype)
     for _ in range(slices):
         cov = covariance_of_tile(
-            buffer, rows_at, columns_at, rows, columns, size, steps, eps, STEPS, ROWS, COLUMNS, DOUBLE
+            buffer, rows_at, columns_at, rows, columns, size, steps, constants[1], STEPS, ROWS, COLUMNS, DOUBLE
         )
         row = load_moments(buffer, row_moments, rows[:, None], padded_rows)
         column = load_moments(buffer, column_moments, columns[None, :], padded_columns)
-        if STEPS == 0:
-            sums += term.psi_of_means(row, column, constants, KINDS)
-        else:
-            sums += term.psi(row, column, cov, constants, KINDS)
+        sums += TERM(row, column, cov, constants, KINDS)
         rows_at += row_stride
         columns_at += column_stride
         row_moments += 4 * padded_rows
@@ -122,20 +118,22 @@ def tile_kernel(
     items,
     partial,
     scalars,
-    STEPS: tl.constexpr,
+    TERM: tl.constexpr,
     KINDS: tl.constexpr,
+    STEPS: tl.constexpr,
+    NUMBER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """One item (tables.ItemRow): a tile, or some of its slices, whose sums go to a slot of `partial`.
 
-    scalars: see term.constants_of_psi
+    TERM, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
     tl.static_assert(LAYOUT >= 0)  # see tables.py
     item = items + tl.program_id(0).to(tl.int64) * tables.ITEM_WIDTH
-    constants = term.constants_of_psi(scalars, DOUBLE)
-    sums = sum_over_slices(buffer, item, constants, STEPS, KINDS, ROWS, COLUMNS, DOUBLE)
+    constants = constants_of(scalars, NUMBER, DOUBLE)
+    sums = sum_over_slices(buffer, item, constants, TERM, KINDS, STEPS, ROWS, COLUMNS, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(partial + tl.load(item + tables.ITEM_SLOT) * (ROWS * COLUMNS) + at, sums)
 
@@ -144,7 +142,7 @@ def tile_kernel(
 def write_or_count(
     sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Writes or counts Psi of some rows of a tile (tables.TileRow), from `first` on, given the sums of psi."""
+    """Writes or counts Psi of some rows of a tile (tables.TileRow), from `first` on, given the sums of terms."""
     n, m = tl.load(tile + tables.TILE_ROWS), tl.load(tile + tables.TILE_COLUMNS)
     i = (tl.load(tile + tables.TILE_FIRST_ROW) + first + tl.arange(0, ROWS))[:, None]
     j = (tl.load(tile + tables.TILE_FIRST_COLUMN) + tl.arange(0, COLUMNS))[None, :]

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from ckrm_kernels.choices import Sort
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_atomically
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 TARGET = 0.01
 """Of lambda^t: what is not above it counts as no redundancy, whatever chance gives."""
 Finding = Literal["repeats", "scale", "none"]
-Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
 
 
 def allowed_by_chance(chance: float, pairs: int) -> float:

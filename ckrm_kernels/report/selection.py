@@ -8,7 +8,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, Sort
+from ckrm_kernels.choices import Sort
+from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport
 
 
 def selected(report: RedundancyReport, pattern: str, sort: Sort, top: int | None) -> RedundancyReport:

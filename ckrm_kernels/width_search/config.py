@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
+from ckrm_kernels.choices import Tied
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import as_network, network_settings
@@ -29,13 +30,13 @@ class RuleConfig:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    tied: Literal["layer", "stage"] = "layer"
+    tied: Tied = "layer"
     minimum: int = BracketRule.minimum
     multiple: int = BracketRule.multiple
     closed: float = BracketRule.closed
 
     def __post_init__(self) -> None:
-        if self.tied not in ("layer", "stage"):
+        if self.tied not in get_args(Tied):
             raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
         for name in ("minimum", "multiple"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
@@ -88,7 +89,7 @@ class WidthSearchConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
-    psi: Similarity = field(default_factory=Similarity)
+    similarity: Similarity = field(default_factory=Similarity)
     seeds: int = 3
     final_seeds: int = 10
     threshold: float = 0.6
@@ -98,7 +99,7 @@ class WidthSearchConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", as_network(self.network))
-        check_kinds(self, data=DataConfig, training=TrainingConfig, rule=RuleConfig, psi=Similarity)
+        check_kinds(self, data=DataConfig, training=TrainingConfig, rule=RuleConfig, similarity=Similarity)
         for name in ("seeds", "final_seeds", "most_rounds"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.final_seeds < self.seeds:

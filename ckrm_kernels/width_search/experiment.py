@@ -127,7 +127,7 @@ class Experiment:
             forecast = side_by_side if len(rounds) == begun else None
             rounds.append(run_round(self.networks, workers, self.search, rounds, widths, forecast))
             self.state_file.save(self.state)
-            show_round(self.search, rounds, self.config.psi, self.display)
+            show_round(self.search, rounds, self.config.similarity, self.display)
 
     def _compare(self, workers: Workers) -> None:
         valid = self._valid_candidates()

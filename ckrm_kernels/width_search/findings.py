@@ -36,7 +36,7 @@ class Findings:
     data: str
     images: int
     threshold: float
-    psi: Similarity
+    similarity: Similarity
     target: float
     rounds: tuple[Round, ...]
     outcome: Outcome

@@ -66,7 +66,7 @@ class Networks:
 
     def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
         """The layers of trained networks."""
-        return measure_networks(models, self.config.threshold, self.config.psi)
+        return measure_networks(models, self.config.threshold, self.config.similarity)
 
     @property
     def seconds(self) -> float:

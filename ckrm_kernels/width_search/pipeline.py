@@ -98,7 +98,7 @@ def gather_findings(experiment: Experiment) -> Findings:
         data=data_name(config.data),
         images=data.held_out,
         threshold=config.threshold,
-        psi=config.psi,
+        similarity=config.similarity,
         target=config.target,
         rounds=tuple(state.rounds),
         outcome=outcome,
@@ -110,7 +110,9 @@ def gather_findings(experiment: Experiment) -> Findings:
             for each in candidates
         },
         conclusions=(
-            *conclusions(state.rounds, outcome, candidates, comparisons, config.target, config.psi, data.most_frequent),
+            *conclusions(
+                state.rounds, outcome, candidates, comparisons, config.target, config.similarity, data.most_frequent
+            ),
             *data.missing_classes,
         ),
         advice=tuple(advice(experiment.search, state.rounds, outcome)),

@@ -60,7 +60,7 @@ def provenance(
             f"that is compared, from the seeds 0 to {config.final_seeds - 1}"
         ),
         "measured": (
-            f"λ above Ψ {config.threshold:g}, at {config.psi.in_words()}; target {config.target:g}, margin "
+            f"λ above Ψ {config.threshold:g}, at {config.similarity.in_words()}; target {config.target:g}, margin "
             f"{config.margin:g}"
         ),
         "rule": f"{_named(config.rule, RuleConfig(), every=True)}, at most {counted(config.most_rounds, 'round')}",

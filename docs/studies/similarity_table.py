@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ckrm_kernels import cross_psi
-from ckrm_kernels.functional import ALPHA
 from ckrm_kernels.presentation.drawing import TYPE, new_figure, png_file
 from ckrm_kernels.presentation.theme import LIGHT
+from ckrm_kernels.similarity import ALPHA
 from ckrm_kernels.storage.files import write_atomically
 
 NOISE = tuple(level / 10 - 0.05 for level in range(1, 6))

@@ -13,6 +13,7 @@ from ckrm_kernels import measure
 from ckrm_kernels.checkpoints import CheckpointError, read_checkpoints
 from ckrm_kernels.layers import model_layers
 from ckrm_kernels.measurement import measure_layers
+from ckrm_kernels.similarity import Similarity
 
 
 class Standardised(nn.Conv2d):
@@ -93,7 +94,7 @@ def test_a_resnext_layer_has_the_pairs_of_its_groups(tmp_path):
     conv = nn.Conv2d(128, 128, 3, groups=32, bias=False)
     torch.save(nn.Sequential(conv), tmp_path / "model.pt")
     layers = read_checkpoints([tmp_path / "model.pt"])[0].layers
-    (row,) = measure_layers([layers], 0.6, "skip", {}).layers
+    (row,) = measure_layers([layers], 0.6, "skip", Similarity()).layers
     (expected,) = measure(conv).layers
     assert row.pairs == expected.pairs == 192
     assert row.redundancy == expected.redundancy

@@ -21,6 +21,7 @@ from ckrm_kernels import measure
 from ckrm_kernels.checkpoints import CheckpointError, pickles, read_checkpoints
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.measurement import measure_layers
+from ckrm_kernels.similarity import Similarity
 
 
 def checkpoint_layers(path: Path, **options: object) -> list[Layer]:
@@ -80,7 +81,7 @@ def test_a_state_dict_is_read_by_shape(save, tmp_path):
 def test_measured_as_the_model_itself(save, tmp_path):
     net, path = model(), tmp_path / "weights"
     save(net.state_dict(), path)
-    report = measure_layers([checkpoint_layers(path)], 0.3, "skip", {})
+    report = measure_layers([checkpoint_layers(path)], 0.3, "skip", Similarity())
     rows = {row.name: row for row in report.layers}
     for row in measure(net, 0.3).measured:
         ours = rows[row.name]
@@ -146,14 +147,14 @@ def test_shared_weights_are_measured_once(tmp_path):
 
 def test_half_precision_weights(tmp_path):
     save_file(nn.Conv2d(3, 8, 3).bfloat16().state_dict(), tmp_path / "weights")
-    (row,) = measure_layers([checkpoint_layers(tmp_path / "weights")], 0.6, "skip", {}).layers
+    (row,) = measure_layers([checkpoint_layers(tmp_path / "weights")], 0.6, "skip", Similarity()).layers
     assert row.status == "measured"
 
 
 def test_nan_names_the_layer(tmp_path):
     torch.save({"conv.weight": torch.full((4, 3, 3, 3), torch.nan)}, tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="layer 'conv' has NaN or Inf"):
-        measure_layers([checkpoint_layers(tmp_path / "weights.pt")], 0.6, "skip", {})
+        measure_layers([checkpoint_layers(tmp_path / "weights.pt")], 0.6, "skip", Similarity())
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

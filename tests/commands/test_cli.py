@@ -25,6 +25,7 @@ from ckrm_kernels.doctor import findings
 from ckrm_kernels.measurement import measure_layers
 from ckrm_kernels.models import NETWORKS
 from ckrm_kernels.report import RedundancyReport
+from ckrm_kernels.similarity import Similarity
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def checkpoint(tmp_path) -> Path:
 
 
 def report_of(*paths: Path, threshold: float = 0.6, pointwise: str = "skip", **options: float) -> RedundancyReport:
-    return measure_layers([checkpoint.layers for checkpoint in read_checkpoints(paths)], threshold, pointwise, options)
+    return measure_layers(
+        [checkpoint.layers for checkpoint in read_checkpoints(paths)], threshold, pointwise, Similarity(**options)
+    )
 
 
 def rows_of(text: str) -> list[str]:
@@ -83,19 +86,26 @@ def test_a_missing_extra_is_named(ckrm, monkeypatch):
     assert err == 'ckrm: typer is missing: pip install "ckrm-kernels[cli]"\n'
 
 
-def test_help_imports_nothing_heavy():
+def test_help_and_wrong_usage_import_nothing_heavy():
     code = """
 import sys
 from ckrm_kernels.cli import main
-sys.argv = ["ckrm", "--help"]
-try:
-    main()
-except SystemExit:
-    pass
-heavy = {"pandas", "matplotlib", "sklearn", "scipy", "torchmetrics", "safetensors", "triton"} & set(sys.modules)
-assert not heavy, heavy
+from ckrm_kernels.commands import app
+commands = [command.callback.__name__ for command in app.registered_commands]
+asked = [["--help"], ["--version"], *([name, "--help"] for name in commands)]
+wrong = [["nonsense"], ["measure"], ["measure", "x", "--what"], ["measure", "x", "--pointwise", "all"]]
+for arguments in asked + wrong:
+    sys.argv = ["ckrm", *arguments]
+    try:
+        main()
+    except SystemExit as exited:
+        assert exited.code == (0 if arguments in asked else 2), arguments
+    heavy = {"torch", "numpy", "jinja2", "filelock", "pandas", "matplotlib", "sklearn", "scipy", "torchmetrics"}
+    heavy &= set(sys.modules)
+    assert not heavy, (arguments, heavy)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 # ---- ckrm measure ----------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import pytest
 import torch
 from idx_files import FILES, write_bars
 
+from ckrm_kernels.choices import DataName
 from ckrm_kernels.data import DataConfig
-from ckrm_kernels.data.config import Name
 from ckrm_kernels.models import network_shape
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.training.progress import Display
@@ -116,7 +116,7 @@ def test_search_with_options(asked, tmp_path):
     assert config == WidthSearchConfig(
         network=network_shape("resnet-digits"),
         rule=RuleConfig(tied="stage", multiple=8),
-        psi=Similarity(alpha=1.0, eps=1e-3, scale_free=True),
+        similarity=Similarity(alpha=1.0, eps=1e-3, scale_free=True),
         seeds=4,
         final_seeds=6,
         most_rounds=2,
@@ -158,7 +158,7 @@ def test_an_image_size_of_another_form(ckrm, size):
 
 @pytest.mark.parametrize(
     ("option", "accepted"),
-    [("--data", get_args(Name)), ("--tied", get_args(get_type_hints(RuleConfig)["tied"]))],
+    [("--data", get_args(DataName)), ("--tied", get_args(get_type_hints(RuleConfig)["tied"]))],
 )
 def test_choices_are_listed_and_held_to(ckrm, monkeypatch, option, accepted):
     monkeypatch.setenv("COLUMNS", "200")
@@ -345,12 +345,15 @@ def test_a_command_without_its_extra_is_one_line(ckrm, monkeypatch):
     [
         (("train", "--network", "alexnet"), "must be one of resnet50-standard, "),
         (("train", "--set", "training.epoch=3"), "the configuration has no setting training.epoch"),
-        (("train", "--set", "psi.eps=1e-6"), "the configuration has no setting psi.eps: it is one of another command"),
+        (
+            ("train", "--set", "similarity.eps=1e-6"),
+            "the configuration has no setting similarity.eps: it is one of another command",
+        ),
         (
             ("train", "--data", "folder", "--data-folder", "x"),
             "image_size (--image-size) must be two whole numbers >= 1",
         ),
-        (("search", "--eps=-1"), "the configuration: psi: eps must be a finite number >= 0, got -1"),
+        (("search", "--eps=-1"), "the configuration: similarity: eps must be a finite number >= 0, got -1"),
         (("compare", "a", "b", "--eps=-1"), "eps must be a finite number >= 0, got -1.0"),
         (("compare", "a", "b", "--threshold", "2"), "threshold must lie in [0, 1], got 2.0"),
         (("search", "--multiple", "0"), "multiple must be a whole number >= 1, got 0"),

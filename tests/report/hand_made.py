@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
+from ckrm_kernels.similarity import Similarity
 
 BINS = 100
 NASTY = '<script>alert("x")</script>&$a_1$'
@@ -69,11 +70,10 @@ def skipped(name: str, reason: str, kind: str = "BatchNorm2d") -> LayerRedundanc
 
 def report(*layers: LayerRedundancy, **others: object) -> RedundancyReport:
     """A report of these layers, of one file."""
-    psi = {"alpha": 0.1, "beta": 1.0, "gamma": 1.0, "eps": 1e-4, "scale_free": False}
     values = {
         "threshold": 0.6,
         "models": 1,
-        "psi": psi,
+        "similarity": Similarity(),
         "sources": (Source("weights/model.safetensors", 44_700_000, "0123456789abcdef" * 4),),
         "created": "2026-11-27T04:30:00+00:00",
         "versions": {"ckrm_kernels": "1.0", "torch": "2.13.0"},

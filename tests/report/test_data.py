@@ -33,7 +33,8 @@ def test_json_has_every_field_and_is_finite(of):
     fields = {field.name for field in dataclasses.fields(of)} - {"whole"}
     assert set(value) == fields | {"verdict"}
     assert value["sources"] == [dataclasses.asdict(source) for source in of.sources]
-    for name in ("threshold", "models", "psi", "pointwise", "created", "versions"):
+    assert value["similarity"] == dataclasses.asdict(of.similarity)
+    for name in ("threshold", "models", "pointwise", "created", "versions"):
         assert value[name] == getattr(of, name)
     for row, each in zip(value["layers"], of.layers, strict=True):
         expected = {**dataclasses.asdict(each), "finding": each.finding, "median_psi": each.quantile(0.5)}
@@ -61,7 +62,7 @@ def test_csv_says_in_every_row_what_it_was_made_from(of):
     for row in rows(dataclasses.replace(of, notes=("no groups", "the ema weights"))):
         assert json.loads(row["sources"])[0]["sha256"] == "0123456789abcdef" * 4
         assert json.loads(row["versions"]) == of.versions
-        assert json.loads(row["psi"]) == of.psi
+        assert json.loads(row["similarity"]) == dataclasses.asdict(of.similarity)
         assert (row["threshold"], row["models"], row["pointwise"]) == ("0.6", str(of.models), "skip")
         assert (row["created"], row["notes"]) == (of.created, "no groups; the ema weights")
 

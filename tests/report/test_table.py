@@ -13,6 +13,7 @@ from ckrm_kernels.report.columns import columns
 from ckrm_kernels.report.result import TARGET, Source
 from ckrm_kernels.report.table import lines
 from ckrm_kernels.report.words import verdict
+from ckrm_kernels.similarity import Similarity
 
 FEW = report(REPEATS, ARTEFACT, NOTHING, DEAD, SINGLE)
 
@@ -38,7 +39,7 @@ def test_the_heading_says_what_was_measured_and_ends_with_the_verdict():
 
 
 def test_several_models_are_counted():
-    of = report(layer("a", models=3), models=3, psi={"eps": 1e-3, "alpha": 0.5, "scale_free": True})
+    of = report(layer("a", models=3), models=3, similarity=Similarity(eps=1e-3, alpha=0.5, scale_free=True))
     assert text_of(of)[0].endswith("alpha 0.5, eps 1e-3 relative to each layer's scale; mean of 3 models.")
 
 
@@ -164,7 +165,7 @@ def test_without_details_and_scale_free_the_other_columns_go():
     without = replace(NOTHING, chance=None, distinct=None, scale_free=None, dead=None, name="plain")
     assert row_of("layer", report(without)).split() == ["layer", "kind", "shape", "lambda", "median", "Psi"]
     free = replace(NOTHING, scale_free=None, name="free")
-    head = row_of("layer", report(free, psi={"eps": 1e-4, "scale_free": True}))
+    head = row_of("layer", report(free, similarity=Similarity(scale_free=True)))
     assert head.split() == ["layer", "kind", "shape", "lambda", "chance", "distinct", "dead", "median", "Psi"]
     assert "scale-free" not in str(report(free))
 

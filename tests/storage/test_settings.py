@@ -61,14 +61,14 @@ def test_a_configuration_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "psi"),
     [
-        (["psi.eps=1e-3"], Similarity(eps=1e-3)),
-        (["psi.eps=0"], Similarity(eps=0.0)),
-        (["psi.scale_free=true", "psi.alpha=1"], Similarity(alpha=1.0, scale_free=True)),
+        (["similarity.eps=1e-3"], Similarity(eps=1e-3)),
+        (["similarity.eps=0"], Similarity(eps=0.0)),
+        (["similarity.scale_free=true", "similarity.alpha=1"], Similarity(alpha=1.0, scale_free=True)),
     ],
 )
 def test_psi_is_set_and_survives_its_file(tmp_path, settings, psi):
     config = read_config(WidthSearchConfig(), None, settings)
-    assert config == WidthSearchConfig(psi=psi)
+    assert config == WidthSearchConfig(similarity=psi)
     (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
     assert read_config(WidthSearchConfig(), tmp_path / "config.json", []) == config
 
@@ -76,10 +76,10 @@ def test_psi_is_set_and_survives_its_file(tmp_path, settings, psi):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("psi.eps=-1", "the configuration: psi: eps must be a finite number >= 0, got -1"),
-        ("psi.eps=small", "the configuration: psi.eps: .* got 'small'"),
-        ("psi.scale_free=1", "the configuration: psi.scale_free: .* got 1"),
-        ("psi.epsilon=1", r"the configuration has no setting psi.epsilon"),
+        ("similarity.eps=-1", "the configuration: similarity: eps must be a finite number >= 0, got -1"),
+        ("similarity.eps=small", "the configuration: similarity.eps: .* got 'small'"),
+        ("similarity.scale_free=1", "the configuration: similarity.scale_free: .* got 1"),
+        ("similarity.epsilon=1", r"the configuration has no setting similarity.epsilon"),
     ],
 )
 def test_psi_refused(setting, message):
@@ -258,7 +258,7 @@ def test_the_documented_file_holds_every_setting_with_its_default():
     assert read_config(WidthSearchConfig(), file, []) == WidthSearchConfig()
     text = file.read_text()
     whole = WidthSearchConfig()
-    for part in (whole, whole.psi, whole.data, whole.training, whole.rule):
+    for part in (whole, whole.similarity, whole.data, whole.training, whole.rule):
         for each in fields(part):
             assert f"\n{each.name} = " in text or f"\n# {each.name} = " in text or f"\n[{each.name}]" in text
 
@@ -268,9 +268,9 @@ def test_the_documented_file_holds_every_setting_with_its_default():
     [
         (RunsConfig, "data"),
         (RunsConfig, "training"),
-        *((WidthSearchConfig, n) for n in ("data", "training", "rule", "psi")),
+        *((WidthSearchConfig, n) for n in ("data", "training", "rule", "similarity")),
     ],
 )
 def test_settings_that_are_no_settings_are_refused_at_once(config, name):
-    with pytest.raises(TypeError, match=rf"^{name} must be a \w+Config, got 'mnist'$"):
+    with pytest.raises(TypeError, match=rf"^{name} must be a \w+, got 'mnist'$"):
         config(**{name: "mnist"})

@@ -163,7 +163,7 @@ def test_groups_compared(folders, tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert [each["name"] for each in written["networks"]] == [wide.name, narrow.name]
     assert f"{narrow.parameters:,}" in file.getvalue()
-    assert (written["threshold"], written["psi"]) == (0.6, asdict(Similarity()))
+    assert (written["threshold"], written["similarity"]) == (0.6, asdict(Similarity()))
     shown = " ".join(file.getvalue().split())
     for each in candidates:
         assert f"lambda^0.6 of the {each.name} network at eps 1e-4 absolute" in shown
@@ -173,7 +173,7 @@ def test_groups_compared_at_another_psi(folders, tmp_path):
     file, psi = StringIO(), Similarity(eps=1e-3, scale_free=True)
     both = [folders / "wide", folders / "narrow"]
     console = Console(file=file, width=200)
-    candidates, _, _ = compare_runs(both, 0.02, tmp_path / "out.json", console, threshold=0.3, psi=psi)
+    candidates, _, _ = compare_runs(both, 0.02, tmp_path / "out.json", console, threshold=0.3, similarity=psi)
     for folder, candidate in zip(both, candidates, strict=True):
         models = [job.trained() for job in TrainedRuns.of(folder, Display(QUIET)).jobs()]
         for layer in candidate.layers:
@@ -185,7 +185,7 @@ def test_groups_compared_at_another_psi(folders, tmp_path):
         assert f"lambda^0.3 of the {candidate.name} network {words}" in " ".join(file.getvalue().split())
     assert "1e-4" not in file.getvalue()
     written = json.loads((tmp_path / "out.json").read_text())
-    assert (written["threshold"], written["psi"]) == (0.3, asdict(psi))
+    assert (written["threshold"], written["similarity"]) == (0.3, asdict(psi))
 
 
 def test_groups_refused(folders, tmp_path):

@@ -113,7 +113,7 @@ def texts(folder: Path) -> dict[str, str]:
 def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, neighbour):
     from safetensors.torch import load_file
 
-    config = replace(SMALL, psi=psi, final_seeds=2)
+    config = replace(SMALL, similarity=psi, final_seeds=2)
     printed = " ".join(small(tmp_path, config).split())
     found, _, _ = results(tmp_path)
     # the verdicts, by the definition
@@ -133,7 +133,7 @@ def test_a_search_at_another_psi_goes_by_it_and_says_so(tmp_path, psi, words, ne
                 within[width_of_layer[layer["name"]]] = False
         assert {name: each["within_target"] for name, each in done["observations"].items()} == within
     # the words
-    assert found["config"]["psi"] == asdict(psi)
+    assert found["config"]["similarity"] == asdict(psi)
     said = {**texts(tmp_path), "printed": printed}
     for name, text in said.items():
         if not re.search("quality|latency|comparisons|structure|accuracy|auc|widths.svg", name):
@@ -155,7 +155,7 @@ def shares_above(weight: torch.Tensor, psi: Similarity) -> tuple[float, float]:
 
     exact = weight.double()
     unit = exact / exact.square().mean().sqrt()
-    omega = pairwise_psi(unit if psi.scale_free else exact, 0.1, 1.0, 1.0, psi.eps)
+    omega = pairwise_psi(unit if psi.scale_free else exact, Similarity(eps=psi.eps))
     rounds = min(max(-(-4096 // len(omega)), 1), 16)
     generator = torch.Generator().manual_seed(0)
     chance = chance_redundancy(weight, 0.6, rounds=rounds, generator=generator, eps=psi.eps, scale_free=True)

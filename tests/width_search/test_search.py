@@ -290,8 +290,8 @@ class TestMeasuring:
         monkeypatch.setattr(measured_layers, "measure_layers", recorded)
         layers = measure_networks(models, 0.6, PSI)
         settings = psi_settings(PSI)
-        smaller = settings[measured_layers.SMALLER_EPS].options()
-        assert calls == [(PSI.options(), {}), (smaller, {"scale_free_beside": False})]
+        smaller = settings[measured_layers.SMALLER_EPS]
+        assert calls == [(PSI, {}), (smaller, {"scale_free_beside": False})]
         for name, each in settings.items():
             rows = measure(models, 0.6, **each.options()).measured
             assert [layer.levels[name].per_model for layer in layers] == [row.per_model for row in rows]

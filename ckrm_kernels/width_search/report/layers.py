@@ -37,12 +37,12 @@ def layers_section(findings: Findings) -> Markup:
     ]
     note = (
         "The networks of the first seed. The square shows Ψ of every filter with every other, at "
-        f"{findings.psi.in_words()}, the filters ordered so that similar ones are neighbours; a filter with itself is "
-        "left clear. Below it are the pairs "
+        f"{findings.similarity.in_words()}, the filters ordered so that similar ones are neighbours; a filter with "
+        "itself is left clear. Below it are the pairs "
         "with the highest Ψ: one filter above the other, in the slices where both have the largest weights. A pair’s "
         "colours reach to its largest magnitude on both sides of zero, which is written with it; zero is clear."
     )
-    if findings.psi.depends_on_scale:
+    if findings.similarity.depends_on_scale:
         note += " Where Ψ is high and scale-free Ψ is not, small weights make the pair redundant, not a common shape."
     return render(
         __file__,
@@ -58,7 +58,7 @@ def _layer_in_network(findings: Findings, candidate: Candidate, layer: MeasuredL
     """What the template shows of the layer in one network."""
     weight = findings.weights[candidate.name][layer.name]
     mean = "mean " if len(candidate.scores) > 1 else ""
-    _, psi = clustered(weight, findings.psi)
+    _, psi = clustered(weight, findings.similarity)
     return {
         "network": candidate.name,
         "shape": times(layer.shape),
@@ -68,7 +68,7 @@ def _layer_in_network(findings: Findings, candidate: Candidate, layer: MeasuredL
             f"Psi of the {layer.filters} filters of {layer.name} in the {candidate.name} network, in clustered order"
         ),
         "counts": f"{layer.filters} filters, {layer.pairs:,} pairs",
-        "pairs": [_pair(weight, pair) for pair in most_redundant(weight, findings.psi)],
+        "pairs": [_pair(weight, pair) for pair in most_redundant(weight, findings.similarity)],
     }
 
 

@@ -94,7 +94,7 @@ def _terms(findings: Findings) -> dict[str, str]:
             "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
             f"and λ is the share of them strictly above {threshold}."
         ),
-        "ε (eps)": _eps_in_words(findings.psi),
+        "ε (eps)": _eps_in_words(findings.similarity),
         "scale-free": (
             "The layer’s weight is first divided by its root mean square. Then only filters that repeat each "
             "other’s shape count, however small the weights are."
@@ -103,9 +103,9 @@ def _terms(findings: Findings) -> dict[str, str]:
             "λ of the same slices with the positions in each shuffled. A λ no larger than that says nothing of shapes."
         ),
         "within target, redundant": (
-            f"A layer is within target when its λ at {findings.psi.in_words()} is at most {findings.target:g}, or at "
-            "most its scale-free chance level and three standard errors of so few pairs; else it is redundant. A width "
-            "is redundant when a layer of it is."
+            f"A layer is within target when its λ at {findings.similarity.in_words()} is at most {findings.target:g}, "
+            "or at most its scale-free chance level and three standard errors of so few pairs; else it is redundant. A "
+            "width is redundant when a layer of it is."
         ),
         "distinct, repeat": (
             f"Filters with Ψ above {threshold} repeat each other. Distinct are those left when each group of repeats "
@@ -169,7 +169,7 @@ def _eps_in_words(psi: Similarity) -> str:
 def _colours_in_words(findings: Findings) -> str:
     """What red and amber are, as on the page of `ckrm measure`."""
     pairs = f"Red are pairs of filters with Ψ above {findings.threshold:g}; blue, in the squares, are the pairs below."
-    if not findings.psi.depends_on_scale:
+    if not findings.similarity.depends_on_scale:
         return f"{pairs} A layer’s λ is red where its filters repeat each other’s shape: where it is not within target."
     return (
         f"{pairs} A layer’s λ is red where its filters repeat each other’s shape, so that its scale-free λ is above "

@@ -34,14 +34,14 @@ _LEVELS = {CONFIGURED: "", SMALLER_EPS: "smaller_eps_", SCALE_FREE: "scale_free_
 def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     """The distributions of Omega of the standard and of the searched network, by their names."""
     return {
-        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.psi, findings.target)
+        f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.similarity, findings.target)
         for each in findings.candidates[:2]
     }
 
 
 def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
     """The distributions, and lambda at the neighbouring psi too, folded away. drawings: all figures of the page"""
-    threshold, target, psi = findings.threshold, findings.target, findings.psi
+    threshold, target, psi = findings.threshold, findings.target, findings.similarity
     over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
     limit = f"above {target:g} and more than three standard errors above the chance level of its scale-free λ"
     coloured = (
@@ -64,7 +64,7 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
 
 def layers_csv(findings: Findings) -> str:
     """A row for each measured layer of each candidate."""
-    psis = names_of_settings(findings.psi)
+    psis = names_of_settings(findings.similarity)
     fields = ("mean", "deviation", "per_model", "chance")
     of_layer = ("layer", "filters", "slices", "kernel", "pairs", "distinct", "allowed", "within_target")
     of_levels = [

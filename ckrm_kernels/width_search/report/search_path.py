@@ -41,7 +41,7 @@ def search_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup
     )
     caption = (
         f"The search ended after {len(rounds)} rounds: {outcome.reason}. {chosen} Lines of equal widths run side by "
-        f"side; grey ones never changed. Redundant is meant at {findings.psi.in_words()}."
+        f"side; grey ones never changed. Redundant is meant at {findings.similarity.in_words()}."
     )
     unfolded = sum(len(done.changed) for done in rounds) <= _UNFOLDED
     return render(__file__, drawing=drawings["widths"], caption=caption, rounds=_rounds(findings), unfolded=unfolded)
@@ -62,7 +62,7 @@ def widths_csv(findings: Findings) -> str:
         [
             place,
             place == findings.outcome.chosen,
-            findings.psi.in_words(),
+            findings.similarity.in_words(),
             *_cells(done.observations[change.name], change),
             done is not findings.rounds[-1],
         ]

@@ -51,6 +51,5 @@ def _label(name: str, findings: Findings) -> str:
         return f"Box plots of {METRICS[name]} of the networks {', '.join(each.name for each in findings.candidates)}"
     if name == "widths":
         return f"The widths of {len(findings.rounds)} rounds of the search, one line for each width"
-    return (
-        f"Distribution of Omega at {findings.psi.in_words()} in each layer of the {name.removeprefix('omega-')} network"
-    )
+    of_network = f"in each layer of the {name.removeprefix('omega-')} network"
+    return f"Distribution of Omega at {findings.similarity.in_words()} {of_network}"

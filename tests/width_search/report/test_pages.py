@@ -112,7 +112,7 @@ def findings(seeds: int = 3, psi: Similarity = PSI) -> Findings:
         data=f"data of {NASTY}",
         images=200,
         threshold=0.6,
-        psi=psi,
+        similarity=psi,
         target=0.01,
         rounds=rounds,
         outcome=Outcome(1, "every layer is within target"),

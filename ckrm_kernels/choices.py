@@ -1,0 +1,10 @@
+"""What is chosen by its name, in functions, configurations and the command's options; importing this is quick."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DataName = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
+Pointwise = Literal["skip", "slices", "vector"]
+Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
+Tied = Literal["layer", "stage"]
