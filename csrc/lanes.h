@@ -107,6 +107,12 @@ class Sign {
                           (reinterpret<Bits<V>>(x) & sign_mask<V>() & ~(Bits<V>{} + dropped_)));
   }
 
+  // y with its sign flipped where x is negative and signs are taken off.
+  template <class V>
+  CKRM_MEMBER V drop(V y, V x) const {
+    return reinterpret<V>(reinterpret<Bits<V>>(y) ^ (reinterpret<Bits<V>>(x) & (Bits<V>{} + dropped_)));
+  }
+
  private:
   bool is_kept_;
   Bits<T> dropped_;

@@ -1,6 +1,8 @@
 // psi of two slices, |L|^alpha C^beta |S|^gamma, or with the sign of S, and its gradient.
 #pragma once
 
+#include <type_traits>
+
 #include "power.h"
 #include "similarity.h"
 
@@ -87,6 +89,17 @@ struct PsiFactors {
   V luminance, contrast, structure;
 };
 
+// What the gradient needs for beta = gamma = 1, where it is |L|^(alpha - 1) times products: L with its sign, and the
+// factors of those products that both sides have.
+template <class V>
+struct PsiProducts {
+  V luminance;
+  V of_luminance;       // alpha C |S| over half the denominator of L
+  V of_deviations;      // |L| |S| over the denominators of C and S
+  V of_other, of_own;   // of that, what the other side's sigma and a side's own are multiplied by
+  V of_covariance;
+};
+
 template <PsiCase kCase, class V>
 constexpr bool kSharesReciprocal = sizeof(Scalar<V>) == sizeof(float) || kCase != PsiCase::kGeneral;
 
@@ -156,14 +169,16 @@ CKRM_INLINE V power_minus_one(V x, Scalar<V> exponent) {
   return x == V{} ? V{} : result;
 }
 
-// |L|^(alpha - 1), the slow part of the gradient.
+// |L|^(alpha - 1), the slow part of the gradient; 0 where |L| is.
 template <PsiCase kCase, class V>
 CKRM_INLINE V slope_of_luminance(V luminance, const PsiScalars<Scalar<V>>& psi) {
   if constexpr (kCase == PsiCase::kNoLuminance || kCase == PsiCase::kLinear) return broadcast<V>(1);
   if constexpr (kCase == PsiCase::kPower) {
-    const V base = sizeof(Scalar<V>) == sizeof(float) ? maximum(luminance, broadcast<V>(kSmallestBase)) : luminance;
-    const V slope = fixed_power(base, psi.alpha - 1, psi.fit);
-    return luminance == V{} ? V{} : slope;
+    const V slope = fixed_power(luminance, psi.alpha - 1, psi.fit);
+#if defined(CKRM_ON_GPU)
+    if constexpr (sizeof(Scalar<V>) == sizeof(float)) return luminance <= kSmallestBase ? 0 : slope;  // not infinite
+#endif
+    return slope;
   }
   return power_minus_one(luminance, psi.alpha);
 }
@@ -179,7 +194,7 @@ struct PsiTerm {
       : psi(scalars), sign(scalars.is_signed), covariance_start(scalars.eps) {}
 
   template <class V>
-  using Factors = PsiFactors<V>;
+  using Factors = std::conditional_t<kCase == PsiCase::kGeneral, PsiFactors<V>, PsiProducts<V>>;
 
   // psi = |luminance|^alpha rest
   template <class V>
@@ -212,31 +227,57 @@ struct PsiTerm {
 
   template <class V>
   CKRM_MEMBER Factors<V> factors(const Moments<V>& a, const Moments<V>& b, V covariance) const {
-    return psi_factors<kCase>(a, b, covariance, psi.eps);
+    if constexpr (kCase == PsiCase::kGeneral) {
+      return psi_factors<kCase>(a, b, covariance, psi.eps);
+    } else {
+      const T half_eps = psi.eps * T(0.5);
+      const V denominator_c = a.second + b.second;
+      const V denominator_s = a.sigma * b.sigma + psi.eps;
+      const V denominator_cs = denominator_c * denominator_s;
+      const V numerator_c = denominator_s - half_eps, numerator_s = sign.of(covariance);
+      PsiProducts<V> f;
+      V inverse_cs, size = broadcast<V>(1);
+      if constexpr (kCase == PsiCase::kNoLuminance) {
+        inverse_cs = Lanes<V>::reciprocal(denominator_cs);
+        f.luminance = f.of_luminance = V{};
+      } else {
+        const V denominator_l = a.first + b.first;
+        const V r = Lanes<V>::reciprocal(denominator_l * denominator_cs);
+        const V inverse_l = denominator_cs * r;
+        inverse_cs = denominator_l * r;
+        f.luminance = (a.mu * b.mu + half_eps) * inverse_l;
+        size = absolute(f.luminance);
+        f.of_luminance = apply_sign(psi.alpha * inverse_l * (numerator_c * (numerator_s * inverse_cs)), f.luminance);
+      }
+      f.of_deviations = size * (numerator_s * inverse_cs) * inverse_cs;
+      // the other's is the difference of two products: what is left of it, without the cancellation
+      f.of_other = half_eps * denominator_c;
+      f.of_own = numerator_c * denominator_s;
+      f.of_covariance = sign.drop(size * (numerator_c * inverse_cs), covariance);
+      return f;
+    }
   }
 
   template <class V>
   CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, const Factors<V>& f) const {
-    g = sign.carry(g, f.numerator_s);
-    const V slope = slope_of_luminance<kCase>(f.luminance, psi);
-    V of_luminance, of_contrast, of_structure;  // g dpsi / d|L|, dC, d|S|
+    const V slope = slope_of_luminance<kCase>(absolute(f.luminance), psi);
     if constexpr (kCase == PsiCase::kGeneral) {
+      g = sign.carry(g, f.numerator_s);
       const V l_power = power(f.luminance, psi.alpha), c_power = power(f.contrast, psi.beta),
               s_power = power(f.structure, psi.gamma);
-      of_luminance = g * psi.alpha * slope * (c_power * s_power);
-      of_contrast = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power);
-      of_structure = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power);
+      // g dpsi / d|L|, dC, d|S|, over their denominators
+      const V l = g * psi.alpha * slope * (c_power * s_power) * f.inverse_l;
+      const V c = g * psi.beta * power_minus_one(f.contrast, psi.beta) * (l_power * s_power) * f.inverse_c;
+      const V s = g * psi.gamma * power_minus_one(f.structure, psi.gamma) * (l_power * c_power) * f.inverse_s;
+      const V u = apply_sign(l, f.numerator_l), v = l * f.luminance, w = c - s * f.structure, y = c * f.contrast;
+      return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, w * b.sigma - y * a.sigma, w * a.sigma - y * b.sigma,
+              apply_sign(s, f.numerator_s)};
     } else {
-      const V g_slope = g * slope;
-      const V g_l = kCase == PsiCase::kNoLuminance ? g : g_slope * f.luminance;
-      of_luminance = kCase == PsiCase::kNoLuminance ? V{} : psi.alpha * g_slope * (f.contrast * f.structure);
-      of_contrast = g_l * f.structure;
-      of_structure = g_l * f.contrast;
+      const V g_slope = g * slope, u = g_slope * f.of_luminance, w = g_slope * f.of_deviations;
+      return {u * (b.mu - f.luminance * a.mu), u * (a.mu - f.luminance * b.mu),
+              w * (f.of_other * b.sigma - f.of_own * a.sigma), w * (f.of_other * a.sigma - f.of_own * b.sigma),
+              g_slope * f.of_covariance};
     }
-    const V l = of_luminance * f.inverse_l, c = of_contrast * f.inverse_c, s = of_structure * f.inverse_s;
-    const V u = apply_sign(l, f.numerator_l), v = l * f.luminance, w = c - s * f.structure, y = c * f.contrast;
-    return {u * b.mu - v * a.mu, u * a.mu - v * b.mu, w * b.sigma - y * a.sigma, w * a.sigma - y * b.sigma,
-            apply_sign(s, f.numerator_s)};
   }
 };
 

@@ -12,24 +12,6 @@ CKRM_INLINE void add_moments(Vector<T> of_mu, Vector<T> of_sigma, T* of) {
   store(of + L, load(of + L) + of_sigma);
 }
 
-// The gradient of the Psi of filter i of a with filters [column, column + lanes) of b: 0 where they are no pair, NaN
-// where one is not finite.
-template <class T>
-CKRM_INLINE Vector<T> gradient_of_pairs(const Bank<T>& a, const Bank<T>& b, const PairGradient<T>& grad, int64_t i,
-                                        int64_t column) {
-  constexpr int64_t L = kLanes<T>;
-  const int64_t first = grad.packed ? i + 1 : 0;
-  const T* row = grad.grad + (grad.packed ? pair_index(i, i + 1, b.filters) - (i + 1) : i * b.filters) + column;
-  Vector<T> g{};
-  if (column >= first && column + L <= b.filters) {
-    g = load_unaligned(row);
-  } else {
-    for (int64_t lane = 0; lane < L; ++lane)
-      if (column + lane >= first && column + lane < b.filters) g[lane] = row[lane];
-  }
-  return g + (a.poison[i] + load(b.poison + column));
-}
-
 template <class T>
 CKRM_INLINE void copy_slice(const Bank<T>& bank, int64_t k, T* slice) {
   constexpr int64_t L = kLanes<T>;
@@ -38,82 +20,138 @@ CKRM_INLINE void copy_slice(const Bank<T>& bank, int64_t k, T* slice) {
     __builtin_memcpy(slice + block * size, bank.data + (block * bank.slices + k) * size, size * sizeof(T));
 }
 
-// Two filters' slices x against `columns` <= kColumnChunk vectors of filters' slices y, given the gradient of their
-// Psi. In passes, as sum_of_terms.
-template <int64_t kCoordinates, class T, class Term>
-CKRM_INLINE void add_gradients(const T* const (&x)[2], const T* y, int64_t columns, int64_t coordinates,
-                               const Vector<T> (&g)[2][kColumnChunk], const Term& term, T* const (&of_x)[2], T* of_y) {
+// One slice of a tile: x of kGradientRowsAtOnce filters, in neighbouring lanes, and y of `columns` <= kColumnChunk
+// vectors of filters.
+template <int64_t kCoordinates, class T>
+struct SlicesOfTile {
+  const T *x, *y;
+  int64_t columns, coordinates;
+
+  CKRM_MEMBER int64_t n() const { return kCoordinates == kAnyCoordinates ? coordinates : kCoordinates; }
+  CKRM_MEMBER int64_t gradient_size() const { return (n() + kGradientRows) * kLanes<T>; }
+  CKRM_MEMBER const T* column(int64_t c) const { return y + c * (n() + kMomentRows) * kLanes<T>; }
+  CKRM_MEMBER Moments<Vector<T>> row_moments(int r) const { return broadcast_moments(x + n() * kLanes<T> + r); }
+  CKRM_MEMBER Moments<Vector<T>> column_moments(int64_t c) const { return load_moments(column(c) + n() * kLanes<T>); }
+};
+
+// A number for each pair of a tile.
+template <class T, class V = Vector<T>>
+using OfPairs = V[kGradientRowsAtOnce<T>][kColumnChunk];
+
+// The covariances of columns [c, c + kColumns) with all rows, counted from `start`.
+template <int kColumns, int64_t kCoordinates, class T>
+CKRM_INLINE void covariances(const SlicesOfTile<kCoordinates, T>& tile, int64_t c, T start, OfPairs<T>& covariance) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
-  const int64_t n = kCoordinates == kAnyCoordinates ? coordinates : kCoordinates;
-  const int64_t size = (n + kMomentRows) * L, gradient_size = (n + kGradientRows) * L;
-  const Moments<V> a[2] = {broadcast_moments(x[0] + n * L), broadcast_moments(x[1] + n * L)};
-  V covariance[2][kColumnChunk];
-  typename Term::template Factors<V> factors[2][kColumnChunk];
-  TermGradient<V> d[2][kColumnChunk];
-  for (int64_t c = 0; c < columns; ++c) {
-    V cov[2] = {broadcast<V>(term.covariance_start), broadcast<V>(term.covariance_start)};
-    for (int64_t q = 0; q < n; ++q) {
-      const V y_q = load(y + c * size + q * L);
-      for (int r = 0; r < 2; ++r) cov[r] += broadcast<V>(x[r][q * L]) * y_q;
-    }
-    for (int r = 0; r < 2; ++r) covariance[r][c] = cov[r];
+  constexpr int kRows = kGradientRowsAtOnce<T>;
+  V cov[kRows][kColumns];
+  for (int r = 0; r < kRows; ++r)
+    for (int i = 0; i < kColumns; ++i) cov[r][i] = broadcast<V>(start);
+  for (int64_t q = 0; q < tile.n(); ++q) {
+    V y[kColumns];
+    for (int i = 0; i < kColumns; ++i) y[i] = load(tile.column(c + i) + q * L);
+    for (int r = 0; r < kRows; ++r)
+      for (int i = 0; i < kColumns; ++i) cov[r][i] += broadcast<V>(tile.x[q * L + r]) * y[i];
   }
-  for (int r = 0; r < 2; ++r)
-    for (int64_t c = 0; c < columns; ++c)
-      factors[r][c] = term.factors(a[r], load_moments(y + c * size + n * L), covariance[r][c]);
-  for (int r = 0; r < 2; ++r)
-    for (int64_t c = 0; c < columns; ++c)
-      d[r][c] = term.gradient(g[r][c], a[r], load_moments(y + c * size + n * L), factors[r][c]);
-  for (int64_t c = 0; c < columns; ++c) {
-    T* of = of_y + c * gradient_size;
-    for (int64_t q = 0; q < n; ++q)
-      store(of + q * L, load(of + q * L) + d[0][c].of_covariance * broadcast<V>(x[0][q * L]) +
-                            d[1][c].of_covariance * broadcast<V>(x[1][q * L]));
-    add_moments(d[0][c].of_mu_b + d[1][c].of_mu_b, d[0][c].of_sigma_b + d[1][c].of_sigma_b, of + n * L);
-  }
-  for (int r = 0; r < 2; ++r) {
-    for (int64_t q = 0; q < n; ++q) {
-      V sum = load(of_x[r] + q * L);
-      for (int64_t c = 0; c < columns; ++c) sum += d[r][c].of_covariance * load(y + c * size + q * L);
-      store(of_x[r] + q * L, sum);
-    }
-    V of_mu{}, of_sigma{};
-    for (int64_t c = 0; c < columns; ++c) of_mu += d[r][c].of_mu_a, of_sigma += d[r][c].of_sigma_a;
-    add_moments(of_mu, of_sigma, of_x[r] + n * L);
+  for (int r = 0; r < kRows; ++r)
+    for (int i = 0; i < kColumns; ++i) covariance[r][c + i] = cov[r][i];
+}
+
+// Adds to the accumulators of_y of the coordinates of columns [c, c + kColumns).
+template <int kColumns, int64_t kCoordinates, class T>
+CKRM_INLINE void add_to_columns(const SlicesOfTile<kCoordinates, T>& tile, int64_t c, const OfPairs<T>& of_covariance,
+                                T* of_y) {
+  using V = Vector<T>;
+  constexpr int64_t L = kLanes<T>;
+  constexpr int kRows = kGradientRowsAtOnce<T>;
+  const int64_t size = tile.gradient_size();
+  for (int64_t q = 0; q < tile.n(); ++q) {
+    T* of = of_y + c * size + q * L;
+    V sum[kColumns];
+    for (int i = 0; i < kColumns; ++i) sum[i] = load(of + i * size);
+    for (int r = 0; r < kRows; ++r)
+      for (int i = 0; i < kColumns; ++i) sum[i] += of_covariance[r][c + i] * broadcast<V>(tile.x[q * L + r]);
+    for (int i = 0; i < kColumns; ++i) store(of + i * size, sum[i]);
   }
 }
 
+// Adds to the accumulators of_x of the coordinates [q, q + kCount) of one row.
+template <int kCount, int64_t kCoordinates, class T>
+CKRM_INLINE void add_to_row(const SlicesOfTile<kCoordinates, T>& tile, int64_t q, const Vector<T>* of_covariance,
+                            T* of_x) {
+  constexpr int64_t L = kLanes<T>;
+  Vector<T> sum[kCount];
+  for (int i = 0; i < kCount; ++i) sum[i] = load(of_x + (q + i) * L);
+  for (int64_t c = 0; c < tile.columns; ++c)
+    for (int i = 0; i < kCount; ++i) sum[i] += of_covariance[c] * load(tile.column(c) + (q + i) * L);
+  for (int i = 0; i < kCount; ++i) store(of_x + (q + i) * L, sum[i]);
+}
+
+// Adds what a tile gives to of_x and of_y, of rows and columns. In passes through buffers, not one: a term's chain of
+// dependent operations is long, and only short loop bodies let the processor work on many terms at once; and the
+// products with coordinates stay in registers. g: the gradient of Psi, rows g_step apart.
 template <int64_t kCoordinates, class T, class Term>
-void slice_gradient_of(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad, const Term& term,
-                       const SliceScratch<T>& scratch) {
+CKRM_INLINE void add_gradients(const SlicesOfTile<kCoordinates, T>& tile, const T* g, int64_t g_step, const Term& term,
+                               T* of_x, T* of_y) {
   using V = Vector<T>;
   constexpr int64_t L = kLanes<T>;
-  const int64_t size = a.rows() * L, gradient_size = a.gradient_rows() * L;
+  constexpr int kRows = kGradientRowsAtOnce<T>;
+  const int64_t n = tile.n(), size = tile.gradient_size(), even = tile.columns / 2 * 2;
+  OfPairs<T> covariance, of_covariance;
+  OfPairs<T, typename Term::template Factors<V>> factors;
+  for (int64_t c = 0; c < even; c += 2) covariances<2>(tile, c, term.covariance_start, covariance);
+  if (even < tile.columns) covariances<1>(tile, even, term.covariance_start, covariance);
+  for (int r = 0; r < kRows; ++r) {
+    const Moments<V> a = tile.row_moments(r);
+    for (int64_t c = 0; c < tile.columns; ++c)
+      factors[r][c] = term.factors(a, tile.column_moments(c), covariance[r][c]);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    const Moments<V> a = tile.row_moments(r);
+    V of_mu{}, of_sigma{};
+    for (int64_t c = 0; c < tile.columns; ++c) {
+      const TermGradient<V> d =
+          term.gradient(load(g + r * g_step + c * L), a, tile.column_moments(c), factors[r][c]);
+      of_covariance[r][c] = d.of_covariance;
+      of_mu += d.of_mu_a;
+      of_sigma += d.of_sigma_a;
+      add_moments(d.of_mu_b, d.of_sigma_b, of_y + c * size + n * L);
+    }
+    add_moments(of_mu, of_sigma, of_x + r * size + n * L);
+  }
+  for (int64_t c = 0; c < even; c += 2) add_to_columns<2>(tile, c, of_covariance, of_y);
+  if (even < tile.columns) add_to_columns<1>(tile, even, of_covariance, of_y);
+  for (int r = 0; r < kRows; ++r) {
+    int64_t q = 0;
+    for (; q + 8 <= n; q += 8) add_to_row<8>(tile, q, of_covariance[r], of_x + r * size);
+    for (; q < n; ++q) add_to_row<1>(tile, q, of_covariance[r], of_x + r * size);
+  }
+}
+
+// Vectors of filters of a from `part` on, `parts` apart.
+template <int64_t kCoordinates, class T, class Term>
+void slice_gradient_of(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad, const Term& term,
+                       int64_t part, int64_t parts, const SliceScratch<T>& scratch) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t size = a.rows() * L, rows = a.gradient_rows(), gradient_size = rows * L;
   copy_slice(a, k, scratch.slice_a);
   if (scratch.slice_b != scratch.slice_a) copy_slice(b, k, scratch.slice_b);
-  T* const of_rows[2] = {scratch.of_row, scratch.of_row + gradient_size};
-  for (int64_t i = 0; i < a.filters; i += 2) {
-    const T* x[2];
-    for (int r = 0; r < 2; ++r) {
-      // an odd last filter stands twice, the second time with a gradient of 0
-      const int64_t filter = i + r < a.filters ? i + r : i;
-      x[r] = scratch.slice_a + (filter / L) * size + filter % L;
-      for (int64_t row = 0; row < a.gradient_rows(); ++row) store(of_rows[r] + row * L, V{});
+  for (int64_t block = part; block * L < a.filters; block += parts) {
+    // each filter's sums, still apart by the lanes of b
+    for (int64_t row = 0; row < L * rows; ++row) store(scratch.of_rows + row * L, Vector<T>{});
+    for (int64_t lane = 0; lane < L && block * L + lane < a.filters; lane += kGradientRowsAtOnce<T>) {
+      const int64_t i = block * L + lane;
+      for (int64_t begin = grad.packed ? block : 0; begin < grad.blocks; begin += kColumnChunk) {
+        const int64_t left = grad.blocks - begin;
+        const SlicesOfTile<kCoordinates, T> tile{scratch.slice_a + block * size + lane, scratch.slice_b + begin * size,
+                                                 left < kColumnChunk ? left : kColumnChunk, a.coordinates};
+        add_gradients(tile, grad.row(i) + begin * L, grad.width(i), term, scratch.of_rows + lane * gradient_size,
+                      scratch.of_b + begin * gradient_size);
+      }
     }
-    for (int64_t begin = grad.packed ? (i + 1) / L * L : 0; begin < b.filters; begin += kColumnChunk * L) {
-      V g[2][kColumnChunk] = {};
-      const int64_t left = (b.filters - begin + L - 1) / L, columns = left < kColumnChunk ? left : kColumnChunk;
-      for (int r = 0; r < 2 && i + r < a.filters; ++r)
-        for (int64_t c = 0; c < columns; ++c) g[r][c] = gradient_of_pairs(a, b, grad, i + r, begin + c * L);
-      add_gradients<kCoordinates>(x, scratch.slice_b + (begin / L) * size, columns, a.coordinates, g, term, of_rows,
-                                  scratch.of_b + (begin / L) * gradient_size);
-    }
-    for (int r = 0; r < 2 && i + r < a.filters; ++r) {
-      T* of_i = scratch.of_a + ((i + r) / L) * gradient_size + (i + r) % L;
-      for (int64_t row = 0; row < a.gradient_rows(); ++row)
-        of_i[row * L] += sum_of_lanes<T>(load(of_rows[r] + row * L));
-    }
+    T* of = scratch.of_a + block * gradient_size;
+    for (int64_t row = 0; row < rows; ++row)
+      store(of + row * L, load(of + row * L) + sums_of_lanes<L>(scratch.of_rows + row * L, gradient_size));
   }
 }
 

@@ -49,19 +49,31 @@ struct Tile {
   bool triangular;  // only columns > row count: vectors of lanes wholly at or below the diagonal are skipped
 };
 
-// The gradient of Psi over F1: (Na, Nb) for a x b, packed for all pairs.
+// The gradient of Psi, of a x b or of all pairs, in vectors of lanes: a row for each filter of a, padded to lanes, with a
+// number for each filter of b, and of all pairs only from the vector on that holds the filter of a. 0 where there is no
+// pair, NaN where one of it is not finite.
 template <class T>
 struct PairGradient {
-  const T* grad;
+  T* grad;
   bool packed;
+  int64_t lanes, blocks;  // the vectors of b
+
+  // How many numbers filter i has; the next filter of its vector has as many.
+  CKRM_MEMBER int64_t width(int64_t i) const { return (packed ? blocks - i / lanes : blocks) * lanes; }
+  // With filter j of b: row(i)[j].
+  CKRM_MEMBER T* row(int64_t i) const {
+    if (!packed) return grad + i * blocks * lanes;
+    const int64_t block = i / lanes, before = block * blocks - block * (block - 1) / 2;
+    return grad + before * lanes * lanes + (i % lanes) * width(i) - block * lanes;
+  }
 };
 
 // Room for one slice of both banks, prepared, blocks * rows() * lanes numbers each, and for its gradient, blocks *
-// gradient_rows() * lanes, of_row 2 * gradient_rows() * lanes. The same arrays twice where a is b; of_a and of_b begin
-// as zeros.
+// gradient_rows() * lanes, of_rows lanes * gradient_rows() * lanes. The same arrays twice where a is b; of_a and of_b
+// begin as zeros.
 template <class T>
 struct SliceScratch {
-  T *slice_a, *slice_b, *of_a, *of_b, *of_row;
+  T *slice_a, *slice_b, *of_a, *of_b, *of_rows;
 };
 
 template <class T>
@@ -78,9 +90,10 @@ struct Kernels {
   void (*tile)(const Bank<T>& a, const Bank<T>& b, const Tile& tile, int64_t k_begin, int64_t k_end,
                const Scalars<T>& scalars, T* sums, int64_t ld);
 
-  // The gradient of both banks at slice k, for all pairs (i, j), added to scratch.of_a and of_b.
+  // The gradient of both banks at slice k, for the pairs with every vector of filters of a from `part` on, `parts` apart,
+  // added to scratch.of_a and of_b.
   void (*tile_gradient)(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                        const Scalars<T>& scalars, const SliceScratch<T>& scratch);
+                        const Scalars<T>& scalars, int64_t part, int64_t parts, const SliceScratch<T>& scratch);
 
   // Psi of the listed pairs (slices in lanes).
   void (*listed)(const Bank<T>& bank, const int64_t* pairs, int64_t count, const Scalars<T>& scalars, T* out);

@@ -1,6 +1,7 @@
 // AVX2 and FMA: x86-64 since 2013.
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #if defined(__x86_64__)
 #if defined(__clang__)

@@ -1,6 +1,7 @@
 // AVX-512 as in Skylake servers and Zen 4.
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #if defined(__x86_64__)
 #if defined(__clang__)

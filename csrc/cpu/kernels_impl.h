@@ -27,14 +27,17 @@ void tile(const Bank<T>& a, const Bank<T>& b, const Tile& t, int64_t k_begin, in
 
 template <class T>
 void tile_gradient(const Bank<T>& a, const Bank<T>& b, int64_t k, const PairGradient<T>& grad,
-                   const Scalars<T>& scalars, const SliceScratch<T>& scratch) {
+                   const Scalars<T>& scalars, int64_t part, int64_t parts, const SliceScratch<T>& scratch) {
   if (a.coordinates == 0)
-    with_term<true>(scalars, [&](const auto& term) { slice_gradient_of<0>(a, b, k, grad, term, scratch); });
+    with_term<true>(scalars,
+                    [&](const auto& term) { slice_gradient_of<0>(a, b, k, grad, term, part, parts, scratch); });
   else if (a.coordinates == 8)
-    with_term<false>(scalars, [&](const auto& term) { slice_gradient_of<8>(a, b, k, grad, term, scratch); });
-  else
     with_term<false>(scalars,
-                     [&](const auto& term) { slice_gradient_of<kAnyCoordinates>(a, b, k, grad, term, scratch); });
+                     [&](const auto& term) { slice_gradient_of<8>(a, b, k, grad, term, part, parts, scratch); });
+  else
+    with_term<false>(scalars, [&](const auto& term) {
+      slice_gradient_of<kAnyCoordinates>(a, b, k, grad, term, part, parts, scratch);
+    });
 }
 
 template <class T>

@@ -51,18 +51,13 @@ constexpr int64_t kLanes = CKRM_VECTOR_BYTES / sizeof(T);
 constexpr int64_t kAnyCoordinates = -1;
 constexpr int kTileRows = 4;         // filters and vectors of filters whose covariances stay in registers
 constexpr int64_t kSliceChunk = 8;   // slices of a tile that stay in the first-level cache
-constexpr int64_t kColumnChunk = 8;  // vectors of filters that a row's gradient visits at once
+constexpr int64_t kColumnChunk = 4;  // vectors of filters, and
+template <class T>
+constexpr int kGradientRowsAtOnce = kLanes<T> < 8 ? kLanes<T> : 8;  // filters, of a tile of the gradient
 
 template <class T>
 CKRM_INLINE Vector<T> load(const T* p) {
   return *reinterpret_cast<const Vector<T>*>(p);
-}
-
-template <class T>
-CKRM_INLINE Vector<T> load_unaligned(const T* p) {
-  Vector<T> v;
-  __builtin_memcpy(&v, p, sizeof(v));
-  return v;
 }
 
 template <class T>
@@ -75,6 +70,31 @@ CKRM_INLINE T sum_of_lanes(Vector<T> v) {
   T sum = 0;
   for (int64_t lane = 0; lane < kLanes<T>; ++lane) sum += v[lane];
   return sum;
+}
+
+// Lane l: the sum of lanes l and l ^ kStep, of a where l has not the bit kStep, of b where it has.
+template <int kStep, class V, int... l>
+CKRM_INLINE V sums_of_pairs(V a, V b, std::integer_sequence<int, l...>) {
+  constexpr int L = sizeof...(l);
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (l & kStep ? L : 0) + (l & ~kStep)...) +
+         __builtin_shufflevector(a, b, (l & kStep ? L : 0) + (l | kStep)...);
+#else
+  return __builtin_shuffle(a, b, Bits<V>{(l & kStep ? L : 0) + (l & ~kStep)...}) +
+         __builtin_shuffle(a, b, Bits<V>{(l & kStep ? L : 0) + (l | kStep)...});
+#endif
+}
+
+// Lane l: the sum of the lanes of vector l of kVectors, step apart.
+template <int kVectors, class T>
+CKRM_INLINE Vector<T> sums_of_lanes(const T* vectors, int64_t step) {
+  if constexpr (kVectors == 1) {
+    return load(vectors);
+  } else {
+    constexpr int kHalf = kVectors / 2;
+    return sums_of_pairs<kHalf>(sums_of_lanes<kHalf>(vectors, step), sums_of_lanes<kHalf>(vectors + kHalf * step, step),
+                                std::make_integer_sequence<int, kLanes<T>>{});
+  }
 }
 
 // The moments of a vector of lanes, and those of one lane for every lane.
