@@ -16,7 +16,7 @@ from pathlib import Path
 # The oldest torch whose stable ABI the libraries use (2.11), as torch/headeronly/version.h encodes it.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 # The GPUs to compile for where there is none to ask; newer ones run what is compiled for the newest.
-ARCHITECTURES = ("8.0", "9.0", "10.0")
+ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ struct CosineScalars {
 
   static constexpr int kParameters = 0;
   static constexpr double scale = 1;
-  // Of |x|^2 / K and of its inverse, so that both, and products of two, are normal numbers. A GPU, which has no second
-  // try in float64, takes what leaves normal numbers of them; they may have lost digits.
+  // Of |x|^2 / K and of its inverse, so that both, and products of two, are normal numbers. On a GPU, which has no
+  // second try in float64, so that both are: the smallest slices lose digits.
   static constexpr double largest_size = sizeof(T) == sizeof(double) ? 0x1p500 : kForGpu ? 0x1p126 : 0x1p60;
 
   static CosineScalars of(const double*, bool is_signed, bool) { return {is_signed}; }

@@ -10,6 +10,8 @@
 //   Factors<V> factors(a, b, covariance)   what the gradient needs
 //   TermGradient<V> gradient(g, a, b, factors)
 //
+// The similarity is the same with its slices in either order.
+//
 // A third similarity: its header, and its lines in similarities.h.
 #pragma once
 
@@ -18,7 +20,7 @@
 namespace ckrm {
 
 // What a pair needs to know of a slice beside its coordinates: its mean, its standard deviation, and two numbers that
-// the similarity makes of them (own_moments of its scalars).
+// the similarity makes of them (own_moments of its scalars). Of slices of one number a GPU has mu and first alone.
 template <class V>
 struct Moments {
   V mu, first, sigma, second;

@@ -8,14 +8,19 @@ import torch
 
 import ckrm_kernels
 
-CASES = [((67, 19, 3, 3), 1e-4), ((5, 3, 1), 1e-4), ((6, 2, 7, 7), 1e-4), ((9, 5, 3, 3), 0.0)]
+SHAPES = [(67, 19, 3, 3), (5, 3, 1), (6, 2, 7, 7), (9, 5, 3, 3)]
+CASES = [(shape, {}) for shape in SHAPES] + [
+    (SHAPES[3], {"eps": 0.0}),
+    (SHAPES[0], {"signed": True}),
+    *((shape, {"similarity": "cosine"}) for shape in SHAPES[:2]),
+]
 
 
 def main(backend: str) -> None:
     torch.manual_seed(0)
-    for shape, eps in CASES:
+    for shape, of_case in CASES:
         w = (torch.randn(shape, device="cuda") * 0.1).requires_grad_()
-        options = {"eps": eps, "backend": backend}
+        options = {**of_case, "backend": backend}
         pairs = torch.tensor([[0, 1], [2, 1], [shape[0] - 1, 0]], device="cuda")
         losses = (
             ckrm_kernels.pairwise_psi(w, **options),

@@ -16,7 +16,13 @@ from ckrm_kernels.ops import by_device as ops
 from ckrm_kernels.similarity import Similarity
 
 SHAPES = [(0, 3, 3, 3), (1, 2, 3), (2, 1, 1), (3, 5, 2, 2), (17, 3, 3, 3), (33, 9, 7, 7), (65, 2, 5), (9, 31, 2, 2, 2)]
-PSI = [(0.1, 1.0, 1.0, 1e-4), (0.0, 2.0, 0.5, 0.0), (1.0, 1.0, 1.0, 1e-12)]
+SIMILARITIES = [
+    Similarity(),
+    Similarity("psi", 0.0, 2.0, 0.5, 0.0),
+    Similarity("psi", 1.0, eps=1e-12, signed=True),
+    Similarity("cosine"),
+    Similarity("cosine", signed=True),
+]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
@@ -27,29 +33,25 @@ def layouts(weight: Tensor) -> list[Tensor]:
     return [weight, weight.transpose(0, 1).contiguous().transpose(0, 1), spread, moved]
 
 
-def check(weight: Tensor, psi: tuple[float, float, float, float]) -> None:
+def check(weight: Tensor, similarity: Similarity) -> None:
     """Values roughly, since |L|^0.1 is steep at 0; tests of exactness are elsewhere, here every byte is watched."""
     filters = weight.shape[0]
     pairs = torch.combinations(torch.arange(filters), 2).flip(1)
-    omega = ops.pairwise_psi(weight, *psi.arguments)
-    torch.testing.assert_close(
-        omega, reference.pairwise_psi(weight, Similarity("psi", *psi)), atol=2e-2, rtol=0, equal_nan=True
-    )
-    torch.testing.assert_close(
-        ops.psi_of_pairs(weight, pairs, *psi.arguments), omega, atol=2e-2, rtol=0, equal_nan=True
-    )
-    square = ops.cross_psi(weight, weight[: filters // 2 + 1], *psi.arguments)
+    omega, expected = ops.pairwise_psi(weight, similarity), reference.pairwise_psi(weight, similarity)
+    torch.testing.assert_close(omega, expected, atol=2e-2, rtol=0, equal_nan=True)
+    listed = ops.psi_of_pairs(weight, pairs, similarity)
+    torch.testing.assert_close(listed, omega, atol=2e-2, rtol=0, equal_nan=True)
+    square = ops.cross_psi(weight, weight[: filters // 2 + 1], similarity)
     assert square.shape == (filters, min(filters, filters // 2 + 1))
     for edges in (0, 1, 50):
-        counts = ops.psi_counts(
-            [weight, weight[:1], weight], torch.linspace(0, 1, edges, dtype=omega.dtype), *psi.arguments
-        )
+        inner = torch.linspace(0, 1, edges, dtype=omega.dtype)
+        counts = ops.psi_counts([weight, weight[:1], weight], inner, similarity)
         assert counts.sum(1).tolist() == [omega.numel(), 0, omega.numel()]
     leaf = weight.clone().requires_grad_()
     for result in (
-        ops.pairwise_psi(leaf, *psi.arguments),
-        ops.psi_of_pairs(leaf, pairs, *psi.arguments),
-        ops.cross_psi(leaf, leaf[:2], *psi.arguments),
+        ops.pairwise_psi(leaf, similarity),
+        ops.psi_of_pairs(leaf, pairs, similarity),
+        ops.cross_psi(leaf, leaf[:2], similarity),
     ):
         assert torch.autograd.grad(result.sum(), leaf)[0].shape == weight.shape
 
@@ -59,16 +61,16 @@ def main(library: str) -> None:
     torch.ops.load_library(library)
     torch.manual_seed(0)
     cases = 0
-    for shape, dtype, psi, threads in itertools.product(SHAPES, DTYPES, PSI, (1, 3)):
+    for shape, dtype, similarity, threads in itertools.product(SHAPES, DTYPES, SIMILARITIES, (1, 3)):
         torch.set_num_threads(threads)
         for weight in layouts((torch.randn(shape) * 0.05).to(dtype)):
-            check(weight, psi)
+            check(weight, similarity)
             cases += 1
     bad = torch.randn(40, 3, 3, 3)
     bad[7, 1, 0, 0], bad[20] = torch.nan, torch.inf
-    check(bad, PSI[0])
+    check(bad, SIMILARITIES[0])
     for wide in (torch.randn(700, 1, 3, 3), torch.randn(300, 20, 3, 3)):  # more than one block, and every thread
-        check(wide * 0.05, PSI[0])
+        check(wide * 0.05, SIMILARITIES[0])
     print(f"{cases + 3} cases clean on {torch.ops.ckrm.cpu_capability()}")
 
 

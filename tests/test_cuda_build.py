@@ -32,6 +32,7 @@ needs_nvcc = pytest.mark.skipif(not NVCC.exists(), reason="there is no CUDA comp
 SOURCES = [path.name for path in CUDA.sources(CSRC)]
 # A kernel's name ends in its template arguments, the last of which is its arithmetic.
 FLOAT32_KERNEL = re.compile(r"_kernel(I|I.*E)fE")
+FLOAT64_PREPARE = re.compile(r"prepare_kernelI.*EdE")
 FLOAT64_CODE = re.compile(r"\b(DADD|DMUL|DFMA|DSETP|DMNMX|MUFU\.\w*64H?)\b|\.F64\b")
 
 
@@ -53,7 +54,7 @@ def compiled(source: str, architecture: str, folder: Path) -> tuple[str, Path]:
 
 @needs_nvcc
 @pytest.mark.parametrize("source", ["backward.cu", *also(*(name for name in SOURCES if name != "backward.cu"))])
-@pytest.mark.parametrize("architecture", ["sm_90", *also("sm_80", "sm_100")])
+@pytest.mark.parametrize("architecture", ["sm_90", *also("sm_80", "sm_100", "sm_120")])
 def test_machine_code(architecture, source, tmp_path):
     """No kernel keeps registers in memory, and none that computes in float32 holds an instruction for float64."""
     report, target = compiled(source, architecture, tmp_path)
@@ -68,7 +69,7 @@ def test_machine_code(architecture, source, tmp_path):
     assert 0 < len(in_float32) < len(kernels)
     assert [name for name, code in in_float32.items() if FLOAT64_CODE.search(code)] == []
     # the search finds what it looks for
-    assert all(FLOAT64_CODE.search(code) for name, code in kernels.items() if "prepare_kernelIdE" in name)
+    assert all(FLOAT64_CODE.search(code) for name, code in kernels.items() if FLOAT64_PREPARE.search(name))
 
 
 def machine_code(target: Path) -> dict[str, str]:
@@ -96,7 +97,7 @@ def _cuobjdump_of_triton() -> str | None:
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ("compute_75 compute_80 compute_90 compute_100 compute_120", "8.0;9.0;10.0+PTX"),
+        ("compute_75 compute_80 compute_90 compute_100 compute_120", "8.0;9.0;10.0;12.0+PTX"),
         ("compute_70 compute_80 compute_90", "8.0;9.0+PTX"),
         ("compute_100 compute_103", "10.0+PTX"),
     ],

@@ -37,10 +37,17 @@ from ckrm_kernels import native
 from ckrm_kernels import ops as operators
 from ckrm_kernels.build_config import TORCH_TARGET_VERSION
 from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.similarity import Similarity
 
 TESTS = Path(__file__).parent
 DEFAULT = Psi()
 EXPONENTS = [(0.1, 1, 1), (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (1, 0.5, 2), (2.5, 2.5, 2.5)]
+SIMILARITIES = {
+    "signed psi": Psi(signed=True),
+    "signed psi, any exponents": Psi(0.5, 2.0, 1.5, signed=True),
+    "cosine": Similarity("cosine"),
+    "signed cosine": Similarity("cosine", signed=True),
+}
 
 DEVICES = [pytest.param("cpu", marks=needs_compiler)] + ["cuda"] * torch.cuda.is_available()
 
@@ -177,6 +184,50 @@ def test_few_filters(ops, filters, tail, dtype):
     check_counts(w, torch.tensor([0.5], dtype=result_dtype(dtype)), DEFAULT, ops=ops)
 
 
+# ---- similarities ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *also(torch.float16, torch.bfloat16)])
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_similarities(ops, name, dtype):
+    for shape in ((17, 9, 3, 3), (6, 3, 1), (5, 9, 2), (5, 2, 45)):
+        check_all(weight(shape, dtype), SIMILARITIES[name], ops=ops)
+    check_all(degenerate_slices(dtype), SIMILARITIES[name], ops=ops)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, *also(2.5)])
+def test_signs_with_other_exponents(ops, alpha):
+    for dtype in (torch.float32, torch.float64):
+        check_all(weight((9, 3, 3, 3), dtype), Psi(alpha, signed=True), ops=ops)
+
+
+def test_a_filter_and_its_negative(ops):
+    w = weight((2, 5, 3, 3))
+    w[1] = -w[0]
+    for psi, least in ((Psi(0.0, eps=1e-12), 1), (Psi(0.0, eps=1e-12, signed=True), -1), (Similarity("cosine"), 1)):
+        torch.testing.assert_close(ops.pairwise_psi(w, *psi.arguments), torch.tensor([float(least)]))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_scales_of_the_cosine(ops, scale):
+    w = weight((9, 3, 3, 3), scale=scale)
+    w[5] /= scale  # beside filters of another scale
+    check_all(w, Similarity("cosine", signed=True), ops=ops)
+
+
+def test_slices_out_of_the_range_of_the_cosine(ops):
+    """In float32 nothing waits to see whether float64 is needed."""
+    w, cosine = torch.randn(4, 2, 3, 3).abs() + 0.1, Similarity("cosine")
+    w[1] *= 1e-21
+    w[3] *= 1e21
+    psi = ops.pairwise_psi(w, *cosine.arguments)
+    assert psi.isnan().tolist() == [False, False, True, False, True, True]
+    assert psi[[0, 3]].eq(0).all()
+    assert ops.pairwise_psi_backward(psi.isfinite().float(), w, *cosine.arguments)[1].isnan().all()
+    assert ops.pairwise_psi_backward(torch.ones(3), w[:3], *cosine.arguments)[1].eq(0).all()
+    check_all(w.double(), cosine, ops=ops)
+
+
 # ---- exponents, eps and scales ---------------------------------------------------------------------------------------
 
 
@@ -230,8 +281,9 @@ def test_degenerate_slices(ops, eps, dtype):
 @pytest.mark.parametrize("eps", [0.0, 1e-12])
 def test_a_constant_slice_has_no_contrast_whatever_its_value(ops, value, eps, dtype):
     w = torch.full((6, 3, 7, 7), value, dtype=dtype) * torch.arange(1, 7, dtype=dtype).view(-1, 1, 1, 1)
-    assert ops.pairwise_psi(w, 0.0, 1.0, 1.0, eps).sub(1).abs().max() < 1e-6
-    assert ops.pairwise_psi_backward(torch.ones(15, dtype=result_dtype(dtype)), w, 0.0, 1.0, 1.0, eps).eq(0).all()
+    psi, grad = Psi(0.0, 1.0, 1.0, eps), torch.ones(15, dtype=result_dtype(dtype))
+    assert ops.pairwise_psi(w, *psi.arguments).sub(1).abs().max() < 1e-6
+    assert ops.pairwise_psi_backward(grad, w, *psi.arguments).eq(0).all()
 
 
 # ---- filters that are not finite, and pairs that are none -----------------------------------------------------------
@@ -242,7 +294,7 @@ def test_a_constant_slice_has_no_contrast_whatever_its_value(ops, value, eps, dt
 @pytest.mark.parametrize("shape", [(20, 3, 3, 3), (20, 33, 1), (5, 9, 2)], ids=str)
 def test_filters_that_are_not_finite_make_exactly_their_pairs_nan(ops, shape, dtype, bad):
     i, j = torch.triu_indices(shape[0], shape[0], 1)
-    for psi in (DEFAULT, Psi(eps=0.0), Psi(0.0, 0.0, 0.0), Psi(0.5, 2.0, 0.5)):
+    for psi in (DEFAULT, Psi(eps=0.0), Psi(0.0, 0.0, 0.0), Psi(0.5, 2.0, 0.5), Similarity("cosine", signed=True)):
         w = weight(shape, dtype)
         w[3].flatten()[-1] = bad
         w[4].flatten()[0] = bad
@@ -269,8 +321,8 @@ def test_filters_out_of_the_range_of_float32_are_nan(ops):
     """The limit grows with the root of eps: here it is 7e5."""
     w = weight((4, 2, 3, 3))
     w[2] *= 1e8
-    assert ops.pairwise_psi(w, *Psi(eps=1e-12)).isnan().tolist() == [False, True, False, True, False, True]
-    assert ops.pairwise_psi(w.double(), *Psi(eps=1e-12)).isfinite().all()
+    assert ops.pairwise_psi(w, *Psi(eps=1e-12).arguments).isnan().tolist() == [False, True, False, True, False, True]
+    assert ops.pairwise_psi(w.double(), *Psi(eps=1e-12).arguments).isfinite().all()
 
 
 def test_pairs_out_of_range_are_nan(ops):
@@ -370,12 +422,15 @@ def test_counts_of_many_banks_compile_as_one_graph(device):
 
 def test_gradients_in_float64(device):
     w, pairs = weight((5, 2, 3, 3), torch.float64).to(device).requires_grad_(), some_pairs(5, 9).to(device)
-    psi = Psi(1.0, 1.0, 2.0, 1e-2)
-    assert torch.autograd.gradcheck(lambda w: operators.cuda.pairwise_psi(w, *psi.arguments), w)
-    assert torch.autograd.gradcheck(
-        lambda a, b: operators.cuda.cross_psi(a, b, *psi.arguments), (w, w.detach()[:3] + 0.1)
-    )
-    assert torch.autograd.gradcheck(lambda w: operators.cuda.psi_of_pairs(w, pairs, *psi.arguments), w)
+    for psi in (
+        Similarity("psi", 1.0, 1.0, 2.0, 1e-2),
+        Similarity("psi", 0.1, eps=1e-2, signed=True),
+        Similarity("cosine"),
+    ):
+        assert torch.autograd.gradcheck(lambda w, psi=psi: operators.cuda.pairwise_psi(w, psi), w)
+        others = w.detach()[:3] + 0.1
+        assert torch.autograd.gradcheck(lambda a, b, psi=psi: operators.cuda.cross_psi(a, b, psi), (w, others))
+        assert torch.autograd.gradcheck(lambda w, psi=psi: operators.cuda.psi_of_pairs(w, pairs, psi), w)
 
 
 @pytest.mark.parametrize(

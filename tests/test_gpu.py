@@ -11,6 +11,7 @@ import torch
 from compare import check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
 from definition import Psi
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 import ckrm_kernels
 from ckrm_kernels import backends, reference
@@ -30,6 +31,12 @@ SHAPES = [
 EXPONENTS = [
     (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (0.1, 0, 1), (0.3, 0.5, 0.5), (0.5, 0.5, 2), (1, 2, 1),
 ]  # fmt: skip
+SIMILARITIES = [
+    Psi(signed=True),
+    Psi(0.5, 2.0, 1.5, signed=True),
+    Similarity("cosine"),
+    Similarity("cosine", signed=True),
+]
 
 
 @pytest.fixture(params=["triton", "cuda"])
@@ -47,8 +54,7 @@ def ops(gpu_backend):
 
     def on_gpu(operator):
         def call(*arguments):
-            moved = [to_gpu(a) if isinstance(a, torch.Tensor) else a for a in arguments]
-            result = operator(*moved)
+            result = operator(*tree_map_only(torch.Tensor, to_gpu, arguments))
             return result.cpu() if isinstance(result, torch.Tensor) else tuple(each.cpu() for each in result)
 
         return call
@@ -78,6 +84,13 @@ def test_shapes(ops, shape, dtype):
 def test_exponents(ops, exponents, positions):
     for dtype in (torch.float32, torch.float64):
         check_all(weight((7, 3, positions), dtype, scale=0.5), Psi(*exponents), ops)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=str)
+def test_similarities(ops, similarity, dtype):
+    for shape in ((67, 90, 3, 3), (130, 7, 1), (33, 5, 5, 5), (65, 70, 2, 2)):
+        check_all(weight(shape, dtype), similarity, ops)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -233,8 +246,17 @@ def test_the_cpu_backend_says_what_it_needs():
 # ---- operators -------------------------------------------------------------------------------------------------------
 
 
-def test_gradcheck(gpu_backend):
-    options = {"alpha": 0.7, "beta": 1.3, "gamma": 2.0, "eps": 1e-2, "backend": gpu_backend}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 0.7, "beta": 1.3, "gamma": 2.0, "eps": 1e-2},
+        {"alpha": 0.7, "eps": 1e-2, "signed": True},
+        {"similarity": "cosine"},
+    ],
+    ids=str,
+)
+def test_gradcheck(gpu_backend, options):
+    options = {**options, "backend": gpu_backend}
     w = (torch.randn(5, 3, 3, dtype=torch.float64, device=GPU) * 0.5 + 0.3).requires_grad_()
     pairs = some_pairs(5, 6).to(GPU)
     assert torch.autograd.gradcheck(lambda x: ckrm_kernels.pairwise_psi(x, **options), w)

@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Bank<T> a, Ba
   square[at] = value;
 }
 
-// What one filter's slice has gathered: the gradients of its moments, and of the owned coordinates. A similarity of
-// filters is that of the pair in either order: the filter is the first of all its pairs.
+// What one filter's slice has gathered as the first of all its pairs: the gradients of its moments, and of the owned
+// coordinates.
 template <int kCoordinates, class T>
 struct Gathered {
   static constexpr int kMoments = kCoordinates == 0 ? 1 : kGradientRows;

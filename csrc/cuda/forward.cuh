@@ -44,9 +44,13 @@ __device__ __forceinline__ void flush(T (&chunk)[N][N], T (&total)[kTilePairs<T>
     }
 }
 
+// float64 needs more registers than two blocks leave each other.
+template <class T>
+constexpr int kBlocksAtOnce = sizeof(T) == sizeof(float) ? 2 : 1;
+
 // blockIdx: tile, split.
 template <int kCoordinates, class Term, class T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
     tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, Term term, Result<T> result) {
   constexpr int N = kPerThread<T>;
   __shared__ Stage<T, kTile<T>> stage;

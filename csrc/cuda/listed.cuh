@@ -46,9 +46,8 @@ __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to m
   const int64_t i = is_inside ? pairs.filters[2 * p] : 0, j = is_inside ? pairs.filters[2 * p + 1] : 0;
   T sum = 0;
   for (int64_t slice = lane; slice < bank.slices && is_inside; slice += kThreadsPerPair)
-    sum += term.value(
-        term.parts(moments_of<kCoordinates>(bank, i, slice), moments_of<kCoordinates>(bank, j, slice),
-                   covariance_of<kCoordinates>(bank, i, j, slice, term.covariance_start)));
+    sum += term.value(term.parts(moments_of<kCoordinates>(bank, i, slice), moments_of<kCoordinates>(bank, j, slice),
+                                 covariance_of<kCoordinates>(bank, i, j, slice, term.covariance_start)));
   sums[threadIdx.x] = sum;
   __syncthreads();
   if (lane > 0 || !is_pair) return;

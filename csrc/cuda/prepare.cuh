@@ -199,7 +199,7 @@ __device__ __forceinline__ void store_element(void* to, Element element, int64_t
 // From coordinates back to positions: dx = H^T dz + dmu / K, with dz += dsigma z / sigma (0 where sigma is 0).
 // of: as the bank, dz, dmu, dsigma. to: (filters, slices, K), contiguous.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to make room for more blocks
     finish_gradient_kernel(Bank<T> bank, const T* of, T scale, void* to, Element element) {
   __shared__ Exchange<T> shared;
   const bool by_filter = bank.layout == Layout::kFiltersInRow;
