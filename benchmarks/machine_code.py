@@ -1,7 +1,8 @@
 """What the Triton kernels' machine code costs, counted without a GPU: `python benchmarks/machine_code.py`.
 
-Compiles every configuration that the package launches for NVIDIA architectures, reads the machine code and predicts
-the time of a term (one psi of two slices) from the instructions of the innermost loop that holds it.
+Compiles every configuration that the package launches, for NVIDIA's architectures and one of AMD's. Of NVIDIA's it
+reads the machine code and predicts the time of a term (the similarity of two slices) from the instructions of the
+innermost loop that holds it.
 
 The cost model, in cycles of one of a multiprocessor's four schedulers, for an instruction of a warp (32 terms):
 special functions (MUFU) and conversions 8, integer and logic 2, the FMA pipe 1 (what is wide there 2: an integer
@@ -30,15 +31,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import torch
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ckrm_kernels.kernels import gradient, listed, prepare, tiles
+from ckrm_kernels.kernels import elementary, gradient, listed, prepare, tiles
 from ckrm_kernels.kernels.arithmetic import Arithmetic
 from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, slices_at_once
 from ckrm_kernels.similarity import Similarity
 
-ARCHITECTURES = (80, 90, 100)
+Architecture = int | str  # NVIDIA's by the number of their capability, AMD's by their names
+ARCHITECTURES: tuple[Architecture, ...] = (80, 90, 100, 120, "gfx942")
 _CPU = torch.device("cpu")
 
 # Types of the kernels' arguments by name; what is not here is an integer (a size or a stride).
@@ -94,7 +97,7 @@ class Count:
     """What one kernel's machine code holds. cycles: predicted, for 32 terms; 0 where it has no such loop."""
 
     name: str
-    architecture: int
+    architecture: Architecture
     registers: int
     shared: int
     spilled: int
@@ -212,11 +215,15 @@ def _with_constants(job: Job, **constants: int) -> Job:
     return replace(job, constants={**job.constants, **constants})
 
 
-def count(job: Job, architecture: int) -> Count:
+def count(job: Job, architecture: Architecture) -> Count:
     """Compiles one kernel for one architecture and counts its instructions."""
-    compiled = triton.compile(
-        _source(job), target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4, **LAUNCH, **job.options}
-    )
+    options = {"num_warps": 4, **LAUNCH, **job.options}
+    if isinstance(architecture, str):
+        options.pop("maxnreg", None)  # NVIDIA's alone
+        return _count_of_amd(
+            job, architecture, triton.compile(_source(job), GPUTarget("hip", architecture, 64), options)
+        )
+    compiled = triton.compile(_source(job), GPUTarget("cuda", architecture, 32), options)
     code, usage = disassembled(compiled.asm["cubin"])
     loop = hot_loop(code) if job.terms else None
     per_term = {kind: number / (job.terms * 32) for kind, number in kinds(loop).items()} if loop else {}
@@ -229,6 +236,25 @@ def count(job: Job, architecture: int) -> Count:
         doubles=sum(_kind(one.name) == "double" or ".F64" in one.text.split()[0] for one in code),
         cycles=cycles(per_term) if per_term else 0.0,
         per_term=per_term,
+    )
+
+
+def _count_of_amd(job: Job, architecture: str, compiled: Any) -> Count:
+    """By the compiler's own numbers: there is no model of what a term costs."""
+    code = compiled.asm["amdgcn"]
+
+    def number(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", code)[1])
+
+    return Count(
+        name=job.name,
+        architecture=architecture,
+        registers=number("vgpr_count"),
+        shared=compiled.metadata.shared,
+        spilled=number("vgpr_spill_count") + number("private_segment_fixed_size"),
+        doubles=len(re.findall(r"^\s+v_\w+_f64", code, re.MULTILINE)),
+        cycles=0.0,
+        per_term={},
     )
 
 
@@ -345,21 +371,34 @@ def cycles(per_term: dict[str, float]) -> float:
     return max(sum(n.values()), 8 * n["special"], 2 * n["logic"], n["fma"] + 2 * n["wide"])
 
 
-def counts(names: str = "", architectures: tuple[int, ...] = ARCHITECTURES, workers: int = 1) -> list[Count]:
+def counts(names: str = "", architectures: tuple[Architecture, ...] = ARCHITECTURES, workers: int = 1) -> list[Count]:
     """The counts of all jobs whose name contains `names`, on all architectures."""
+    makers = [tuple(each for each in architectures if isinstance(each, kind)) for kind in (int, str)]
+    return [count for maker in makers for count in _counts_of_maker(names, maker, workers)]
+
+
+def _counts_of_maker(names: str, architectures: tuple[Architecture, ...], workers: int) -> list[Count]:
+    """Of one maker's architectures: in processes of their own, since Triton takes no constant that changes."""
     chosen = [(job.name, architecture) for job in jobs() if names in job.name for architecture in architectures]
-    with ProcessPoolExecutor(workers) as pool:
+    if not chosen:
+        return []
+    with ProcessPoolExecutor(workers, initializer=_set_constants, initargs=(architectures[0],)) as pool:
         return list(pool.map(_count_of_name, *zip(*chosen, strict=True)))
 
 
-def _count_of_name(name: str, architecture: int) -> Count:
+def _set_constants(architecture: Architecture) -> None:
+    """As they are where torch is made for this maker's GPUs."""
+    elementary.APPROXIMATE = tl.constexpr(isinstance(architecture, int))
+
+
+def _count_of_name(name: str, architecture: Architecture) -> Count:
     """A device function, which a job holds, can't be sent to another process."""
     return count(next(job for job in jobs() if job.name == name), architecture)
 
 
 def table(rows: list[Count]) -> str:
     """One line a kernel and architecture."""
-    lines = ["| kernel | sm | registers | shared | spilled | cycles | special | logic | FMA | memory | tensor |",
+    lines = ["| kernel | for | registers | shared | spilled | cycles | special | logic | FMA | memory | tensor |",
              "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
     for row in rows:
         parts = [f"{32 * row.per_term.get(kind, 0):.1f}" for kind in ("special", "logic", "fma", "memory", "tensor")]
@@ -372,8 +411,11 @@ def table(rows: list[Count]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="a part of the kernels' names")
-    parser.add_argument("--architecture", type=int, action="append", help=f"of {ARCHITECTURES}; all by default")
+    parser.add_argument(
+        "--architecture", action="append", choices=[str(each) for each in ARCHITECTURES], help="all by default"
+    )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     arguments = parser.parse_args()
-    found = counts(arguments.only, tuple(arguments.architecture or ARCHITECTURES), len(os.sched_getaffinity(0)))
+    chosen = tuple(each for each in ARCHITECTURES if str(each) in (arguments.architecture or ()))
+    found = counts(arguments.only, chosen or ARCHITECTURES, len(os.sched_getaffinity(0)))
     print(json.dumps([asdict(row) for row in found]) if arguments.json else table(found))

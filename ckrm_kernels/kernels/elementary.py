@@ -42,7 +42,7 @@ def log2_abs(x):
     """log2 |x|"""
     if APPROXIMATE and x.dtype == tl.float32:
         return tl.inline_asm_elementwise(
-            "{.reg .f32 t; abs.ftz.f32 t, $1; lg2.approx.ftz.f32 $0, t;}",
+            "{.reg .f32 t; abs.f32 t, $1; lg2.approx.ftz.f32 $0, t;}",
             "=f,f",
             [x],
             tl.float32,
@@ -76,7 +76,7 @@ def times_abs(x, y):
     """x |y|"""
     if APPROXIMATE and x.dtype == tl.float32:
         return tl.inline_asm_elementwise(
-            "{.reg .f32 t; abs.ftz.f32 t, $2; mul.ftz.f32 $0, $1, t;}",
+            "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}",
             "=f,f,f",
             [x, y],
             tl.float32,

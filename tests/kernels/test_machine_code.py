@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to for NVIDIA architectures, counted without a GPU (benchmarks/machine_code.py)."""
+"""What the Triton kernels compile to for GPUs that are not here (benchmarks/machine_code.py)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def printed(arguments, **variables):
     return json.loads(run.stdout)
 
 
-@pytest.fixture(scope="module", params=[90, *also(80, 100)])
+@pytest.fixture(scope="module", params=[90, *also(80, 100, 120, "gfx942")])
 def architecture(request):
     return request.param
 

@@ -21,6 +21,7 @@ from compare import (
     check_cross,
     check_pairs,
     check_pairwise,
+    degenerate_slices,
     mixed_banks,
     some_pairs,
     weight,
@@ -34,7 +35,7 @@ from ckrm_kernels import native, reference
 from ckrm_kernels.ops import result_dtype
 
 kernels = pytest.importorskip("ckrm_kernels.kernels", reason="Triton is not installed")
-from ckrm_kernels.kernels import plan, tables, term  # noqa: E402
+from ckrm_kernels.kernels import elementary, plan, tables  # noqa: E402
 from ckrm_kernels.kernels.arithmetic import Arithmetic  # noqa: E402
 from ckrm_kernels.kernels.configurations import TABLE  # noqa: E402
 from ckrm_kernels.similarity import Similarity  # noqa: E402
@@ -140,24 +141,116 @@ def test_gradients_of_any_stride(step):
     check_cross(w, w[:3], DEFAULT, torch.randn(3, 7).T, ops=ops)
 
 
+# ---- other similarities ----------------------------------------------------------------------------------------------
+
+SIGNED, COSINE, SIGNED_COSINE = Psi(signed=True), Similarity("cosine"), Similarity("cosine", signed=True)
+OTHERS = [SIGNED, COSINE, SIGNED_COSINE]
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (7, 3, 3, 3), *also((5, 33, 1), (67, 18, 3, 3), (5, 2, 5, 5))], ids=str)
+@pytest.mark.parametrize("similarity", OTHERS, ids=lambda similarity: str(similarity.arguments))
+def test_shapes_of_other_similarities(similarity, shape):
+    check_all(weight(shape), similarity, ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *also(torch.float16, torch.bfloat16)])
+@pytest.mark.parametrize("similarity", [SIGNED_COSINE, *also(SIGNED, COSINE)], ids=lambda one: str(one.arguments))
+def test_dtypes_of_other_similarities(similarity, dtype):
+    check_all(weight((6, 2, 5), dtype), similarity, ops)
+
+
+@pytest.mark.parametrize("exponents", [(0.3, 0.5, 0.5), (0, 1, 1), (0.1, 2, 0), *also((0, 0, 0), (1, 2, 2.5))], ids=str)
+def test_exponents_of_signed_psi(exponents):
+    check_pairwise(weight((7, 2, 4), scale=0.5), Psi(*exponents, signed=True), ops=ops)
+
+
+@pytest.mark.parametrize("positions", [25, *also(49)])
+@pytest.mark.parametrize("similarity", OTHERS, ids=lambda similarity: str(similarity.arguments))
+def test_large_kernels_of_other_similarities(similarity, positions):
+    check_pairwise(weight((5, 2, positions)), similarity, ops=ops)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("similarity", [*OTHERS, Psi(eps=0, signed=True)], ids=lambda one: str(one.arguments))
+def test_degenerate_slices(similarity, dtype):
+    check_all(degenerate_slices(dtype), similarity, ops)
+
+
+@pytest.mark.parametrize("similarity", OTHERS, ids=lambda similarity: str(similarity.arguments))
+def test_counts_of_many_banks_of_other_similarities(similarity):
+    edges = torch.tensor([-0.3, 0.1, 0.3])
+    check_counts_of_banks(
+        [b for b in mixed_banks(torch.float32) if len(b) < 10 and b[0].numel() < 40], edges, similarity, ops
+    )
+
+
+def test_a_negative_twin_has_minus_its_own_similarity():
+    w = weight((4, 3, 3, 3))
+    for similarity in (Psi(0, eps=1e-12, signed=True), SIGNED_COSINE):
+        twins = ops.cross_psi(w, -w, *similarity.arguments).diagonal()
+        assert torch.allclose(twins, torch.tensor(-1.0), atol=1e-5)
+
+
+def test_a_cosine_with_a_zero_slice_is_zero_and_gets_no_gradient():
+    w = weight((4, 1, 3, 3))
+    w[1] = 0
+    pairs = torch.tensor([[0, 1], [1, 2]])
+    for similarity in (COSINE, SIGNED_COSINE):
+        assert not ops.psi_of_pairs(w, pairs, *similarity.arguments).any()
+        assert not ops.psi_of_pairs_backward(torch.ones(2), w, pairs, *similarity.arguments).any()
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e14])
+def test_a_cosine_of_small_and_of_large_numbers(scale):
+    check_pairwise(weight((5, 2, 3, 3), scale=scale), COSINE, ops=ops)
+
+
+def test_what_a_cosine_takes_for_zero_and_for_not_finite():
+    w = weight((4, 1, 3, 3))
+    w[1] *= 1e-21
+    w[2] *= 1e21
+    psi = ops.pairwise_psi(w, *COSINE.arguments)
+    assert torch.equal(psi.isnan(), (all_pairs(4) == 2).any(1))
+    assert not psi[[0, 4]].any()  # (0, 1) and (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "message"),
+    [
+        (("tiles", False, []), "there is no similarity tiles"),
+        (("cosine", False, [0.1]), "cosine takes 0 parameters, got 1"),
+        (("psi", True, [0.1, 1.0, 1.0]), "psi takes 4 parameters, got 3"),
+    ],
+)
+def test_similarities_that_there_are_not(similarity, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.pairwise_psi(weight((4, 3, 3)), *similarity)
+
+
 # ---- numbers that are not ordinary -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("exponents", [(0.1, 1, 1), *also((0, 1, 1), (0, 0, 0), (0.1, 0, 0), (0, 0, 2))], ids=str)
+POISONED = [
+    DEFAULT, *OTHERS,
+    *also(Psi(0, 1, 1), Psi(0, 0, 0), Psi(0.1, 0, 0), Psi(0, 0, 2), Psi(0, 0, 0, signed=True)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("similarity", POISONED, ids=lambda similarity: str(similarity.arguments))
 @pytest.mark.parametrize("shape", [(66, 3, 3, 3), (5, 3, 1)], ids=str)
 @pytest.mark.parametrize("value", [math.nan, math.inf, *also(-math.inf)])
-def test_a_filter_that_is_not_finite_spoils_its_pairs_alone(shape, value, exponents):
+def test_a_filter_that_is_not_finite_spoils_its_pairs_alone(shape, value, similarity):
     w = weight(shape)
-    whole = ops.pairwise_psi(w, *Psi(*exponents))
+    whole = ops.pairwise_psi(w, *similarity.arguments)
     w[3].view(-1)[1] = value
     spoilt = (all_pairs(shape[0]) == 3).any(1)
-    psi = ops.pairwise_psi(w, *Psi(*exponents))
+    psi = ops.pairwise_psi(w, *similarity.arguments)
     assert torch.equal(psi.isnan(), spoilt)
     assert torch.equal(psi[~spoilt], whole[~spoilt])
-    counts = ops.psi_counts([w], torch.tensor([0.5]), *Psi(*exponents))
+    counts = ops.psi_counts([w], torch.tensor([0.5]), *similarity.arguments)
     assert counts[0, -1] == spoilt.sum()
     pairs = torch.tensor([[0, 3], [0, 1]])
-    assert ops.psi_of_pairs(w, pairs, *Psi(*exponents)).isnan().tolist() == [True, False]
+    assert ops.psi_of_pairs(w, pairs, *similarity.arguments).isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("eps", [1e-4, 1e-12])
@@ -165,7 +258,7 @@ def test_dead_filters_repeat_each_other(eps):
     w = weight((6, 3, 3, 3))
     w[1], w[4] = 0, 0
     check_all(w, Psi(eps=eps), ops)
-    assert ops.psi_of_pairs(w, torch.tensor([[1, 4]]), *Psi(eps=eps)).item() == pytest.approx(1, abs=1e-6)
+    assert ops.psi_of_pairs(w, torch.tensor([[1, 4]]), *Psi(eps=eps).arguments).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_a_mean_far_above_the_deviations_costs_no_digits():
@@ -484,13 +577,13 @@ def test_why_the_kernels_can_not_run(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scalars_are_floats_whatever_is_given(dtype):
     """An integer that is 1 would be a constant, which Triton 3.4 can't take in a tuple."""
-    scalars = Arithmetic.of(dtype, 0, 1, 2, 1).of_psi(torch.device("cpu"))["scalars"]
+    scalars = Arithmetic.of(dtype, "psi", False, [0, 1, 2, 1]).of_term(torch.device("cpu"))["scalars"]
     if dtype == torch.float64:
         assert scalars.dtype == torch.float64
-        assert scalars.tolist() == [1, 0, 1, 2, 1]
+        assert scalars.tolist() == [1, 1, 0, 1, 2]
     else:
         assert [type(scalar) for scalar in scalars] == [float] * 5
-        assert scalars == (2.0**-38, 0, 1, 2, 2.0**-19)
+        assert scalars == (2.0**-19, 2.0**-38, 0, 1, 2)
 
 
 def test_pair_lists_of_any_layout():
@@ -500,7 +593,7 @@ def test_pair_lists_of_any_layout():
 
 
 def test_the_interpreter_is_what_runs():
-    assert not term._APPROXIMATE.value
+    assert not elementary.APPROXIMATE.value
 
 
 @pytest.mark.parametrize(
