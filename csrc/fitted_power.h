@@ -89,9 +89,10 @@ inline void fill_tables(double exponent, PowerTables<kBits>& tables) {
   }
   tables.coefficients[0][0] = 1;  // exact at 1, where alike slices are
   for (int digit = 0; digit < Tables::kDigits; ++digit) {
-    const double ratio = std::exp2(exponent * (1 << (kBits * digit)));
-    double entry = digit + 1 < Tables::kDigits ? 1 : std::exp2(-exponent * kBias);
-    for (int i = 0; i < Tables::kEntries; ++i, entry *= ratio) tables.digits[digit][i] = static_cast<float>(entry);
+    // counted from the digit that 1 has, which therefore is exact, too
+    const int shift = kBits * digit, of_one = (kBias >> shift) & (Tables::kEntries - 1);
+    for (int i = 0; i < Tables::kEntries; ++i)
+      tables.digits[digit][i] = static_cast<float>(std::exp2(exponent * ((i - of_one) * (1 << shift))));
   }
   if (Tables::kSmallest > 0) tables.digits[Tables::kDigits - 1][0] = power_of_zero(exponent);
 }

@@ -1,4 +1,4 @@
-"""csrc/lanes.h, power.h, index.h function by function, through a pybind11 module: errors as stated, indices exact."""
+"""lanes.h, power.h, fitted_power.h, index.h of csrc, through a pybind11 module: errors as stated, indices exact."""
 
 from __future__ import annotations
 
@@ -80,40 +80,58 @@ def test_exp2_of_whole_numbers(header, exponent):
     assert float(header.fast_exp2(exponent)) == 2.0**exponent
 
 
-def fitted_bound(exponent: float, exact: np.ndarray) -> np.ndarray:
+POWERS = ["polynomial_power", "power_of_8", "power_of_16"]  # of exponents in [0, 2]
+SLOPES = ["polynomial_power", "slope_of_8", "slope_of_16"]  # of exponents in [-1, 1]
+FITS = [(name, e) for name in POWERS for e in (0.1, 0.5, 0.97, 1e-3, 1.0, 1.5, 2.0)]
+FITS += [(name, e) for name in SLOPES for e in (-0.9, -0.5, -0.999, -1e-3, 0.3)]
+
+
+def fitted_bound(name: str, exponent: float, exact: np.ndarray) -> np.ndarray:
     """The relative error that the header states."""
-    return (1e-6 if exponent > 0 else 6e-6) + 1e-7 * np.abs(np.log2(exact))
+    return (6e-6 if name in SLOPES and exponent < 0 else 1.5e-6) + 1e-7 * np.abs(np.log2(exact))
 
 
-@pytest.mark.parametrize("exponent", [0.1, -0.9, 0.5, -0.5, 0.97, -0.999, 1e-3, -1e-3])
-def test_fitted_power_of_every_mantissa(header, exponent):
-    for binade in (-100, -1, 0, 1):
+@pytest.mark.parametrize(("name", "exponent"), FITS)
+def test_fitted_power_of_every_mantissa(header, name, exponent):
+    for binade in (-100, -1, 0, 1) if name == "polynomial_power" else (-100, -1, 0):
         x = every_mantissa(binade)[::7]
         exact = x.astype(np.float64) ** exponent
-        assert np.all(np.abs(header.fitted_power(x, exponent) - exact) <= fitted_bound(exponent, exact) * exact)
+        error = np.abs(getattr(header, name)(x, exponent) - exact)
+        assert np.all(error <= fitted_bound(name, exponent, exact) * exact + 2.0**-124)
 
 
-@given(x=normal, exponent=st.floats(-1, 1, exclude_min=True, exclude_max=True))
+@pytest.mark.parametrize("name", sorted({*POWERS, *SLOPES}))
+@given(data=st.data())
 @settings(max_examples=300)
-def test_fitted_power_over_the_whole_range(header, x, exponent):
+def test_fitted_power_over_the_whole_range(header, name, data):
+    of_tables = st.floats(2.0**-111, 2, exclude_max=True, width=32)
+    x = data.draw(normal if name == "polynomial_power" else of_tables)
+    exponent = data.draw(st.floats(-1 if name in SLOPES else 0, 2 if name in POWERS else 1))
     exact = np.float64(x) ** exponent
-    assume(2.0**-125 <= exact <= 2.0**126)
-    actual = float(header.fitted_power(np.float32([x]), exponent)[0])
-    assert abs(actual - exact) <= fitted_bound(exponent, exact) * exact
+    assume(exact <= 2.0**126)
+    actual = float(getattr(header, name)(np.float32([x]), exponent)[0])
+    assert abs(actual - exact) <= fitted_bound(name, exponent, exact) * exact + 2.0**-124
 
 
-@given(exponent=st.floats(-1, 1, exclude_min=True, exclude_max=True))
-def test_fitted_power_of_1_is_exact(header, exponent):
+@pytest.mark.parametrize("name", sorted({*POWERS, *SLOPES}))
+@given(exponent=st.floats(-1, 2))
+def test_fitted_power_of_1_is_exact(header, name, exponent):
     """Alike slices have L = 1."""
-    assert header.fitted_power(np.ones(1, np.float32), exponent)[0] == 1
+    assert getattr(header, name)(np.ones(1, np.float32), exponent)[0] == 1
+
+
+@pytest.mark.parametrize("name", sorted({*POWERS, *SLOPES}))
+def test_fitted_power_of_0(header, name):
+    for exponent in (0.1, 2.0, -0.5, 0.0):
+        assert getattr(header, name)(np.zeros(1, np.float32), exponent)[0] == (exponent == 0)
 
 
 def test_powers_of_0_are_0(header):
-    for exponent in (0.1, 0.5, -0.5):
-        assert header.fitted_power(np.zeros(1, np.float32), exponent)[0] == 0
     for exponent in (0.1, 2.5):
-        assert header.float32.positive_power(0.0, exponent) == 0
-        assert header.float64.positive_power(0.0, exponent) == 0
+        for of_type in (header.float32, header.float64):
+            assert of_type.positive_power(0.0, exponent) == 0
+            assert of_type.unit_power(0.0, exponent) == 0
+    assert header.float32.unit_power(0.0, 0.0) == header.float64.unit_power(0.0, 0.0) == 1
 
 
 @given(x=st.floats(2.0**-40, 1, width=32), exponent=st.floats(2.0**-10, 3, width=32))
@@ -123,8 +141,10 @@ def test_positive_power(header, x, exponent):
     exact = np.float64(x) ** np.float64(exponent)
     logarithm = abs(np.float64(exponent) * np.log2(np.float64(x)))
     bound = 2.5e-7 + np.log(2) * logarithm * (1.5e-6 + 2.0**-24)
-    assert abs(float(header.float32.positive_power(x, exponent)) - exact) <= max(1.01 * bound * exact, 2.0**-126)
-    assert float(header.float64.positive_power(x, exponent)) == pytest.approx(float(exact), rel=1e-14)
+    for power in ("positive_power", "unit_power"):
+        actual = float(getattr(header.float32, power)(x, exponent))
+        assert abs(actual - exact) <= max(1.01 * bound * exact, 2.0**-126)
+        assert float(getattr(header.float64, power)(x, exponent)) == pytest.approx(float(exact), rel=1e-14)
 
 
 # mantissas on both sides of where log2 changes its exponent, of 1 and of 2
@@ -135,11 +155,11 @@ doubles = st.floats(0, exclude_min=True, allow_infinity=False) | st.builds(
 EXPONENTS_OF_DOUBLES = [0.1, -0.9, 0.5, -1.0, 1e-6, 2.5, -2.5, 20.0, -1000.0]
 
 
-def assert_power_within_bound(actual: float, x: float, exponent: float) -> None:
-    """The error that the header states, against 40 digits."""
+def assert_power_within_bound(actual: float, x: float, exponent: float, least: int = -1074) -> None:
+    """The error that the header states, 2^least of it absolute, against 40 digits."""
     with mp.workdps(40):
         exact = mpf(float(x)) ** mpf(exponent)
-        allowed = exact * mpf(2) ** -52 * (1 + abs(exponent)) + mpf(2) ** -1074
+        allowed = exact * mpf(2) ** -52 * (1 + abs(exponent)) + mpf(2) ** least
         if np.isinf(actual):
             assert exact + allowed > DOUBLE.max
         else:
@@ -156,6 +176,23 @@ def test_accurate_power_of_any_double(header, x, exponent):
 @settings(max_examples=300)
 def test_normal_power_of_a_normal_double(header, x, exponent):
     assert_power_within_bound(header.normal_power(x, exponent), x, exponent)
+
+
+@given(
+    x=st.floats(0, 2) | st.builds(np.ldexp, st.sampled_from(EDGES), st.integers(-1074, 0)),
+    exponent=st.sampled_from([0.0, 0.1, 0.5, 1.0, 2.5, 1e-6, 1000.0, 1e300]) | st.floats(0, 50),
+)
+@settings(max_examples=300)
+def test_power_of_a_fraction(header, x, exponent):
+    assume(x <= 1 or exponent <= 1000)
+    assert_power_within_bound(header.power_of_fraction(x, exponent), x, exponent, least=-1000)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.1, 1.0, 2.5, 1e300])
+def test_power_of_a_fraction_at_the_ends(header, exponent):
+    assert header.power_of_fraction(0.0, exponent) == (exponent == 0)
+    assert header.power_of_fraction(1.0, exponent) == 1
+    assert np.isnan(header.power_of_fraction(np.nan, exponent))
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 2.0**-63, reason="no longer double to compare with")
