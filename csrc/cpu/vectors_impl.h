@@ -92,6 +92,13 @@ CKRM_INLINE Vector<T> load(const T* p) {
 }
 
 template <class T>
+CKRM_INLINE Vector<T> load_unaligned(const T* p) {
+  Vector<T> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class T>
 CKRM_INLINE void store(T* p, Vector<T> v) {
   *reinterpret_cast<Vector<T>*>(p) = v;
 }
