@@ -186,7 +186,7 @@ def _tile_gradient_job(name: str, row: str, steps: int, similarity: Similarity) 
 def _listed_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
     constants = {**_compiled(arithmetic.of_term(_CPU)), "PAIRS": 8, "SLICES": 16}
-    return Job(name, "listed", "listed_kernel", constants, {}, double=arithmetic.double)
+    return Job(name, "listed", "listed_kernel", constants, ALL_REGISTERS, double=arithmetic.double)
 
 
 def _listed_gradient_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
@@ -304,7 +304,7 @@ def disassembled(cubin: bytes) -> tuple[list[Instruction], str]:
 
 
 def hot_loop(code: list[Instruction]) -> collections.Counter[str]:
-    """The loop with the most special functions: what leads from a jump's target back to the jump.
+    """The loop with the most arithmetic: what leads from a jump's target back to the jump.
 
     Found along the jumps, not between addresses: the compiler puts waiting for memory, and a copy of the last turn,
     behind the loop.
@@ -317,7 +317,7 @@ def hot_loop(code: list[Instruction]) -> collections.Counter[str]:
         before[target].append(at)
     loops = [_reached(target, after) & _reached(at, before) for at, target in jumps if target <= at]
     counters = [collections.Counter(names[at] for at in loop) for loop in loops]
-    return max(counters, key=lambda loop: sum(n for op, n in loop.items() if _kind(op) == "special"))
+    return max(counters, key=lambda loop: sum(n for op, n in loop.items() if _kind(op) in ("special", "fma", "wide")))
 
 
 def _successors(code: list[Instruction], place: int) -> list[int]:

@@ -72,17 +72,16 @@ def reciprocal(x):
 
 
 @triton.jit
-def times_abs(x, y):
-    """x |y|"""
+def times(x, y, SIGNED: tl.constexpr):
+    """x y, or x |y| unless SIGNED; in assembly, too, where it could do without: ptxas then takes fewer registers."""
     if APPROXIMATE and x.dtype == tl.float32:
-        return tl.inline_asm_elementwise(
-            "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}",
-            "=f,f,f",
-            [x, y],
-            tl.float32,
-            is_pure=True,
-            pack=1,
-        )
+        if SIGNED:
+            code: tl.constexpr = "mul.ftz.f32 $0, $1, $2;"
+        else:
+            code: tl.constexpr = "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}"
+        return tl.inline_asm_elementwise(code, "=f,f,f", [x, y], tl.float32, is_pure=True, pack=1)
+    elif SIGNED:
+        return x * y
     else:
         return x * tl.abs(y)
 
@@ -125,6 +124,26 @@ def power(x, exponent, KIND: tl.constexpr):
         return tl.abs(x)
     else:
         return exp2(exponent * log2_abs(x))
+
+
+@triton.jit
+def product_of_powers(x, y, z, a, b, c):
+    """|x|^a |y|^b |z|^c, by one power of 2. In one piece of assembly: ptxas spills what it puts together itself."""
+    if APPROXIMATE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            """{.reg .f32 t, sum;
+            abs.f32 t, $1; lg2.approx.ftz.f32 t, t; mul.ftz.f32 sum, $4, t;
+            abs.f32 t, $2; lg2.approx.ftz.f32 t, t; fma.rn.ftz.f32 sum, $5, t, sum;
+            abs.f32 t, $3; lg2.approx.ftz.f32 t, t; fma.rn.ftz.f32 sum, $6, t, sum;
+            ex2.approx.ftz.f32 $0, sum;}""",
+            "=f,f,f,f,f,f,f",
+            [x, y, z, a, b, c],
+            tl.float32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        return exp2(a * log2_abs(x) + b * log2_abs(y) + c * log2_abs(z))
 
 
 @triton.jit

@@ -75,6 +75,7 @@ def launch_listed(bank: Prepared, pairs: Tensor, out: Tensor) -> None:
         **bank.arithmetic.of_term(bank.device),
         PAIRS=pairs_per_program,
         SLICES=16,
+        **ALL_REGISTERS,
         **LAUNCH,
     )
 

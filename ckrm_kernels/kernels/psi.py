@@ -27,15 +27,14 @@ import triton.language as tl
 
 from ckrm_kernels.kernels.arithmetic import Compiled
 from ckrm_kernels.kernels.elementary import (
-    exp2,
     inverse_or_zero,
-    log2_abs,
     power,
+    product_of_powers,
     ratio_or_one,
     reciprocal,
     slope,
     slope_and_power,
-    times_abs,
+    times,
     with_sign_of,
 )
 
@@ -103,48 +102,27 @@ def term(row, column, cov, constants, KINDS: tl.constexpr):
         denominator_cs = (half_var_i + half_var_j) * denominator_s
         numerator_c = denominator_s - eps * 0.5
         if LUMINANCE == 0:
-            return _times_structure(numerator_c * reciprocal(denominator_cs), cov, SIGNED)
+            return times(numerator_c * reciprocal(denominator_cs), cov, SIGNED)
         else:
             half_mu2 = half_mu2_i + half_mu2_j
             r = reciprocal(half_mu2 * denominator_cs)
             luminance = (mu_i * mu_j + eps * 0.5) * (denominator_cs * r)
             of_luminance = power(luminance, alpha, LUMINANCE)
-            return of_luminance * _times_structure(numerator_c * (half_mu2 * r), cov, SIGNED)
+            return of_luminance * times(numerator_c * (half_mu2 * r), cov, SIGNED)
     else:
         luminance, contrast, structure, _, _, _ = _factors(row, column, cov, eps)
-        value = (mu_i + mu_j) * 0.0 + 1.0 if LUMINANCE == 0 and CONTRAST == 0 and STRUCTURE == 0 else 1.0
-        value = value * _plain(luminance, LUMINANCE) * (_plain(contrast, CONTRAST) * _plain(structure, STRUCTURE))
-        if LUMINANCE == 2 or CONTRAST == 2 or STRUCTURE == 2:
-            # one power of 2 for all: a sum of logarithms costs less than a product of powers
-            logarithm = _logarithm(luminance, alpha, LUMINANCE)
-            if STRUCTURE == 3:
-                logarithm += beta * log2_abs(contrast * structure)
-            else:
-                logarithm += _logarithm(contrast, beta, CONTRAST) + _logarithm(structure, gamma, STRUCTURE)
-            value = value * exp2(logarithm)
+        if LUMINANCE == 0 and CONTRAST == 0 and STRUCTURE == 0:
+            value = (mu_i + mu_j) * 0.0 + 1.0
+        elif LUMINANCE == 2 and CONTRAST == 2 and STRUCTURE >= 2:
+            value = product_of_powers(luminance, contrast, structure, alpha, beta, gamma)
+        elif STRUCTURE == 3:
+            value = power(luminance, alpha, LUMINANCE) * power(contrast * structure, beta, CONTRAST)
+        else:
+            of_others = power(contrast, beta, CONTRAST) * power(structure, gamma, STRUCTURE)
+            value = power(luminance, alpha, LUMINANCE) * of_others
         if SIGNED:
             value = with_sign_of(value, structure)
         return value
-
-
-@triton.jit
-def _plain(x, KIND: tl.constexpr):
-    """|x| as a factor, 1 where it is none or a power."""
-    return tl.abs(x) if KIND == 1 else 1.0
-
-
-@triton.jit
-def _logarithm(x, exponent, KIND: tl.constexpr):
-    """That of |x|^exponent to base 2; 0 where it is no power."""
-    return exponent * log2_abs(x) if KIND == 2 else 0.0
-
-
-@triton.jit
-def _times_structure(x, structure, SIGNED: tl.constexpr):
-    if SIGNED:
-        return x * structure
-    else:
-        return times_abs(x, structure)
 
 
 @triton.jit

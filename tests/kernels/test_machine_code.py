@@ -55,19 +55,34 @@ def test_float64_kernels_hold_float64_instructions(counts):
 @pytest.mark.parametrize("name", ["tile, K = 9", "tile, K = 1"])
 def test_a_term_costs_at_most_26_cycles(counts, name):
     """24 are its three special functions."""
+    if not counts[name]["cycles"]:
+        pytest.skip("there is no model of what a term costs")
     assert 24 <= counts[name]["cycles"] <= 26
     assert 32 * counts[name]["per_term"]["special"] == pytest.approx(3, abs=0.05)
 
 
 def test_forward_and_backward_cost_at_most_5_times_forward(counts, architecture):
     """The gradient visits every pair in both orders."""
-    if architecture == 80:
-        pytest.skip("5.1 times there")
+    if architecture == "gfx942":
+        pytest.skip("there is no model of what a term costs")
     forward, backward = (counts[f"{kernel}, K = 9"]["cycles"] for kernel in ("tile", "tile gradient"))
     assert forward + 2 * backward <= 5 * forward
 
 
-def test_the_covariance_is_on_tensor_cores(counts):
+@pytest.mark.parametrize("name", ["K = 9", "K = 9, signed"])
+def test_a_gradient_costs_at_most_48_cycles(counts, architecture, name):
+    """Issue slots: of special functions it has fewer."""
+    assert counts[f"tile gradient, {name}"]["cycles"] <= (48.5 if architecture == 80 else 48)
+
+
+def test_a_cosine_costs_no_special_function(counts):
+    assert counts["tile, K = 9, cosine"]["per_term"].get("special", 0) == 0
+    assert counts["tile, K = 9, cosine"]["cycles"] <= 11
+
+
+def test_the_covariance_is_on_tensor_cores(counts, architecture):
+    if architecture == "gfx942":
+        pytest.skip("its instructions are not counted")
     assert counts["tile, K = 9"]["per_term"].get("tensor", 0) > 0
 
 
