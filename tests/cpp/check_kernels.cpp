@@ -76,13 +76,21 @@ T* aligned(std::vector<T>& room, int64_t count) {
 }
 
 template <class T>
+Scalars<T> scalars(const Problem& p, bool for_gradient) {
+  const double parameters[] = {p.alpha, p.beta, p.gamma, p.eps};
+  Scalars<T> result{SimilarityName::kPsi, PsiScalars<T>::of(parameters, false, for_gradient), CosineScalars<T>{}};
+  if (p.wide) result.psi.widen();
+  return result;
+}
+
+template <class T>
 struct Prepared {
   std::vector<T> data_room, poison_room;
   std::vector<double> norms, scratch_room;
   std::vector<int64_t> offsets;
   Bank<T> bank;
 
-  Prepared(const Kernels<T>& kernels, const Problem& p, Layout layout) {
+  Prepared(const Kernels<T>& kernels, const Problem& p, const Scalars<T>& scalars, Layout layout) {
     const int64_t lanes = kernels.lanes, filter_blocks = (p.filters + lanes - 1) / lanes;
     const int64_t slice_blocks = (p.slices + lanes - 1) / lanes;
     const bool by_filter = layout == Layout::kFiltersInLanes;
@@ -99,16 +107,10 @@ struct Prepared {
             layout};
     const WeightView view{p.weight.data(),        Element::kFloat64, p.filters,      p.slices,
                           p.slices * p.positions, p.positions,       offsets.data(), p.positions};
-    kernels.prepare(view, 1, p.eps, bank, 0, by_filter ? filter_blocks : p.filters,
+    kernels.prepare(view, scalars, bank, 0, by_filter ? filter_blocks : p.filters,
                     aligned(scratch_room, p.positions * lanes));
   }
 };
-
-template <class T>
-PsiScalars<T> scalars(const Problem& p, double fitted) {
-  return {static_cast<T>(p.alpha), static_cast<T>(p.beta), static_cast<T>(p.gamma),
-          static_cast<T>(p.eps),   fit_power(fitted),      p.wide};
-}
 
 // d (sum of g psi) / d weight by central differences of the definition, at one position.
 template <class Pairs>
@@ -125,9 +127,10 @@ template <class T>
 void check(const Kernels<T>& kernels, const Problem& p) {
   const Real tolerance = sizeof(T) == 4 ? 3e-6L : 1e-12L, slope_tolerance = sizeof(T) == 4 ? 2e-4L : 1e-6L;
   const int64_t lanes = kernels.lanes, n = p.filters;
-  const PsiScalars<T> psi_of = scalars<T>(p, p.alpha), gradient_of = scalars<T>(p, p.alpha - 1);
+  const Scalars<T> psi_of = scalars<T>(p, false), gradient_of = scalars<T>(p, true);
+  const double scale = gradient_of.psi.scale;
 
-  const Prepared<T> prepared(kernels, p, Layout::kFiltersInLanes);
+  const Prepared<T> prepared(kernels, p, psi_of, Layout::kFiltersInLanes);
   const int64_t columns = (n + lanes - 1) / lanes * lanes;
   std::vector<T> room;
   T* sums = aligned(room, n * columns);
@@ -146,7 +149,7 @@ void check(const Kernels<T>& kernels, const Problem& p) {
     for (int64_t j = i + 1; j < n; ++j)
       list.insert(list.end(), {i, j}), grad.push_back(static_cast<T>((i + 2 * j) % 5) - 2);
   const int64_t pairs = static_cast<int64_t>(grad.size());
-  const Prepared<T> by_slice(kernels, p, Layout::kSlicesInLanes);
+  const Prepared<T> by_slice(kernels, p, psi_of, Layout::kSlicesInLanes);
   psi_list.resize(grad.size());
   kernels.listed(by_slice.bank, list.data(), pairs, psi_of, psi_list.data());
   for (int64_t at = 0; at < pairs; ++at)
@@ -191,10 +194,10 @@ void check(const Kernels<T>& kernels, const Problem& p) {
       const Real want = difference(p, filter, k, q, weighted(filter, k));
       const Real allowed = slope_tolerance * (1 + std::fabs(want));
       kernels.finish_gradient(slice + filter / lanes * row, of_slice + filter / lanes * of_row, prepared.bank.norms,
-                              p.positions - 1, 1, out);
+                              p.positions - 1, scale, out);
       expect_close("slice gradient", kernels.name, out[q * lanes + filter % lanes], want, allowed);
       kernels.finish_gradient(by_slice.bank.data + (filter * slice_blocks + k / lanes) * row, of_bank + filter * of_row,
-                              prepared.bank.norms, p.positions - 1, 1, out);
+                              prepared.bank.norms, p.positions - 1, scale, out);
       expect_close("pairs gradient", kernels.name, out[q * lanes + k % lanes], want, allowed);
     }
   }
