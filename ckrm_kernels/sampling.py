@@ -197,8 +197,8 @@ def pairs_drawn(pairs: int) -> int:
 def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
     """4,096 permutations of the positions of a slice for slices to choose from: (P, K) int64.
 
-    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs. Where they would take
-    much memory they are no more than slices.
+    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
+    Where they would take much memory they are no more than the slices.
 
     shape: (F1, *K) of so many filters
     """
