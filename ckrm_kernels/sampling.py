@@ -26,7 +26,7 @@ from ckrm_kernels.whole_numbers import whole_number
 _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
-_PERMUTATIONS = 64  # of two kinds, each of which is put after each
+_PERMUTATIONS, _SHORT = 64, 1024  # of two kinds, each of which is put after each; positions of a slice
 _MOST_FILTERS = 4096  # of a layer that are drawn
 _SMALLEST_GROUP = 4  # filters: smaller groups would be many
 
@@ -174,17 +174,18 @@ def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
     rounds = min(-(-_CHANCE_PAIRS // max(pairs, 1)), _MOST_ROUNDS)
     share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
     generator = torch.Generator().manual_seed(0)
-    permutations = _some_permutations(banks[0].shape[1:], rounds * sum(sizes), generator).to(banks[0].device)
+    device, slices_shape = banks[0].device, banks[0].shape[1:]
+    permutations = _some_permutations(slices_shape, rounds * sum(sizes), generator).to(device)
     drawn = []
     for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
-        flat = bank.flatten(1)
-        order = torch.randperm(size, generator=generator, device="cpu")[: math.ceil(size * share)]
-        parts = min(round(pairs / _CHANCE_PAIRS), len(order) // _SMALLEST_GROUP)
-        for group in order.tensor_split(max(parts, 1)):
-            slices = flat.index_select(0, group.to(bank.device)).view(-1, permutations.shape[1])
-            which = torch.randint(len(permutations), (len(slices),), generator=generator, device="cpu")
-            chosen = permutations.index_select(0, which.to(bank.device))
-            drawn.append(slices.gather(1, chosen).view(-1, *bank.shape[1:]))
+        flat, count = bank.flatten(1), math.ceil(size * share)
+        order = torch.randperm(size, generator=generator, device="cpu")[:count].to(device)
+        which = torch.randint(len(permutations), (count, bank.shape[1]), generator=generator, device="cpu").to(device)
+        parts = max(min(round(pairs / _CHANCE_PAIRS), count // _SMALLEST_GROUP), 1)
+        for group, chosen in zip(order.tensor_split(parts), which.tensor_split(parts), strict=True):
+            slices = flat.index_select(0, group).view(-1, permutations.shape[1])
+            places = permutations.index_select(0, chosen.flatten())
+            drawn.append(slices.gather(1, places).view(-1, *slices_shape))
     return drawn
 
 
@@ -194,16 +195,17 @@ def pairs_drawn(pairs: int) -> int:
 
 
 def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
-    """Permutations of the positions of a slice for slices to choose from, up to 4,096 of them: (P, K) int64.
+    """4,096 permutations of the positions of a slice for slices to choose from: (P, K) int64.
 
     So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
+    Where they would take much memory they are no more than the slices.
 
     shape: (F1, *K) of so many filters
     """
-    most = math.isqrt(max(filters * shape[0], 1) - 1) + 1
-    keys = torch.rand(2, min(most, _PERMUTATIONS), math.prod(shape[1:]), generator=generator, device="cpu")
-    first, second = keys.argsort(2)
-    return first[:, second].reshape(-1, keys.shape[2])  # each of the first after each of the second
+    positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
+    kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
+    first, second = torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2)
+    return first[:, second].reshape(-1, positions)  # each of the first after each of the second
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:
