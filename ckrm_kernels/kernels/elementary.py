@@ -78,7 +78,7 @@ def times(x, y, SIGNED: tl.constexpr):
         if SIGNED:
             code: tl.constexpr = "mul.ftz.f32 $0, $1, $2;"
         else:
-            code: tl.constexpr = "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}"
+            code: tl.constexpr = "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}"  # type: ignore[no-redef]
         return tl.inline_asm_elementwise(code, "=f,f,f", [x, y], tl.float32, is_pure=True, pack=1)
     elif SIGNED:
         return x * y
@@ -109,7 +109,7 @@ def constants_of(scalars, NUMBER: tl.constexpr, DOUBLE: tl.constexpr):
     if DOUBLE:
         constants = ()
         for index in tl.static_range(NUMBER):
-            constants = constants + (tl.load(scalars + index),)  # noqa: RUF005  Triton unpacks no tuple
+            constants = constants + (tl.load(scalars + index),)  # type: ignore[assignment]  # noqa: RUF005  Triton takes no *
         return constants
     else:
         return scalars
