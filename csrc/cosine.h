@@ -28,8 +28,8 @@ struct CosineScalars {
   }
 };
 
-// a.first: own_moments' inverse. Slices of one number have a covariance of 0.
-template <class T>
+// a.first: own_moments' inverse. kNumbers: of slices of one number, whose cosine is a sign, or 0
+template <bool kNumbers, class T>
 struct CosineTerm {
   Sign<T> sign;
   T covariance_start = 0;
@@ -55,6 +55,10 @@ struct CosineTerm {
   }
   template <class V>
   CKRM_MEMBER TermGradient<V> gradient(V g, const Moments<V>& a, const Moments<V>& b, V cosine) const {
+    if constexpr (kNumbers) {
+      const V none = g * V{};  // NaN where g is
+      return {none, none, none, none, none};
+    }
     const V of_cosine = apply_sign(sign.carry(g, cosine), cosine);  // g, or of its absolute value g times its sign
     const V of_covariance = of_cosine * (a.first * b.first), of_norms = of_cosine * cosine;
     const V of_a = of_norms * a.first, of_b = of_norms * b.first;  // times numbers of at most 1

@@ -27,7 +27,7 @@ CKRM_HOST_INLINE auto with_scalars(AnyScalars& scalars, const Compute& compute) 
 // Calls compute(term) with the similarity's term. kNumbers: of slices of one number
 template <bool kNumbers, class T, class Compute>
 CKRM_HOST_INLINE void with_term(const Scalars<T>& scalars, const Compute& compute) {
-  if (scalars.name == SimilarityName::kCosine) return compute(CosineTerm<T>(scalars.cosine));
+  if (scalars.name == SimilarityName::kCosine) return compute(CosineTerm<kNumbers, T>(scalars.cosine));
   if constexpr (kNumbers)
     return with_psi_term<PsiTermOfNumbers>(scalars.psi, compute);
   else

@@ -15,8 +15,7 @@ from ckrm_kernels.kernels.plan import Tile
 
 # Of every launch. Said outright, because Triton's default is about to change.
 LAUNCH = {"enable_fp_fusion": True}
-# Of the gradient and listed kernels: ptxas would rather spill than leave a register count that lets one more program
-# in.
+# Of the gradient and listed kernels: ptxas would rather spill than leave a register count that fits one more program.
 ALL_REGISTERS = {"maxnreg": 255}
 
 

@@ -28,6 +28,9 @@ _SMALLEST_BASE = tl.constexpr(2.0**-100)
 _SMALLEST_DENOMINATOR = tl.constexpr(2.0**-1024)
 
 
+_TIMES_ABS = tl.constexpr("{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}")
+
+
 @triton.jit
 def log2(x):
     """The logarithm to base 2."""
@@ -75,10 +78,7 @@ def reciprocal(x):
 def times(x, y, SIGNED: tl.constexpr):
     """x y, or x |y| unless SIGNED; in assembly, too, where it could do without: ptxas then takes fewer registers."""
     if APPROXIMATE and x.dtype == tl.float32:
-        if SIGNED:
-            code: tl.constexpr = "mul.ftz.f32 $0, $1, $2;"
-        else:
-            code: tl.constexpr = "{.reg .f32 t; abs.f32 t, $2; mul.ftz.f32 $0, $1, t;}"  # type: ignore[no-redef]
+        code: tl.constexpr = "mul.ftz.f32 $0, $1, $2;" if SIGNED else _TIMES_ABS
         return tl.inline_asm_elementwise(code, "=f,f,f", [x, y], tl.float32, is_pure=True, pack=1)
     elif SIGNED:
         return x * y
@@ -109,7 +109,7 @@ def constants_of(scalars, NUMBER: tl.constexpr, DOUBLE: tl.constexpr):
     if DOUBLE:
         constants = ()
         for index in tl.static_range(NUMBER):
-            constants = constants + (tl.load(scalars + index),)  # type: ignore[assignment]  # noqa: RUF005  Triton takes no *
+            constants = constants + (tl.load(scalars + index),)  # type: ignore[assignment]  # noqa: RUF005
         return constants
     else:
         return scalars

@@ -111,7 +111,7 @@ def test_search_with_options(asked, tmp_path):
     (_, config), _ = asked(
         *("search", "--data", "digits", "--network", "resnet-digits", "--config", tmp_path / "a.toml"),
         *("--seeds", "4", "--final-seeds", "6", "--tied", "stage", "--multiple", "8", "--set", "margin=0.02"),
-        *("--eps", "1e-3", "--scale-free", "--set", "psi.alpha=1"),
+        *("--eps", "1e-3", "--scale-free", "--set", "similarity.alpha=1"),
     )
     assert config == WidthSearchConfig(
         network=network_shape("resnet-digits"),
@@ -238,10 +238,10 @@ def test_report_and_compare(asked):
     assert asked("report", "runs/a") == ((Path("runs/a"),), {})
     assert asked("compare", "a", "b", "--margin", "0.02", "--json", "c.json") == (
         ([Path("a"), Path("b")], 0.02, Path("c.json")),
-        {"threshold": 0.6, "psi": Similarity()},
+        {"threshold": 0.6, "similarity": Similarity()},
     )
     _, options = asked("compare", "a", "b", "--threshold", "0.5", "--eps", "1e-3", "--scale-free")
-    assert options == {"threshold": 0.5, "psi": Similarity(eps=1e-3, scale_free=True)}
+    assert options == {"threshold": 0.5, "similarity": Similarity(eps=1e-3, scale_free=True)}
 
 
 def test_the_demo_is_a_small_search(asked):

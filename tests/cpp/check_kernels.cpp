@@ -131,8 +131,15 @@ struct Prepared {
             p.slices,
             p.positions - 1,
             layout};
-    const WeightView view{p.weight.data(),        Element::kFloat64, p.filters,      p.slices,
-                          p.slices * p.positions, p.positions,       offsets.data(), p.positions};
+    const WeightView view{p.weight.data(),
+                          Element::kFloat64,
+                          p.filters,
+                          p.slices,
+                          p.slices * p.positions,
+                          p.positions,
+                          offsets.data(),
+                          p.positions,
+                          static_cast<int64_t>(p.weight.size())};
     kernels.prepare(view, scalars, bank, 0, by_filter ? filter_blocks : p.filters,
                     aligned(scratch_room, p.positions * lanes));
   }

@@ -179,7 +179,7 @@ def test_groups_compared_at_another_psi(folders, tmp_path):
         for layer in candidate.layers:
             weights = [model.get_submodule(layer.name).weight.detach().double() for model in models]
             units = [weight / weight.square().mean().sqrt() for weight in weights]
-            shares = [(pairwise_psi(unit, 0.1, 1.0, 1.0, 1e-3) > 0.3).double().mean().item() for unit in units]
+            shares = [(pairwise_psi(unit, Similarity(eps=1e-3)) > 0.3).double().mean().item() for unit in units]
             assert layer.configured.per_model == pytest.approx(shares)
         words = "at eps 1e-3 relative to each layer's scale"
         assert f"lambda^0.3 of the {candidate.name} network {words}" in " ".join(file.getvalue().split())
