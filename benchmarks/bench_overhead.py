@@ -16,8 +16,8 @@ PSI = Similarity()
 STEPS = {
     "torch.add, as a yardstick": lambda: torch.add(WEIGHT, WEIGHT),
     "native.load_cpu": native.load_cpu,
-    "the operator": lambda: ops.pairwise_psi(WEIGHT, *PSI.arguments),
-    "the operator, recording": lambda: ops.pairwise_psi(TRAINED, *PSI.arguments),
+    "the operator": lambda: ops.pairwise_psi(WEIGHT, PSI),
+    "the operator, recording": lambda: ops.pairwise_psi(TRAINED, PSI),
     "pairwise_psi": lambda: ckrm_kernels.pairwise_psi(WEIGHT),
     "pairwise_psi, recording": lambda: ckrm_kernels.pairwise_psi(TRAINED),
     "redundancy": lambda: ckrm_kernels.redundancy(WEIGHT),
