@@ -358,7 +358,7 @@ def test_an_interrupted_measurement_says_how_to_go_on(ckrm, checkpoint, monkeypa
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_the_process_with_130(tmp_path):
-    torch.save({f"conv{i}.weight": torch.randn(1000, 100, 3, 3) for i in range(12)}, tmp_path / "large.pt")
+    torch.save({f"conv{i}.weight": torch.randn(4000, 25, 3, 3) for i in range(12)}, tmp_path / "large.pt")
     code = "import sys; from ckrm_kernels.cli import main; sys.argv = ['ckrm', 'measure', sys.argv[1]]; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", f"print('ready', flush=True); {code}", str(tmp_path / "large.pt")],
