@@ -86,7 +86,8 @@ def estimate_redundancy(
     pairs_per_bank = filters * (filters - 1) // 2
     pairs = pairs_per_bank * len(banks)
     if num_pairs >= pairs:
-        exact = redundancy_of_banks(banks, torch.tensor(limit, dtype=torch.float64), similarity, backend).item()
+        thresholds = checked_thresholds(limit, similarity.lowest)
+        exact = redundancy_of_banks(banks, thresholds, similarity, backend).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
     above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
     for packed in _sample(pairs, num_pairs, generator).split(_CHUNK):
