@@ -59,7 +59,7 @@ struct CosineTerm {
       const V none = g * V{};  // NaN where g is
       return {none, none, none, none, none};
     }
-    const V of_cosine = apply_sign(sign.carry(g, cosine), cosine);  // g, or of its absolute value g times its sign
+    const V of_cosine = sign.drop(g, cosine);
     const V of_covariance = of_cosine * (a.first * b.first), of_norms = of_cosine * cosine;
     const V of_a = of_norms * a.first, of_b = of_norms * b.first;  // times numbers of at most 1
     return {of_covariance * b.mu - of_a * (a.first * a.mu), of_covariance * a.mu - of_b * (b.first * b.mu),
