@@ -417,6 +417,7 @@ def test_a_default_device_without_values_changes_nothing():
             redundancy(weight, 0.3).item(),
             psi_histogram(weight, 5).tolist(),
             estimate_redundancy(weight, 0.3, num_pairs=20, generator=generator),
+            estimate_redundancy(weight, 0.3, num_pairs=1000),  # more than there are: all are counted
         )
 
     expected = measured()
