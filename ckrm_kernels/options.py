@@ -11,8 +11,8 @@ from ckrm_kernels.similarity import Name, Similarity
 class SimilarityOptions(TypedDict, total=False):
     """The keyword arguments that every function on weights takes.
 
-    similarity: "psi", the paper's measure (the default), or "cosine", of slices as they are, without their means taken
-        out; slices of zeros have a cosine of 0 with any
+    similarity: "psi", the paper's |L|^alpha C^beta |S|^gamma (the default), or "cosine", |<x, y>| / (|x| |y|) of slices
+        as they are, without their means taken out; slices of zeros have a cosine of 0 with any
     alpha, beta, gamma: psi's exponents of luminance, contrast and structure, >= 0; 0.1, 1, 1 by default
     eps: psi's constant of the paper's equation 2, >= 0; 1e-4 by default, an absolute number, so that the redundancy of
         a layer falls as its weights grow
