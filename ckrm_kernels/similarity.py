@@ -70,9 +70,14 @@ class Similarity:
         return -1.0 if self.signed else 0.0
 
     @property
+    def has_eps(self) -> bool:
+        """Whether it has an eps, and one above 0."""
+        return "eps" in _DEFINITIONS[self.name].parameters and self.eps > 0
+
+    @property
     def depends_on_scale(self) -> bool:
         """Whether it changes with how large a layer's weights are."""
-        return "eps" in _DEFINITIONS[self.name].parameters and self.eps > 0 and not self.scale_free
+        return self.has_eps and not self.scale_free
 
     def of_slices(self, x: Tensor, y: Tensor) -> Tensor:
         """The definition, of slices (..., K) that broadcast against each other: (...)."""

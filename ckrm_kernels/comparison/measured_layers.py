@@ -40,7 +40,7 @@ class MeasuredLayer:
     name, filters, slices, kernel_size: of the layer; pairs: of its filters
     distinct: for each network the number of filters left when repeats are merged, at the configured psi
     levels: lambda by the names of `psi_settings`
-    histograms: for each network the number of pairs by Psi, in `BINS` equal bins over [0, 1], at the configured psi
+    histograms: for each network the number of pairs by Psi, in `BINS` equal bins over its values, at the configured psi
     """
 
     name: str
@@ -80,7 +80,7 @@ class MeasuredLayer:
 def psi_settings(psi: Similarity) -> dict[str, Similarity]:
     """The configured psi between its neighbours: at a hundredth of its eps, and scale-free; none that is the same."""
     settings = {CONFIGURED: psi}
-    if psi.eps > 0:
+    if psi.has_eps:
         settings = {SMALLER_EPS: replace(psi, eps=float(Decimal(repr(psi.eps)) / 100)), **settings}
     if psi.depends_on_scale:
         settings[SCALE_FREE] = replace(psi, scale_free=True)

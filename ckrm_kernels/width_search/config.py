@@ -104,8 +104,9 @@ class WidthSearchConfig:
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.final_seeds < self.seeds:
             raise ValueError(f"final_seeds must be a whole number >= seeds, {self.seeds}, got {self.final_seeds!r}")
-        if not 0 <= self.threshold <= 1 or math.isnan(self.threshold):
-            raise ValueError(f"threshold must lie in [0, 1], got {self.threshold!r}")
+        lowest = self.similarity.lowest
+        if not lowest <= self.threshold <= 1 or math.isnan(self.threshold):
+            raise ValueError(f"threshold must lie in [{lowest:g}, 1], got {self.threshold!r}")
         if not 0 < self.margin < math.inf:
             raise ValueError(f"margin must be a finite number > 0, got {self.margin!r}")
         self.search()

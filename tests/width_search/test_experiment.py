@@ -519,6 +519,8 @@ def test_where_every_layer_is_within_target_it_says_that_there_is_nothing_to_nar
         ({"seeds": 0}, "seeds must be a whole number >= 1, got 0"),
         ({"final_seeds": 2}, "final_seeds must be a whole number >= seeds, 3, got 2"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
+        ({"threshold": -0.1}, r"threshold must lie in \[0, 1\], got -0.1"),
+        ({"threshold": -1.1, "similarity": Similarity(signed=True)}, r"threshold must lie in \[-1, 1\], got -1.1"),
         ({"margin": 0.0}, "margin must be a finite number > 0, got 0.0"),
         (
             {"network": ResNetShape(8, ((8,),), (8,), block="bottleneck")},

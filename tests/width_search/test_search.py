@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ckrm_kernels import measure, pairwise_psi, psi_histogram, redundant_groups, reference
+from ckrm_kernels import redundancy as lambda_of
 from ckrm_kernels.comparison import measured_layers, tables
 from ckrm_kernels.comparison.candidates import Candidate, compare_candidates, evaluate_candidate
 from ckrm_kernels.comparison.latency import Latency
@@ -297,6 +298,15 @@ class TestMeasuring:
             assert [layer.levels[name].per_model for layer in layers] == [row.per_model for row in rows]
             assert [layer.levels[name].chance for layer in layers] == [row.chance for row in rows]
 
+    @pytest.mark.parametrize("psi", [Similarity("cosine"), Similarity("cosine", signed=True)], ids=str)
+    def test_a_similarity_without_eps_has_no_neighbours(self, models, psi):
+        assert psi_settings(psi) == {CONFIGURED: psi}
+        for each in measure_networks(models, 0.4, psi):
+            modules = [model.get_submodule(each.name) for model in models]
+            shares = tuple(lambda_of(module, 0.4, **psi.options()).item() for module in modules)
+            assert each.configured.per_model == shares
+            assert each.scale_free is each.configured
+
     def test_histograms_are_those_of_each_network(self, models):
         for each in measure_networks(models, 0.6, PSI):
             for model, histogram in zip(models, each.histograms, strict=True):
@@ -518,6 +528,12 @@ class TestViews:
         assert places[heights.argmax()] == pytest.approx(0.01, abs=0.011)  # three quarters of the pairs, in bin 0
         area = (heights[1:] + heights[:-1]) / 2
         assert area[places[1:] > 0.6].sum() / area.sum() == pytest.approx(0.25, abs=0.01)
+
+    def test_the_figure_of_a_signed_similarity_goes_down_to_minus_1(self, networks):
+        axes = comparison_figure(networks, -0.2, Similarity(signed=True), 0.01).axes[2]
+        assert axes.get_xlim() == (-1, 1)
+        places, heights = axes.lines[1].get_data()
+        assert places[heights.argmax()] == pytest.approx(-0.98, abs=0.022)  # bin 0
 
     def test_the_figure_leaves_pyplot_alone(self, networks):
         import subprocess

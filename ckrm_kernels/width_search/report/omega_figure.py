@@ -24,7 +24,7 @@ _ROW_HEIGHT, _GAP = 0.98, 0.16  # inches, the gap below each row's own height
 _ABOVE, _BELOW, _LINE_HEIGHT = 0.57, 0.5, 0.19  # inches, above without the caption's lines
 _LONGEST_NAME, _LONGEST_LINE = 26, 60
 _BANDWIDTH, _POINTS = 0.015, 201
-_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # as shares of the axis
 _HEADROOM = 2.4  # of a panel, over its highest curve, for what is written in it
 
 
@@ -51,11 +51,12 @@ def comparison_figure(candidates: Sequence[Candidate], threshold: float, psi: Si
         )
         axes = figure.add_axes((_left(column) / width, bottom / height, size[0] / width, size[1] / height))
         each = candidates[column]
-        _draw_panel(axes, each.layers[row], threshold, target, LIGHT[each.name])
+        _draw_panel(axes, each.layers[row], threshold, psi.lowest, target, LIGHT[each.name])
         axes.tick_params(axis="x", labelbottom=row == rows - 1)
-        axes.set_xticks(_TICKS)
+        ticks = [psi.lowest + (1 - psi.lowest) * tick for tick in _TICKS]
+        axes.set_xticks(ticks)
         if row == rows - 1:
-            axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
             axes.get_xticklabels()[0].set_horizontalalignment("left")
             axes.get_xticklabels()[-1].set_horizontalalignment("right")
             axes.set_xlabel("Ψ of a pair of filters", fontsize=TYPE, color=LIGHT["soft"])
@@ -83,14 +84,17 @@ def _text(size: float, colour: str) -> dict[str, Any]:
     return {"fontsize": size, "color": LIGHT[colour], "va": "top", "parse_math": False}
 
 
-def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: float, colour: str) -> None:
-    """One layer of one network, the highest curve scaled to the same height in every panel."""
+def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, lowest: float, target: float, colour: str) -> None:
+    """One layer of one network, the highest curve scaled to the same height in every panel.
+
+    lowest: the least value that a pair can have
+    """
     plain(axes)
     axes.axvspan(threshold, 1, color=LIGHT["redundant"], alpha=0.08, linewidth=0)
     axes.axvline(threshold, color=LIGHT["redundant"], linewidth=0.9, linestyle=(0, (4, 3)))
     curves = [_smoothed(histogram) for histogram in layer.histograms]
     highest = max(max(curve) for curve in curves) or 1.0
-    places = [point / (_POINTS - 1) for point in range(_POINTS)]
+    places = [lowest + (1 - lowest) * point / (_POINTS - 1) for point in range(_POINTS)]
     for curve in curves:
         heights = [value / highest for value in curve]
         axes.fill_between(places, heights, color=colour, alpha=0.13, linewidth=0)
@@ -101,7 +105,7 @@ def _draw_panel(axes: Axes, layer: MeasuredLayer, threshold: float, target: floa
     _write(axes, 0.0, 0.77, "left", times(layer.shape), "soft")
     _write(axes, 0.99, 0.98, "right", f"λ = {level.mean:.3f}{after_mean}", colour_of_level(layer, target))
     _write(axes, 0.99, 0.77, "right", f"chance {level.chance:.3f}", "soft")
-    axes.set(xlim=(0, 1), ylim=(0, _HEADROOM), yticks=[])
+    axes.set(xlim=(lowest, 1), ylim=(0, _HEADROOM), yticks=[])
 
 
 def colour_of_level(layer: MeasuredLayer, target: float) -> Literal["redundant", "scale", "text"]:
@@ -117,7 +121,7 @@ def _write(axes: Axes, x: float, y: float, side: Literal["left", "right"], text:
 
 
 def _smoothed(histogram: Sequence[int]) -> list[float]:
-    """The density at equal steps over [0, 1]: each bin spread by a Gaussian, reflected at both ends."""
+    """The density at equal steps over all bins, their range as 1: each spread by a Gaussian, reflected at both ends."""
     total, bins = max(sum(histogram), 1), len(histogram)
     centres = [((place + 0.5) / bins, count / total) for place, count in enumerate(histogram) if count]
 

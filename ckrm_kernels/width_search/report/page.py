@@ -90,11 +90,11 @@ def _terms(findings: Findings) -> dict[str, str]:
             "a network, measures it, changes its widths, and trains again: each time is a round."
         ),
         Markup(f"λ, the redundancy (λ<sup>{threshold}</sup>)"): (
-            "Two filters are compared slice by slice, as SSIM compares patches of images, by luminance, contrast and "
-            "structure; Ψ is the mean over their slices, between 0 and 1. Ω holds Ψ of all pairs of a layer’s filters, "
+            f"Two filters are compared slice by slice, {_comparison_in_words(findings.similarity)}; Ψ is the mean over "
+            f"their slices, between {findings.similarity.lowest:g} and 1. Ω holds Ψ of all pairs of a layer’s filters, "
             f"and λ is the share of them strictly above {threshold}."
         ),
-        "ε (eps)": _eps_in_words(findings.similarity),
+        **({"ε (eps)": _eps_in_words(findings.similarity)} if findings.similarity.name == "psi" else {}),
         "scale-free": (
             "The layer’s weight is first divided by its root mean square. Then only filters that repeat each "
             "other’s shape count, however small the weights are."
@@ -156,6 +156,12 @@ def _networks(findings: Findings) -> dict[str, str]:
             f"to about as many parameters as the {name} one."
         )
     }
+
+
+def _comparison_in_words(similarity: Similarity) -> str:
+    if similarity.name == "cosine":
+        return "by their cosine"
+    return "as SSIM compares patches of images, by luminance, contrast and structure"
 
 
 def _eps_in_words(psi: Similarity) -> str:

@@ -41,7 +41,7 @@ def clustered(weight: Tensor, config: Similarity) -> tuple[list[int], Tensor]:
     psi = unpack(omega, weight.shape[0])
     order = list(range(weight.shape[0]))
     if len(order) > 2:
-        order = _leaves(1 - omega.double().clamp(0, 1).cpu().numpy(), len(order))
+        order = _leaves(1 - omega.double().clamp(config.lowest, 1).cpu().numpy(), len(order))
     return order, psi[order][:, order]
 
 
