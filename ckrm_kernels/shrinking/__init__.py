@@ -1,0 +1,1 @@
+"""Shrinking trained networks: filters removed, weights kept, no training needed, every removal proved."""
