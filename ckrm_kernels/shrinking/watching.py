@@ -74,7 +74,7 @@ class Watching(TorchFunctionMode):
             return func(*_plain(args), **_plain(kwargs))
 
 
-_SIZES = {torch.Tensor.__dict__["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
+_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
 
 
 def source_of(node: torch.fx.Node) -> Source:
