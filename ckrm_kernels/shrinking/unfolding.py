@@ -91,16 +91,22 @@ def weight_of(module: Unfoldable, matrix: Tensor) -> Tensor:
 
 def _windows(module: _ConvNd, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
     """(N, *output, C, *kernel): a view of the padded input."""
-    transposed = isinstance(module, _ConvTransposeNd)
-    padded = _spread(module, input, output_size) if transposed else _padded(module, input)
-    dims = len(module.kernel_size)
-    for dim, (size, dilation, stride) in enumerate(
-        zip(module.kernel_size, module.dilation, module.stride, strict=True), start=2
-    ):
-        padded = padded.unfold(dim, dilation * (size - 1) + 1, 1 if transposed else stride)
-    kernel = tuple(slice(None, None, dilation) for dilation in module.dilation)
-    windows = padded[(..., *kernel)].movedim(1, dims + 1)
-    return windows.flip(tuple(range(dims + 2, 2 * dims + 2))) if transposed else windows
+    dims, stride = len(module.kernel_size), module.stride
+    if isinstance(module, _ConvTransposeNd):
+        padded, stride = _spread(module, input, output_size), (1,) * dims
+    else:
+        padded = _padded(module, input)
+    for dim in range(dims):
+        padded = padded.unfold(dim + 2, module.dilation[dim] * (module.kernel_size[dim] - 1) + 1, stride[dim])
+    windows = _every(padded, module.dilation, dims + 2).movedim(1, dims + 1)
+    return windows.flip(tuple(range(dims + 2, 2 * dims + 2))) if module.transposed else windows
+
+
+def _every(tensor: Tensor, steps: Sequence[int], first: int) -> Tensor:
+    """A view of each step-th element, in the dimensions from the first on."""
+    for dim, step in enumerate(steps, start=first):
+        tensor = tensor[(slice(None),) * dim + (slice(None, None, step),)]
+    return tensor
 
 
 def _padded(module: _ConvNd, input: Tensor) -> Tensor:
@@ -119,8 +125,8 @@ def _spread(module: _ConvTransposeNd, input: Tensor, output_size: Sequence[int] 
     """The input with stride - 1 zeros between its elements, padded to as many windows as the output has elements."""
     dims = range(len(module.kernel_size))
     lengths = [(size - 1) * module.stride[dim] + 1 for dim, size in enumerate(input.shape[2:])]
-    spread = input.new_zeros(*input.shape[:2], *lengths)
-    spread[(..., *(slice(None, None, module.stride[dim]) for dim in dims))] = input
+    spread = input.new_zeros((*input.shape[:2], *lengths))
+    _every(spread, module.stride, 2).copy_(input)
     sides: list[int] = []
     for dim in reversed(dims):
         reach = module.dilation[dim] * (module.kernel_size[dim] - 1)
