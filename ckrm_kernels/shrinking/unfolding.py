@@ -30,6 +30,11 @@ def filter_count(module: Unfoldable) -> int:
     return module.out_channels if isinstance(module, _ConvNd) else module.out_features
 
 
+def output_size(module: Unfoldable, output: Tensor) -> Sequence[int] | None:
+    """The spatial size of a transposed convolution's output, which its input leaves open; None of others."""
+    return output.shape[-len(module.kernel_size) :] if isinstance(module, _ConvTransposeNd) else None
+
+
 def sampled(count: int, at_most: int, seed: int) -> Tensor:
     """Positions (at most `at_most`,) int64, ascending, drawn from range(count) without replacement; a fixed draw."""
     if count <= at_most:
@@ -43,7 +48,7 @@ def columns(module: Unfoldable, input: Tensor, positions: Tensor, output_size: S
 
     input: of a call: (N, C, *spatial) or (C, *spatial) of a convolution, (..., C) of a linear layer
     positions: (P,) int64, rows of the call
-    output_size: the output's spatial size, where a transposed convolution was called with one
+    output_size: the output's, of a transposed convolution that was called with one
     """
     positions = positions.to(input.device)
     if isinstance(module, nn.Linear):
