@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, new_figure, plain, shortened
 from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.shrinking.views.columns import shown_name
@@ -24,14 +25,16 @@ _DOTS = 150
 
 def figure(plan: PlanViews) -> Figure:
     """A bar a layer, the first on top: all of it the width before, its filled part the filters that stay."""
+    with require("plot", "matplotlib"):
+        from matplotlib.ticker import MaxNLocator
     rows = max(len(plan.layers), 1)
     row = min(_ROW, max(_LOWEST_ROW, _MANY_ROWS / rows))
     across, bars = 72 * WIDTH, rows * row
     total = bars + _ABOVE + _BELOW
-    result = new_figure(total / 72, wanted_by="plot")
+    result = new_figure(total / 72)
     axes = result.add_axes((_LEFT / across, _BELOW / total, (across - _LEFT - _RIGHT) / across, bars / total))
     plain(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     widest = max((layer.width for layer in plan.layers), default=1)
     axes.set(xlim=(0, widest), ylim=(rows - 0.5, -0.5), yticks=[])
     places = range(len(plan.layers))
