@@ -49,9 +49,9 @@ class PlanViews:
     choose: str
     budget: str
     notes: tuple[str, ...]
-    source: str = ""
-    created: str = ""
-    versions: Mapping[str, str] = {}
+    source: str
+    created: str
+    versions: Mapping[str, str]
 
     def __str__(self) -> str:
         from ckrm_kernels.shrinking.views.table import table
