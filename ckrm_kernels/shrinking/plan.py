@@ -172,7 +172,7 @@ def plan_shrink(
     _check_options(budget, calibration, choose, widths, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
-    graph = trace(model, inputs)
+    graph = trace(model, (inputs.args, inputs.kwargs))
     data = None if calibration is None else Calibration(calibration, (inputs.args, inputs.kwargs), images=images)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
     proofs = prove(model, graph, inputs, seed=seed)
