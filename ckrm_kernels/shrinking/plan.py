@@ -160,13 +160,16 @@ def plan_shrink(
     Sources: OBC (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023) for the order; He et al. 2017 for the refit.
     """
     budget = checked_budget(parameters, macs, latency, tolerance)
-    _check_options(choose, widths, threshold, round_to, images, seed)
+    _check_options(budget, calibration, choose, widths, threshold, images, seed)
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, inputs)
-    data = None if calibration is None else Calibration(calibration, inputs, model=model, images=images)
-    staying = ignored(model, graph, ignore)
+    data = None if calibration is None else Calibration(calibration, inputs, images=images)
     proofs = prove(model, graph, inputs, seed=seed)
-    staying |= {name: f"proof: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
+    staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
+    staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
     free = [coupling for coupling in graph.couplings if coupling.name not in staying]
-    curves = _curves(model, graph, free, choose, data, seed, progress)
-    raise NotImplementedError
+    measured = measured_rows(model, threshold)
+    curves = _curves(model, graph, free, budget, choose, data, threshold, measured, seed, progress)
+    options = {"round_to": round_to, "minimum": minimum}
+    removed = _chosen(model, graph, curves, budget, widths == "uniform", inputs, options)
+    ...
