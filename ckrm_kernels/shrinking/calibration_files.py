@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.checkpoints.raw import damage_named
+from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.extras import require
 
 _SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
@@ -104,19 +105,20 @@ def _of_numpy(path: Path) -> Tensor:
 
 
 def _of_torch(path: Path) -> Tensor:
-    return _the_only(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
+    return _the_only(path, torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
 
 
 def _of_safetensors(path: Path) -> Tensor:
     with require("reading a safetensors file", "safetensors"):
         import safetensors.torch
-    return _the_only(safetensors.torch.load_file(path))
+    return _the_only(path, safetensors.torch.load_file(path))
 
 
-def _the_only(value: object) -> Tensor:
+def _the_only(path: Path, value: object) -> Tensor:
     values = list(value.values()) if isinstance(value, dict) else [value]
     if len(values) != 1 or not isinstance(values[0], Tensor):
-        raise ValueError(f"it holds {len(values)} values" if len(values) != 1 else f"a {type(values[0]).__name__}")
+        what = f"{len(values)} of them" if isinstance(value, dict) else f"an object of the type {type(value).__name__}"
+        raise CheckpointError(f"{path}: must hold one tensor, got {what}")
     return values[0]
 
 
