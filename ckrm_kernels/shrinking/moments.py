@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ckrm_kernels.data.files import Track, untracked
-from ckrm_kernels.shrinking.calibration import Calibration
+from ckrm_kernels.shrinking.calibration import Calibration, images_of
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 
 WIDEST = 4608
@@ -97,6 +97,8 @@ def input_moments(
         private.get_submodule(layer.name).register_forward_hook(sums[layer.name].add, with_kwargs=True)
     with torch.no_grad():
         for args, kwargs in (progress or untracked)(calibration, "Observing the layers", len(calibration)):
+            for found in sums.values():
+                found.images = images_of((args, kwargs))
             private(*args, **kwargs)
     return {name: found.moments() for name, found in sums.items() if found.rows}
 
@@ -150,7 +152,7 @@ class _Sums:
         self.total = torch.zeros(layer.groups, units, dtype=torch.float64, device=weight.device)
         self.products = torch.zeros(layer.groups, units, units, dtype=torch.float64, device=weight.device)
         self.rows_of_an_image = max(_LEAST_ROWS_OF_AN_IMAGE, math.ceil(_ROWS_PER_COLUMN * units / calibration.images))
-        self.images = calibration.batch
+        self.images = 0  # of the batch that runs
         self.generator = torch.Generator().manual_seed(0)
 
     def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
@@ -198,12 +200,12 @@ class _LinearRows:
 class _ConvolutionRows:
     """The rows of a convolution or transposed convolution of any dimension: one for each output position."""
 
-    def __init__(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
-        self.module: Any = module
-        dims: int = len(self.module.kernel_size)
+    def __init__(self, module: Any, given: Tensor, output: Tensor) -> None:
+        self.module = module
+        dims = len(module.kernel_size)
         batched = given if given.ndim == dims + 2 else given.unsqueeze(0)
         self.sizes = output.shape[-dims:]
-        self.given = batched if self.module.transposed else _padded(self.module, batched)
+        self.given = batched if module.transposed else _padded(module, batched)
 
     def __len__(self) -> int:
         return len(self.given) * self.sizes.numel()
