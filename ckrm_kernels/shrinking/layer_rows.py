@@ -65,3 +65,52 @@ def layer_rows(
             )
         )
     return tuple(rows)
+
+
+def _width(model: nn.Module, layer: Layer) -> int:
+    weight = tensor_of(model, layer.weight)
+    return weight.shape[layer.output_dim] * (layer.groups if layer.kind == "transposed" else 1)
+
+
+def _kept(graph: Graph, layer: Layer, width: int, removed: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The filters of a layer that stay, ascending."""
+    gone = {
+        index
+        for coupling in graph.couplings
+        for entry in coupling.entries
+        if entry.tensor == layer.weight and entry.dim == layer.output_dim
+        for index in entry.of(removed.get(coupling.name, ()))
+    }
+    return tuple(index for index in range(width) if index not in gone)
+
+
+def _kind(model: nn.Module, layer: Layer) -> str:
+    return type(model.get_submodule(layer.name)).__name__ if layer.is_module else f"functional {layer.kind}"
+
+
+def _why(
+    graph: Graph,
+    layer: Layer,
+    coupling: Coupling | None,
+    kept: tuple[int, ...],
+    width: int,
+    proofs: Mapping[str, Proof],
+    staying: Mapping[str, str],
+    curves: Mapping[str, Curve],
+) -> str:
+    if coupling is None:
+        return graph.fixed.get(layer.name, "its filters can't leave")
+    if coupling.name in staying:
+        return staying[coupling.name]
+    if coupling.name not in curves:
+        return "nothing that reads its filters could be observed"
+    if len(kept) == width:
+        return ""
+    return proofs[coupling.name].reason if coupling.name in proofs else ""
+
+
+def _psi(model: nn.Module, graph: Graph, coupling: Coupling, gone: tuple[int, ...]) -> float:
+    """The mean over the filters that leave of their largest signed Psi to one that stays."""
+    stays = torch.ones(coupling.width, dtype=torch.bool)
+    stays[list(gone)] = False
+    return float(signed_psi(model, graph, coupling)[~stays][:, stays].amax(1).mean())

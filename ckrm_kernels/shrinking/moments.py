@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ckrm_kernels.data.files import Track, untracked
+from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 
@@ -79,12 +79,12 @@ def input_moments(
     calibration: Calibration,
     layers: Iterable[str],
     *,
-    progress: Track | None = None,
+    progress: bool = False,
 ) -> dict[str, Moments]:
     """The moments of the inputs of the layers, in one pass over the calibration; `memory` says what that takes.
 
     layers: names of the graph's; those without a module that hooks can see are left out
-    progress: shows it, called as rich.progress.track is
+    progress: shows on standard error how far it is
     Convolutions of any dimension, stride, dilation and padding, grouped, transposed, and linear layers. Rows are
     sampled, by a fixed seed: of each image at least 32, and in all at least ten for each column, where there are so
     many. A module that is called several times has the rows of all calls. Runs a private copy in evaluation mode.
@@ -96,7 +96,7 @@ def input_moments(
     for layer in chosen:
         private.get_submodule(layer.name).register_forward_hook(sums[layer.name].add, with_kwargs=True)
     with torch.no_grad():
-        for args, kwargs in (progress or untracked)(calibration, "Observing the layers", len(calibration)):
+        for args, kwargs in tracked(calibration, "observing the layers", "batches") if progress else calibration:
             private(*args, **kwargs)
     return {name: found.moments() for name, found in sums.items() if found.rows}
 

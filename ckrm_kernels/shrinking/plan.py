@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from datetime import datetime, timezone
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from ckrm_kernels.choices import Chooser
+from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.measurement import measure
 from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
@@ -16,24 +19,28 @@ from ckrm_kernels.shrinking.batch_norm import reestimate
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
 from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.carrying import carry_over
-from ckrm_kernels.shrinking.choices import order, signed_psi
+from ckrm_kernels.shrinking.counting import size_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
-from ckrm_kernels.shrinking.curves import Choice, measured_curves, weight_curves
+from ckrm_kernels.shrinking.curves import Choice, measured_curves, orders_of, up_to, weight_curves
 from ckrm_kernels.shrinking.elimination import Curve
 from ckrm_kernels.shrinking.fold import Refit, refit
 from ckrm_kernels.shrinking.graph import trace
 from ckrm_kernels.shrinking.inputs import Inputs, as_inputs
+from ckrm_kernels.shrinking.layer_rows import layer_rows
+from ckrm_kernels.shrinking.plan_views import PlanViews
 from ckrm_kernels.shrinking.proof import Proof, prove, prove_removal
-from ckrm_kernels.shrinking.redundant import repeats_beyond_doubt
+from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
 from ckrm_kernels.shrinking.surgery import without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
-from ckrm_kernels.shrinking.widths import removals
+from ckrm_kernels.shrinking.widths import Minimum, ignored
+from ckrm_kernels.shrinking.within_budget import Removed, within_budget
+from ckrm_kernels.version import __version__
 from ckrm_kernels.whole_numbers import whole_number
 
 
-@dataclass(frozen=True, eq=False)
-class ShrinkPlan:
+@dataclass(frozen=True, eq=False, repr=False)
+class ShrinkPlan(PlanViews):
     """Which filters leave a trained model, proved; `apply` makes the small model.
 
     model: the model as it was given, which no call changes
@@ -45,6 +52,7 @@ class ShrinkPlan:
     before, after: what the model takes and what the small one does
     choose, budget: how filters were chosen, and what the small model may have, in words
     notes: what is to be known of how the plan was made
+    created: when, in UTC, as ISO 8601; versions: of the packages that decide the numbers
     """
 
     model: nn.Module
@@ -57,6 +65,8 @@ class ShrinkPlan:
     choose: str
     budget: str
     notes: tuple[str, ...]
+    created: str
+    versions: Mapping[str, str]
     _rows: tuple[ShrunkLayer, ...]
     _calibration: Calibration | None
     _merges: bool
@@ -86,9 +96,7 @@ class ShrinkPlan:
         progress: shows on standard error how far it is
         """
         small, refits = self._small(fold, progress)
-        carry_over(
-            self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema
-        )
+        carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()
         self._refits.update(refits)
         return small
@@ -121,7 +129,7 @@ def plan_shrink(
     widths: Literal["error", "uniform"] = "error",
     threshold: float = 0.6,
     round_to: int = 1,
-    minimum: int | float | Mapping[str, int] = 1,
+    minimum: Minimum = 1,
     ignore: Iterable[str | nn.Module] = (),
     images: int = 256,
     seed: int = 0,
@@ -160,16 +168,142 @@ def plan_shrink(
     Sources: OBC (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023) for the order; He et al. 2017 for the refit.
     """
     budget = checked_budget(parameters, macs, latency, tolerance)
-    _check_options(budget, calibration, choose, widths, threshold, images, seed)
+    _check_options(budget, calibration, choose, widths, seed)
+    limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
-    graph = trace(model, inputs)
-    data = None if calibration is None else Calibration(calibration, inputs, images=images)
-    proofs = prove(model, graph, inputs, seed=seed)
+    graph = trace(model, (inputs.args, inputs.kwargs))
+    data = None if calibration is None else Calibration(calibration, (inputs.args, inputs.kwargs), images=images)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
+    proofs = prove(model, graph, inputs, seed=seed)
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
+    measured = {row.name: row for row in measure(model, limit, pointwise="vector", signed=True, scale_free=True).layers}
+    wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress)
     free = [coupling for coupling in graph.couplings if coupling.name not in staying]
-    measured = measured_rows(model, threshold)
-    curves = _curves(model, graph, free, budget, choose, data, threshold, measured, seed, progress)
-    options = {"round_to": round_to, "minimum": minimum}
-    removed = _chosen(model, graph, curves, budget, widths == "uniform", inputs, options)
-    ...
+    curves = _curves(model, graph, free, data, measured, wishes)
+    wanted = within_budget(
+        model, graph, curves, budget, inputs, uniform=wishes.uniform, round_to=round_to, minimum=minimum
+    )
+    merges = data is None and choose == "error"
+    if merges:
+        wanted = merging.merge(model, graph, _widths_left(graph, wanted)).removed
+    removed, deviation, undone = _proved_together(model, graph, wanted, inputs)
+    staying |= undone
+    before, after = _totals(model, graph, removed, inputs)
+    return ShrinkPlan(
+        model=model,
+        graph=graph,
+        removed=removed,
+        proof=proofs,
+        deviation=deviation,
+        before=before,
+        after=after,
+        choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
+        budget=budget.in_words(),
+        notes=_notes(graph, data, merges),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={"ckrm_kernels": __version__, "torch": torch.__version__},
+        _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),
+        _calibration=data,
+        _merges=merges,
+    )
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """The options of `plan_shrink` that say which filters leave."""
+
+    budget: Budget
+    choose: Choice
+    uniform: bool
+    threshold: float
+    round_to: int
+    minimum: Minimum
+    seed: int
+    progress: bool
+
+
+def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, seed: Any) -> None:
+    if not callable(choose) and choose not in get_args(Chooser):
+        raise ValueError(f"choose must be one of {', '.join(get_args(Chooser))}, or a function, got {choose!r}")
+    if widths not in ("error", "uniform"):
+        raise ValueError(f'widths must be "error" or "uniform", got {widths!r}')
+    if calibration is None and budget.kind in ("redundant", "tolerance"):
+        raise ValueError(
+            "without calibration no error is known: give calibration, unlabelled inputs of which 128 are enough, or a "
+            "budget: parameters, macs or latency"
+        )
+    whole_number("seed", seed, 0)
+
+
+def _curves(
+    model: nn.Module,
+    graph: Graph,
+    free: Sequence[Coupling],
+    data: Calibration | None,
+    measured: Mapping[str, LayerRedundancy],
+    wishes: _Wishes,
+) -> dict[str, Curve]:
+    """The order in which the filters of each coupling leave, and the error of each step."""
+    if data is None:
+        return weight_curves(model, graph, free, wishes.choose, wishes.seed)
+    if wishes.budget.kind != "redundant":
+        orders = orders_of(wishes.choose, model, graph, free, wishes.seed)
+        return measured_curves(model, graph, orders, data, wishes.progress)
+    first = {coupling.name: repeats(model, graph, coupling, measured, wishes.threshold) for coupling in free}
+    found = {
+        name: [*leaving, *(f for f in range(graph.coupling(name).width) if f not in leaving)]
+        for name, leaving in first.items()
+        if leaving
+    }
+    curves = measured_curves(model, graph, found, data, wishes.progress)
+    return {name: up_to(curve, len(first[name])) for name, curve in curves.items()}
+
+
+def _widths_left(graph: Graph, removed: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {name: graph.coupling(name).width - len(filters) for name, filters in removed.items()}
+
+
+def _proved_together(
+    model: nn.Module, graph: Graph, wanted: Removed, inputs: Inputs
+) -> tuple[Removed, float, dict[str, str]]:
+    """What of the wanted leaves, the deviation of the whole, and which couplings stay after all, and why.
+
+    Each coupling is proved by itself before. Should they not hold together, they are added one by one.
+    """
+    whole = prove_removal(model, graph, wanted, inputs)
+    if whole.holds:
+        return wanted, whole.deviation, {}
+    removed: Removed = {}
+    undone = {}
+    for name, filters in wanted.items():
+        proof = prove_removal(model, graph, {**removed, name: filters}, inputs)
+        if proof.holds:
+            removed, whole = {**removed, name: filters}, proof
+        else:
+            undone[name] = f"not proved together with others: {proof.reason}"
+    return removed, whole.deviation if removed else 0.0, undone
+
+
+def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) -> tuple[Totals, Totals]:
+    """Of the model and of the small one."""
+    small = without(model, graph, removed)
+    seconds = latencies({"model": model, "small": small}, inputs)
+    sizes = size_of(model, graph), size_of(model, graph, removed)
+    before, after = (
+        Totals(size.parameters, size.multiply_adds, bytes_of_weights(each), seconds[name])
+        for size, each, name in zip(sizes, (model, small), ("model", "small"), strict=True)
+    )
+    return before, after
+
+
+def _notes(graph: Graph, data: Calibration | None, merges: bool) -> tuple[str, ...]:
+    found = []
+    if merges:
+        found.append("without calibration, filters are merged by their weights alone, which keeps less accuracy")
+    elif data is None:
+        found.append("without calibration, nothing makes up for the filters that leave")
+    else:
+        found.append(f"calibrated on {data.images} inputs")
+    if graph.unsupported:
+        found.append(f"operations without a rule: {', '.join(graph.unsupported)}")
+    return tuple(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, overload
 
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
@@ -35,9 +34,6 @@ class Proven(Protocol):
 class PlanViews:
     """The views of a plan, as `RedundancyReport` has them, of what the plan says. It is for `ShrinkPlan` to inherit."""
 
-    created = ""
-    versions: Mapping[str, str] = MappingProxyType({})
-
     if TYPE_CHECKING:  # fields of the plan; at run time they would be taken for defaults of its own
 
         @property
@@ -56,6 +52,10 @@ class PlanViews:
         def budget(self) -> str: ...  # noqa: D102
         @property
         def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+        @property
+        def created(self) -> str: ...  # noqa: D102
+        @property
+        def versions(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def __str__(self) -> str:
         from ckrm_kernels.shrinking.views.table import table
