@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import traceback
 
-from ckrm_kernels.shrinking.watching import Watching
+from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -91,7 +92,7 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
-    twin = _twin(model)
+    twin = with_computed_sizes(_twin(model))
     wrapped = _OfTensors(twin, inputs)
     tensors = tuple(tensors_in(inputs))
     with torch.random.fork_rng(devices=[]), torch.no_grad(), traceback.preserve_node_meta(), warnings.catch_warnings():
@@ -103,8 +104,8 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters and buffers, in evaluation mode."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    """A copy that shares the model's tensors, in evaluation mode."""
+    shared: dict[int, Any] = {id(tensor): tensor for module in model.modules() for tensor in tensors_in(vars(module))}
     try:
         return copy.deepcopy(model, shared).eval()
     except Exception as error:
@@ -120,4 +121,11 @@ def _first_that_succeeds(
         try:
             return otherwise()
         except Exception:
-            raise ValueError(f"the model can't be traced: {error}") from error
+            words = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the model can't be traced: {words}{_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """The innermost line of the model's source that an error passed through, in brackets, or nothing."""
+    frames = [(frame, line) for frame, line in walk_tb(error.__traceback__) if is_of_a_model(frame)]
+    return f" ({place_of(*frames[-1])})" if frames else ""

@@ -146,7 +146,9 @@ class _Sums:
         self.rows_of_an_image = max(_LEAST_ROWS_OF_AN_IMAGE, math.ceil(_ROWS_PER_COLUMN * units / calibration.images))
         self.images = 0  # of the batch that runs
 
-    def add(self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def add(
+        self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
         """Adds a sample of the rows of one call."""
         given = args[0] if args else kwargs["input"]
         count, size = unfolding.row_count(module, output), unfolding.output_size(module, output)

@@ -20,8 +20,6 @@ def check_traceable(model: nn.Module) -> None:
         _check_module(name or "the model", module)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         _check_tensor(name, tensor)
-    if not any(tensor.dim() > 1 for tensor in model.parameters()):
-        raise ValueError("model must have a convolution or linear layer, got none")
 
 
 def _check_module(name: str, module: nn.Module) -> None:
@@ -36,7 +34,7 @@ def _check_module(name: str, module: nn.Module) -> None:
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values; load the model first")
-    if tensor.is_quantized:
+    if tensor.is_quantized or type(tensor.data).__module__.startswith("torchao"):
         raise TypeError(f"{name} is quantised; shrink the model before quantising it")
-    if hasattr(tensor, "device_mesh") or hasattr(tensor, "placements"):
+    if hasattr(tensor, "placements"):
         raise TypeError(f"{name} is sharded over devices; shrink the model before sharding it")

@@ -124,6 +124,9 @@ class _Run:
         if rule is None:
             return self._without_rule(node, call)
         along = rule(call)
+        if isinstance(_module(node, self._model), nn.MultiheadAttention):
+            for tensor in call.tensors():
+                call.fix_all(tensor, "attention of a given width")
         result = _values(node, along if isinstance(along, dict) else dict(enumerate(along)), call.classes, call)
         self._note(node, call)
         return result
@@ -196,7 +199,7 @@ class _Run:
         if weight is None:
             return None
         module = _module(node, self._model)
-        own = module if _is_layer(module) else None
+        own = module if is_layer(module) else None
         is_module = own is not None and self._names.get(id(own._parameters.get("weight"))) == weight
         kind: Kind = "linear" if call.name == "linear" else "transposed" if is_transposed(call) else "conv"
         counted = call["input"].shape if kind == "transposed" else call.shape
@@ -286,7 +289,7 @@ def _module(node: fx.Node, model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _is_layer(module: nn.Module | None) -> bool:
+def is_layer(module: nn.Module | None) -> bool:
     """Whether it is a convolution or linear map that runs torch's own forward."""
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and (
         type(module).forward.__module__.startswith("torch.")

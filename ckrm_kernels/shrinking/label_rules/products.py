@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule
+from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
 from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
 from ckrm_kernels.shrinking.labels import Labels
 
@@ -11,8 +11,8 @@ _SUM = "a matrix product over its filters"
 
 def matmul(call: Call) -> Along:
     """What is summed over stays; the rows of the first and the columns of the second are the result's."""
-    first, second = list(call.tensors())[-2:]
-    if len(first.shape) < 2 or len(second.shape) < 2 or call.name.startswith(("add", "badd")):
+    first, second = call.tensors()
+    if len(first.shape) < 2 or len(second.shape) < 2:
         return frozen(call)
     call.fix(first.vector(-1), _SUM)
     call.fix(second.vector(-2), _SUM)
@@ -68,9 +68,10 @@ _FROZEN = {
 }
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "dot"), matmul),
+    **named(matmul, "matmul mm bmm"),
+    **named(frozen, "addmm addbmm baddbmm mv dot vdot"),
     "einsum": einsum,
     "scaled_dot_product_attention": frozen,
-    **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), frozen_pieces),
+    **named(frozen_pieces, "gru lstm rnn_tanh rnn_relu"),
     "outer": elementwise,
 }
