@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""What a wrapper calls the model in it."""
 
 
 def check_traceable(model: nn.Module) -> None:
@@ -14,8 +20,9 @@ def check_traceable(model: nn.Module) -> None:
         raise TypeError("model must be a plain module, got a scripted one; give the module that it was made from")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if type(model).__name__ in _WRAPPERS:
-        raise TypeError(f"model must be unwrapped, got {type(model).__name__}; give its .module")
+    wrapped = _WRAPPERS.get(type(model).__name__)
+    if wrapped is not None:
+        raise TypeError(f"model must be unwrapped, got {type(model).__name__}; give its .{wrapped}")
     for name, module in model.named_modules():
         _check_module(name or "the model", module)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,8 +92,9 @@ _READ_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, to
 
 
 def source_of(node: torch.fx.Node) -> Source:
-    """What was noted of a node of the exported graph."""
-    return node.meta.get("custom", {}).get(_KEY, Source())
+    """What was noted of a node of the exported graph; of one that was not watched the line alone."""
+    noted = node.meta.get("custom", {}).get(_KEY)
+    return Source(_place_in(node.meta.get("stack_trace") or "")) if noted is None else noted
 
 
 def _numbers(value: Any) -> Iterator[int]:
@@ -120,20 +122,25 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def is_of_a_model(frame: FrameType) -> bool:
-    """Whether a frame is neither torch's nor this package's, and has a file."""
-    return not frame.f_code.co_filename.startswith((_TORCH, _HERE, "<"))
+def is_of_a_model(file: str) -> bool:
+    """Whether a frame's file is neither torch's nor this package's, and is one."""
+    return not file.startswith((_TORCH, _HERE, "<"))
 
 
-def place_of(frame: FrameType, line: int | None = None) -> str:
+def place_of(file: str, line: int) -> str:
     """A line of source: "file.py, line 3: `code`"."""
-    file, line = frame.f_code.co_filename, line or frame.f_lineno
     code = linecache.getline(file, line).strip()
     return f"{Path(file).name}, line {line}" + (f": `{code}`" if code else "")
 
 
 def _place(frame: FrameType | None) -> str:
     """The innermost line of the model's source; none is further out than where this package calls the model."""
-    while frame is not None and not is_of_a_model(frame):
+    while frame is not None and not is_of_a_model(frame.f_code.co_filename):
         frame = None if frame.f_code.co_filename.startswith(_HERE) else frame.f_back
-    return place_of(frame) if frame is not None else ""
+    return place_of(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def _place_in(stack: str) -> str:
+    """The innermost line of a printed stack that is the model's."""
+    frames = [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if is_of_a_model(file)]
+    return place_of(*frames[-1]) if frames else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
-from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
 from ckrm_kernels.shrinking.labels import Labels
 
 _SUM = "a matrix product over its filters"
@@ -29,7 +28,8 @@ def einsum(call: Call) -> Along:
     operands = list(call.tensors())
     terms, _, result = call["equation"].replace(" ", "").partition("->")
     letters = terms.split(",")
-    if "." in terms or not result or [len(term) for term in letters] != [len(o.shape) for o in operands]:
+    distinct = all(len(set(term)) == len(term) for term in letters)
+    if "." in terms or not distinct or [len(term) for term in letters] != [len(o.shape) for o in operands]:
         return frozen(call)
     along: Along = {}
     for letter in dict.fromkeys("".join(letters)):
@@ -73,5 +73,4 @@ RULES: dict[str, Rule] = {
     "einsum": einsum,
     "scaled_dot_product_attention": frozen,
     **named(frozen_pieces, "gru lstm rnn_tanh rnn_relu"),
-    "outer": elementwise,
 }
