@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph, Layer
+from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
 from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
 from ckrm_kernels.shrinking.traceable import check_traceable
-from ckrm_kernels.shrinking.tracing import Traced, is_layer, traced
+from ckrm_kernels.shrinking.traced_layers import is_layer
+from ckrm_kernels.shrinking.tracing import Traced, traced
 
 _Place = tuple[str, int]
 _Filter = dict[_Place, list[int]]
@@ -29,12 +30,12 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     check_traceable(model)
     batch = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.dim()), 1)
     found = traced(model, exported(model, inputs), batch)
-    if not found.layers:
+    if not found.layers.by_weight:
         raise ValueError("model must run a convolution or linear layer, got none")
     filters = _filters(found)
     _fix_whole_layers(found, filters)
     return Graph(
-        layers=tuple(found.layers.values()),
+        layers=tuple(found.layers.by_weight.values()),
         couplings=_couplings(found, filters),
         fixed={**_fixed(found), **_not_run(model, found)},
         unsupported=tuple(dict.fromkeys(found.unsupported)),
@@ -49,13 +50,10 @@ def _filters(found: Traced) -> dict[int, _Filter]:
         for index, label in enumerate(labels):
             if classes.reason(label) is None:
                 filters.setdefault(classes.find(label), {}).setdefault((tensor, dim), []).append(index)
-    made = {(layer.weight, layer.output_dim) for layer in found.layers.values() if _produces(layer, found)}
+    made = {
+        (layer.weight, layer.output_dim) for layer in found.layers.by_weight.values() if found.layers.produces(layer)
+    }
     return {root: filter for root, filter in filters.items() if not made.isdisjoint(filter)}
-
-
-def _produces(layer: Layer, found: Traced) -> bool:
-    """Whether the layer makes filters of its own, as all but depthwise ones do."""
-    return found.roles.get((layer.weight, layer.output_dim)) == "produces"
 
 
 def _fix_whole_layers(found: Traced, filters: dict[int, _Filter]) -> None:
@@ -75,12 +73,16 @@ def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling,
     for root, filter in filters.items():
         alike.setdefault(frozenset(filter), []).append(root)
     couplings = []
-    for layer in found.layers.values():
+    for layer in found.layers.by_weight.values():
         made = (layer.weight, layer.output_dim)
-        for places in [places for places in alike if made in places and _produces(layer, found)]:
+        for places in [places for places in alike if made in places and found.layers.produces(layer)]:
             roots = sorted(alike.pop(places), key=lambda root: filters[root][made])
             entries = [
-                Entries(*place, tuple(tuple(filters[root][place]) for root in roots), found.roles.get(place, "follows"))
+                Entries(
+                    *place,
+                    tuple(tuple(filters[root][place]) for root in roots),
+                    found.layers.roles.get(place, "follows"),
+                )
                 for place in sorted(places, key=order.__getitem__)
             ]
             couplings.append(Coupling(layer.name, len(roots), tuple(entries), not statistics.isdisjoint(roots)))
@@ -91,8 +93,8 @@ def _fixed(found: Traced) -> dict[str, str]:
     """For each layer with filters that can't leave why: of the first of them."""
     labels = {(tensor, dim): range_ for tensor, dim, range_ in found.classes.owned()}
     fixed = {}
-    for layer in found.layers.values():
-        filters = labels.get((layer.weight, layer.output_dim if _produces(layer, found) else 0))
+    for layer in found.layers.by_weight.values():
+        filters = labels.get((layer.weight, layer.output_dim if found.layers.produces(layer) else 0))
         reasons = [found.classes.reason(label) for label in filters] if filters else ["it has a single filter"]
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
