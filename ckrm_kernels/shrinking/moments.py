@@ -62,7 +62,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 
 def weight_matrix(model: nn.Module, layer: Layer) -> Tensor:
     """The weight of a layer's module as the linear map of its unfolded inputs, see `unfolding.matrix`."""
-    return unfolding.matrix(model.get_submodule(layer.name), tensor_of(model, layer.weight))
+    module: Any = model.get_submodule(layer.name)
+    return unfolding.matrix(module, tensor_of(model, layer.weight))
 
 
 def input_moments(
@@ -146,7 +147,9 @@ class _Sums:
         self.rows_of_an_image = max(_LEAST_ROWS_OF_AN_IMAGE, math.ceil(_ROWS_PER_COLUMN * units / calibration.images))
         self.images = 0  # of the batch that runs
 
-    def add(self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def add(
+        self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
         """Adds a sample of the rows of one call."""
         given = args[0] if args else kwargs["input"]
         count, size = unfolding.row_count(module, output), unfolding.output_size(module, output)
