@@ -102,7 +102,7 @@ def _content(model: nn.Module) -> bytes:
 
 
 def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
-    """Refuses a model that is not the original without the filters of the plan; a bias may have been added."""
+    """Refuses a model that is not the original without the filters of the plan."""
     tensors = _tensors(model)
     for name, shape in original.items():
         wanted = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(shape)]
@@ -110,13 +110,8 @@ def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) 
         if found != wanted:
             what = "none" if found is None else str(tuple(found))
             raise ValueError(f"model must be what this plan's apply gave: {name} must be {tuple(wanted)}, got {what}")
-    if added := [name for name in tensors if name not in original and not _is_added_bias(model, name)]:
+    if added := [name for name in tensors if name not in original]:
         raise ValueError(f"model must be what this plan's apply gave, and it has another tensor {added[0]}")
-
-
-def _is_added_bias(model: nn.Module, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    return leaf == "bias" and isinstance(model.get_submodule(path), (nn.modules.conv._ConvNd, nn.Linear))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -182,7 +177,6 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
     with damage_named(path, "a safetensors file"), torch.no_grad():
         file = safe_open(path, framework="pt")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    _add_biases(small, [name for name in tensors if name not in _tensors(small)])
     wanted = _stored(small)
     for name in (*wanted, *(name for name in tensors if name not in wanted)):
         here, there = (None if name not in each else tuple(each[name].shape) for each in (wanted, tensors))
@@ -192,14 +186,3 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
             raise ValueError(f"{path}: {name} must be like {wanted[name].dtype}, got {tensors[name].dtype}")
     for name, tensor in wanted.items():
         tensor.data = tensors[name].to(tensor.device)
-
-
-def _add_biases(small: nn.Module, names: list[str]) -> None:
-    """Gives layers the biases that a fold gave them, empty; other names are refused later."""
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        module = dict(small.named_modules()).get(path)
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and leaf == "bias" and module.bias is None:
-            weight = module.weight
-            count = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            module.bias = nn.Parameter(weight.new_empty(count), requires_grad=weight.requires_grad)

@@ -115,16 +115,6 @@ def test_a_model_that_is_given_stays_as_it_is(folder):
     assert torch.equal(torch.get_rng_state(), draws)
 
 
-def test_a_bias_that_a_fold_added_is_loaded(tmp_path):
-    plan, small = shrunk()
-    small.second.bias = nn.Parameter(torch.randn(4))
-    save_shrunk(tmp_path, plan, small)
-    loaded = load_shrunk(Net, tmp_path)
-    assert torch.equal(loaded.second.bias, small.second.bias)
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(loaded(x)[0], small(x)[0])
-
-
 def test_the_plan_says_what_stays_and_which_version_wrote_it(folder):
     import ckrm_kernels
 
