@@ -34,8 +34,8 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
     """Writes the small model into a folder: `plan.json` and `model.safetensors`, replacing those of another.
 
     plan: that made it; model: what `plan.apply` gave, trained further or not
-    Raises ValueError, before anything is written, where the model is none of this plan; OSError where a file can't be
-    written.
+    Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
+    tensor; OSError where a file can't be written.
     """
     folder = Path(folder)
     original, kept = _shapes(plan.model), kept_indices(plan.graph, plan.removed, plan.model)
@@ -70,7 +70,11 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     path = folder / PLAN
     plan = _read(path)
     _check_original(path, plan["original"], _shapes(made))
-    small = cut(made, _checked_kept(path, plan["kept"], plan["original"]))
+    kept = _checked_kept(path, plan["kept"], plan["original"])
+    try:
+        small = cut(made, kept)
+    except ValueError as error:
+        raise ValueError(f"{path}: kept: {error}") from None
     _load(folder / WEIGHTS, plan["sha256"], small)
     return small.eval()
 
@@ -87,10 +91,12 @@ def _tensors(model: nn.Module, *, duplicates: bool = True) -> dict[str, Tensor]:
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
     """What its file holds: parameters and persistent buffers, shared ones under their first name."""
-    state = model.state_dict(keep_vars=True)
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"the model's state must be tensors, got {others[0]} of {type(state[others[0]]).__name__}")
-    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name in state}
+    left_out = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"model must hold its state in tensors, and {path or 'it'} has get_extra_state")
+        left_out |= {f"{path}.{name}".removeprefix(".") for name in module._non_persistent_buffers_set}
+    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name not in left_out}
 
 
 def _content(model: nn.Module) -> bytes:

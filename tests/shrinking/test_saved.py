@@ -135,6 +135,33 @@ def test_a_model_of_another_plan_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Renamed(Net):
+    """Its state dict has other names than its tensors."""
+
+    def state_dict(self, *arguments, **options):
+        return {f"net.{name}": value for name, value in super().state_dict(*arguments, **options).items()}
+
+
+class Stateful(Net):
+    def get_extra_state(self):
+        return {"step": 3}
+
+
+def test_every_tensor_is_saved_whatever_the_state_dict_calls_it(tmp_path):
+    plan = Plan(Renamed().eval())
+    small = without(plan.model, GRAPH, REMOVED)
+    save_shrunk(tmp_path, plan, small)
+    loaded = load_shrunk(Renamed, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), small.parameters(), strict=True))
+
+
+def test_state_that_is_no_tensor_is_refused(tmp_path):
+    plan = Plan(Stateful())
+    with pytest.raises(ValueError, match="must hold its state in tensors, and it has get_extra_state"):
+        save_shrunk(tmp_path, plan, without(plan.model, GRAPH, REMOVED))
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_model_is_named_by_its_first_tensor_that_differs(folder):
     with pytest.raises(ValueError, match=r"plan\.json: is of another model: first\.weight is of shape \(6, 3, 3, 3\)"):
         load_shrunk(Net(7), folder)
