@@ -80,7 +80,10 @@ class SummedProblem:
         return best if self.centred else torch.zeros_like(best)
 
     def share(self, matrix: Tensor, constant: Tensor) -> float:
-        """The squared error of x times the matrix plus the constant, as a share of the variance of t."""
+        """The squared error of x times the matrix plus the constant, as a share of the variance of t.
+
+        constant: (g, targets); 0 where it is not centred
+        """
         squared = self.tt - 2 * (matrix.mT * self.xt).sum(1) + ((matrix @ self.xx) * matrix).sum(2)
         if self.centred:
             squared = squared + (self.constant(matrix) - constant).square()
