@@ -79,6 +79,16 @@ def permuted(model: nn.Module, coupling: Coupling, sources: Sequence[int], *, sh
     return other
 
 
+def cut_in_place(model: nn.Module, kept: Kept) -> None:
+    """Cuts a model's own tensors, which stay the same objects; their gradients are dropped."""
+    tensors = tensors_of(model)
+    cut = {name: cut_to(tensors[name], dims) for name, dims in kept.items()}
+    for name, tensor in cut.items():
+        tensors[name].grad = None
+        tensors[name].data = tensor.data
+    _settle(model, {id(tensors[name]) for name in cut})
+
+
 def kept_indices(graph: Graph, removed: Removed, model: nn.Module) -> Kept:
     """What stays of the model's tensors without these filters; checked, with the errors of `without`."""
     tensors = tensors_of(model)
