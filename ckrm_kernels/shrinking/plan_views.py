@@ -58,10 +58,6 @@ class PlanViews:
         def created(self) -> str: ...  # noqa: D102
         @property
         def versions(self) -> Mapping[str, str]: ...  # noqa: D102
-        @property
-        def created(self) -> str: ...  # noqa: D102
-        @property
-        def versions(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def __str__(self) -> str:
         from ckrm_kernels.shrinking.views.table import table
