@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.shrinking.kept_plan import keep_plan, kept_plan
 from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
 from ckrm_kernels.shrinking.saved import PLAN, WEIGHTS, load_shrunk, save_shrunk
@@ -63,6 +64,7 @@ def shrink_into(run: ShrinkRun, make: Callable[[], nn.Module], *, progress: bool
     settings.json. Killed at any moment, a later call of the same settings goes on from the plan or finds it done.
     Raises ValueError where the folder holds the result of other settings, or what this function did not write.
     """
+    check_installed("shrinking into files", "safetensors", "matplotlib")
     settings = run.settings()
     with locked(run.folder):
         if _is_done(run.folder, settings):
