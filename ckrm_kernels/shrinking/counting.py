@@ -86,9 +86,13 @@ class Counter:
 
 def _counts(coupling: Coupling) -> dict[tuple[str, int], list[int]]:
     """For each dimension of each tensor how many of its indices leave with each filter."""
-    positions: dict[tuple[str, int], list[set[int]]] = {}
+    positions: dict[tuple[str, int], Sequence[Collection[int]]] = {}
     for entry in coupling.entries:
-        found = positions.setdefault((entry.tensor, entry.dim), [set() for _ in range(coupling.width)])
-        for indices, more in zip(found, entry.positions, strict=True):
-            indices.update(more)
-    return {place: [len(indices) for indices in found] for place, found in positions.items()}
+        place = (entry.tensor, entry.dim)
+        before = positions.get(place)  # there, where a tensor is used twice
+        positions[place] = entry.positions if before is None else list(map(_either, before, entry.positions))
+    return {place: list(map(len, found)) for place, found in positions.items()}
+
+
+def _either(one: Collection[int], other: Collection[int]) -> set[int]:
+    return {*one, *other}

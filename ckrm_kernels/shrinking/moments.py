@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.calibration import Calibration, images_of
-from ckrm_kernels.shrinking.couplings import Graph, Layer
+from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
 
 WIDEST = 4608
 """The most columns that are kept apart: 512 channels under a 3x3 kernel. Beyond, those of a channel are aggregated."""
 
 SHRINKAGE = 1e-3
 """The least by which a covariance is shrunk."""
+
+AT_ONCE = 2**31
+"""Bytes of moments that are held at once; a network that has more is run several times."""
 
 _ROWS = 2048  # of unfolded inputs at a time
 _LEAST_ROWS_OF_AN_IMAGE = 32
@@ -118,6 +121,21 @@ def input_moments(
 def memory(graph: Graph, model: nn.Module, layers: Iterable[str]) -> int:
     """Bytes of the moments of the layers."""
     return sum(_bytes(model, graph, layer) for layer in map(graph.layer, layers) if layer.is_module)
+
+
+def passes(
+    graph: Graph, model: nn.Module, couplings: Iterable[Coupling], at_most: int = AT_ONCE
+) -> list[list[Coupling]]:
+    """The couplings, in parts whose consumers' moments take at most so many bytes, or those of one coupling."""
+    parts: list[list[Coupling]] = []
+    for coupling in couplings:
+        joined = [*parts[-1], coupling] if parts else []
+        readers = {layer.name for each in joined for layer in graph.consumers(each)}
+        if joined and memory(graph, model, readers) <= at_most:
+            parts[-1] = joined
+        else:
+            parts.append([coupling])
+    return parts
 
 
 def _bytes(model: nn.Module, graph: Graph, layer: Layer) -> int:
