@@ -59,15 +59,16 @@ class Moments:
         """The covariance, shrunk towards its mean variance: what regression on it loses elsewhere, not on these rows.
 
         (groups, columns, columns): (1 - rho) S + rho mean(diagonal of S) I, with the rho of oracle approximating
-        shrinkage (Chen, Wiesel, Eldar and Hero 2010; that of their published code), which many correlated columns of
-        few rows need most, and at least `SHRINKAGE`.
+        shrinkage (Chen, Wiesel, Eldar and Hero 2010; that of their published code), and at least `SHRINKAGE`. Of more
+        than two rows a column rho falls by their number: so many show themselves what is redundant.
         """
         covariance = self.covariance
         columns = covariance.shape[2]
         variances = covariance.diagonal(dim1=1, dim2=2)
         squares, square = covariance.square().sum(), variances.sum(1).square().sum()
         spread = (self.rows + 1) * (squares - square / columns)
-        rho = float(((squares + square) / spread).clamp(SHRINKAGE, 1)) if spread > 0 else 1.0
+        oracle = min(float((squares + square) / spread), 1.0) if spread > 0 else 1.0
+        rho = max(oracle * min(2 * columns / self.rows, 1.0), SHRINKAGE)
         identity = torch.eye(columns, dtype=covariance.dtype, device=covariance.device)
         return (1 - rho) * covariance + rho * variances.mean() * identity
 

@@ -94,7 +94,7 @@ def least_squares_error(rows, matrix, removed):
     """The least relative error that any weight without the removed columns leaves, of inputs with what is added."""
     groups, count, columns = rows.shape
     centred = rows - rows.mean(1, keepdim=True)
-    rho = max(1e-3, min(1.0, shrinkage(centred)))
+    rho = max(1e-3, min(1.0, shrinkage(centred)) * min(1.0, 2 * columns / count))
     level = (rho * centred.square().mean()).sqrt()
     error = energy = 0.0
     for group in range(groups):
