@@ -34,8 +34,8 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
     """Writes the small model into a folder: `plan.json` and `model.safetensors`, replacing those of another.
 
     plan: that made it; model: what `plan.apply` gave, trained further or not
-    Raises ValueError, before anything is written, where the model is none of this plan; OSError where a file can't be
-    written.
+    Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
+    tensor; OSError where a file can't be written.
     """
     folder = Path(folder)
     original, kept = _shapes(plan.model), kept_indices(plan.graph, plan.removed, plan.model)
@@ -70,7 +70,11 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     path = folder / PLAN
     plan = _read(path)
     _check_original(path, plan["original"], _shapes(made))
-    small = cut(made, _checked_kept(path, plan["kept"], plan["original"]))
+    kept = _checked_kept(path, plan["kept"], plan["original"])
+    try:
+        small = cut(made, kept)
+    except ValueError as error:
+        raise ValueError(f"{path}: kept: {error}") from None
     _load(folder / WEIGHTS, plan["sha256"], small)
     return small.eval()
 
@@ -87,10 +91,12 @@ def _tensors(model: nn.Module, *, duplicates: bool = True) -> dict[str, Tensor]:
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
     """What its file holds: parameters and persistent buffers, shared ones under their first name."""
-    state = model.state_dict(keep_vars=True)
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"the model's state must be tensors, got {others[0]} of {type(state[others[0]]).__name__}")
-    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name in state}
+    left_out = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"model must hold its state in tensors, and {path or 'it'} has get_extra_state")
+        left_out |= {f"{path}.{name}".removeprefix(".") for name in module._non_persistent_buffers_set}
+    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name not in left_out}
 
 
 def _content(model: nn.Module) -> bytes:
@@ -102,7 +108,7 @@ def _content(model: nn.Module) -> bytes:
 
 
 def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
-    """Refuses a model that is not the original without the filters of the plan; a bias may have been added."""
+    """Refuses a model that is not the original without the filters of the plan."""
     tensors = _tensors(model)
     for name, shape in original.items():
         wanted = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(shape)]
@@ -110,13 +116,8 @@ def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) 
         if found != wanted:
             what = "none" if found is None else str(tuple(found))
             raise ValueError(f"model must be what this plan's apply gave: {name} must be {tuple(wanted)}, got {what}")
-    if added := [name for name in tensors if name not in original and not _is_added_bias(model, name)]:
+    if added := [name for name in tensors if name not in original]:
         raise ValueError(f"model must be what this plan's apply gave, and it has another tensor {added[0]}")
-
-
-def _is_added_bias(model: nn.Module, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    return leaf == "bias" and isinstance(model.get_submodule(path), (nn.modules.conv._ConvNd, nn.Linear))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -182,7 +183,6 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
     with damage_named(path, "a safetensors file"), torch.no_grad():
         file = safe_open(path, framework="pt")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    _add_biases(small, [name for name in tensors if name not in _tensors(small)])
     wanted = _stored(small)
     for name in (*wanted, *(name for name in tensors if name not in wanted)):
         here, there = (None if name not in each else tuple(each[name].shape) for each in (wanted, tensors))
@@ -192,14 +192,3 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
             raise ValueError(f"{path}: {name} must be like {wanted[name].dtype}, got {tensors[name].dtype}")
     for name, tensor in wanted.items():
         tensor.data = tensors[name].to(tensor.device)
-
-
-def _add_biases(small: nn.Module, names: list[str]) -> None:
-    """Gives layers the biases that a fold gave them, empty; other names are refused later."""
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        module = dict(small.named_modules()).get(path)
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and leaf == "bias" and module.bias is None:
-            weight = module.weight
-            count = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            module.bias = nn.Parameter(weight.new_empty(count), requires_grad=weight.requires_grad)

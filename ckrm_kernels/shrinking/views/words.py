@@ -36,7 +36,8 @@ def proved(plan: PlanViews) -> str:
     if len(exact) == len(proofs):
         return f"Proved: without these filters it is the network that ignores them, {within}."
     shape = counted(len(proofs) - len(exact), "coupling")
-    reasons = "; ".join(dict.fromkeys(proof.reason for proof in proofs if not proof.exact))
+    why = "a norm's statistics change"
+    reasons = "; ".join(dict.fromkeys(proof.reason or why for proof in proofs if not proof.exact))
     some = f"Proved of {len(exact)} of {counted(len(proofs), 'coupling')}, {within}; o" if exact else "O"
     return f"{some}f {shape} only the shape is proved ({reasons})."
 
@@ -61,7 +62,7 @@ def unchanged(plan: PlanViews) -> list[tuple[str, list[ShrunkLayer]]]:
 
 def grouped(layers: Sequence[ShrunkLayer]) -> list[tuple[str, list[ShrunkLayer]]]:
     """The layers by why no filter left, or fewer than wanted, the most frequent first."""
-    return by_reason(layers, lambda layer: layer.why or "all of its filters are needed", lambda layer: layer.name)
+    return by_reason(layers, lambda layer: layer.why or "none of its filters was chosen", lambda layer: layer.name)
 
 
 def explanations(plan: PlanViews) -> dict[str, str]:
