@@ -99,28 +99,35 @@ def ward(points: Tensor, masses: Tensor) -> list[Merge]:
     A cluster is named by one of its points: of the two merged that nearer to the common mean, the first if equal.
     Source: Ward 1963, "Hierarchical grouping to optimize an objective function".
     """
-    means, masses, count = points.clone(), masses.clone(), len(points)
-    distances = _added(means, masses, torch.arange(count))
+    means, masses = points.clone(), masses.clone()
+    added = _added(points, masses)
+    least, nearest = added.min(1)
     steps = []
-    for _ in range(count - 1):
-        first, second = divmod(int(distances.argmin()), count)
-        cost = float(distances[first, second])
+    for _ in range(len(points) - 1):
+        first = int(least.argmin())
+        second = int(nearest[first])
+        cost = float(added[first, second])
         mass = masses[first] + masses[second]
         mean = (masses[first] * means[first] + masses[second] * means[second]) / mass
         off = (points[[first, second]] - mean).square().sum(1)
         stays, leaves = (first, second) if off[0] <= off[1] else (second, first)
-        means[stays], masses[stays], masses[leaves] = mean, mass, torch.inf
-        added = _added(means, masses, torch.tensor([stays]))[0]
-        distances[stays], distances[:, stays] = added, added
-        distances[leaves], distances[:, leaves] = torch.inf, torch.inf
+        joined = (masses[first] + masses) * added[first] + (masses[second] + masses) * added[second] - masses * cost
+        joined = (joined / (mass + masses)).clamp_min(0)  # the recurrence of Lance and Williams 1967
+        joined[[first, second]] = torch.inf
+        added[stays], added[:, stays], added[leaves], added[:, leaves] = joined, joined, torch.inf, torch.inf
+        means[stays], masses[stays] = mean, mass
+        stale = (nearest == first) | (nearest == second)
+        stale[[first, second]] = True
+        closer = (joined < least) & ~stale
+        least[closer], nearest[closer] = joined[closer], stays
+        least[stale], nearest[stale] = added[stale].min(1)
         steps.append(Merge(leaves, stays, cost))
     return steps
 
 
-def _added(means: Tensor, masses: Tensor, of: Tensor) -> Tensor:
-    """What merging each of some clusters with each cluster would add: (some, n); itself and those gone: infinite."""
-    apart = torch.cdist(means[of], means, compute_mode="donot_use_mm_for_euclid_dist").square()
-    added = apart / (1 / masses[of].unsqueeze(1) + 1 / masses)
-    added[:, masses == torch.inf] = torch.inf
-    added[torch.arange(len(of)), of] = torch.inf
-    return added
+def _added(points: Tensor, masses: Tensor) -> Tensor:
+    """What merging two of the points would add: (n, n), infinite on the diagonal."""
+    products = points @ points.T
+    squares = products.diagonal()
+    apart = (squares.unsqueeze(1) + squares - 2 * products).clamp_min(0)
+    return (apart / (1 / masses.unsqueeze(1) + 1 / masses)).fill_diagonal_(torch.inf)
