@@ -74,7 +74,7 @@ def as_frame(results: Iterable[Result]) -> pandas.DataFrame:
     ]
     frame = pandas.DataFrame(rows)
     full = frame[frame.method == FULL].set_index(["architecture", "seed"])
-    frame = frame.join(full[["parameters", "multiply_adds", "accuracy"]], ["architecture", "seed"], rsuffix="_full")
+    frame = frame.join(full[["parameters", "multiply_adds", "accuracy"]].add_suffix("_full"), ["architecture", "seed"])
     for size in ("parameters", "multiply_adds"):
         frame[size] = frame[size] / frame[f"{size}_full"]
     frame["lost"] = frame.accuracy_full - frame.accuracy

@@ -5,6 +5,7 @@ They need torch alone, so that a peer's environment can load them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLASSES = 10
+STEPS = 200  # of the scale of a uniform network
 
 
 def convolution(channels: int, filters: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -185,7 +187,11 @@ def uniform(architecture: str, size: int, size_of: Callable[[nn.Module], int]) -
     size_of: of a network on the meta device, which grows with the scale
     """
     build = ARCHITECTURES[architecture]
-    steps = [step / 200 for step in range(10, 201)]
-    with torch.device("meta"):
-        sizes = {scale: size_of(build(scale)) for scale in steps}
-    return build(min(steps, key=lambda scale: abs(sizes[scale] - size)))
+
+    def size_at(step: int) -> int:
+        with torch.device("meta"):
+            return size_of(build(step / STEPS))
+
+    above = bisect_left(range(STEPS), size, key=size_at)
+    nearest = min((max(above - 1, 1), max(above, 1)), key=lambda step: abs(size_at(step) - size))
+    return build(nearest / STEPS)

@@ -32,7 +32,8 @@ def main() -> None:
     results = Results(options.results)
     if not options.report:
         compute(options, results)
-    write_report(list(results.read().values()), HERE)
+    if done := list(results.read().values()):
+        write_report(done, HERE)
 
 
 def compute(options: argparse.Namespace, results: Results) -> None:
