@@ -17,7 +17,9 @@ _spec.loader.exec_module(_prototype)
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """The graph of a model; example_inputs: a tensor or a tuple of positional arguments."""
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    from ckrm_kernels.shrinking.inputs import as_inputs
+
+    inputs = as_inputs("example_inputs", example_inputs).args
     training = model.training
     found = _prototype.Prov(model.eval(), inputs)
     layers, order, norms, seen = [], {}, {}, {}
@@ -48,10 +50,24 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     model.train(training)
     for name in sorted(order, key=order.get):
         module = model.get_submodule(name)
-        kind = "linear" if isinstance(module, nn.Linear) else (
-            "transposed" if isinstance(module, nn.modules.conv._ConvTransposeNd) else "conv")
-        layers.append(Layer(name, kind, f"{name}.weight", f"{name}.bias" if module.bias is not None else None,
-                            getattr(module, "groups", 1), seen[name][0], True, norms.get(name), seen[name][1]))
+        kind = (
+            "linear"
+            if isinstance(module, nn.Linear)
+            else ("transposed" if isinstance(module, nn.modules.conv._ConvTransposeNd) else "conv")
+        )
+        layers.append(
+            Layer(
+                name,
+                kind,
+                f"{name}.weight",
+                f"{name}.bias" if module.bias is not None else None,
+                getattr(module, "groups", 1),
+                seen[name][0],
+                True,
+                norms.get(name),
+                seen[name][1],
+            )
+        )
     by_weight = {layer.weight: layer for layer in layers}
     sets: dict[frozenset, list[dict]] = {}
     for places in found.classes().values():
@@ -73,7 +89,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
             if layer is not None and not depthwise:
                 role = "consumes" if dim == layer.input_dim else "produces"
             elif tensor.endswith("bias") and tensor[:-4] + "weight" in by_weight:
-                role = "follows" if (by_weight[tensor[:-4] + "weight"].groups > 1 and model.get_parameter(tensor[:-4] + "weight").shape[1] == 1) else "produces"
+                role = (
+                    "follows"
+                    if (
+                        by_weight[tensor[:-4] + "weight"].groups > 1
+                        and model.get_parameter(tensor[:-4] + "weight").shape[1] == 1
+                    )
+                    else "produces"
+                )
             entries.append(Entries(tensor, dim, tuple(tuple(sorted(at[tensor, dim])) for at in filters), role))
         if not any(e.role == "produces" for e in entries):
             continue
