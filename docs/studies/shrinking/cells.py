@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -17,11 +17,12 @@ SEEDS, FURTHER_SEEDS = range(5), range(5, 10)
 FULL, ERROR, PEER = "full", "error", "torch-pruning"
 KMEANS = "k-means"
 UNIFORM_ERROR, UNIFORM_L1 = "error, uniform widths", "l1, uniform widths"
-CHOOSERS = ("l1", "psi", "random", "fpgm", "bn", UNIFORM_ERROR, UNIFORM_L1)
+CHOOSERS = ("l1", "random", "psi", UNIFORM_ERROR)
+FURTHER_CHOOSERS = ("fpgm", "bn", UNIFORM_L1)
 SCRATCH = "scratch, error's widths"
 SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS = "scratch, uniform, parameters", "scratch, uniform, multiply-adds"
 NOTHING, BATCH_NORM, FOLD, FOLD_BATCH_NORM = "nothing", "batch norm", "fold", "fold + batch norm"
-TUNED = ((ERROR, FOLD), ("l1", NOTHING), ("random", FOLD))  # and PEER, NOTHING
+TUNED = ((ERROR, FOLD), ("l1", NOTHING), ("random", FOLD), (PEER, NOTHING))
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,36 @@ def all_cells() -> list[Cell]:
 
 
 def _by_importance() -> Iterator[Cell]:
+    half, quarter = MIDDLE
     yield from _cells(SEEDS, [FULL], [1.0])
     yield from _cells(SEEDS, [ERROR], MIDDLE)
     yield from _cells(SEEDS, [ERROR], SHARES)
-    for architecture, method in product(ARCHITECTURES, (SCRATCH, SCRATCH_PARAMETERS)):
-        yield from _cells(SEEDS, [method], MIDDLE, [architecture])
-    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], MIDDLE)
-    yield from tuned_cells(1)
-    for architecture in ARCHITECTURES:
-        yield from _cells(SEEDS, [SCRATCH], SHARES, [architecture])
-    yield from _cells(SEEDS, [SCRATCH_MULTIPLY_ADDS], MIDDLE)
-    yield from tuned_cells(5)
+    yield from _cells(SEEDS, [SCRATCH], [half])
+    yield from _cells(SEEDS, [PEER], MIDDLE)
+    yield from _cells(SEEDS, [*CHOOSERS, KMEANS], [half])
+    yield from _cells(SEEDS, [SCRATCH], [quarter])
+    yield from _tuned_cells(1)
+    yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [half])
+    yield from _cells(SEEDS, [*CHOOSERS, KMEANS], [quarter])
+    yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [quarter])
+    yield from _cells(SEEDS, [SCRATCH], SHARES)
+    yield from _cells(SEEDS, [*FURTHER_CHOOSERS, SCRATCH_MULTIPLY_ADDS], MIDDLE)
+    yield from _tuned_cells(5)
     yield from _cells(FURTHER_SEEDS, [FULL], [1.0])
-    yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [0.5])
-    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS], SHARES)
+    yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [half])
+    every = [PEER, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS]
+    yield from _cells(SEEDS, every, SHARES)
 
 
-def _cells(seeds: range, methods: Any, shares: Any, architectures: Any = ARCHITECTURES) -> Iterator[Cell]:
-    """The last of these changes slowest but for the seeds, so that what is done is of all networks alike."""
-    for seed, share, method, architecture in product(seeds, shares, methods, architectures):
+def _cells(seeds: Iterable[int], methods: Iterable[str], shares: Iterable[float]) -> Iterator[Cell]:
+    """Seeds change slowest, so that whatever is done is of all architectures alike."""
+    for seed, share, method, architecture in product(seeds, shares, methods, ARCHITECTURES):
         yield Cell(architecture, seed, method, share)
 
 
-def tuned_cells(epochs: int) -> Iterator[Cell]:
-    """At half the parameters."""
-    for seed, (method, start), architecture in product(SEEDS, (*TUNED, (PEER, NOTHING)), ARCHITECTURES):
+def _tuned_cells(epochs: int) -> Iterator[Cell]:
+    """At half of the parameters."""
+    for seed, (method, start), architecture in product(SEEDS, TUNED, ARCHITECTURES):
         yield Cell(architecture, seed, method, 0.5, start, epochs)
 
 

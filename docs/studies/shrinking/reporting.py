@@ -14,6 +14,7 @@ from cells import (
     ERROR,
     FOLD,
     FOLD_BATCH_NORM,
+    FURTHER_CHOOSERS,
     KMEANS,
     MIDDLE,
     NOTHING,
@@ -22,6 +23,7 @@ from cells import (
     SCRATCH_MULTIPLY_ADDS,
     SCRATCH_PARAMETERS,
     SHARES,
+    TUNED,
     Result,
 )
 from figure import drawn
@@ -32,7 +34,7 @@ from ckrm_kernels.storage.files import write_atomically
 
 LOST = 0.01
 """One point: the most that half of the parameters may cost."""
-METHODS = (ERROR, *CHOOSERS, KMEANS, PEER, SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS)
+METHODS = (ERROR, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, PEER, SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS)
 COMPENSATIONS = (NOTHING, BATCH_NORM, FOLD, FOLD_BATCH_NORM)
 GROUPS = (*([name] for name in ARCHITECTURES), list(ARCHITECTURES))
 
@@ -107,7 +109,7 @@ def tuned_table(frame: pandas.DataFrame) -> str:
     """After tuning, at half of the parameters: means over all networks, and the rest less error's fold."""
     head = ["start", "networks", "before", "1 epoch", "less error's", "5 epochs", "less error's"]
     rows = []
-    for method, start in ((ERROR, FOLD), ("l1", NOTHING), ("random", FOLD), (PEER, NOTHING)):
+    for method, start in TUNED:
         ways = [Way(method, start, 0.5, epochs) for epochs in (0, 1, 5)]
         before, *after = (of_way(frame, way, ARCHITECTURES).accuracy for way in ways)
         if len(after[0]):

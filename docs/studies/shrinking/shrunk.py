@@ -41,5 +41,5 @@ def reestimated(network: nn.Module, images: Tensor) -> nn.Module:
     """A copy whose batch norms all have the statistics of these images."""
     network = copy.deepcopy(network)
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    reestimate(network, Calibration(images, images[:2], model=network), norms)
+    reestimate(network, Calibration(images, images[:2]), norms)
     return network

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,29 +27,37 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Computes what is not done yet, and reports."""
+    """Computes what is not done yet, and reports; ends with 1 where a cell failed."""
     options = _parser().parse_args()
     torch.set_num_threads(1)
     results = Results(options.results)
-    if not options.report:
-        compute(options, results)
+    failed = 0 if options.report else compute(options, results)
     if done := list(results.read().values()):
         write_report(done, HERE)
+    if failed:
+        raise SystemExit(f"{failed} cells failed; see above")
 
 
-def compute(options: argparse.Namespace, results: Results) -> None:
-    """All cells, the most important first; one that another process is at is left to it."""
+def compute(options: argparse.Namespace, results: Results) -> int:
+    """All cells, the most important first, but for those that another process is at; how many failed."""
     bench = Bench(fashion(options.data), options.networks, options.peer_python)
     cells = [cell for cell in all_cells() if options.only in (None, cell.method)]
     if options.peer_python is None:
         print("without --peer-python torch-pruning's rows are left out", file=sys.stderr)
         cells = [cell for cell in cells if cell.method != PEER]
+    failed = 0
     for number, cell in enumerate(cells, 1):
         folder = bench.folder / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", blocking=False):
             if cell not in results.read():
-                compute_one(bench, cell, results, f"{number} of {len(cells)}")
+                try:
+                    compute_one(bench, cell, results, f"{number} of {len(cells)}")
+                except Exception:  # the others do not depend on it
+                    traceback.print_exc()
+                    print(f"{cell} failed", file=sys.stderr, flush=True)
+                    failed += 1
+    return failed
 
 
 def compute_one(bench: Bench, cell: Cell, results: Results, place: str) -> None:
