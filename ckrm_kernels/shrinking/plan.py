@@ -52,7 +52,7 @@ class ShrinkPlan(PlanViews):
     before, after: what the model takes and what the small one does
     choose, budget: how filters were chosen, and what the small model may have, in words
     notes: what is to be known of how the plan was made
-    source: the model's class; created: when, in UTC, as ISO 8601; versions: of the packages that decide the numbers
+    created: when, in UTC, as ISO 8601; versions: of the packages that decide the numbers
     """
 
     model: nn.Module
@@ -65,7 +65,6 @@ class ShrinkPlan(PlanViews):
     choose: str
     budget: str
     notes: tuple[str, ...]
-    source: str
     created: str
     versions: Mapping[str, str]
     _rows: tuple[ShrunkLayer, ...]
@@ -172,7 +171,7 @@ def plan_shrink(
     _check_options(budget, calibration, choose, widths, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
-    graph = trace(model, inputs)
+    graph = trace(model, (inputs.args, inputs.kwargs))
     data = None if calibration is None else Calibration(calibration, (inputs.args, inputs.kwargs), images=images)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
     proofs = prove(model, graph, inputs, seed=seed)
@@ -201,7 +200,6 @@ def plan_shrink(
         choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
         budget=budget.in_words(),
         notes=_notes(graph, data, merges),
-        source=type(model).__name__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"ckrm_kernels": __version__, "torch": torch.__version__},
         _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),

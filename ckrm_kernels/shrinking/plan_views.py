@@ -13,45 +13,49 @@ from ckrm_kernels.storage.files import write_atomically
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
+    from torch import nn
 
 
 class Proven(Protocol):
-    """What the proof found of a coupling: the largest deviation, whether both networks are one function, or why not."""
+    """What the proof found of a coupling.
+
+    deviation: largest difference from the network that ignores its filters, of the output's scale
+    exact: whether both are one function; where not, as behind a LayerNorm, the reason says why
+    """
 
     @property
-    def deviation(self) -> float | None:
-        """Relative to the output's scale."""
-
+    def deviation(self) -> float | None: ...  # noqa: D102
     @property
-    def exact(self) -> bool:
-        """Whether the shrunk network is the function that it must be."""
-
+    def exact(self) -> bool: ...  # noqa: D102
     @property
-    def reason(self) -> str:
-        """Why it is not exact, or could not be shrunk."""
+    def reason(self) -> str: ...  # noqa: D102
 
 
 class PlanViews:
-    """The views of a plan, as `RedundancyReport` has them. What they show is the plan's:
+    """The views of a plan, as `RedundancyReport` has them, of what the plan says. It is for `ShrinkPlan` to inherit."""
 
-    layers: a row for every layer, in the order in which they run
-    before, after: of the whole network
-    proof: of each coupling by its name
-    choose, budget: how filters and widths were chosen, in words
-    notes: what is to be known besides
-    source: the model's class; created: when, in UTC, as ISO 8601; versions: of the packages that decide the numbers
-    """
+    if TYPE_CHECKING:  # fields of the plan; at run time they would be taken for defaults of its own
 
-    layers: tuple[ShrunkLayer, ...]
-    before: Totals
-    after: Totals
-    proof: Mapping[str, Proven]
-    choose: str
-    budget: str
-    notes: tuple[str, ...]
-    source: str
-    created: str
-    versions: Mapping[str, str]
+        @property
+        def model(self) -> nn.Module: ...  # noqa: D102
+        @property
+        def layers(self) -> tuple[ShrunkLayer, ...]: ...  # noqa: D102
+        @property
+        def before(self) -> Totals: ...  # noqa: D102
+        @property
+        def after(self) -> Totals: ...  # noqa: D102
+        @property
+        def proof(self) -> Mapping[str, Proven]: ...  # noqa: D102
+        @property
+        def choose(self) -> str: ...  # noqa: D102
+        @property
+        def budget(self) -> str: ...  # noqa: D102
+        @property
+        def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+        @property
+        def created(self) -> str: ...  # noqa: D102
+        @property
+        def versions(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def __str__(self) -> str:
         from ckrm_kernels.shrinking.views.table import table

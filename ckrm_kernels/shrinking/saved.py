@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.extras import require
-from ckrm_kernels.shrinking.cutting import cut, kept_indices
+from ckrm_kernels.shrinking.cutting import Kept, cut, kept_indices
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
 
@@ -101,9 +101,7 @@ def _content(model: nn.Module) -> bytes:
     return content
 
 
-def _check_cut(
-    model: nn.Module, original: Mapping[str, list[int]], kept: Mapping[str, Mapping[int, list[int]]]
-) -> None:
+def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
     """Refuses a model that is not the original without the filters of the plan; a bias may have been added."""
     tensors = _tensors(model)
     for name, shape in original.items():

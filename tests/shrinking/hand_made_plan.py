@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from ckrm_kernels.shrinking.plan_views import PlanViews
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
 
@@ -24,7 +26,7 @@ class Plan(PlanViews):
     choose: str = "error"
     budget: str = "half of the parameters"
     notes: tuple[str, ...] = ()
-    source: str = "Small"
+    model: nn.Module = field(default_factory=nn.Identity)
     created: str = "2026-01-02T03:04:05+00:00"
     versions: dict[str, str] = field(default_factory=lambda: {"torch": "2.13.0"})
 

@@ -46,7 +46,7 @@ def _of_all(plan: PlanViews) -> dict[str, Any]:
         for name, each in plan.proof.items()
     }
     return {
-        "source": plan.source,
+        "model": type(plan.model).__name__,
         "budget": plan.budget,
         "choose": plan.choose,
         "verdict": verdict(plan),

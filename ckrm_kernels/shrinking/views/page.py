@@ -23,7 +23,7 @@ def page(plan: PlanViews) -> str:
     """The totals, the proof, the figure of the widths, the table, the unchanged layers by reasons, what words mean."""
     rendered = render(
         __file__,
-        title=f"{plan.source} shrunk" if plan.source else "A network shrunk",
+        title=f"{type(plan.model).__name__} shrunk",
         verdict=verdict(plan),
         proved=proved(plan),
         notes=plan.notes,

@@ -88,7 +88,7 @@ def explanations(plan: PlanViews) -> dict[str, str]:
 def provenance(plan: PlanViews) -> list[tuple[str, str]]:
     """What was shrunk, how, when and with what: names and values."""
     made = [
-        ("network", plan.source),
+        ("model", type(plan.model).__name__),
         ("budget", plan.budget),
         ("filters chosen by", plan.choose),
         ("date", plan.created),
