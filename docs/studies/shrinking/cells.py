@@ -17,7 +17,7 @@ SEEDS, FURTHER_SEEDS = range(5), range(5, 10)
 FULL, ERROR, PEER = "full", "error", "torch-pruning"
 KMEANS = "k-means"
 UNIFORM_ERROR, UNIFORM_L1 = "error, uniform widths", "l1, uniform widths"
-CHOOSERS = ("l1", "random", "psi", UNIFORM_ERROR)
+CHOOSERS = ("l1", "random", UNIFORM_ERROR, "psi")
 FURTHER_CHOOSERS = ("fpgm", "bn", UNIFORM_L1)
 SCRATCH = "scratch, error's widths"
 SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS = "scratch, uniform, parameters", "scratch, uniform, multiply-adds"
@@ -62,15 +62,15 @@ def all_cells() -> list[Cell]:
 def _by_importance() -> Iterator[Cell]:
     half, quarter = MIDDLE
     yield from _cells(SEEDS, [FULL], [1.0])
-    yield from _cells(SEEDS, [ERROR], MIDDLE)
-    yield from _cells(SEEDS, [ERROR], SHARES)
+    yield from _cells(SEEDS, [ERROR], [half])
     yield from _cells(SEEDS, [SCRATCH], [half])
-    yield from _cells(SEEDS, [PEER], MIDDLE)
-    yield from _cells(SEEDS, [*CHOOSERS, KMEANS], [half])
+    yield from _cells(SEEDS, [ERROR], [quarter])
+    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [half])
+    yield from _cells(SEEDS, [ERROR], SHARES)
     yield from _cells(SEEDS, [SCRATCH], [quarter])
     yield from _tuned_cells(1)
     yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [half])
-    yield from _cells(SEEDS, [*CHOOSERS, KMEANS], [quarter])
+    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [quarter])
     yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [quarter])
     yield from _cells(SEEDS, [SCRATCH], SHARES)
     yield from _cells(SEEDS, [*FURTHER_CHOOSERS, SCRATCH_MULTIPLY_ADDS], MIDDLE)
