@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -136,8 +137,8 @@ def _checked(graph: Graph, removed: Removed) -> dict[str, set[int]]:
         if name not in couplings:
             raise ValueError(f"removed must name couplings of the graph, got {name!r}; it has {', '.join(couplings)}")
         width = couplings[name].width
-        leaving = set(filters)
-        if not all(isinstance(each, int) and 0 <= each < width for each in leaving):
+        leaving = {operator.index(filter) for filter in filters}
+        if not all(0 <= each < width for each in leaving):
             raise ValueError(f"removed[{name!r}] must hold filters from 0 to {width - 1}, got {sorted(leaving)}")
         if len(leaving) == width:
             raise ValueError(f"removed[{name!r}] must leave one filter at least, got all {width}")
