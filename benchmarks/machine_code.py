@@ -37,7 +37,7 @@ from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import elementary, gradient, listed, prepare, tiles
 from ckrm_kernels.kernels.arithmetic import Arithmetic
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, slices_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, filters_at_once, slices_at_once
 from ckrm_kernels.similarity import Similarity
 
 Architecture = int | str  # NVIDIA's by the number of their capability, AMD's by their names
@@ -130,22 +130,23 @@ def jobs() -> Iterator[Job]:
         yield _tile_gradient_job(name, "float64", 1, similarity)
     tile = TABLE["tensor cores"].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
-        constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
+        constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8, "BINS": 128}
         yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
     for name, similarity in {"": psi, ", cosine": Similarity("cosine")}.items():
         yield _listed_job(f"listed{name}", similarity)
         yield _listed_gradient_job(f"listed gradient{name}", similarity)
-        yield _prepare_job(f"prepare, K = 9{name}", similarity, 16, 16)
+        yield _prepare_job(f"prepare, K = 9{name}", similarity, 8, 8)
     yield _listed_job("listed, float64", psi, double)
     yield _listed_gradient_job("listed gradient, float64", psi, double)
     yield _finish_job("finish gradient", psi)
     yield _finish_job("finish gradient, float64", psi, double)
-    for k, (small, largest) in {"K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
-        yield _prepare_job(f"prepare, {k}", psi, small, largest)
-        yield _prepare_job(f"prepare, {k}, float64", psi, small, largest, double)
-    yield _prepare_job("prepare, K = 9, float64", psi, 16, 16, double)
+    yield _prepare_job("prepare, K = 9 and 49", psi, 8, 64)
+    for k, positions in {"K = 1": 1, "K = 49": 64}.items():
+        yield _prepare_job(f"prepare, {k}", psi, positions, positions)
+        yield _prepare_job(f"prepare, {k}, float64", psi, positions, positions, double)
+    yield _prepare_job("prepare, K = 9, float64", psi, 8, 8, double)
     for weight, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16}.items():
-        yield replace(_prepare_job(f"prepare, {weight}", psi, 16, 16, dtype), weight=weight)
+        yield replace(_prepare_job(f"prepare, {weight}, any strides", psi, 8, 8, dtype), weight=weight)
     # Triton compiles an argument that is 1 as a constant.
     ones = {"filters": 1, "slices": 1}
     yield _with_constants(_finish_job("finish gradient, K = 1", psi), positions=1, **ones)
@@ -199,14 +200,17 @@ def _prepare_job(
     name: str, similarity: Similarity, small: int, largest: int, dtype: torch.dtype = torch.float32
 ) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
-    sizes = {"SMALL": small, "POSITIONS": largest, "BLOCK": slices_at_once(small, arithmetic.double)}
+    block = slices_at_once(small)
+    sizes = {"SMALL": small, "POSITIONS": largest, "BLOCK": block, "FILTERS": filters_at_once(block)}
+    sizes["CONTIGUOUS"] = "any strides" not in name
     constants = {**_compiled(arithmetic.of_prepare(_CPU)), **sizes}
     return Job(name, "prepare", "prepare_kernel", constants, {}, double=arithmetic.double)
 
 
 def _finish_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
-    sizes = {"POSITIONS": 16, "ROWS": slices_at_once(16, arithmetic.double)}
+    block = slices_at_once(8)
+    sizes = {"POSITIONS": 8, "BLOCK": block, "FILTERS": filters_at_once(block)}
     constants = {**_compiled(arithmetic.of_weight(_CPU)), **sizes}
     return Job(name, "prepare", "finish_gradient_kernel", constants, {}, double=arithmetic.double)
 

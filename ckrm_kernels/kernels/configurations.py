@@ -55,9 +55,14 @@ TABLE = {
 }
 
 
-def slices_at_once(positions: int, double: bool) -> int:
-    """Slices that a program of prepare or of finish gradient holds, by the power of two above their positions."""
-    return max(1, (1024 if double else 2048) // positions)
+def slices_at_once(positions: int) -> int:
+    """Slices that a program of prepare or of finish gradient holds, by the power of two that holds their positions."""
+    return max(1, 1024 // positions)
+
+
+def filters_at_once(slices: int) -> int:
+    """The filters that they are of: as many neighbours as a row of moments makes whole transactions of memory."""
+    return min(slices, 32)
 
 
 @functools.cache

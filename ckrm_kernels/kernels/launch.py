@@ -7,11 +7,12 @@ import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import gradient, listed, plan, prepare, tables, tiles
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, slices_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, filters_at_once, slices_at_once
 from ckrm_kernels.kernels.prepared import Prepared, positions_block
 
 _INTERPRETED_PROGRAMS = 8  # a device of few programs, so that tiles are split
 _ROWS_OF_COMBINE = 8  # of a tile, that a program combines
+_MOST_BINS = 1024  # of intervals, that a program counts at a time
 
 
 def launch_tiles(
@@ -32,6 +33,8 @@ def launch_tiles(
     tile_plan = plan.plan_tiles(rows, columns, outputs, config.tile, _programs(banks.device, config), banks.device)
     partial = torch.empty(tile_plan.slots, *config.tile, dtype=arithmetic.dtype, device=banks.device)
     edges = out if edges is None else edges
+    number_of_edges = edges.numel() if output == tiles.COUNTS else 0
+    bins = min(triton.next_power_of_2(number_of_edges + 2), _MOST_BINS)
     sides = {"ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
     strip = min(_ROWS_OF_COMBINE, config.tile.rows)
     for batch in tile_plan.batches:
@@ -51,10 +54,11 @@ def launch_tiles(
             batch.tiles,
             out,
             edges,
-            edges.numel() if output == tiles.COUNTS else 0,
+            number_of_edges,
             OUTPUT=output,
             **sides,
             STRIP=strip,
+            BINS=bins,
             **LAUNCH,
         )
 
@@ -154,8 +158,10 @@ def _empty_gradients(banks: Prepared, place: plan.Place) -> tuple[Tensor, Tensor
 def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[Tensor, Tensor], out: Tensor) -> None:
     """The gradient of a weight into out, contiguous."""
     shape, positions = place.shape, positions_block(place.shape.steps)
-    block = slices_at_once(positions, banks.arithmetic.double)
-    prepare.finish_gradient_kernel[(triton.cdiv(shape.filters * shape.slices, block),)](
+    block = slices_at_once(positions)
+    filters = filters_at_once(block)
+    programs = triton.cdiv(shape.filters, filters) * triton.cdiv(shape.slices, block // filters)
+    prepare.finish_gradient_kernel[(programs,)](
         banks.data,
         of_bank,
         out,
@@ -164,7 +170,8 @@ def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[T
         place.in_buffer,
         **banks.arithmetic.of_weight(banks.device),
         POSITIONS=positions,
-        ROWS=block,
+        BLOCK=block,
+        FILTERS=filters,
         **LAUNCH,
     )
 

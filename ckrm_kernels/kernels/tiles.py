@@ -140,7 +140,16 @@ def tile_kernel(
 
 @triton.jit
 def write_or_count(
-    sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    sums,
+    tile,
+    first,
+    out,
+    edges,
+    number_of_edges,
+    OUTPUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Writes or counts Psi of some rows of a tile (tables.TileRow), from `first` on, given the sums of terms."""
     n, m = tl.load(tile + tables.TILE_ROWS), tl.load(tile + tables.TILE_COLUMNS)
@@ -156,18 +165,38 @@ def write_or_count(
         tl.store(row + j, mean, (i < n) & (j < m))
     else:
         value = mean.to(edges.dtype.element_ty)  # of the dtype that Psi is returned in
-        value = tl.where((i < j) & (j < n), value, float("-inf"))
-        counts = out + output * (number_of_edges + 2)
-        above = tl.sum((value > float("-inf")).to(tl.int32))
-        for e in range(number_of_edges):
-            rest = tl.sum((value > tl.load(edges + e)).to(tl.int32))
-            tl.atomic_add(counts + e, (above - rest).to(tl.int64))
-            above = rest
-        tl.atomic_add(counts + number_of_edges, above.to(tl.int64))
-        tl.atomic_add(counts + number_of_edges + 1, tl.sum((value != value).to(tl.int32)).to(tl.int64))
+        interval = tl.where((i < j) & (j < n), interval_of(value, edges, number_of_edges), -1)
+        add_counts(
+            tl.reshape(interval, [ROWS * COLUMNS]), out + output * (number_of_edges + 2), number_of_edges + 2, BINS
+        )
 
 
 @triton.jit
+def interval_of(value, edges, number_of_edges):
+    """How many of the ascending edges are below each value, by bisection; number_of_edges + 1 for NaN."""
+    low = tl.zeros_like(value).to(tl.int32)
+    high = low + number_of_edges
+    left = number_of_edges
+    while left > 0:
+        middle = (low + high) // 2
+        below = (low < high) & (tl.load(edges + middle, low < high, other=0.0) < value)
+        low, high = tl.where(below, middle + 1, low), tl.where(below, high, middle)
+        left //= 2
+    return tl.where(value == value, low, number_of_edges + 1)
+
+
+@triton.jit
+def add_counts(interval, counts, intervals, BINS: tl.constexpr):
+    """Adds to counts (intervals,) how often each is in `interval`, BINS at a time; -1 is none."""
+    bins = tl.arange(0, BINS)
+    for first in range(0, intervals, BINS):
+        here = (interval >= first) & (interval < first + BINS)
+        found = tl.histogram(tl.where(here, interval - first, 0), BINS)
+        found -= tl.where(bins == 0, tl.sum((~here).to(tl.int32)), 0)
+        tl.atomic_add(counts + first + bins, found.to(tl.int64), (first + bins < intervals) & (found > 0))
+
+
+@triton.jit(do_not_specialize=["number_of_edges"])
 def combine_kernel(
     partial,
     tiles,
@@ -178,6 +207,7 @@ def combine_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STRIP: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Adds the parts of a tile (tables.TileRow), always in the same order, and writes or counts STRIP of its rows."""
     tl.static_assert(LAYOUT >= 0)  # see tables.py
@@ -191,4 +221,4 @@ def combine_kernel(
         total = sums + part_sum
         lost = (total - sums) - part_sum
         sums = total
-    write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)
+    write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS, BINS)
