@@ -166,7 +166,7 @@ def _compiled(arguments: dict[str, Any]) -> dict[str, Any]:
 def _tile_job(name: str, row: str, steps: int, similarity: Similarity) -> Job:
     config, double = TABLE[row], row == "float64"
     arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
-    sides = {"STEPS": steps, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
+    sides = {"STEPS": steps, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "STAGES": config.stages}
     terms = config.tile.rows * config.tile.columns / (32 * config.warps)
     constants = {**_compiled(arithmetic.of_term(_CPU, steps)), **sides}
     return Job(f"tile, {name}", "tiles", "tile_kernel", constants, config.options, terms, double)
@@ -176,7 +176,7 @@ def _tile_gradient_job(name: str, row: str, steps: int, similarity: Similarity) 
     config, double = TABLE[row], row == "float64"
     arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
     tile = config.gradient_tile
-    sides = {"STEPS": steps, "ROWS": tile.rows, "COLUMNS": tile.columns}
+    sides = {"STEPS": steps, "ROWS": tile.rows, "COLUMNS": tile.columns, "STAGES": config.gradient_stages}
     terms = tile.rows * tile.columns / (32 * config.gradient_warps)
     constants = {**_compiled(arithmetic.of_gradient(_CPU, steps)), **sides}
     return Job(

@@ -81,9 +81,13 @@ def sum_over_slices(
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The sum of TERM over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`."""
+    """The sum of TERM over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`.
+
+    STAGES: slices on their way at a time, moments too: the launch option would leave out what no dot product reads
+    """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     rows_at = tl.multiple_of(tl.load(item + tables.ITEM_ROW_COORDINATES), 16)
@@ -98,7 +102,7 @@ def sum_over_slices(
     size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], dtype)
-    for _ in range(slices):
+    for _ in tl.range(0, slices, num_stages=STAGES):
         cov = covariance_of_tile(
             buffer, rows_at, columns_at, rows, columns, size, steps, constants[1], STEPS, ROWS, COLUMNS, DOUBLE
         )
@@ -124,6 +128,7 @@ def tile_kernel(
     NUMBER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """One item (tables.ItemRow): a tile, or some of its slices, whose sums go to a slot of `partial`.
@@ -133,7 +138,7 @@ def tile_kernel(
     tl.static_assert(LAYOUT >= 0)  # see tables.py
     item = items + tl.program_id(0).to(tl.int64) * tables.ITEM_WIDTH
     constants = constants_of(scalars, NUMBER, DOUBLE)
-    sums = sum_over_slices(buffer, item, constants, TERM, KINDS, STEPS, ROWS, COLUMNS, DOUBLE)
+    sums = sum_over_slices(buffer, item, constants, TERM, KINDS, STEPS, ROWS, COLUMNS, STAGES, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(partial + tl.load(item + tables.ITEM_SLOT) * (ROWS * COLUMNS) + at, sums)
 
