@@ -37,7 +37,7 @@ from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import elementary, gradient, listed, prepare, tiles
 from ckrm_kernels.kernels.arithmetic import Arithmetic
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, filters_at_once, slices_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, filters_at_once, row_of, slices_at_once
 from ckrm_kernels.similarity import Similarity
 
 Architecture = int | str  # NVIDIA's by the number of their capability, AMD's by their names
@@ -106,10 +106,11 @@ class Count:
     per_term: dict[str, float]
 
 
-def jobs() -> Iterator[Job]:
-    """Every configuration that the package launches."""
+def jobs(architecture: Architecture) -> Iterator[Job]:
+    """Every configuration that the package launches on an architecture."""
+    with_coordinates = row_of(1, False, architecture == 90)
     psi, double = Similarity(), torch.float64
-    loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
+    loops = {"K = 9": (with_coordinates, 1), "K = 1": ("none", 0), "any K": (with_coordinates, -1)}
     for k, (row, steps) in loops.items():
         yield _tile_job(k, row, steps, psi)
         yield _tile_gradient_job(k, row, steps, psi)
@@ -123,12 +124,12 @@ def jobs() -> Iterator[Job]:
         "signed cosine": Similarity("cosine", signed=True),
     }
     for name, similarity in cases.items():
-        yield _tile_job(f"K = 9, {name}", "tensor cores", 1, similarity)
-        yield _tile_gradient_job(f"K = 9, {name}", "tensor cores", 1, similarity)
+        yield _tile_job(f"K = 9, {name}", with_coordinates, 1, similarity)
+        yield _tile_gradient_job(f"K = 9, {name}", with_coordinates, 1, similarity)
     for name, similarity in {"float64": psi, "cosine, float64": Similarity("cosine")}.items():
         yield _tile_job(name, "float64", 1, similarity)
         yield _tile_gradient_job(name, "float64", 1, similarity)
-    tile = TABLE["tensor cores"].tile
+    tile = TABLE[with_coordinates].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
         constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8, "BINS": 128}
         yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
@@ -383,7 +384,7 @@ def counts(names: str = "", architectures: tuple[Architecture, ...] = ARCHITECTU
 
 def _counts_of_maker(names: str, architectures: tuple[Architecture, ...], workers: int) -> list[Count]:
     """Of one maker's architectures: in processes of their own, since Triton takes no constant that changes."""
-    chosen = [(job.name, architecture) for job in jobs() if names in job.name for architecture in architectures]
+    chosen = [(job.name, each) for each in architectures for job in jobs(each) if names in job.name]
     if not chosen:
         return []
     with ProcessPoolExecutor(workers, initializer=_set_constants, initargs=(architectures[0],)) as pool:
@@ -397,7 +398,7 @@ def _set_constants(architecture: Architecture) -> None:
 
 def _count_of_name(name: str, architecture: Architecture) -> Count:
     """A device function, which a job holds, can't be sent to another process."""
-    return count(next(job for job in jobs() if job.name == name), architecture)
+    return count(next(job for job in jobs(architecture) if job.name == name), architecture)
 
 
 def table(rows: list[Count]) -> str:

@@ -7,7 +7,7 @@ were chosen by counting machine instructions (benchmarks/machine_code.py), and n
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -25,7 +25,7 @@ class Configuration:
 
     tile: filters that a program of the tile kernel compares; warps, stages: Triton's num_warps and num_stages
     gradient_...: the same of the tile gradient kernel
-    resident: programs that a multiprocessor of the Hopper generation holds at a time, by registers
+    resident: programs that a multiprocessor holds at a time, by registers
     source: where the choice is from
     """
 
@@ -49,10 +49,11 @@ class Configuration:
         return {"num_warps": self.gradient_warps, "num_stages": 1, **ALL_REGISTERS}
 
 
-# By what the tile kernel does with the coordinates of a slice.
+# By what the tile kernel does with the coordinates of a slice. Other generations than Hopper take more registers.
 TABLE = {
     "none": Configuration(Tile(32, 128), 4, 3, 7, Tile(32, 64), 4, 1, "measured"),  # K = 1
-    "tensor cores": Configuration(Tile(64, 64), 4, 3, 3, Tile(64, 32), 4, 1, "measured"),
+    "tensor cores": Configuration(Tile(64, 64), 4, 3, 2, Tile(64, 16), 4, 1, "predicted"),
+    "tensor cores, Hopper": Configuration(Tile(64, 64), 4, 3, 3, Tile(64, 32), 4, 1, "measured"),
     "float64": Configuration(Tile(32, 32), 8, 1, 1, Tile(16, 16), 4, 1, "predicted"),
 }
 
@@ -70,7 +71,14 @@ def filters_at_once(slices: int) -> int:
 @functools.cache
 def configuration(steps: int, double: bool, device: torch.device) -> Configuration:
     """The configuration for banks of at most so many groups of 8 coordinates, on a device."""
-    config = TABLE["float64" if double else "tensor cores" if steps else "none"]
-    if steps and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] != 9:
-        return replace(config, resident=min(config.resident, 2))  # the compiler takes more registers there
-    return config
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return TABLE[row_of(steps, double, hopper)]
+
+
+def row_of(steps: int, double: bool, hopper: bool) -> str:
+    """The row of TABLE; hopper: whether for a GPU of that generation."""
+    if double:
+        return "float64"
+    if steps == 0:
+        return "none"
+    return "tensor cores, Hopper" if hopper else "tensor cores"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import gradient, listed, plan, prepare, tables, tiles
@@ -34,7 +35,7 @@ def launch_tiles(
     partial = torch.empty(tile_plan.slots, *config.tile, dtype=arithmetic.dtype, device=banks.device)
     edges = out if edges is None else edges
     number_of_edges = edges.numel() if output == tiles.COUNTS else 0
-    bins = min(triton.next_power_of_2(number_of_edges + 2), _MOST_BINS)
+    bins = min(plan.power_of_2_above(number_of_edges + 2), _MOST_BINS)
     sides = {"ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
     strip = min(_ROWS_OF_COMBINE, config.tile.rows)
     for batch in tile_plan.batches:
@@ -68,7 +69,7 @@ def launch_listed(bank: Prepared, pairs: Tensor, out: Tensor) -> None:
     """Psi of listed pairs (P, 2) into out (P,)."""
     (place,) = bank.places
     pairs_per_program = 8
-    listed.listed_kernel[(triton.cdiv(out.numel(), pairs_per_program),)](
+    listed.listed_kernel[(plan.divide_up(out.numel(), pairs_per_program),)](
         bank.data,
         pairs.contiguous(),
         out,
@@ -104,7 +105,7 @@ def launch_tile_gradient(banks: Prepared, rows: plan.Place, columns: plan.Place,
     of_bank = _empty_gradients(banks, rows)
     side_of_rows, side_of_columns = banks.configuration.gradient_tile
     steps = rows.shape.steps
-    gradient.tile_gradient_kernel[(rows.shape.slices, triton.cdiv(rows.shape.filters, side_of_rows), max(1, steps))](
+    gradient.tile_gradient_kernel[(rows.shape.slices, plan.divide_up(rows.shape.filters, side_of_rows), max(1, steps))](
         banks.data,
         spread,
         of_bank,
@@ -131,7 +132,7 @@ def launch_listed_gradient(bank: Prepared, pairs: Tensor, grad: Tensor, out: Ten
     others, grads = pairs.flip(1).T.flatten()[order], grad.repeat(2)[order]
     of_bank = _empty_gradients(bank, place)
     gradient.listed_gradient_kernel[
-        (shape.filters, triton.cdiv(shape.slices, slices_per_program), max(1, shape.steps))
+        (shape.filters, plan.divide_up(shape.slices, slices_per_program), max(1, shape.steps))
     ](
         bank.data,
         grads,
@@ -162,7 +163,7 @@ def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[T
     shape, positions = place.shape, positions_block(place.shape.steps)
     block = slices_at_once(positions)
     filters = filters_at_once(block)
-    programs = triton.cdiv(shape.filters, filters) * triton.cdiv(shape.slices, block // filters)
+    programs = plan.divide_up(shape.filters, filters) * plan.divide_up(shape.slices, block // filters)
     prepare.finish_gradient_kernel[(programs,)](
         banks.data,
         of_bank,
@@ -178,6 +179,7 @@ def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[T
     )
 
 
+@functools.cache
 def _programs(device: torch.device, config: Configuration) -> int:
     """How many programs of the tile kernel the device runs at a time."""
     if device.type != "cuda":

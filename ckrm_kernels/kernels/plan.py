@@ -84,6 +84,11 @@ def divide_up(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def power_of_2_above(number: int) -> int:
+    """The smallest power of two not below it."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 @functools.lru_cache(maxsize=256)
 def plan_buffer(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
     """Gives every bank its place."""

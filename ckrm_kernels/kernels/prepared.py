@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import plan, prepare, tables
@@ -81,7 +80,7 @@ def shape_of(weight: Tensor) -> plan.Shape:
 
 def positions_block(steps: int) -> int:
     """A power of two that holds K - 1 positions and the places of all coordinates, those that only pad too."""
-    return int(triton.next_power_of_2(max(1, plan.COORDINATES_PER_STEP * steps)))
+    return plan.power_of_2_above(plan.COORDINATES_PER_STEP * steps)
 
 
 def _allocate(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
