@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
+from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph, Layer
 from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
 from ckrm_kernels.shrinking.traceable import check_traceable
-from ckrm_kernels.shrinking.tracing import Traced, traced
+from ckrm_kernels.shrinking.tracing import Traced, is_layer, traced
 
 _Place = tuple[str, int]
 _Filter = dict[_Place, list[int]]
@@ -29,12 +29,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     check_traceable(model)
     batch = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.dim()), 1)
     found = traced(model, exported(model, inputs), batch)
+    if not found.layers:
+        raise ValueError("model must run a convolution or linear layer, got none")
     filters = _filters(found)
     _fix_whole_layers(found, filters)
     return Graph(
         layers=tuple(found.layers.values()),
         couplings=_couplings(found, filters),
-        fixed=_fixed(found),
+        fixed={**_fixed(found), **_not_run(model, found)},
         unsupported=tuple(dict.fromkeys(found.unsupported)),
     )
 
@@ -47,9 +49,13 @@ def _filters(found: Traced) -> dict[int, _Filter]:
         for index, label in enumerate(labels):
             if classes.reason(label) is None:
                 filters.setdefault(classes.find(label), {}).setdefault((tensor, dim), []).append(index)
-    made = {(layer.weight, layer.output_dim) for layer in found.layers.values()}
-    made = {place for place in made if found.roles.get(place) == "produces"}
+    made = {(layer.weight, layer.output_dim) for layer in found.layers.values() if _produces(layer, found)}
     return {root: filter for root, filter in filters.items() if not made.isdisjoint(filter)}
+
+
+def _produces(layer: Layer, found: Traced) -> bool:
+    """Whether the layer makes filters of its own, as all but depthwise ones do."""
+    return found.roles.get((layer.weight, layer.output_dim)) == "produces"
 
 
 def _fix_whole_layers(found: Traced, filters: dict[int, _Filter]) -> None:
@@ -71,7 +77,7 @@ def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling,
     couplings = []
     for layer in found.layers.values():
         made = (layer.weight, layer.output_dim)
-        for places in [places for places in alike if made in places and found.roles[made] == "produces"]:
+        for places in [places for places in alike if made in places and _produces(layer, found)]:
             roots = sorted(alike.pop(places), key=lambda root: filters[root][made])
             entries = [
                 Entries(*place, tuple(tuple(filters[root][place]) for root in roots), found.roles.get(place, "follows"))
@@ -86,9 +92,20 @@ def _fixed(found: Traced) -> dict[str, str]:
     labels = {(tensor, dim): range_ for tensor, dim, range_ in found.classes.owned()}
     fixed = {}
     for layer in found.layers.values():
-        filters = labels.get((layer.weight, layer.output_dim))
+        filters = labels.get((layer.weight, layer.output_dim if _produces(layer, found) else 0))
         reasons = [found.classes.reason(label) for label in filters] if filters else ["it has a single filter"]
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             fixed[layer.name] = reason
     return fixed
+
+
+def _not_run(model: nn.Module, found: Traced) -> dict[str, str]:
+    """Convolutions and linear maps that the traced program doesn't run, such as an auxiliary head for training."""
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    used = {tensor for tensor, _, _ in found.classes.owned()}
+    return {
+        name: "it does not run in evaluation mode"
+        for name, module in model.named_modules()
+        if is_layer(module) and (weight := names.get(id(module.weight))) is not None and weight not in used
+    }

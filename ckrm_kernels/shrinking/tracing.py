@@ -6,7 +6,6 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,9 @@ from ckrm_kernels.shrinking.exporting import PREFIX
 from ckrm_kernels.shrinking.label_rules import RULES, Call
 from ckrm_kernels.shrinking.label_rules.layers import CONVOLUTIONS, is_depthwise, is_transposed
 from ckrm_kernels.shrinking.labels import Classes, Labels
+from ckrm_kernels.shrinking.watching import source_of
 
 Kind = Literal["conv", "transposed", "linear"]
-_TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass
@@ -124,7 +123,15 @@ class _Run:
             rule = RULES["add"] if torch.Tag.pointwise in getattr(target, "tags", ()) else None
         if rule is None:
             return self._without_rule(node, call)
-        along = rule(call) if list(call.tensors()) else {}
+        try:
+            along = rule(call)
+        except (
+            Exception
+        ):  # a use that the rule does not know, as of sizes that depend on values: nothing of it can leave
+            return self._without_rule(node, call)
+        if isinstance(_module(node, self._model), nn.MultiheadAttention):
+            for tensor in call.tensors():
+                call.fix_all(tensor, "attention of a given width")
         result = _values(node, along if isinstance(along, dict) else dict(enumerate(along)), call.classes, call)
         self._note(node, call)
         return result
@@ -133,13 +140,16 @@ class _Run:
         """A call of another graph, as a block under no_grad or autocast is."""
         args = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
         graphs = [place for place, value in enumerate(args) if isinstance(value, fx.GraphModule)]
-        return self._graph(args[graphs[0]], args[graphs[0] + 1 :]) if len(graphs) == 1 else None
+        if len(graphs) != 1:
+            return None
+        inner: Any = args[graphs[0]]
+        return self._graph(inner, args[graphs[0] + 1 :])
 
     def _described(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
         """The call with its arguments by name; None where its result is no tensor."""
         shapes = [tuple(v.shape) for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
         target: Any = node.target
-        if not shapes:
+        if not shapes and not (isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable):
             return None
         if isinstance(target, torch._ops.OpOverload):
             schema = target._schema
@@ -151,10 +161,10 @@ class _Run:
             arguments = {str(place): argument for place, argument in enumerate(args)}
         if name.endswith("_") and not name.startswith("__"):
             name = name[:-1]
-        return Call(name, target, {**arguments, **kwargs}, shapes, _place(node), self.found.classes)
+        return Call(name, target, {**arguments, **kwargs}, shapes, source_of(node), self.found.classes)
 
     def _without_rule(self, node: fx.Node, call: Call) -> Any:
-        self.found.unsupported.append(call.name + (f" ({call.place})" if call.place else ""))
+        self.found.unsupported.append(call.name + (f" ({call.source.place})" if call.source.place else ""))
         for tensor in call.tensors():
             call.fix_all(tensor, "an operation without a rule")
         return _values(node, {})
@@ -194,7 +204,7 @@ class _Run:
         if weight is None:
             return None
         module = _module(node, self._model)
-        own = module if _is_layer(module) else None
+        own = module if is_layer(module) else None
         is_module = own is not None and self._names.get(id(own._parameters.get("weight"))) == weight
         kind: Kind = "linear" if call.name == "linear" else "transposed" if is_transposed(call) else "conv"
         counted = call["input"].shape if kind == "transposed" else call.shape
@@ -219,6 +229,7 @@ class _Run:
         origins = {dim: call.classes.origin(vector) for dim, vector in weight.along.items() if dim < 2}
         dims = {origin[1] == dim for dim, origin in origins.items() if origin}
         names = {origin[0] for origin in origins.values() if origin}
+        names = {name for name in names if self._labels[name].shape == weight.shape}
         if None in origins.values() or dims != {True} or len(names) != 1:
             call.fix_all(weight, "a weight computed from others")
             return None
@@ -284,18 +295,8 @@ def _module(node: fx.Node, model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _is_layer(module: nn.Module | None) -> bool:
+def is_layer(module: nn.Module | None) -> bool:
     """Whether it is a convolution or linear map that runs torch's own forward."""
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and (
         type(module).forward.__module__.startswith("torch.")
     )
-
-
-def _place(node: fx.Node) -> str:
-    """The innermost line of source that is not torch's own: "file.py, line 3: `code`"."""
-    frames = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if not frame[0].startswith(_TORCH) and frame[0] != __file__]
-    if not frames:
-        return ""
-    file, line, code = frames[-1]
-    return f"{Path(file).name}, line {line}: `{code}`"
