@@ -31,7 +31,8 @@ class Verdict:
         "wrong": runs, and is another function, with no error from the tool
         "error": does not run, train or save, or has outputs of another shape ("output")
         "nothing": has all its parameters
-    detail: the deviation, of the outputs' scale, or the error
+    detail: the deviation, of the outputs' scale, or the error; "without effect" where the small network gives what the
+        original gives with nothing zeroed, so that its being exact says little
     left: share of the parameters that it has
     """
 
@@ -97,9 +98,10 @@ def compared(
             return "wrong", f"{name} has values that the original's has not"
         kept[name] = entries
     masked = without_inputs(original, kept, reads)
+    without_effect = deviation(original, batches, outputs) <= TOLERANCE
     found = deviation(masked, batches, outputs)
     if found <= TOLERANCE:
-        return "exact", f"{found:.1e}"
+        return "exact", f"{found:.1e}" + ", without effect" * without_effect
     with_norms_of(masked, small, kept)
     again = deviation(masked, batches, outputs)
     return ("statistics", f"{again:.1e}") if again <= TOLERANCE else ("wrong", f"{min(found, again):.2g}")
