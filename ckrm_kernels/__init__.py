@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from ckrm_kernels.measurement import measure
     from ckrm_kernels.report import LayerRedundancy, RedundancyReport
     from ckrm_kernels.sampling import RedundancyEstimate, chance_redundancy, estimate_redundancy
+    from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
 
 __all__ = [
     "LayerRedundancy",
     "RedundancyEstimate",
     "RedundancyReport",
     "RedundantGroups",
+    "ShrinkPlan",
     "chance_redundancy",
     "cross_psi",
     "estimate_redundancy",
     "measure",
     "pairwise_psi",
+    "plan_shrink",
     "psi_histogram",
     "psi_of_pairs",
     "redundancy",
@@ -38,11 +41,13 @@ _MODULE_OF = {
     "RedundancyEstimate": "sampling",
     "RedundancyReport": "report",
     "RedundantGroups": "groups",
+    "ShrinkPlan": "shrinking.plan",
     "chance_redundancy": "sampling",
     "cross_psi": "functional",
     "estimate_redundancy": "sampling",
     "measure": "measurement",
     "pairwise_psi": "functional",
+    "plan_shrink": "shrinking.plan",
     "psi_histogram": "distribution",
     "psi_of_pairs": "functional",
     "redundancy": "distribution",

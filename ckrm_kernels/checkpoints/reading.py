@@ -31,6 +31,7 @@ UNKNOWN_GROUPS = (
 )
 _DAMAGED = "is a truncated or damaged checkpoint, or none at all"
 _MOST = 1_000_000
+_COUNTER = "num_batches_tracked"  # which no evaluation reads
 _OTHER = "is not a checkpoint, or of a kind that is not read"
 
 
@@ -81,26 +82,68 @@ class _File(NamedTuple):
     notes: tuple[str, ...]
 
 
+def read_model(
+    path: str | Path, like: Callable[[], nn.Module], *, weights: str | None = None
+) -> tuple[nn.Module, Checkpoint]:
+    """A new model with the weights of a checkpoint, in evaluation mode, and what was read; see `read_checkpoints`.
+
+    like: makes the model, whose types and shared tensors stay as they are; it is called twice
+    Unlike for measuring, buffers such as a norm's running mean must be there. The checkpoint has no layers here.
+    Raises CheckpointError, also where the path holds several checkpoints.
+    """
+    from ckrm_kernels.checkpoints.files import checkpoint_files
+
+    groups = checkpoint_files([Path(path)])
+    if len(groups) > 1:
+        raise CheckpointError(f"{path}: holds {len(groups)} checkpoints, such as {groups[0][0]}: name one")
+    with ExitStack() as open_copies:
+        read = _read(groups[0], weights, open_copies)
+        loaded = _model_of(like, read, str(groups[0][0]))
+        model = like()
+        state = model.state_dict()
+        there = {tensor.name for tensor in (*read.tensors, *read.as_stored)}
+        buffers = [name for name, _ in model.named_buffers() if name in state and not name.endswith(_COUNTER)]
+        if lacking := [name for name in buffers if name not in there]:
+            raise CheckpointError(f"{path}: lacks {', '.join(lacking[:4])}, which the model computes with")
+        model.load_state_dict(loaded.state_dict())
+    return model.eval(), Checkpoint((), read.sources, read.notes)
+
+
+class _Read(NamedTuple):
+    """What was read of the files that are one checkpoint. as_stored: see `Selection`"""
+
+    tensors: list[StoredTensor]
+    as_stored: list[StoredTensor]
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...]
+
+
 def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
     with ExitStack() as open_copies:
-        files = [_file(path, weights, open_copies) for path in paths]
-        tensors = [tensor for file in files for tensor in file.chosen.tensors]
-        notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
-        counts = Counter(tensor.name for tensor in tensors)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise CheckpointError(
-                f"{paths[0]}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
-            )
+        read = _read(paths, weights, open_copies)
+        notes = list(read.notes)
         if like is not None:
-            as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
-            layers = _layers_of_model(like, tensors, as_stored, str(paths[0]))
+            layers = _layers(_model_of(like, read, str(paths[0])))
         else:
-            whole = assembled(tensors)
+            whole = assembled(read.tensors)
             layers = layers_of(whole)
             if not any(layer.banks for layer in layers):
                 raise CheckpointError(f"{paths[0]}: {unmeasurable(whole, layers)}")
             notes += [UNKNOWN_GROUPS] * any(map(is_convolution_of_unknown_groups, whole))
-    return Checkpoint(tuple(layers), tuple(file.source for file in files), tuple(notes))
+    return Checkpoint(tuple(layers), read.sources, tuple(notes))
+
+
+def _read(paths: tuple[Path, ...], weights: str | None, open_copies: ExitStack) -> _Read:
+    files = [_file(path, weights, open_copies) for path in paths]
+    tensors = [tensor for file in files for tensor in file.chosen.tensors]
+    notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
+    counts = Counter(tensor.name for tensor in tensors)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise CheckpointError(
+            f"{paths[0]}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
+        )
+    as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
+    return _Read(tensors, as_stored, tuple(file.source for file in files), tuple(notes))
 
 
 def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
@@ -122,20 +165,18 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
     return _File(chosen, source_of(path, chosen.chosen, content=local), tuple(notes))
 
 
-def _layers_of_model(
-    like: Callable[[], nn.Module], tensors: Sequence[StoredTensor], as_stored: Sequence[StoredTensor], what: str
-) -> list[Layer]:
-    """The layers of the model with the tensors in it, by their names as stored where only these are the model's."""
+def _model_of(like: Callable[[], nn.Module], read: _Read, what: str) -> nn.Module:
+    """The model with the tensors in it, by their names as stored where only these are the model's."""
     from ckrm_kernels.checkpoints.into_model import load_into
 
     def loaded(named: Sequence[StoredTensor]) -> nn.Module:
         return load_into(like, {tensor.name: tensor.read() for tensor in named if tensor.read is not None}, what)
 
     try:
-        return _layers(loaded(tensors))
+        return loaded(read.tensors)
     except CheckpointError as error:
         with suppress(CheckpointError):
-            return _layers(loaded(as_stored))
+            return loaded(read.as_stored)
         raise error from None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import compare, demo, doctor, export, measure, models, search, train
+from ckrm_kernels.commands import compare, demo, doctor, export, measure, models, search, shrink, train
 
 app = typer.Typer(
     name="ckrm",
@@ -42,6 +42,7 @@ _COMMANDS = (  # in the order of `ckrm --help`
     train.train,
     search.search,
     search.report,
+    shrink.shrink,
     compare.compare,
     export.export,
     demo.demo,

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckrm_kernels.choices import Pointwise, Sort
-from ckrm_kernels.commands.shared import Eps, ScaleFree, Signed, SimilarityName, Threshold, interruptible, use_threads
+from ckrm_kernels.commands.shared import (
+    Eps,
+    ScaleFree,
+    Signed,
+    SimilarityName,
+    Threshold,
+    interruptible,
+    show,
+    use_threads,
+    wrong_use,
+)
 from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.progress import tracked
 
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
     from ckrm_kernels.similarity import Similarity
 
 _STDOUT = Path("-")
-_STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
 
 
 def measure(
@@ -77,6 +85,7 @@ def measure(
     from ckrm_kernels.checkpoints import read_checkpoints
     from ckrm_kernels.measurement import measure_layers, structure_of
     from ckrm_kernels.report.selection import fitting
+    from ckrm_kernels.report.table import lines
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     measured = _checked_similarity(similarity, signed, eps, scale_free, threshold)
@@ -96,7 +105,7 @@ def measure(
                 "measure those of one structure at a time to write files"
             )
         for same in structures.values():
-            with _wrong_use("--layer"):
+            with wrong_use("--layer"):
                 fitting([each.name for each in same[0].layers], layer)
         stream = sys.stderr if _STDOUT in files.values() else sys.stdout
         any_measured = False
@@ -113,7 +122,7 @@ def measure(
             report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
             if number:
                 print(file=stream)
-            _show(report, every, stream)
+            show(partial(lines, report, every=every), stream)
             _write(report, files)
             any_measured = any_measured or bool(report.measured)
     if not any_measured:
@@ -125,11 +134,11 @@ def _checked_similarity(name: str, signed: bool, eps: float, scale_free: bool, t
     from ckrm_kernels.distribution import checked_threshold
     from ckrm_kernels.similarity import Similarity
 
-    with _wrong_use("--similarity"):
+    with wrong_use("--similarity"):
         Similarity(name)  # type: ignore[arg-type]
-    with _wrong_use("--eps"):
+    with wrong_use("--eps"):
         similarity = Similarity(name, eps=eps, signed=signed, scale_free=scale_free)  # type: ignore[arg-type]
-    with _wrong_use("--threshold"):
+    with wrong_use("--threshold"):
         checked_threshold(threshold, similarity.lowest)
     return similarity
 
@@ -140,17 +149,8 @@ def _constructor(like: str | None) -> Any:
         return None
     from ckrm_kernels.checkpoints.into_model import constructor_of
 
-    with _wrong_use("--like"):
+    with wrong_use("--like"):
         return constructor_of(like)
-
-
-@contextmanager
-def _wrong_use(option: str) -> Iterator[None]:
-    """Makes the statement's ValueError one of wrong usage, which ends with exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def _check_outputs(files: dict[str, Path | None], checkpoints: Sequence[Path]) -> None:
@@ -189,27 +189,6 @@ def _errors() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
-
-
-def _show(report: RedundancyReport, every: bool, stream: TextIO) -> None:
-    """The report as text: within COLUMNS or the terminal's width, as wide as it is where the output goes elsewhere."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from ckrm_kernels.report.table import lines
-
-    width = _width(stream)
-    console = Console(file=stream, width=width or 80)  # its own width wraps nothing here
-    for line in lines(report, width, every=every):
-        console.print(Text(line.text, _STYLES[line.style]), soft_wrap=True)
-
-
-def _width(stream: TextIO) -> int | None:
-    """Of the lines on a stream; None without a limit."""
-    asked = os.environ.get("COLUMNS", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
 
 
 def _write(report: RedundancyReport, files: dict[str, Path | None]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
 import typer
 
 from ckrm_kernels import choices
+
+if TYPE_CHECKING:
+    from ckrm_kernels.presentation.grid import Line
+
+_STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
 
 
 class Size(NamedTuple):
@@ -92,6 +98,37 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
         except KeyboardInterrupt:
             typer.echo(f"\nckrm: interrupted; {how_to_go_on}", err=True)
             raise typer.Exit(128 + signal.SIGINT) from None
+
+
+@contextmanager
+def wrong_use(option: str) -> Iterator[None]:
+    """Makes the statement's ValueError one of wrong usage of the option, which ends with exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def show(lines: Callable[[int | None], Iterable[Line]], stream: TextIO) -> None:
+    """Lines of text: within COLUMNS or the terminal's width, as wide as they are where the output goes elsewhere.
+
+    lines: gives those of a width, None without a limit
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    width = _width(stream)
+    console = Console(file=stream, width=width or 80)  # its own width wraps nothing here
+    for line in lines(width):
+        console.print(Text(line.text, _STYLES[line.style]), soft_wrap=True)
+
+
+def _width(stream: TextIO) -> int | None:
+    """Of the lines on a stream; None without a limit."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
 
 
 class _Ended(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,30 +52,40 @@ def measure_latencies(networks: Mapping[str, nn.Module], image_shape: Sequence[i
 def _latency(
     networks: Mapping[str, nn.Module], image_shape: Sequence[int], batch: int, device: torch.device
 ) -> Latency:
-    """Times the networks in turns, so that what else the machine does falls on all alike."""
     images = torch.zeros(batch, *image_shape, device=device)
     networks = {name: copy.deepcopy(network).eval().to(device) for name, network in networks.items()}
-    times: dict[str, list[float]] = {name: [] for name in networks}
+    seconds = time_in_turns(
+        {name: lambda network=network: network(images) for name, network in networks.items()}, device, _SECONDS
+    )
+    return Latency(_name_of(device), batch, seconds)
+
+
+def time_in_turns(calls: Mapping[str, Callable[[], object]], device: torch.device, seconds: float) -> dict[str, float]:
+    """The median time of each call in seconds, made in turns, so that what else the machine does falls on all alike.
+
+    device: on which they run; seconds: for all of them together, once the fewest rounds are done
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for _ in range(_WARM_UP):
-            for network in networks.values():
-                network(images)
-        end = time.perf_counter() + _SECONDS
+            for call in calls.values():
+                call()
+        end = time.perf_counter() + seconds
         for turn in range(_MOST_ROUNDS):
-            for name, network in networks.items():
-                times[name].append(_seconds(network, images))
+            for name, call in calls.items():
+                times[name].append(_seconds(call, device))
             if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() > end:
                 break
-    return Latency(_name_of(device), batch, {name: statistics.median(values) for name, values in times.items()})
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(network: nn.Module, images: torch.Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
-    network(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

@@ -44,7 +44,7 @@ def image_folder(
     labels: list[int] = []
     groups = {}
     for label, name in enumerate(classes):
-        found = _images_below(root / name)
+        found = images_below(root / name)
         if not found:
             raise ValueError(f"{root / name} holds no image ({', '.join(EXTENSIONS)})")
         groups[f"images of {name}"] = found
@@ -67,7 +67,7 @@ def image_folder(
     return Dataset("folder", len(classes), *parts, tuple(classes), identity, skipped)
 
 
-def _images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """The images in the folder and, links included, the folders below it, in one order on every system."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):

@@ -31,6 +31,11 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
     return max(choices, key=lambda names: len(set(names)))
 
 
+def printable(text: str) -> str:
+    """The text, with what would move a terminal's cursor written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _cut(name: str, longest: int, begin: int) -> str:
     """begin: how many characters are left of the begin of a name that is too long"""
     if len(name) <= longest:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from ckrm_kernels.presentation.grid import Column
+from ckrm_kernels.presentation.tables import printable
 from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, ScaleFreeRedundancy, exceeds_chance
 from ckrm_kernels.similarity import written
 
@@ -12,25 +13,7 @@ NOTHING = "–"  # noqa: RUF001 - an en dash: there is no such number
 TOO_FEW = "fewer than two filters"
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table.
-
-    key: what it is called in this package; head: above it; group: above that, over neighbours of one group
-    text: of a layer, "" where it has none
-    rank: where not all fit, the column with the largest is left out first
-    is_word: whether it is no number
-    """
-
-    key: str
-    head: str
-    group: str
-    text: Callable[[LayerRedundancy], str]
-    rank: int
-    is_word: bool = False
-
-
-def columns(report: RedundancyReport, layers: Sequence[LayerRedundancy]) -> list[Column]:
+def columns(report: RedundancyReport, layers: Sequence[LayerRedundancy]) -> list[Column[LayerRedundancy]]:
     """Those that say something of at least one of the layers, and the name."""
     return [column for column in _every(report) if column.key == "layer" or any(map(column.text, layers))]
 
@@ -43,8 +26,7 @@ def shape(layer: LayerRedundancy) -> str:
 
 def shown_name(layer: LayerRedundancy) -> str:
     """The name, with what would move a terminal's cursor written out."""
-    written_out = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in layer.name)
-    return "".join(written_out) or "(whole)"
+    return printable(layer.name) or "(whole)"
 
 
 def note(layer: LayerRedundancy) -> str:
@@ -73,7 +55,7 @@ def _has_scale_free(report: RedundancyReport) -> bool:
     return any(layer.scale_free for layer in report.layers)
 
 
-def _every(report: RedundancyReport) -> list[Column]:
+def _every(report: RedundancyReport) -> list[Column[LayerRedundancy]]:
     absolute = absolute_group(report)
     by_shape = "scale-free" if absolute else ""
     live = "live"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.drawing import new_figure, plain
+from ckrm_kernels.presentation.grid import grid
 from ckrm_kernels.presentation.tables import short_names
 from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.report.columns import columns, finding, place, shown_name, similarity_word
-from ckrm_kernels.report.table import grid
 from ckrm_kernels.report.words import explanations, heading, provenance, verdict
 
 if TYPE_CHECKING:

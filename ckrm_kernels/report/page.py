@@ -6,8 +6,9 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ckrm_kernels.presentation.grid import Column
 from ckrm_kernels.presentation.markup import render
-from ckrm_kernels.report.columns import Column, columns, finding, note, place, shape, shown_name, similarity_word
+from ckrm_kernels.report.columns import columns, finding, note, place, shape, shown_name, similarity_word
 from ckrm_kernels.report.words import explanations, grouped, heading, provenance, verdict
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _sources(report: RedundancyReport) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "a model's layers"
 
 
-def _column(column: Column) -> dict[str, Any]:
+def _column(column: Column[LayerRedundancy]) -> dict[str, Any]:
     """What the template shows above a column, and as a label in a row where there is no head."""
     head = _greek(column.head)
     return {
@@ -74,7 +75,7 @@ def _column(column: Column) -> dict[str, Any]:
     }
 
 
-def _row(layer: LayerRedundancy, shown: Sequence[Column], report: RedundancyReport) -> dict[str, Any]:
+def _row(layer: LayerRedundancy, shown: Sequence[Column[LayerRedundancy]], report: RedundancyReport) -> dict[str, Any]:
     """What the template shows of a measured layer. bars: the histogram's, none where there is no pair"""
     histogram = layer.histogram or ()
     above = round(sum(layer.per_model) * layer.pairs)

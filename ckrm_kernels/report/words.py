@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from ckrm_kernels.presentation.numbers import counted, size
+from ckrm_kernels.presentation.reasons import by_reason
 from ckrm_kernels.report.columns import absolute_group, note, shown_name, similarity_word
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.selection import excess
@@ -80,19 +80,7 @@ def explanations(report: RedundancyReport) -> dict[str, str]:
 
 def grouped(layers: Sequence[LayerRedundancy]) -> list[tuple[str, list[LayerRedundancy]]]:
     """The layers by their reasons, the most frequent first; those that differ only in names and numbers together."""
-    groups: dict[str, list[LayerRedundancy]] = {}
-    names = {layer.name for layer in layers}
-    for layer in layers:
-        groups.setdefault(_common(note(layer), names), []).append(layer)
-    named = [(note(same[0]) if len(set(map(note, same))) == 1 else key, same) for key, same in groups.items()]
-    return sorted(named, key=lambda group: -len(group[1]))
-
-
-def _common(reason: str, names: set[str]) -> str:
-    """A reason without what differs from layer to layer."""
-    reason = re.sub(r"'[^']*'|\([\d, ]*\d[\d, ]*\)|\b\d+\b", "…", reason)
-    reason = re.sub(r"(shares its weight with) .*", r"\1 …", reason)
-    return " ".join("…" if word in names else word for word in reason.split(" "))
+    return by_reason(layers, note, lambda layer: layer.name)
 
 
 def provenance(report: RedundancyReport, digits: int | None = None) -> list[tuple[str, str]]:

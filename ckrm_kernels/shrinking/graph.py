@@ -1,84 +1,94 @@
-"""A crude tracer (replaced): labels run through the exported graph."""
+"""The graph of a model: which filters leave together, and which can't leave."""
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph, Layer
+from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
+from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
+from ckrm_kernels.shrinking.traceable import check_traceable
+from ckrm_kernels.shrinking.tracing import Traced, traced
 
-_spec = importlib.util.spec_from_file_location("prototype", "/work/shared/studies/shrinking/provenance_prototype.py")
-_prototype = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_prototype)
+_Place = tuple[str, int]
+_Filter = dict[_Place, list[int]]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
-    """The graph of a model; example_inputs: a tensor or a tuple of positional arguments."""
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    training = model.training
-    found = _prototype.Prov(model.eval(), inputs)
-    layers, order, norms, seen = [], {}, {}, {}
+    """The graph of a model, by one run of its exported program on labels; the model stays as it was.
 
-    def hook(module, args, output, name):
-        if name not in seen:
-            order[name] = len(order)
-        n = (args[0] if isinstance(module, nn.modules.conv._ConvTransposeNd) else output)[0]
-        channels = n.shape[0] if not isinstance(module, nn.Linear) else n.shape[-1]
-        seen[name] = (seen.get(name, (0, 0))[0] + n.numel() // channels, seen.get(name, (0, 0))[1] + 1)
-        outputs[id(output)] = name
-        keep.append(output)
+    model: any module with a convolution or linear map, traced in evaluation mode
+    example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict);
+        a batch of two or more
+    Raises TypeError for inputs of another type; ValueError for a model that can't be traced, in the exporter's words.
+    """
+    inputs = arguments_of(example_inputs)
+    check_traceable(model)
+    batch = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.dim()), 1)
+    found = traced(model, exported(model, inputs), batch)
+    filters = _filters(found)
+    _fix_whole_layers(found, filters)
+    return Graph(
+        layers=tuple(found.layers.values()),
+        couplings=_couplings(found, filters),
+        fixed=_fixed(found),
+        unsupported=tuple(dict.fromkeys(found.unsupported)),
+    )
 
-    def norm_hook(module, args, output, name):
-        if id(args[0]) in outputs:
-            norms[outputs[id(args[0])]] = name
 
-    outputs, keep, hooks = {}, [], []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            hooks.append(module.register_forward_hook(lambda m, a, o, name=name: hook(m, a, o, name)))
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            hooks.append(module.register_forward_hook(lambda m, a, o, name=name: norm_hook(m, a, o, name)))
-    with torch.no_grad():
-        model(*inputs)
-    for h in hooks:
-        h.remove()
-    model.train(training)
-    for name in sorted(order, key=order.get):
-        module = model.get_submodule(name)
-        kind = "linear" if isinstance(module, nn.Linear) else (
-            "transposed" if isinstance(module, nn.modules.conv._ConvTransposeNd) else "conv")
-        layers.append(Layer(name, kind, f"{name}.weight", f"{name}.bias" if module.bias is not None else None,
-                            getattr(module, "groups", 1), seen[name][0], True, norms.get(name), seen[name][1]))
-    by_weight = {layer.weight: layer for layer in layers}
-    sets: dict[frozenset, list[dict]] = {}
-    for places in found.classes().values():
-        at: dict[tuple[str, int], list[int]] = {}
-        for tensor, dim, index in places:
-            at.setdefault((tensor, dim), []).append(index)
-        sets.setdefault(frozenset(at), []).append(at)
+def _filters(found: Traced) -> dict[int, _Filter]:
+    """For each class that can leave and that a layer produces, where its indices lie."""
+    classes = found.classes
+    filters: dict[int, _Filter] = {}
+    for tensor, dim, labels in classes.owned():
+        for index, label in enumerate(labels):
+            if classes.reason(label) is None:
+                filters.setdefault(classes.find(label), {}).setdefault((tensor, dim), []).append(index)
+    made = {(layer.weight, layer.output_dim) for layer in found.layers.values()}
+    made = {place for place in made if found.roles.get(place) == "produces"}
+    return {root: filter for root, filter in filters.items() if not made.isdisjoint(filter)}
+
+
+def _fix_whole_layers(found: Traced, filters: dict[int, _Filter]) -> None:
+    """What is all of a tensor along a dimension can't leave."""
+    sizes = {(tensor, dim): len(labels) for tensor, dim, labels in found.classes.owned()}
+    for root, filter in list(filters.items()):
+        if any(len(indices) == sizes[place] for place, indices in filter.items()):
+            found.classes.fix(torch.tensor([root]), "all its filters leave together")
+            del filters[root]
+
+
+def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling, ...]:
+    """Of filters with the same tensors and dimensions, in the order in which they are first produced."""
+    order = {(tensor, dim): place for place, (tensor, dim, _) in enumerate(found.classes.owned())}
+    statistics = found.classes.with_statistics()
+    alike: dict[frozenset[_Place], list[int]] = {}
+    for root, filter in filters.items():
+        alike.setdefault(frozenset(filter), []).append(root)
     couplings = []
-    for key, filters in sets.items():
-        first = next((k for k in ((l.weight, l.output_dim) for l in layers) if k in key), None)
-        if first is None:
-            continue
-        filters.sort(key=lambda at: at[first])
-        entries = []
-        for tensor, dim in sorted(key, key=lambda k: [t for t, *_ in found.rec].index(k[0])):
-            layer = by_weight.get(tensor)
-            depthwise = layer is not None and layer.groups > 1 and model.get_parameter(tensor).shape[1] == 1
-            role = "follows"
-            if layer is not None and not depthwise:
-                role = "consumes" if dim == layer.input_dim else "produces"
-            elif tensor.endswith("bias") and tensor[:-4] + "weight" in by_weight:
-                role = "follows" if (by_weight[tensor[:-4] + "weight"].groups > 1 and model.get_parameter(tensor[:-4] + "weight").shape[1] == 1) else "produces"
-            entries.append(Entries(tensor, dim, tuple(tuple(sorted(at[tensor, dim])) for at in filters), role))
-        if not any(e.role == "produces" for e in entries):
-            continue
-        couplings.append(Coupling(by_weight[first[0]].name, len(filters), tuple(entries), False))
-    couplings.sort(key=lambda c: [l.name for l in layers].index(c.name))
-    covered = {e.tensor for c in couplings for e in c.entries if e.role == "produces"}
-    fixed = {l.name: "its filters reach the output" for l in layers if l.weight not in covered}
-    return Graph(tuple(layers), tuple(couplings), fixed, tuple(found.bad))
+    for layer in found.layers.values():
+        made = (layer.weight, layer.output_dim)
+        for places in [places for places in alike if made in places and found.roles[made] == "produces"]:
+            roots = sorted(alike.pop(places), key=lambda root: filters[root][made])
+            entries = [
+                Entries(*place, tuple(tuple(filters[root][place]) for root in roots), found.roles.get(place, "follows"))
+                for place in sorted(places, key=order.__getitem__)
+            ]
+            couplings.append(Coupling(layer.name, len(roots), tuple(entries), not statistics.isdisjoint(roots)))
+    return tuple(couplings)
+
+
+def _fixed(found: Traced) -> dict[str, str]:
+    """For each layer with filters that can't leave why: of the first of them."""
+    labels = {(tensor, dim): range_ for tensor, dim, range_ in found.classes.owned()}
+    fixed = {}
+    for layer in found.layers.values():
+        filters = labels.get((layer.weight, layer.output_dim))
+        reasons = [found.classes.reason(label) for label in filters] if filters else ["it has a single filter"]
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is not None:
+            fixed[layer.name] = reason
+    return fixed

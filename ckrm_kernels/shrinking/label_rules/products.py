@@ -1,0 +1,76 @@
+"""Products of two activations, attention, recurrent layers."""
+
+from __future__ import annotations
+
+from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule
+from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
+from ckrm_kernels.shrinking.labels import Labels
+
+_SUM = "a matrix product over its filters"
+
+
+def matmul(call: Call) -> Along:
+    """What is summed over stays; the rows of the first and the columns of the second are the result's."""
+    first, second = list(call.tensors())[-2:]
+    if len(first.shape) < 2 or len(second.shape) < 2 or call.name.startswith(("add", "badd")):
+        return frozen(call)
+    call.fix(first.vector(-1), _SUM)
+    call.fix(second.vector(-2), _SUM)
+    rank = len(call.shape)
+    along = {rank - 2: first.vector(-2), rank - 1: second.vector(-1)}
+    for operand in (first, second):
+        batch = {dim: vector for dim, vector in operand.along.items() if dim < len(operand.shape) - 2}
+        call.fix_all(Labels(operand.shape, batch), "a batch of matrix products")
+    return along
+
+
+def einsum(call: Call) -> Along:
+    """What is summed over stays; the other indices are the result's."""
+    operands = list(call.tensors())
+    terms, _, result = call["equation"].replace(" ", "").partition("->")
+    letters = terms.split(",")
+    if "." in terms or not result or [len(term) for term in letters] != [len(o.shape) for o in operands]:
+        return frozen(call)
+    along: Along = {}
+    for letter in dict.fromkeys("".join(letters)):
+        vectors = [o.vector(term.index(letter)) for o, term in zip(operands, letters, strict=True) if letter in term]
+        labelled = [vector for vector in vectors if vector.any()]
+        if not labelled:
+            continue
+        for vector in vectors:
+            call.join(labelled[0], vector, "combined with a tensor that keeps its width")
+        if letter in result:
+            along[result.index(letter)] = labelled[0]
+        else:
+            call.fix(labelled[0], _SUM)
+    return along
+
+
+def frozen(call: Call) -> Along:
+    """Nothing that goes in can leave."""
+    for tensor in call.tensors():
+        call.fix_all(tensor, _FROZEN.get(call.name, _SUM))
+    return {}
+
+
+def frozen_pieces(call: Call) -> list[Along]:
+    """Nothing that goes in can leave; several results."""
+    frozen(call)
+    return [{} for _ in call.shapes]
+
+
+_FROZEN = {
+    "scaled_dot_product_attention": "attention",
+    "gru": "a recurrent layer",
+    "lstm": "a recurrent layer",
+    "rnn_tanh": "a recurrent layer",
+    "rnn_relu": "a recurrent layer",
+}
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "dot"), matmul),
+    "einsum": einsum,
+    "scaled_dot_product_attention": frozen,
+    **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), frozen_pieces),
+    "outer": elementwise,
+}

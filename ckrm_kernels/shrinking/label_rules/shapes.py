@@ -1,0 +1,205 @@
+"""Operations that only move elements: run on the labels themselves wherever they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
+
+
+def moved(call: Call) -> Along:
+    """The operation moves the labels as it moves the elements."""
+    return _settled(call, {dim: call.run(call.source, dim) for dim in call.source.along})
+
+
+def reshaped(call: Call) -> Along:
+    """The elements in their order in another shape."""
+    return _settled(call, {dim: call.source.plane(dim).reshape(call.shape) for dim in call.source.along})
+
+
+def _settled(call: Call, planes: Mapping[int, torch.Tensor]) -> Along:
+    along: Along = {}
+    for plane in planes.values():
+        for place, vector in call.settle(plane).items():
+            if place in along:
+                call.fix(torch.cat([vector, along.pop(place)]), "two dimensions with filters made one")
+            else:
+                along[place] = vector
+    return along
+
+
+def rolled(call: Call) -> Along:
+    """Round a dimension: right for one width only."""
+    tensor = call["self"]
+    dims = call["dims"] or list(range(len(tensor.shape)))
+    places = {dim % len(tensor.shape) for dim in ([dims] if isinstance(dims, int) else dims)}
+    for dim in places & set(tensor.along):
+        call.fix(tensor.along[dim], "rolled along its filters")
+    return {dim: vector for dim, vector in tensor.along.items() if dim not in places}
+
+
+def expanded(call: Call) -> Along:
+    """A dimension of size 1 repeated may follow whatever width it meets, unless its size stands in the source."""
+    tensor = call["self"]
+    other = call["other"]
+    shift = len(call.shape) - len(tensor.shape)
+    along = {dim + shift: vector for dim, vector in tensor.along.items()}
+    for dim, size in enumerate(call.shape):
+        repeated = size > 1 and (dim < shift or tensor.shape[dim - shift] == 1)
+        if not repeated:
+            continue
+        if other is not None:
+            along[dim] = other.vector(dim)
+        elif not call.writes(size):
+            along[dim] = call.classes.anonymous(size)
+    return along
+
+
+def padded(call: Call) -> Along:
+    """With a constant: new indices along a dimension of filters always stay; mirrored ones hold them all."""
+    tensor = call["self"]
+    rank, amounts = len(tensor.shape), list(call["pad"] or call["padding"])
+    constant = call.name == "constant_pad_nd" or (call.name == "pad" and call["mode"] in (None, "constant"))
+    along = dict(tensor.along)
+    for dim, vector in tensor.along.items():
+        place = 2 * (rank - 1 - dim)
+        before, after = amounts[place : place + 2] if place < len(amounts) else (0, 0)
+        if not (before or after):
+            continue
+        if constant and before >= 0 and after >= 0:
+            along[dim] = torch.cat([vector.new_zeros(before), vector, vector.new_zeros(after)])
+        else:
+            call.fix(vector, "padded with its own filters, or cut")
+            del along[dim]
+    return along
+
+
+def pixel_shuffled(call: Call) -> Along:
+    """Blocks of r^2 channels make one."""
+    tensor, factor = call["self"], call["upscale_factor"] ** 2
+    channel = len(tensor.shape) - 3
+    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
+    for dim, vector in tensor.along.items():
+        if dim > channel:
+            call.fix(vector, "pixels of its filters moved")
+    if channel in tensor.along:
+        blocks = tensor.along[channel].view(-1, factor)
+        call.join_rows(blocks.t().reshape(-1), factor, "blocks of channels")
+        along[channel] = blocks[:, 0]
+    return along
+
+
+def pixel_unshuffled(call: Call) -> Along:
+    """One channel makes a block of r^2."""
+    tensor = call["self"]
+    channel = len(tensor.shape) - 3
+    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
+    for dim, vector in tensor.along.items():
+        if dim > channel:
+            call.fix(vector, "pixels of its filters moved")
+    if channel in tensor.along:
+        along[channel] = tensor.along[channel].repeat_interleave(call["downscale_factor"] ** 2)
+    return along
+
+
+def channels_shuffled(call: Call) -> Along:
+    """Groups of channels interleaved; they stay of equal width."""
+    tensor, groups = call["self"] or call["input"], call["groups"]
+    if 1 not in tensor.along:
+        return dict(tensor.along)
+    vector = tensor.along[1]
+    call.join_rows(vector, groups, "groups of equal width")
+    return {**tensor.along, 1: vector.view(groups, -1).t().reshape(-1)}
+
+
+def patches(call: Call) -> Along:
+    """Windows as columns: each channel makes a block of as many as the window has elements."""
+    tensor = call["self"]
+    channel = len(tensor.shape) - 3
+    size = call["kernel_size"]
+    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
+    for dim, vector in tensor.along.items():
+        if dim > channel:
+            call.fix(vector, "windows along its filters")
+    if channel in tensor.along:
+        along[channel] = tensor.along[channel].repeat_interleave(size[0] * size[-1])
+    return along
+
+
+def windows(call: Call) -> Along:
+    """Windows along one dimension, as a new last one."""
+    tensor = call["self"]
+    dim = call["dimension"] % len(tensor.shape)
+    if dim in tensor.along:
+        call.fix(tensor.along[dim], "windows along its filters")
+    return {other: vector for other, vector in tensor.along.items() if other != dim}
+
+
+def taken(call: Call) -> Along:
+    """Indices of a dimension, from a tensor."""
+    tensor, index = call["self"], call["index"]
+    dim = call["dim"] % len(tensor.shape)
+    if dim in tensor.along:
+        call.fix(tensor.along[dim], "filters taken by their indices")
+    along = {other: vector for other, vector in tensor.along.items() if other != dim}
+    if call.name == "index_select":
+        return along
+    for other, vector in along.items():
+        call.join(vector, index.vector(other), "indices that keep their width")
+    return along
+
+
+def indexed(call: Call) -> Along:
+    """Indices of some dimensions, from tensors."""
+    tensor, indices = call["self"], call["indices"]
+    places = [dim for dim, index in enumerate(indices) if index is not None]
+    for index in indices:
+        if index is not None:
+            call.fix_all(index, "used as indices")
+    for dim in places:
+        if dim in tensor.along:
+            call.fix(tensor.along[dim], "filters taken by their indices")
+    rank = len(call.shape) - (len(tensor.shape) - len(places))
+    together = places == list(range(places[0], places[-1] + 1))
+    along: Along = {}
+    for dim, vector in tensor.along.items():
+        if dim not in places:
+            before = sum(place < dim for place in places)
+            inserted = rank if not together or dim > places[0] else 0
+            along[dim - before + inserted] = vector
+    return along
+
+
+_MOVED = (
+    "permute transpose t numpy_T mT movedim moveaxis swapaxes swapdims flip fliplr flipud rot90 repeat tile"
+    " repeat_interleave adjoint T H mH"
+)
+_RESHAPED = (
+    "view _unsafe_view reshape view_as reshape_as flatten unflatten squeeze unsqueeze _reshape_alias ravel"
+    " atleast_1d atleast_2d atleast_3d"
+)
+
+RULES: dict[str, Rule] = {
+    **named(moved, _MOVED),
+    **named(reshaped, _RESHAPED),
+    "roll": rolled,
+    "expand": expanded,
+    "expand_as": expanded,
+    "broadcast_to": expanded,
+    **dict.fromkeys(
+        ("pad", "constant_pad_nd", *(f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in "123")),
+        padded,
+    ),
+    "pixel_shuffle": pixel_shuffled,
+    "pixel_unshuffle": pixel_unshuffled,
+    "channel_shuffle": channels_shuffled,
+    "native_channel_shuffle": channels_shuffled,
+    "im2col": patches,
+    "unfold": windows,
+    "index_select": taken,
+    "gather": taken,
+    "take_along_dim": taken,
+    "index": indexed,
+}

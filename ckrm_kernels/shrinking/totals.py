@@ -1,0 +1,39 @@
+"""What a model takes: parameters, multiply-adds, bytes and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ckrm_kernels.comparison.latency import time_in_turns
+from ckrm_kernels.shrinking.inputs import Inputs
+
+_SECONDS = 0.5
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """What the parameters and persistent buffers take in a file, shared ones once."""
+    held = {(tensor.data_ptr(), tensor.shape): tensor for tensor in model.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+
+
+def latencies(models: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, float]:
+    """The median seconds of a forward pass of each model in evaluation mode, timed in turns with one thread.
+
+    inputs: of the forward pass, on the models' device
+    """
+    modes = {name: [(module, module.training) for module in model.modules()] for name, model in models.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for model in models.values():
+            model.eval()
+        calls = {name: lambda model=model: model(*inputs.args, **inputs.kwargs) for name, model in models.items()}
+        return time_in_turns(calls, inputs.device, _SECONDS)
+    finally:
+        torch.set_num_threads(threads)
+        for kept in modes.values():
+            for module, training in kept:
+                module.training = training

@@ -1,0 +1,44 @@
+"""A network that `ckrm train` or `ckrm search` trained, and images of its own training part to calibrate with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ckrm_kernels.data import DataConfig
+from ckrm_kernels.data.files import Track, untracked
+from ckrm_kernels.data.identity import digest_of_json
+from ckrm_kernels.storage.files import read_json
+from ckrm_kernels.storage.settings import typed
+from ckrm_kernels.training.trained import TrainedNetwork
+
+_CONFIG = "config.json"
+_SEED = 0
+
+
+def training_images(trained: TrainedNetwork, count: int, track: Track = untracked) -> Tensor:
+    """At most so many images of the training part, always the same ones: (N, C, H, W) float32, standardised.
+
+    They are drawn at random; neither validation nor held-out images are among them.
+    track: shows progress where images have to be decoded
+    Raises ValueError where the run does not say what it was trained on, or its data is no longer what it was.
+    """
+    path = _config_of(trained.folder)
+    value = read_json(path)
+    config: DataConfig = typed(DataConfig, value["data"], f"{path}: data")
+    data = config.load(track)
+    if digest_of_json(data.identity) != trained.data_digest:
+        raise ValueError(f"{path}: the data in {config.place} is not what it trained on")
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(_SEED))
+    return data.train.batch(order[:count]).images
+
+
+def _config_of(folder: Path) -> Path:
+    """The configuration of the run or search that a trained network's folder lies in."""
+    for each in (folder, *folder.absolute().parents[:3]):
+        path = each / _CONFIG
+        if path.is_file() and isinstance(value := read_json(path), dict) and isinstance(value.get("data"), dict):
+            return path
+    raise ValueError(f"{folder}: neither it nor what it lies in holds {_CONFIG}, which says what it was trained on")

@@ -1,0 +1,1 @@
+"""A plan as text, data, a page and a figure."""
