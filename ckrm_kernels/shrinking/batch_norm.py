@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -17,7 +18,7 @@ def reestimate(model: nn.Module, calibration: Batches, names: Iterable[str]) -> 
     calibration: inputs in batches of more than one value a channel; statistics are averaged over batches
     The mode, the momentum and the count of batches of every norm are left as they were.
     """
-    norms = [model.get_submodule(name) for name in names]
+    norms: list[Any] = [model.get_submodule(name) for name in names]
     kept = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     with evaluating(model):
         try:

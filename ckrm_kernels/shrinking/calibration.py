@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ckrm_kernels.whole_numbers import whole_number
 
@@ -43,9 +43,8 @@ class Calibration:
             if self.images >= most:
                 break
         if self.images < 2:
-            raise ValueError(
-                f"calibration has {self.images or 'no'} inputs; accepted are 2 or more, 128 to 256 suffice"
-            )
+            got = "one input" if self.images else "no inputs"
+            raise ValueError(f"calibration has {got}; accepted are 2 or more, 128 to 256 suffice")
 
     @property
     def memory(self) -> int:
@@ -71,6 +70,11 @@ def arguments(example_inputs: Any) -> Call:
     if len(example_inputs) == 2 and isinstance(example_inputs[0], tuple) and isinstance(example_inputs[1], Mapping):
         return example_inputs[0], dict(example_inputs[1])
     return example_inputs, {}
+
+
+def images_of(call: Call) -> int:
+    """How many inputs the arguments of one forward pass hold."""
+    return next(len(leaf) for leaf in tree_leaves(call) if isinstance(leaf, Tensor) and leaf.ndim > 0)
 
 
 class _Example:

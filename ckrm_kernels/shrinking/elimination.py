@@ -15,6 +15,7 @@ from ckrm_kernels.shrinking.moments import Moments, tensor_of, weight_matrix
 RIDGE = 1e-3
 """Of the mean variance of a layer's inputs, what is added to each."""
 
+_SPARSE = 0.75  # of the columns of an inverse: with fewer left it is made smaller
 _NO_ENERGY = 1e-12  # of the second moment of a layer's output: below, its variance is rounding
 
 
@@ -122,6 +123,7 @@ class _Bank:
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
         self.weight = matrix.T.contiguous()  # (columns, filters of the consumer)
         self.energy = energy
+        self.left = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
         self.blocks = [torch.tensor(block, dtype=torch.int64, device=covariance.device) for block in columns]
 
     def added(self, filters: Sequence[int]) -> Tensor:
@@ -145,3 +147,14 @@ class _Bank:
         rows = torch.linalg.solve_triangular(factor, self.inverse[block], upper=False)
         self.weight -= rows.T @ torch.linalg.solve_triangular(factor, self.weight[block], upper=False)
         self.inverse.addmm_(rows.T, rows, alpha=-1)
+        self.left[block] = False
+        if int(self.left.sum()) < _SPARSE * len(self.left):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Leaves out the rows and columns, by now zero, of what has left."""
+        self.inverse = self.inverse[self.left][:, self.left]
+        self.weight = self.weight[self.left]
+        places = self.left.cumsum(0) - 1
+        self.blocks = [places[block[self.left[block]]] for block in self.blocks]
+        self.left = self.left[self.left]

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import traceback
+
+from ckrm_kernels.shrinking.watching import Watching
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -75,7 +78,8 @@ class _OfTensors(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         args, kwargs = _replaced(self._inputs, iter(tensors))
-        return tuple(tensors_in(self.model(*args, **kwargs)))
+        with Watching():
+            return tuple(tensors_in(self.model(*args, **kwargs)))
 
 
 PREFIX = "model."
@@ -90,7 +94,7 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     twin = _twin(model)
     wrapped = _OfTensors(twin, inputs)
     tensors = tuple(tensors_in(inputs))
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), traceback.preserve_node_meta(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _first_that_succeeds(
             lambda: torch.export.export(wrapped, tensors, strict=False),

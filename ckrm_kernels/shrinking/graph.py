@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
+from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph, Layer
 from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
 from ckrm_kernels.shrinking.traceable import check_traceable
 from ckrm_kernels.shrinking.tracing import Traced, traced
@@ -47,9 +47,13 @@ def _filters(found: Traced) -> dict[int, _Filter]:
         for index, label in enumerate(labels):
             if classes.reason(label) is None:
                 filters.setdefault(classes.find(label), {}).setdefault((tensor, dim), []).append(index)
-    made = {(layer.weight, layer.output_dim) for layer in found.layers.values()}
-    made = {place for place in made if found.roles.get(place) == "produces"}
+    made = {(layer.weight, layer.output_dim) for layer in found.layers.values() if _produces(layer, found)}
     return {root: filter for root, filter in filters.items() if not made.isdisjoint(filter)}
+
+
+def _produces(layer: Layer, found: Traced) -> bool:
+    """Whether the layer makes filters of its own, as all but depthwise ones do."""
+    return found.roles.get((layer.weight, layer.output_dim)) == "produces"
 
 
 def _fix_whole_layers(found: Traced, filters: dict[int, _Filter]) -> None:
@@ -71,7 +75,7 @@ def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling,
     couplings = []
     for layer in found.layers.values():
         made = (layer.weight, layer.output_dim)
-        for places in [places for places in alike if made in places and found.roles[made] == "produces"]:
+        for places in [places for places in alike if made in places and _produces(layer, found)]:
             roots = sorted(alike.pop(places), key=lambda root: filters[root][made])
             entries = [
                 Entries(*place, tuple(tuple(filters[root][place]) for root in roots), found.roles.get(place, "follows"))
@@ -86,7 +90,7 @@ def _fixed(found: Traced) -> dict[str, str]:
     labels = {(tensor, dim): range_ for tensor, dim, range_ in found.classes.owned()}
     fixed = {}
     for layer in found.layers.values():
-        filters = labels.get((layer.weight, layer.output_dim))
+        filters = labels.get((layer.weight, layer.output_dim if _produces(layer, found) else 0))
         reasons = [found.classes.reason(label) for label in filters] if filters else ["it has a single filter"]
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:

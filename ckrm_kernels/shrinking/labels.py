@@ -106,6 +106,10 @@ class Classes:
         """Why the label's class can't leave; None if it can."""
         return self._reasons.get(self.find(label))
 
+    def all_fixed(self, labels: Vector) -> bool:
+        """Whether none of the labels' classes can leave."""
+        return all(self.reason(label) is not None for label in labels.unique().tolist())
+
     def mark_statistics(self, labels: Vector) -> None:
         """Note that statistics are taken over these labels' filters."""
         self._statistics.update(labels.tolist())

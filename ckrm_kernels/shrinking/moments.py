@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.shrinking.calibration import Calibration
+from ckrm_kernels.shrinking import unfolding
+from ckrm_kernels.shrinking.calibration import Calibration, images_of
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 
 WIDEST = 4608
@@ -61,16 +61,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 
 
 def weight_matrix(model: nn.Module, layer: Layer) -> Tensor:
-    """A layer's weight as the linear map of its unfolded inputs: (groups, filters of one, columns), the weight's dtype.
-
-    A transposed convolution's is that of the convolution it equals on inputs with zeros between: the columns are
-    in the order of its own kernel, as `input_moments` unfolds them.
-    """
-    weight = tensor_of(model, layer.weight)
-    by_group = weight.unflatten(0, (layer.groups, weight.shape[0] // layer.groups))
-    if layer.kind == "transposed":
-        by_group = by_group.transpose(1, 2)
-    return by_group.flatten(2)
+    """The weight of a layer's module as the linear map of its unfolded inputs, see `unfolding.matrix`."""
+    return unfolding.matrix(model.get_submodule(layer.name), tensor_of(model, layer.weight))
 
 
 def input_moments(
@@ -84,7 +76,7 @@ def input_moments(
     """The moments of the inputs of the layers, in one pass over the calibration; `memory` says what that takes.
 
     layers: names of the graph's; those without a module that hooks can see are left out
-    progress: shows on standard error how far it is
+    progress: shows it on standard error
     Convolutions of any dimension, stride, dilation and padding, grouped, transposed, and linear layers. Rows are
     sampled, by a fixed seed: of each image at least 32, and in all at least ten for each column, where there are so
     many. A module that is called several times has the rows of all calls. Runs a private copy in evaluation mode.
@@ -96,7 +88,9 @@ def input_moments(
     for layer in chosen:
         private.get_submodule(layer.name).register_forward_hook(sums[layer.name].add, with_kwargs=True)
     with torch.no_grad():
-        for args, kwargs in tracked(calibration, "observing the layers", "batches") if progress else calibration:
+        for args, kwargs in tracked(calibration, "observing layers", "batches") if progress else calibration:
+            for found in sums.values():
+                found.images = images_of((args, kwargs))
             private(*args, **kwargs)
     return {name: found.moments() for name, found in sums.items() if found.rows}
 
@@ -143,30 +137,27 @@ class _Sums:
     """The running sums of one layer; `add` is its module's forward hook."""
 
     def __init__(self, model: nn.Module, graph: Graph, layer: Layer, calibration: Calibration) -> None:
-        self.layer, self.rows = layer, 0
+        self.layer, self.rows, self.calls = layer, 0, 0
         weight = tensor_of(model, layer.weight)
         self.columns = _columns(model, graph, layer).to(weight.device)
         units = len(self.columns)
         self.total = torch.zeros(layer.groups, units, dtype=torch.float64, device=weight.device)
         self.products = torch.zeros(layer.groups, units, units, dtype=torch.float64, device=weight.device)
         self.rows_of_an_image = max(_LEAST_ROWS_OF_AN_IMAGE, math.ceil(_ROWS_PER_COLUMN * units / calibration.images))
-        self.images = calibration.batch
-        self.generator = torch.Generator().manual_seed(0)
+        self.images = 0  # of the batch that runs
 
-    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def add(self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         """Adds a sample of the rows of one call."""
         given = args[0] if args else kwargs["input"]
-        rows = _LinearRows(given) if self.layer.kind == "linear" else _ConvolutionRows(module, given, output)
-        wanted = self.rows_of_an_image * self.images
-        chosen = torch.arange(len(rows))
-        if len(rows) > wanted:
-            chosen = torch.randperm(len(rows), generator=self.generator)[:wanted]
-        for part in chosen.to(given.device).split(_ROWS):
-            self.add_rows(rows.unfolded(part).double())
+        count, size = unfolding.row_count(module, output), unfolding.output_size(module, output)
+        positions = unfolding.sampled(count, self.rows_of_an_image * self.images, self.calls)
+        self.calls += 1
+        for part in positions.split(_ROWS):
+            self.add_rows(unfolding.columns(module, given, part, size).double())
 
     def add_rows(self, unfolded: Tensor) -> None:
-        """unfolded: (rows, groups x columns) float64."""
-        by_group = unfolded.unflatten(1, (self.layer.groups, -1)).transpose(0, 1)
+        """unfolded: (rows, groups, columns) float64."""
+        by_group = unfolded.transpose(0, 1)
         parts = [by_group] if self.columns.shape[1] == 1 else by_group[:, :, self.columns].unbind(3)
         for part in parts:
             self.total += part.sum(1)
@@ -179,77 +170,3 @@ class _Sums:
         if not bool(torch.isfinite(second).all()):
             raise ValueError(f"the inputs of layer {self.layer.name!r} have NaN or Inf on the calibration")
         return Moments(self.rows, mean, second, self.columns)
-
-
-class _LinearRows:
-    """The rows of a linear layer: its input's vectors."""
-
-    def __init__(self, given: Tensor) -> None:
-        self.vectors = given.flatten(0, -2) if given.ndim > 1 else given.unsqueeze(0)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def unfolded(self, chosen: Tensor) -> Tensor:
-        """(chosen, features)."""
-        return self.vectors[chosen]
-
-
-class _ConvolutionRows:
-    """The rows of a convolution or transposed convolution of any dimension: one for each output position."""
-
-    def __init__(self, module: nn.Module, given: Tensor, output: Tensor) -> None:
-        self.module: Any = module
-        dims: int = len(self.module.kernel_size)
-        batched = given if given.ndim == dims + 2 else given.unsqueeze(0)
-        self.sizes = output.shape[-dims:]
-        self.given = batched if self.module.transposed else _padded(self.module, batched)
-
-    def __len__(self) -> int:
-        return len(self.given) * self.sizes.numel()
-
-    def unfolded(self, chosen: Tensor) -> Tensor:
-        """(chosen, channels x kernel), the kernel's positions within each channel."""
-        image = chosen // self.sizes.numel()
-        place = chosen % self.sizes.numel()
-        where = torch.zeros(len(chosen), 1, dtype=torch.int64, device=chosen.device)
-        inside = torch.ones(len(chosen), 1, dtype=torch.bool, device=chosen.device)
-        for axis, at in enumerate(_unraveled(place, self.sizes)):
-            index, valid = self.read(axis, at)
-            size = self.given.shape[2 + axis]
-            where = (where.unsqueeze(2) * size + index.clamp(0, size - 1).unsqueeze(1)).flatten(1)
-            inside = (inside.unsqueeze(2) & valid.unsqueeze(1)).flatten(1)
-        read = self.given.flatten(2)[image.unsqueeze(1), :, where]  # (chosen, kernel, channels)
-        return (read * inside.unsqueeze(2)).transpose(1, 2).flatten(1)
-
-    def read(self, axis: int, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Along an axis the input indices (chosen, kernel) that the output positions read, and which there are."""
-        module = self.module
-        offsets = torch.arange(module.kernel_size[axis], device=at.device) * module.dilation[axis]
-        if not module.transposed:
-            index = at.unsqueeze(1) * module.stride[axis] + offsets
-            return index, torch.ones_like(index, dtype=torch.bool)
-        scaled = at.unsqueeze(1) + module.padding[axis] - offsets
-        index = scaled // module.stride[axis]
-        return index, (scaled % module.stride[axis] == 0) & (index >= 0) & (index < self.given.shape[2 + axis])
-
-
-def _unraveled(place: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    coordinates = []
-    for size in reversed(sizes):
-        coordinates.append(place % size)
-        place = place // size
-    return coordinates[::-1]
-
-
-def _padded(module: Any, given: Tensor) -> Tensor:
-    """The input with the padding that the convolution gives it."""
-    pairs = []
-    for kernel, dilation, axis in zip(module.kernel_size, module.dilation, range(len(module.kernel_size)), strict=True):
-        if module.padding == "same":
-            total = dilation * (kernel - 1)
-            pairs.append((total // 2, total - total // 2))
-        else:
-            pairs.append((0, 0) if module.padding == "valid" else (module.padding[axis],) * 2)
-    flat = [size for pair in reversed(pairs) for size in pair]
-    return pad(given, flat, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)

@@ -6,7 +6,6 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,9 @@ from ckrm_kernels.shrinking.exporting import PREFIX
 from ckrm_kernels.shrinking.label_rules import RULES, Call
 from ckrm_kernels.shrinking.label_rules.layers import CONVOLUTIONS, is_depthwise, is_transposed
 from ckrm_kernels.shrinking.labels import Classes, Labels
+from ckrm_kernels.shrinking.watching import source_of
 
 Kind = Literal["conv", "transposed", "linear"]
-_TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass
@@ -124,7 +123,7 @@ class _Run:
             rule = RULES["add"] if torch.Tag.pointwise in getattr(target, "tags", ()) else None
         if rule is None:
             return self._without_rule(node, call)
-        along = rule(call) if list(call.tensors()) else {}
+        along = rule(call)
         result = _values(node, along if isinstance(along, dict) else dict(enumerate(along)), call.classes, call)
         self._note(node, call)
         return result
@@ -133,7 +132,10 @@ class _Run:
         """A call of another graph, as a block under no_grad or autocast is."""
         args = [values[a] if isinstance(a, fx.Node) else a for a in node.args]
         graphs = [place for place, value in enumerate(args) if isinstance(value, fx.GraphModule)]
-        return self._graph(args[graphs[0]], args[graphs[0] + 1 :]) if len(graphs) == 1 else None
+        if len(graphs) != 1:
+            return None
+        inner: Any = args[graphs[0]]
+        return self._graph(inner, args[graphs[0] + 1 :])
 
     def _described(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | None:
         """The call with its arguments by name; None where its result is no tensor."""
@@ -151,10 +153,10 @@ class _Run:
             arguments = {str(place): argument for place, argument in enumerate(args)}
         if name.endswith("_") and not name.startswith("__"):
             name = name[:-1]
-        return Call(name, target, {**arguments, **kwargs}, shapes, _place(node), self.found.classes)
+        return Call(name, target, {**arguments, **kwargs}, shapes, source_of(node), self.found.classes)
 
     def _without_rule(self, node: fx.Node, call: Call) -> Any:
-        self.found.unsupported.append(call.name + (f" ({call.place})" if call.place else ""))
+        self.found.unsupported.append(call.name + (f" ({call.source.place})" if call.source.place else ""))
         for tensor in call.tensors():
             call.fix_all(tensor, "an operation without a rule")
         return _values(node, {})
@@ -289,13 +291,3 @@ def _is_layer(module: nn.Module | None) -> bool:
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and (
         type(module).forward.__module__.startswith("torch.")
     )
-
-
-def _place(node: fx.Node) -> str:
-    """The innermost line of source that is not torch's own: "file.py, line 3: `code`"."""
-    frames = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if not frame[0].startswith(_TORCH) and frame[0] != __file__]
-    if not frames:
-        return ""
-    file, line, code = frames[-1]
-    return f"{Path(file).name}, line {line}: `{code}`"

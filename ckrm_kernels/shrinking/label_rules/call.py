@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ckrm_kernels.shrinking.labels import Classes, Labels, Vector
+from ckrm_kernels.shrinking.watching import Source
 
 Along = dict[int, Vector]
 """The labels of a result: for each dimension that can shrink its vector."""
@@ -24,14 +24,14 @@ class Call:
     target: the operation, to run it on labels
     arguments: by name, tensors as `Labels`; a default where none was given
     shapes: of its results that are tensors
-    place: the line of the model's source, "file.py, line 3: `code`", or "" where it is unknown
+    source: where it stands in the model's source
     """
 
     name: str
     target: Callable[..., Any]
     arguments: Mapping[str, Any]
     shapes: Sequence[tuple[int, ...]]
-    place: str
+    source: Source
     classes: Classes
 
     def __getitem__(self, argument: str) -> Any:
@@ -43,7 +43,7 @@ class Call:
         return self.shapes[0]
 
     @property
-    def source(self) -> Labels:
+    def first(self) -> Labels:
         """Its first tensor."""
         return next(iter(self.tensors()))
 
@@ -53,7 +53,7 @@ class Call:
 
     def because(self, what: str) -> str:
         """A reason: what the operation does, and where it stands."""
-        return f"{what} ({self.name}" + (f", {self.place})" if self.place else ")")
+        return f"{what} ({self.name}" + (f", {self.source.place})" if self.source.place else ")")
 
     def join(self, first: Vector, second: Vector, what: str) -> None:
         """Make labels leave together; what: why they stay if one of them does."""
@@ -75,22 +75,18 @@ class Call:
         for vector in labels.along.values():
             self.fix(vector, what)
 
-    def writes(self, number: int) -> bool:
-        """Whether the number stands in the model's source where the operation is called."""
-        code = self.place.partition("`")[2]
-        return re.search(rf"(?<![\w.]){number}(?![\w.])", code) is not None
-
     def run(self, tensor: Labels, dim: int) -> Any:
         """The operation's result on the labels along one dimension of its only tensor."""
         plane = tensor.plane(dim)
         values = {name: plane if value is tensor else value for name, value in self.arguments.items()}
         return self.target(**values) if "self" not in values else self.target(values.pop("self"), **values)
 
-    def settle(self, plane: torch.Tensor) -> Along:
+    def settle(self, plane: torch.Tensor, computed: Sequence[bool] | None = None) -> Along:
         """The labels of a result of which the plane holds one for each element.
 
-        Where they vary along several dimensions, a dimension was split: the longest one is what can shrink, since the
-        model keeps the number of pieces, and equal positions of the pieces leave together.
+        computed: for each dimension whether its size is not a constant of the model's source; None where all are
+        Where the labels vary along several dimensions, a dimension was split: the model keeps the number of pieces, and
+        equal positions of them leave together. What can shrink is the dimension of computed size, else the longest.
         """
         varying = [
             dim
@@ -103,7 +99,11 @@ class Call:
         if not varying:
             self.fix(plane.reshape(-1), "all its filters at once")
             return {}
-        free = max(varying, key=lambda dim: (plane.shape[dim], dim))
+        can_shrink = [dim for dim in varying if computed is None or computed[dim]]
+        if not can_shrink:
+            self.fix(plane.reshape(-1), "a size that is a constant")
+            return {}
+        free = max(can_shrink, key=lambda dim: (plane.shape[dim], dim))
         pieces = plane.movedim(free, -1).reshape(-1, plane.shape[free])
         for piece in pieces[1:]:
             self.join(pieces[0], piece, "split into pieces")

@@ -29,7 +29,7 @@ def _meeting(call: Call, operands: list[Labels], dim: int) -> Vector | None:
 
 def unchanged(call: Call) -> Along:
     """The first tensor's labels are the result's."""
-    return dict(call.source.along)
+    return dict(call.first.along)
 
 
 def prelu(call: Call) -> Along:

@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import torch
 
-from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule
+from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
 from ckrm_kernels.shrinking.labels import Labels, Vector
 
 _CONSTANT = "a piece of fixed size or place of its filters"
 
 
-def _cut(call: Call, tensor: Labels, dim: int, pieces: list[slice]) -> list[Along]:
-    """The labels of pieces along a dimension: equal ones leave together, unequal ones stay."""
-    vector = tensor.along.get(dim)
-    kept = {other: labels for other, labels in tensor.along.items() if other != dim}
-    if vector is None:
-        return [dict(kept) for _ in pieces]
-    if not _shrinks_evenly(call, len(vector), pieces[0]):
-        call.fix(vector, _CONSTANT)
-        return [dict(kept) for _ in pieces]
-    size = pieces[0].stop - pieces[0].start
-    call.join_rows(vector, len(vector) // size, "pieces of equal width")
-    return [{**kept, dim: vector[piece]} for piece in pieces]
-
-
-def _shrinks_evenly(call: Call, width: int, piece: slice) -> bool:
-    """Whether a piece may be one of equal ones that shrink with the whole.
-
-    The traced graph holds numbers only: a size that stands in the source is a constant, any other one may have been
-    computed from the width.
-    """
-    size = piece.stop - piece.start
-    if size == 0 or width % size or piece.start % size:
-        return False
-    return not call.writes(size)
-
-
-def chunk(call: Call) -> list[Along]:
-    """A number of equal pieces."""
-    tensor = call.source
-    dim = (call["dim"] or 0) % len(tensor.shape)
-    ends = list(accumulate(shape[dim] for shape in call.shapes))
-    pieces = [slice(end - shape[dim], end) for end, shape in zip(ends, call.shapes, strict=True)]
-    if len({shape[dim] for shape in call.shapes}) > 1 and dim in tensor.along:
-        call.fix(tensor.along[dim], "pieces of unequal width")
-        tensor = Labels(tensor.shape, {other: labels for other, labels in tensor.along.items() if other != dim})
-    vector = tensor.along.get(dim)
-    kept = {other: labels for other, labels in tensor.along.items() if other != dim}
-    if vector is None:
-        return [dict(kept) for _ in pieces]
-    call.join_rows(vector, len(pieces), "pieces of equal width")
-    return [{**kept, dim: vector[piece]} for piece in pieces]
+def _without(tensor: Labels, dim: int) -> Along:
+    return {other: labels for other, labels in tensor.along.items() if other != dim}
 
 
 def split(call: Call) -> list[Along]:
-    """Pieces of given sizes."""
-    tensor = call.source
+    """A number of pieces, or pieces of given sizes: equal ones shrink together, unless their size is a constant."""
+    tensor = call.first
     dim = (call["dim"] or 0) % len(tensor.shape)
-    sizes = {shape[dim] for shape in call.shapes}
-    if len(sizes) > 1 or (dim in tensor.along and call.writes(next(iter(sizes)))):
-        call.fix(tensor.vector(dim), _CONSTANT)
-        kept = {other: labels for other, labels in tensor.along.items() if other != dim}
+    kept, vector = _without(tensor, dim), tensor.along.get(dim)
+    if vector is None:
         return [dict(kept) for _ in call.shapes]
-    return chunk(call)
+    size, *others = (shape[dim] for shape in call.shapes)
+    counted = "chunk" in call.name or call.name == "tensor_split"
+    if any(other != size for other in others) or not (counted or call.source.computes(size)):
+        call.fix(vector, _CONSTANT)
+        return [dict(kept) for _ in call.shapes]
+    call.join_rows(vector, len(call.shapes), "pieces of equal width")
+    return [{**kept, dim: piece} for piece in vector.split(size)]
 
 
 def slice_(call: Call) -> Along:
@@ -74,18 +37,39 @@ def slice_(call: Call) -> Along:
     vector = tensor.along.get(dim)
     if vector is None:
         return dict(tensor.along)
-    width = len(vector)
-    start, stop, step = slice(call["start"], call["end"], call["step"]).indices(width)
-    if step == 1 and (start, stop) == (0, width):
-        return dict(tensor.along)
-    if step > 1 and start < step and stop == width and width % step == 0:
-        for offset in range(1, step):
-            call.join(vector[::step], vector[offset::step], "every n-th filter")
-        return {**tensor.along, dim: vector[start::step]}
-    if step > 1:
-        call.fix(vector, _CONSTANT)
-        return {other: labels for other, labels in tensor.along.items() if other != dim}
-    return _cut(call, tensor, dim, [slice(start, stop)])[0]
+    taken = range(*slice(call["start"], call["end"], call["step"]).indices(len(vector)))
+    piece = _piece(call, vector, taken)
+    return {**_without(tensor, dim), **({} if piece is None else {dim: piece})}
+
+
+def narrow(call: Call) -> Along:
+    """A range of a dimension, from a start, of a length."""
+    tensor = call["self"]
+    dim = call["dim"] % len(tensor.shape)
+    vector = tensor.along.get(dim)
+    if vector is None or not isinstance(call["start"], int):
+        call.fix(tensor.vector(dim), _CONSTANT)
+        return _without(tensor, dim)
+    start = call["start"] % len(vector)
+    piece = _piece(call, vector, range(start, start + call["length"]))
+    return {**_without(tensor, dim), **({} if piece is None else {dim: piece})}
+
+
+def _piece(call: Call, vector: Vector, taken: range) -> Vector | None:
+    """The labels of a range of a dimension; None, and they stay, where it is right for one width only."""
+    width, size = len(vector), len(taken)
+    if taken == range(width):
+        return vector
+    if taken.step > 1 and taken.start < taken.step and size * taken.step == width:
+        call.join_rows(vector.view(-1, taken.step).t().reshape(-1), taken.step, "every n-th filter")
+        return vector[taken.start :: taken.step]
+    ends = {taken.start, taken.stop} - {0, width}
+    computed = all(call.source.computes(end) and call.source.computes(end - width) for end in ends)
+    if taken.step == 1 and size and width % size == 0 and taken.start % size == 0 and computed:
+        call.join_rows(vector, width // size, "pieces of equal width")
+        return vector[taken.start : taken.stop]
+    call.fix(vector, _CONSTANT)
+    return None
 
 
 def one_of(call: Call) -> Along | list[Along]:
@@ -94,7 +78,7 @@ def one_of(call: Call) -> Along | list[Along]:
     dim = (call["dim"] or 0) % len(tensor.shape)
     if dim in tensor.along:
         call.fix(tensor.along[dim], "single filters taken by their index")
-    along = {other - (other > dim): labels for other, labels in tensor.along.items() if other != dim}
+    along = {other - (other > dim): labels for other, labels in _without(tensor, dim).items()}
     return along if call.name == "select" else [dict(along) for _ in call.shapes]
 
 
@@ -142,14 +126,9 @@ def _join_all(call: Call, first: Vector, vectors: list[Vector]) -> None:
 
 
 RULES: dict[str, Rule] = {
-    "chunk": chunk,
-    "tensor_split": chunk,
-    "split": split,
-    "split_with_sizes": split,
-    "unsafe_chunk": chunk,
-    "unsafe_split": split,
+    **named(split, "chunk unsafe_chunk tensor_split split split_with_sizes unsafe_split unsafe_split_with_sizes"),
     "slice": slice_,
-    "narrow": slice_,
+    "narrow": narrow,
     "select": one_of,
     "unbind": one_of,
     "glu": glu,

@@ -40,7 +40,7 @@ def along_dimension(call: Call) -> Result:
 
 def pooling(call: Call) -> Result:
     """Over the last dimensions, as many as the name says; the others are the result's."""
-    tensor = call.source
+    tensor = call.first
     found = re.search(r"([123])d", call.name)
     first = len(tensor.shape) - (int(found[1]) if found else 2)
     along = {dim: vector for dim, vector in tensor.along.items() if dim < first}

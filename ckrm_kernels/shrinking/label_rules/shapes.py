@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -11,22 +11,38 @@ from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
 
 def moved(call: Call) -> Along:
     """The operation moves the labels as it moves the elements."""
-    return _settled(call, {dim: call.run(call.source, dim) for dim in call.source.along})
+    return _settled(call, {dim: call.run(call.first, dim) for dim in call.first.along})
 
 
 def reshaped(call: Call) -> Along:
-    """The elements in their order in another shape."""
-    return _settled(call, {dim: call.source.plane(dim).reshape(call.shape) for dim in call.source.along})
+    """The elements in their order in another shape, whose sizes may be constants."""
+    computed = _computed_sizes(call)
+    planes = {dim: call.first.plane(dim).reshape(call.shape) for dim in call.first.along}
+    return _settled(call, planes, computed)
 
 
-def _settled(call: Call, planes: Mapping[int, torch.Tensor]) -> Along:
+def _computed_sizes(call: Call) -> list[bool]:
+    """For each dimension of the result whether its size is computed, not a constant."""
+    sizes, rank = call.source.numbers or (), len(call.shape)
+    computed = [True] * rank
+    if call.name == "unflatten":
+        first, count = call["dim"] % len(call.first.shape), len(call["sizes"])
+        computed[first : first + count] = [is_computed for _, is_computed in sizes[-count:]]
+    elif len(sizes) == rank and "dim" not in call.arguments:
+        computed = [is_computed for _, is_computed in sizes]
+    return computed
+
+
+def _settled(call: Call, planes: Mapping[int, torch.Tensor], computed: Sequence[bool] | None = None) -> Along:
     along: Along = {}
     for plane in planes.values():
-        for place, vector in call.settle(plane).items():
-            if place in along:
-                call.fix(torch.cat([vector, along.pop(place)]), "two dimensions with filters made one")
-            else:
-                along[place] = vector
+        for dim, vector in call.settle(plane, computed).items():
+            if dim in along and call.classes.all_fixed(along[dim]):
+                del along[dim]
+            if dim not in along:
+                along[dim] = vector
+            elif not call.classes.all_fixed(vector):
+                call.fix(torch.cat([vector, along.pop(dim)]), "two dimensions with filters made one")
     return along
 
 
@@ -41,7 +57,7 @@ def rolled(call: Call) -> Along:
 
 
 def expanded(call: Call) -> Along:
-    """A dimension of size 1 repeated may follow whatever width it meets, unless its size stands in the source."""
+    """A dimension of size 1 repeated may follow whatever width it meets, unless its size is a constant."""
     tensor = call["self"]
     other = call["other"]
     shift = len(call.shape) - len(tensor.shape)
@@ -52,9 +68,15 @@ def expanded(call: Call) -> Along:
             continue
         if other is not None:
             along[dim] = other.vector(dim)
-        elif not call.writes(size):
+        elif call.source.computes(size):
             along[dim] = call.classes.anonymous(size)
     return along
+
+
+def made(call: Call) -> Along:
+    """Values of a shape: along sizes that are computed they follow whatever width they meet."""
+    computed = {number for number, is_computed in call.source.numbers or () if is_computed}
+    return {dim: call.classes.anonymous(size) for dim, size in enumerate(call.shape) if size > 1 and size in computed}
 
 
 def padded(call: Call) -> Along:
@@ -176,6 +198,10 @@ _MOVED = (
     "permute transpose t numpy_T mT movedim moveaxis swapaxes swapdims flip fliplr flipud rot90 repeat tile"
     " repeat_interleave adjoint T H mH"
 )
+_MADE = (
+    "zeros ones full empty rand randn randint arange linspace eye scalar_tensor randperm"
+    " new_zeros new_ones new_full new_empty"
+)
 _RESHAPED = (
     "view _unsafe_view reshape view_as reshape_as flatten unflatten squeeze unsqueeze _reshape_alias ravel"
     " atleast_1d atleast_2d atleast_3d"
@@ -184,6 +210,7 @@ _RESHAPED = (
 RULES: dict[str, Rule] = {
     **named(moved, _MOVED),
     **named(reshaped, _RESHAPED),
+    **named(made, _MADE),
     "roll": rolled,
     "expand": expanded,
     "expand_as": expanded,

@@ -1,0 +1,58 @@
+"""The graph of hand-made networks: what may leave, what may not and why, and that what leaves together is right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from ckrm_kernels.shrinking.couplings import Graph
+from ckrm_kernels.shrinking.graph import trace
+from ckrm_kernels.shrinking.surgery import without
+from tests.shrinking.small_networks import NETWORKS, Small
+
+_ALL = pytest.mark.parametrize("small", NETWORKS.values(), ids=NETWORKS)
+
+
+@_ALL
+def test_what_can_shrink_and_what_not(small: Small) -> None:
+    graph = trace(small.model(), small.example())
+    assert {coupling.name: coupling.width for coupling in graph.couplings} == small.shrinkable
+    assert set(graph.fixed) == set(small.fixed)
+    for name, part in small.fixed.items():
+        assert part in graph.fixed[name]
+    assert {coupling.name for coupling in graph.couplings if coupling.statistics_change} == set(small.statistics)
+
+
+@_ALL
+def test_a_shrunk_network_is_the_original_that_ignores_what_left(small: Small) -> None:
+    """In float64, each coupling for itself and all together; behind statistics over filters the shapes agree."""
+    model, example = small.model(), small.example()
+    graph = trace(model, example)
+    removals = [{coupling.name: _some(coupling.width)} for coupling in graph.couplings]
+    for removed in [*removals, {name: filters for each in removals for name, filters in each.items()}]:
+        shrunk = torch.utils._pytree.tree_leaves(without(model, graph, removed)(*example))
+        ignoring = torch.utils._pytree.tree_leaves(_ignoring(model, graph, removed)(*example))
+        for one, other in zip(shrunk, ignoring, strict=True):
+            assert one.shape == other.shape
+            if small.statistics == ():
+                torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def _some(width: int) -> list[int]:
+    """The first, the last and a middle one, but never all."""
+    return sorted({0, width // 2, width - 1})[: width - 1]
+
+
+def _ignoring(model: nn.Module, graph: Graph, removed: Mapping[str, list[int]]) -> nn.Module:
+    """A copy whose layers read nothing of these filters: the definition of their removal."""
+    ignoring = copy.deepcopy(model)
+    tensors = dict(ignoring.named_parameters())
+    for name, filters in removed.items():
+        for entry in graph.coupling(name).with_role("consumes"):
+            with torch.no_grad():
+                tensors[entry.tensor].index_fill_(entry.dim, torch.tensor(entry.of(filters)), 0)
+    return ignoring
