@@ -23,6 +23,18 @@ class Logits(nn.Module):
         return self.model(x, return_dict=True)[0]
 
 
+class Reconstruction(nn.Module):
+    """An autoencoder by its mean code, without the random one that its forward draws."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The decoded mean code of x."""
+        return self.model.reconstruct(x)
+
+
 def from_configuration(model: str, *shape: int, tokens: bool = False, **options: object) -> Callable[[], Built]:
     """A constructor of a transformers class; shape: of the example input."""
 
@@ -183,12 +195,13 @@ TRANSFORMERS = {
 }
 
 
-def of_monai(name: str, *shape: int, **options: object) -> Callable[[], Built]:
-    """A constructor of a MONAI network; shape: of the example input."""
+def of_monai(name: str, *shape: int, within: type | None = None, **options: object) -> Callable[[], Built]:
+    """A constructor of a MONAI network; shape: of the example input; within: a module that runs it."""
 
     def build() -> Built:
         nets = importlib.import_module("monai.networks.nets")
-        return getattr(nets, name)(**options), (torch.randn(*shape),)
+        network = getattr(nets, name)(**options)
+        return within(network) if within else network, (torch.randn(*shape),)
 
     return build
 
@@ -258,6 +271,7 @@ MONAI = {
         attention_levels=(False, True),
         latent_channels=4,
         norm_num_groups=4,
+        within=Reconstruction,
     ),
     "ViT, MONAI": of_monai(
         "ViT",
@@ -301,6 +315,9 @@ def of_this_package(name: str, *shape: int, **options: object) -> Callable[[], B
 
 SMALL = {"stem": 16, "inner": ((16,), (24,)), "out": (16, 24)}
 NARROW = {"form": "paper", "in_channels": 1, "classes": 3, "widths": (16, 16, 24, 32, 40)}
+
+READS = {"ckrm ResNet, GG-CAM": {"head.weight": 1}}
+"""Of weights that no layer's module holds: the dimension that reads channels."""
 
 OWN = {
     "ckrm ResNet, basic blocks": of_this_package("ResNetShape", 2, 1, 8, 8, **SMALL),

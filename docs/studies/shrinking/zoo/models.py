@@ -35,5 +35,5 @@ def models() -> dict[str, Model]:
     }
     families = {"transformers": built.TRANSFORMERS, "MONAI": built.MONAI, "ckrm_kernels": built.OWN}
     for family, builders in families.items():
-        found |= {name: Model(family, build) for name, build in builders.items()}
+        found |= {name: Model(family, build, built.READS.get(name, {})) for name, build in builders.items()}
     return found

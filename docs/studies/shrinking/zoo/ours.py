@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping
 
 import judge
-import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.shrinking import graph, proof, surgery
-from ckrm_kernels.shrinking.couplings import Graph
+from ckrm_kernels.shrinking.couplings import Graph, Layer
 
 
 def measured(model: nn.Module, inputs: tuple[Tensor, ...], reads: Mapping[str, int]) -> dict[str, object]:
     """The columns of this package in a model's row; it must be in evaluation mode."""
-    before = copy.deepcopy(model)
+    before = conditions(model)
     start = time.perf_counter()
     try:
         traced = graph.trace(model, inputs)
@@ -32,44 +30,34 @@ def measured(model: nn.Module, inputs: tuple[Tensor, ...], reads: Mapping[str, i
         "proof_seconds": f"{proved_after - traced_after:.1f}",
     }
     row |= coupled(model, traced, proofs)
+    row["model_unchanged"] = conditions(model) == before
     for share in (0.25, 0.5):
         verdict = jointly(model, traced, proofs, inputs, reads, share)
         row |= {f"{share:.0%}": verdict.name, f"{share:.0%}_left": f"{verdict.left:.3f}"}
         row[f"{share:.0%}_detail"] = verdict.detail
-    row["model_unchanged"] = unchanged(before, model)
     return row
-
-
-def may_leave(traced: Graph, proofs: Mapping[str, proof.Proof], name: str) -> bool:
-    """Whether a coupling's filters may leave: proved exact, or in shape where statistics change."""
-    return proofs[name].exact or (traced.coupling(name).statistics_change and not proofs[name].reason)
 
 
 def coupled(model: nn.Module, traced: Graph, proofs: Mapping[str, proof.Proof]) -> dict[str, object]:
     """What was found, proved and left alone."""
-    weights = dict(model.named_parameters(remove_duplicate=False))
-    widths = {
-        layer.weight: weights[layer.weight].shape[layer.output_dim] * transposed_groups(layer)
-        for layer in traced.layers
+    layers = {(layer.weight, layer.output_dim): layer for layer in traced.layers}
+    weights = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    free = {
+        (place, index)
+        for coupling in traced.couplings
+        if proofs[coupling.name].holds
+        for entry in coupling.entries
+        if (place := (entry.tensor, entry.dim)) in layers
+        for index in entry.of(range(coupling.width))
     }
-    free = Counter(
-        {
-            (entry.tensor, index)
-            for coupling in traced.couplings
-            if may_leave(traced, proofs, coupling.name)
-            for entry in coupling.with_role("produces")
-            if entry.tensor in widths
-            for index in entry.of(range(coupling.width))
-        }
-    )
     names = [coupling.name for coupling in traced.couplings]
-    refused = {name: proofs[name].reason for name in names if not may_leave(traced, proofs, name)}
+    refused = {name: proofs[name].reason for name in names if not proofs[name].holds}
     exact = [name for name in names if proofs[name].exact]
     return {
         "layers": len(traced.layers),
         "couplings": len(names),
-        "filters": sum(widths.values()),
-        "may_leave": len(free),
+        "filters": sum(weights[place[0]].shape[place[1]] * copies(layer) for place, layer in layers.items()),
+        "may_leave": sum(copies(layers[place]) for place, _ in free),
         "exact": len(exact),
         "statistics": len(names) - len(exact) - len(refused),
         "refused": len(refused),
@@ -80,7 +68,7 @@ def coupled(model: nn.Module, traced: Graph, proofs: Mapping[str, proof.Proof]) 
     }
 
 
-def transposed_groups(layer) -> int:
+def copies(layer: Layer) -> int:
     """Filters of a transposed convolution for each entry of its weight's output dimension."""
     return layer.groups if layer.kind == "transposed" else 1
 
@@ -102,7 +90,7 @@ def jointly(
     generator = random.Random(f"{share}")
     removed = {}
     for coupling in traced.couplings:
-        if may_leave(traced, proofs, coupling.name) and coupling.width > 1:
+        if proofs[coupling.name].holds and coupling.width > 1:
             count = max(1, round(share * coupling.width))
             removed[coupling.name] = tuple(sorted(generator.sample(range(coupling.width), count)))
     try:
@@ -112,12 +100,8 @@ def jointly(
     return judge.judge(model, small, inputs, reads)
 
 
-def unchanged(before: nn.Module, after: nn.Module) -> bool:
-    """Whether a model has the same values, modes, hooks and gradients as its copy of before."""
-    values = all(
-        torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
-    )
-    flags = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in before.modules()]
-    now = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in after.modules()]
-    wanted = [(p.requires_grad, p.grad is None) for p in before.parameters()]
-    return values and flags == now and wanted == [(p.requires_grad, p.grad is None) for p in after.parameters()]
+def conditions(model: nn.Module) -> tuple:
+    """A model's values, modes, hooks and gradients, for comparison."""
+    values = tuple(tensor.double().sum().item() for tensor in model.state_dict().values())
+    modes = tuple((m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules())
+    return values, modes, tuple((p.requires_grad, p.grad is None, p.dtype) for p in model.parameters())
