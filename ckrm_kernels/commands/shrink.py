@@ -152,7 +152,7 @@ def _shrink(source: _Source, options: dict[str, Any], output: Path, device: str)
     else:
         show(partial(lines, plan), sys.stdout)
     typer.echo(f"\nwrote {output}: model.safetensors and plan.json, the small model; {PAGE}\nin Python:")
-    for line in ("from ckrm_kernels.shrinking import load_shrunk", *source.lines):
+    for line in ("from ckrm_kernels import load_shrunk", *source.lines):
         typer.echo(f"    {line.replace('FOLDER', repr(str(output)))}")
 
 

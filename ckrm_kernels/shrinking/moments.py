@@ -19,6 +19,9 @@ from ckrm_kernels.shrinking.couplings import Graph, Layer
 WIDEST = 4608
 """The most columns that are kept apart: 512 channels under a 3x3 kernel. Beyond, those of a channel are aggregated."""
 
+SHRINKAGE = 1e-3
+"""The least by which a covariance is shrunk."""
+
 _ROWS = 2048  # of unfolded inputs at a time
 _LEAST_ROWS_OF_AN_IMAGE = 32
 _ROWS_PER_COLUMN = 10
@@ -49,6 +52,22 @@ class Moments:
         """(groups, columns, columns): the second moment about the mean, as a bias or a norm takes the mean."""
         return self.second - self.mean.unsqueeze(2) * self.mean.unsqueeze(1)
 
+    def shrunk(self) -> Tensor:
+        """The covariance, shrunk towards its mean variance: what regression on it loses elsewhere, not on these rows.
+
+        (groups, columns, columns): (1 - rho) S + rho mean(diagonal of S) I, with the rho of oracle approximating
+        shrinkage (Chen, Wiesel, Eldar and Hero 2010; that of their published code), which many correlated columns of
+        few rows need most, and at least `SHRINKAGE`.
+        """
+        covariance = self.covariance
+        columns = covariance.shape[2]
+        variances = covariance.diagonal(dim1=1, dim2=2)
+        squares, square = covariance.square().sum(), variances.sum(1).square().sum()
+        spread = (self.rows + 1) * (squares - square / columns)
+        rho = float(((squares + square) / spread).clamp(SHRINKAGE, 1)) if spread > 0 else 1.0
+        identity = torch.eye(columns, dtype=covariance.dtype, device=covariance.device)
+        return (1 - rho) * covariance + rho * variances.mean() * identity
+
     def aligned(self, matrix: Tensor) -> Tensor:
         """A weight's matrix (groups, filters, units span) by the moments' columns: (groups, filters span, units)."""
         return matrix[:, :, self.columns].permute(0, 1, 3, 2).flatten(1, 2)
@@ -62,7 +81,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 
 def weight_matrix(model: nn.Module, layer: Layer) -> Tensor:
     """The weight of a layer's module as the linear map of its unfolded inputs, see `unfolding.matrix`."""
-    return unfolding.matrix(model.get_submodule(layer.name), tensor_of(model, layer.weight))
+    module: Any = model.get_submodule(layer.name)
+    return unfolding.matrix(module, tensor_of(model, layer.weight))
 
 
 def input_moments(
@@ -146,7 +166,9 @@ class _Sums:
         self.rows_of_an_image = max(_LEAST_ROWS_OF_AN_IMAGE, math.ceil(_ROWS_PER_COLUMN * units / calibration.images))
         self.images = 0  # of the batch that runs
 
-    def add(self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def add(
+        self, module: unfolding.Unfoldable, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+    ) -> None:
         """Adds a sample of the rows of one call."""
         given = args[0] if args else kwargs["input"]
         count, size = unfolding.row_count(module, output), unfolding.output_size(module, output)

@@ -56,6 +56,10 @@ class PlanViews:
         def created(self) -> str: ...  # noqa: D102
         @property
         def versions(self) -> Mapping[str, str]: ...  # noqa: D102
+        @property
+        def created(self) -> str: ...  # noqa: D102
+        @property
+        def versions(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def __str__(self) -> str:
         from ckrm_kernels.shrinking.views.table import table

@@ -32,7 +32,7 @@ def proved(plan: PlanViews) -> str:
     if not proofs:
         return "Nothing was removed, so there is nothing to prove."
     worst = max((proof.deviation for proof in proofs if proof.deviation is not None), default=0.0)
-    within = f"to {worst:.1g} of the output's scale, in float64"
+    within = f"to {worst:.1g} of the output's scale, in float64" if worst else "to the last bit, in float64"
     if len(exact) == len(proofs):
         return f"Proved: without these filters it is the network that ignores them, {within}."
     shape = counted(len(proofs) - len(exact), "coupling")
@@ -71,7 +71,9 @@ def explanations(plan: PlanViews) -> dict[str, str]:
     if any(layer.wanted != layer.reached for layer in layers):
         terms["wanted"] = "filters that the choice of widths asked for, where it is another number than those after"
     if any(layer.redundancy is not None for layer in layers):
-        terms["lambda"] = "share of pairs of the layer's filters that are alike, whatever their scale (Psi above 0.6)"
+        terms["lambda"] = (
+            "share of pairs of the layer's filters with signed Psi above the threshold, whatever their scale"
+        )
         terms["chance"] = "lambda of the same slices with the positions in each permuted"
     if any(layer.psi is not None for layer in layers):
         terms["Psi"] = "how alike a dropped filter is to the most similar one that is kept, signed; the mean"
