@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 ZOO = Path(__file__).parents[2] / "docs" / "studies" / "shrinking" / "zoo"
-JUDGE = SimpleNamespace(**runpy.run_path(str(ZOO / "judge.py")))
-TABLES = SimpleNamespace(**runpy.run_path(str(ZOO / "tables.py")))
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(ZOO))  # the study's modules import one another
+    JUDGE, TABLES = (SimpleNamespace(**runpy.run_path(str(ZOO / name))) for name in ("judge.py", "tables.py"))
 INPUTS = (torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),)
 
 
-def network(norm=nn.BatchNorm2d):
+def network(middle=None):
     torch.manual_seed(0)
-    middle = norm(6) if norm is nn.BatchNorm2d else norm(2, 6)
+    middle = middle or nn.BatchNorm2d(6)
     layers = nn.Conv2d(3, 6, 3), middle, nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Flatten(), nn.Linear(20, 4)
     return JUDGE.with_single_values(nn.Sequential(*layers)).eval()
 
@@ -61,8 +62,9 @@ def test_weights_of_another_network_are_wrong():
     assert (verdict.name, verdict.detail) == ("wrong", "5.weight has values that the original's has not")
 
 
-def test_norms_over_fewer_channels_change_their_statistics():
-    model = network(nn.GroupNorm)
+@pytest.mark.parametrize("affine", [True, False])
+def test_norms_over_fewer_channels_change_their_statistics(affine):
+    model = network(nn.GroupNorm(2, 6, affine=affine))
     assert JUDGE.judge(model, shrunk(model, [1, 4]), INPUTS).name == "statistics"
     assert JUDGE.judge(model, shrunk(model, [1, 4], read=[1, 5]), INPUTS).name == "wrong"
 

@@ -13,12 +13,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 
+import norms
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 TOLERANCE = 1e-9  # of the output's scale, in float64
-NORMS = re.compile(r"(Layer|Group|RMS)_?Norm|GRN$", re.IGNORECASE)
 Inputs = tuple[Tensor, ...]
 
 
@@ -98,13 +98,21 @@ def compared(
             return "wrong", f"{name} has values that the original's has not"
         kept[name] = entries
     masked = without_inputs(original, kept, reads)
-    without_effect = deviation(original, batches, outputs) <= TOLERANCE
-    found = deviation(masked, batches, outputs)
+    blind = ", without effect" * (deviation([run(original, batch) for batch in batches], outputs) <= TOLERANCE)
+    found = deviation([run(masked, batch) for batch in batches], outputs)
     if found <= TOLERANCE:
-        return "exact", f"{found:.1e}" + ", without effect" * without_effect
-    with_norms_of(masked, small, kept)
-    again = deviation(masked, batches, outputs)
-    return ("statistics", f"{again:.1e}") if again <= TOLERANCE else ("wrong", f"{min(found, again):.2g}")
+        return "exact", f"{found:.1e}{blind}"
+    norms.narrow_modules(masked, small, kept)
+    again = deviation([run_with_norms_of(small, masked, batch) for batch in batches], outputs)
+    return ("statistics", f"{again:.1e}{blind}") if again <= TOLERANCE else ("wrong", f"{min(found, again):.2g}")
+
+
+def run_with_norms_of(small: nn.Module, masked: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """What `masked` gives when its norms without weights, too, see the channels of `small` alone."""
+    with norms.Recorded() as recorded:
+        run(small, inputs)
+    with norms.Narrowed(recorded.calls):
+        return run(masked, inputs)
 
 
 def kept_entries(full: Tensor, part: Tensor) -> np.ndarray | None:
@@ -145,32 +153,11 @@ def still_read(module: nn.Module, entries: np.ndarray, shape: tuple[int, ...]) -
     return mask.reshape(*mask.shape, *[1] * (len(shape) - 2))
 
 
-def with_norms_of(masked: nn.Module, small: nn.Module, kept: Mapping[str, np.ndarray]) -> None:
-    """Makes the norms of `masked` those of `small`, over the channels that `small` has; the other channels are 0."""
-    for name, module in masked.named_modules():
-        weight = getattr(module, "weight", None)
-        entries = kept.get(f"{name}.weight")
-        if entries is None or not NORMS.search(type(module).__name__) or entries.size == weight.numel():
-            continue
-        first = getattr(module, "data_format", "") == "channels_first" or isinstance(module, nn.GroupNorm)
-        module.register_forward_hook(narrow_norm(small.get_submodule(name), entries.ravel(), 1 if first else -1))
-
-
-def narrow_norm(norm: nn.Module, channels: np.ndarray, dim: int):
-    """A forward hook that puts the narrow norm's output in place of a wide one's."""
-    indices = torch.from_numpy(channels)
-
-    def hook(module: nn.Module, arguments: Inputs, output: Tensor) -> Tensor:
-        return torch.zeros_like(output).index_copy(dim, indices, norm(arguments[0].index_select(dim, indices)))
-
-    return hook
-
-
-def deviation(masked: nn.Module, batches: list[Inputs], outputs: list[list[Tensor]]) -> float:
-    """The largest difference of outputs, of the largest output of each tensor; NaN counts as infinite."""
+def deviation(wanted: list[list[Tensor]], given: list[list[Tensor]]) -> float:
+    """The largest difference of outputs, of the largest entry of each tensor; NaN counts as infinite."""
     worst = 0.0
-    for batch, given in zip(batches, outputs, strict=True):
-        for ours, theirs in zip(run(masked, batch), given, strict=True):
+    for one, other in zip(wanted, given, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
             found = ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-30)).item()
             worst = max(worst, found if found == found else float("inf"))
     return worst

@@ -12,7 +12,7 @@ import judge
 import torch
 from torch import Tensor, nn
 
-MOST_GROUPS = 16
+MOST_GROUPS, MOST_GROUPS_OF_LARGE, LARGE = 16, 6, 1_000_000  # parameters: each group takes a graph of its own
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
@@ -34,9 +34,10 @@ def measured(model: nn.Module, inputs: tuple[Tensor, ...], reads: Mapping[str, i
 
 
 def by_groups(model: nn.Module, inputs: tuple[Tensor, ...], reads: Mapping[str, int]) -> dict[str, judge.Verdict]:
-    """What becomes of the model without a quarter of the filters of one layer; for at most 16 layers, spread evenly."""
+    """What becomes of the model without a quarter of the filters of one layer; for so many layers, spread evenly."""
     names = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
-    chosen = names if len(names) <= MOST_GROUPS else [names[i * len(names) // MOST_GROUPS] for i in range(MOST_GROUPS)]
+    most = min(len(names), MOST_GROUPS if judge.parameters(model) < LARGE else MOST_GROUPS_OF_LARGE)
+    chosen = [names[index * len(names) // most] for index in range(most)]
     if names[-1] not in chosen:
         chosen.append(names[-1])  # most often the one that makes the output
     return {
