@@ -114,15 +114,15 @@ def random_state_kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Narrow(TorchDispatchMode):
-    """Notes the first type of less than 64 bits in which something is computed."""
+    """Notes the first type of less than 64 bits that numbers of 64 bits are turned to."""
 
     seen = ""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = function(*args, **(kwargs or {}))
-        for tensor in tensors_in(result):
-            if not self.seen and tensor.is_floating_point() and tensor.dtype != torch.float64:
-                self.seen = str(tensor.dtype).removeprefix("torch.")
+        if not self.seen and any(tensor.dtype == torch.float64 for tensor in tensors_in(args)):
+            narrow = (each.dtype for each in tensors_in(result) if each.is_floating_point() and each.itemsize < 8)
+            self.seen = str(next(narrow, "")).removeprefix("torch.")
         return result
 
 
@@ -130,7 +130,7 @@ def _check(made: Bench) -> None:
     if not any(made.outputs):
         raise ValueError("model must give tensors, in tuples, dicts or dataclasses if several; got none")
     if any(tensor.isnan().any() for outputs in made.outputs for tensor in outputs):
-        raise ValueError("model must give numbers on example_inputs, got NaN")
+        raise ValueError("model must give numbers on example_inputs and on their values in another order, got NaN")
     again = made.apart(run(made.network, made.inputs[0]), made.outputs[0], 0)
     if not again <= made.tolerance:
         raise ValueError(
@@ -166,8 +166,8 @@ def _apart(one: Tensor, other: Tensor, scale: float) -> float:
     one, other = _real(one), _real(other)
     if not one.numel():
         return 0.0
-    apart = torch.where(one == other, 0.0, (one - other).abs()).amax()
-    return float(apart.nan_to_num(torch.inf)) / scale if scale or apart == 0 else torch.inf
+    apart = float(torch.where(one == other, 0.0, (one - other).abs()).amax().nan_to_num(torch.inf))
+    return apart / (scale or apart or 1.0)
 
 
 def _real(tensor: Tensor) -> Tensor:

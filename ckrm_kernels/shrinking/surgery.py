@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -79,6 +80,16 @@ def permuted(model: nn.Module, coupling: Coupling, sources: Sequence[int], *, sh
     return other
 
 
+def cut_in_place(model: nn.Module, kept: Kept) -> None:
+    """Cuts a model's own tensors, which stay the same objects; their gradients are dropped."""
+    tensors = tensors_of(model)
+    cut = {name: cut_to(tensors[name], dims) for name, dims in kept.items()}
+    for name, tensor in cut.items():
+        tensors[name].grad = None
+        tensors[name].data = tensor.data
+    _settle(model, {id(tensors[name]) for name in cut})
+
+
 def kept_indices(graph: Graph, removed: Removed, model: nn.Module) -> Kept:
     """What stays of the model's tensors without these filters; checked, with the errors of `without`."""
     tensors = tensors_of(model)
@@ -126,8 +137,8 @@ def _checked(graph: Graph, removed: Removed) -> dict[str, set[int]]:
         if name not in couplings:
             raise ValueError(f"removed must name couplings of the graph, got {name!r}; it has {', '.join(couplings)}")
         width = couplings[name].width
-        leaving = set(filters)
-        if not all(isinstance(each, int) and 0 <= each < width for each in leaving):
+        leaving = {operator.index(filter) for filter in filters}
+        if not all(0 <= each < width for each in leaving):
             raise ValueError(f"removed[{name!r}] must hold filters from 0 to {width - 1}, got {sorted(leaving)}")
         if len(leaving) == width:
             raise ValueError(f"removed[{name!r}] must leave one filter at least, got all {width}")

@@ -16,7 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
-def own_tensors(module: nn.Module) -> Iterator[Tensor]:
+def own_tensors(module: Any) -> Iterator[Tensor]:
     """Its parameters and buffers, those of its parametrisations too, not those of its layers."""
     yield from (tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None)
     if is_parametrized(module):

@@ -25,18 +25,19 @@ def verdict(plan: PlanViews) -> str:
 
 
 def proved(plan: PlanViews) -> str:
-    """What is proved of the couplings whose filters leave."""
+    """What is proved of the couplings whose filters leave, by themselves and of all together."""
     used = {layer.coupling for layer in plan.layers if layer.shrinks}
     proofs = [proof for name, proof in plan.proof.items() if name in used]
     exact = [proof for proof in proofs if proof.exact]
     if not proofs:
         return "Nothing was removed, so there is nothing to prove."
-    worst = max((proof.deviation for proof in proofs if proof.deviation is not None), default=0.0)
+    worst = max(found for found in (0.0, plan.deviation, *(proof.deviation for proof in proofs)) if found is not None)
     within = f"to {worst:.1g} of the output's scale, in float64" if worst else "to the last bit, in float64"
     if len(exact) == len(proofs):
         return f"Proved: without these filters it is the network that ignores them, {within}."
     shape = counted(len(proofs) - len(exact), "coupling")
-    reasons = "; ".join(dict.fromkeys(proof.reason for proof in proofs if not proof.exact))
+    why = "a norm's statistics change"
+    reasons = "; ".join(dict.fromkeys(proof.reason or why for proof in proofs if not proof.exact))
     some = f"Proved of {len(exact)} of {counted(len(proofs), 'coupling')}, {within}; o" if exact else "O"
     return f"{some}f {shape} only the shape is proved ({reasons})."
 
@@ -61,7 +62,7 @@ def unchanged(plan: PlanViews) -> list[tuple[str, list[ShrunkLayer]]]:
 
 def grouped(layers: Sequence[ShrunkLayer]) -> list[tuple[str, list[ShrunkLayer]]]:
     """The layers by why no filter left, or fewer than wanted, the most frequent first."""
-    return by_reason(layers, lambda layer: layer.why or "all of its filters are needed", lambda layer: layer.name)
+    return by_reason(layers, lambda layer: layer.why or "none of its filters was chosen", lambda layer: layer.name)
 
 
 def explanations(plan: PlanViews) -> dict[str, str]:
