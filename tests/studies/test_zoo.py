@@ -98,8 +98,9 @@ def test_the_table_counts_the_worst_of_each_tool():
         "ours 50%": "statistics",
         "torch-pruning pruner_25%": "wrong",
     }
-    rows = [row, row | {"model": "b", "ours failed": "crash"}]
+    rows = [row | {"ours seconds": "1", "torch-pruning seconds": "1"}, row | {"model": "b", "ours failed": "crash"}]
+    rows[1]["ours seconds"] = "1"  # and not measured by the other tool
     counts = TABLES.outcomes(rows)
     assert counts[2] == "| this package | 0 | 1 | 0 | 1 | 0 |"
-    assert counts[4] == "| torch-pruning, its pruner | 0 | 0 | 0 | 0 | 2 |"
+    assert counts[4] == "| torch-pruning, its pruner | 0 | 0 | 0 | 0 | 1 |"
     assert sum(line.startswith(("| a |", "| b |")) for line in TABLES.markdown(rows).splitlines()) == 2

@@ -52,9 +52,9 @@ def markdown(rows: Sequence[Row]) -> str:
 def outcomes(rows: Sequence[Row]) -> list[str]:
     """How many models each tool shrank, refused or broke."""
     counts = {
-        "this package": Counter(map(ours, rows)),
-        "torch-pruning, its groups one by one": Counter(map(groups, rows)),
-        "torch-pruning, its pruner": Counter(map(pruner, rows)),
+        "this package": Counter(map(ours, measured(rows, OURS))),
+        "torch-pruning, its groups one by one": Counter(map(groups, measured(rows, THEIRS))),
+        "torch-pruning, its pruner": Counter(map(pruner, measured(rows, THEIRS))),
     }
     names = ("exact", "statistics", "nothing", "error", "wrong")
     head = ("", "exact", "exact but for norms' statistics", "nothing offered", "error", "silently wrong")
@@ -65,7 +65,7 @@ def ours(row: Row) -> str:
     """The worst that this package made of a model: wrong, error, statistics, exact or nothing."""
     if f"{OURS}failed" in row:
         return "error"
-    return worst(row.get(f"{OURS}{share}", "nothing") for share in SHARES)
+    return worst(row.get(f"{OURS}{column}", "nothing") for column in (*SHARES, "plan"))
 
 
 def groups(row: Row) -> str:
@@ -82,6 +82,11 @@ def pruner(row: Row) -> str:
     if f"{THEIRS}failed" in row:
         return "error"
     return worst(row.get(f"{THEIRS}pruner_{share}", "nothing") for share in SHARES)
+
+
+def measured(rows: Sequence[Row], prefix: str) -> list[Row]:
+    """The rows that have a tool's columns."""
+    return [row for row in rows if f"{prefix}seconds" in row]
 
 
 def worst(verdicts: Iterable[str]) -> str:
@@ -104,7 +109,7 @@ def cells(row: Row) -> list[str]:
     refused = own("refused model") or own("failed")
     found = f"{own('couplings')}: {own('exact')} + {own('statistics')} + {own('refused')}" if own("couplings") else ""
     filters = f"{own('may_leave')} of {own('filters')}" if own("filters") else ""
-    reasons = "; ".join(filter(None, (own("refused_detail"), own("fixed_detail")))) or refused
+    reasons = "; ".join(filter(None, (own("refused_detail"), own("fixed_reasons")))) or refused
     tried = [theirs(f"groups_{name}") for name in ("exact", "statistics", "error", "wrong")]
     grouped = f"{tried[0]} + {tried[1]}, {tried[2]}, **{tried[3]}**" if tried[0] else theirs("failed")
     return [
