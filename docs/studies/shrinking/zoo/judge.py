@@ -71,7 +71,7 @@ def judge(original: nn.Module, small: nn.Module, inputs: Inputs, reads: Mapping[
     left = parameters(small) / parameters(original)
     if left == 1:
         return Verdict("nothing", "", left)
-    trained = copy.deepcopy(small)
+    trained = copy.deepcopy(small.train())  # which drops what some modules cache in evaluation, and can't be copied
     batches = [inputs, tuple(other(x) for x in inputs)]
     try:
         outputs = [run(small, batch) for batch in batches]

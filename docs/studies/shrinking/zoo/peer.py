@@ -12,7 +12,7 @@ import judge
 import torch
 from torch import Tensor, nn
 
-MOST_GROUPS, MOST_GROUPS_OF_LARGE, LARGE = 16, 6, 1_000_000  # parameters: each group takes a graph of its own
+MOST_GROUPS, MOST_GROUPS_OF_LARGE, LARGE = 16, 6, 100_000  # parameters: each group takes a graph of its own
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 

@@ -12,6 +12,12 @@ from ckrm_kernels.storage.files import write_atomically
 Row = Mapping[str, str]
 OURS, THEIRS = "ours ", "torch-pruning "
 SHARES = ("25%", "50%")
+HEADING = """\
+# A zoo of networks
+
+Written by [`python docs/studies/shrinking/zoo`](../../index.md#is-a-shrunk-network-ever-another-one); models by the
+worst that a tool made of each:
+"""
 WORDS = {"statistics": "norms", "wrong": "**wrong**", "output": "**wrong** (outputs' shape)"}
 HEAD = (
     "model",
@@ -43,9 +49,9 @@ def summary(row: Row, tool: str) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """What became of all models by tool, and a line a model."""
-    lines = [*outcomes(rows), ""]
+    lines = [*HEADING.splitlines(), "", *outcomes(rows), ""]
     for family in dict.fromkeys(row["family"] for row in rows):
-        lines += [f"### {family}", "", *table(HEAD, map(cells, (row for row in rows if row["family"] == family))), ""]
+        lines += [f"## {family}", "", *table(HEAD, map(cells, (row for row in rows if row["family"] == family))), ""]
     return "\n".join(lines)
 
 
