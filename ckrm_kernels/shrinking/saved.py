@@ -38,6 +38,8 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
     Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
     tensor; OSError where a file can't be written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     folder = Path(folder)
     original, kept = _shapes(plan.model), kept_indices(plan.graph, plan.removed, plan.model)
     _check_cut(model, original, kept)

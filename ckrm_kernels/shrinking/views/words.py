@@ -49,9 +49,8 @@ def totals(plan: PlanViews) -> list[tuple[str, str, str, str]]:
         ("parameters", f"{before.parameters:,}", f"{after.parameters:,}", before.parameters, after.parameters),
         ("multiply-adds", f"{before.multiply_adds:,}", f"{after.multiply_adds:,}", *_both(plan, "multiply_adds")),
         ("file", size(before.file_bytes), size(after.file_bytes), before.file_bytes, after.file_bytes),
+        ("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency),
     ]
-    if before.latency is not None and after.latency is not None:
-        rows.append(("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency))
     return [(name, old, new, percent(part, whole) if whole else "") for name, old, new, whole, part in rows]
 
 
