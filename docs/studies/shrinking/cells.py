@@ -68,13 +68,14 @@ def _by_importance() -> Iterator[Cell]:
     yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [half])
     yield from _cells(SEEDS, [ERROR], SHARES)
     yield from _cells(SEEDS, [SCRATCH], [quarter])
-    yield from _tuned_cells(1)
-    yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [half])
+    for seed in SEEDS:
+        yield from _cells([seed], [SCRATCH_PARAMETERS], [half])
+        yield from _tuned_cells([seed], 1)
     yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [quarter])
     yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [quarter])
     yield from _cells(SEEDS, [SCRATCH], SHARES)
     yield from _cells(SEEDS, [*FURTHER_CHOOSERS, SCRATCH_MULTIPLY_ADDS], MIDDLE)
-    yield from _tuned_cells(5)
+    yield from _tuned_cells(SEEDS, 5)
     yield from _cells(FURTHER_SEEDS, [FULL], [1.0])
     yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [half])
     every = [PEER, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS]
@@ -87,9 +88,9 @@ def _cells(seeds: Iterable[int], methods: Iterable[str], shares: Iterable[float]
         yield Cell(architecture, seed, method, share)
 
 
-def _tuned_cells(epochs: int) -> Iterator[Cell]:
+def _tuned_cells(seeds: Iterable[int], epochs: int) -> Iterator[Cell]:
     """At half of the parameters."""
-    for seed, (method, start), architecture in product(SEEDS, TUNED, ARCHITECTURES):
+    for seed, (method, start), architecture in product(seeds, TUNED, ARCHITECTURES):
         yield Cell(architecture, seed, method, 0.5, start, epochs)
 
 
