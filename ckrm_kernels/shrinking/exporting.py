@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from traceback import walk_tb
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import traceback
 
-from ckrm_kernels.shrinking.watching import Watching
+from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -78,8 +79,15 @@ class _OfTensors(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         args, kwargs = _replaced(self._inputs, iter(tensors))
+        return tuple(tensors_in(self.model(*args, **kwargs)))
+
+
+class _Watched(_OfTensors):
+    """The same, its source watched."""
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with Watching():
-            return tuple(tensors_in(self.model(*args, **kwargs)))
+            return super().forward(*tensors)
 
 
 PREFIX = "model."
@@ -89,35 +97,33 @@ PREFIX = "model."
 def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     """The program of the model in evaluation mode; the model, its buffers and the random numbers stay as they were.
 
+    By running the model, watched; where that is refused by compiling its source, which takes checks of values and NumPy
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
-    twin = _twin(model)
-    wrapped = _OfTensors(twin, inputs)
     tensors = tuple(tensors_in(inputs))
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), traceback.preserve_node_meta(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _first_that_succeeds(
-            lambda: torch.export.export(wrapped, tensors, strict=False),
-            lambda: torch.export.export(_OfTensors(torch.fx.symbolic_trace(twin), inputs), tensors, strict=False),
-        )
+        try:
+            return torch.export.export(_Watched(with_computed_sizes(_twin(model)), inputs), tensors, strict=False)
+        except Exception as error:
+            try:
+                return torch.export.export(_OfTensors(_twin(model), inputs), tensors, strict=True)
+            except Exception:
+                words = str(error).strip().partition("\n")[0]
+                raise ValueError(f"the model can't be traced: {words}{_line(error)}") from error
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """A copy with the same parameters and buffers, in evaluation mode."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    """A copy that shares the model's tensors, in evaluation mode."""
+    shared: dict[int, Any] = {id(tensor): tensor for module in model.modules() for tensor in tensors_in(vars(module))}
     try:
         return copy.deepcopy(model, shared).eval()
     except Exception as error:
         raise ValueError(f"the model can't be copied: {error}") from error
 
 
-def _first_that_succeeds(
-    export: Callable[[], torch.export.ExportedProgram], otherwise: Callable[[], torch.export.ExportedProgram]
-) -> torch.export.ExportedProgram:
-    try:
-        return export()
-    except Exception as error:
-        try:
-            return otherwise()
-        except Exception:
-            raise ValueError(f"the model can't be traced: {error}") from error
+def _line(error: Exception) -> str:
+    """The innermost line of the model's source that an error passed through, in brackets, or nothing."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    frames = [frame for frame in frames if is_of_a_model(frame[0])]
+    return f" ({place_of(*frames[-1])})" if frames else ""

@@ -11,7 +11,7 @@ from torch import nn
 from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph, Layer
 from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
 from ckrm_kernels.shrinking.traceable import check_traceable
-from ckrm_kernels.shrinking.tracing import Traced, traced
+from ckrm_kernels.shrinking.tracing import Traced, is_layer, traced
 
 _Place = tuple[str, int]
 _Filter = dict[_Place, list[int]]
@@ -29,12 +29,14 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     check_traceable(model)
     batch = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.dim()), 1)
     found = traced(model, exported(model, inputs), batch)
+    if not found.layers:
+        raise ValueError("model must run a convolution or linear layer, got none")
     filters = _filters(found)
     _fix_whole_layers(found, filters)
     return Graph(
         layers=tuple(found.layers.values()),
         couplings=_couplings(found, filters),
-        fixed=_fixed(found),
+        fixed={**_fixed(found), **_not_run(model, found)},
         unsupported=tuple(dict.fromkeys(found.unsupported)),
     )
 
@@ -96,3 +98,14 @@ def _fixed(found: Traced) -> dict[str, str]:
         if reason is not None:
             fixed[layer.name] = reason
     return fixed
+
+
+def _not_run(model: nn.Module, found: Traced) -> dict[str, str]:
+    """Convolutions and linear maps that the traced program doesn't run, such as an auxiliary head for training."""
+    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    used = {tensor for tensor, _, _ in found.classes.owned()}
+    return {
+        name: "it does not run in evaluation mode"
+        for name, module in model.named_modules()
+        if is_layer(module) and (weight := names.get(id(module.weight))) is not None and weight not in used
+    }

@@ -47,15 +47,13 @@ class PlanViews:
         @property
         def proof(self) -> Mapping[str, Proven]: ...  # noqa: D102
         @property
+        def deviation(self) -> float | None: ...  # noqa: D102
+        @property
         def choose(self) -> str: ...  # noqa: D102
         @property
         def budget(self) -> str: ...  # noqa: D102
         @property
         def notes(self) -> tuple[str, ...]: ...  # noqa: D102
-        @property
-        def created(self) -> str: ...  # noqa: D102
-        @property
-        def versions(self) -> Mapping[str, str]: ...  # noqa: D102
         @property
         def created(self) -> str: ...  # noqa: D102
         @property

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.extras import require
-from ckrm_kernels.shrinking.cutting import Kept, cut, kept_indices
+from ckrm_kernels.shrinking.copying import copied, tensors_of
+from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
 
@@ -37,6 +38,8 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
     Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
     tensor; OSError where a file can't be written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     folder = Path(folder)
     original, kept = _shapes(plan.model), kept_indices(plan.graph, plan.removed, plan.model)
     _check_cut(model, original, kept)
@@ -64,39 +67,31 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     TypeError for a model that is none.
     """
     folder = Path(folder)
-    made = model if isinstance(model, nn.Module) else model()
+    made = copied(model) if isinstance(model, nn.Module) else model()
     if not isinstance(made, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or what makes one, got {type(made).__name__}")
     path = folder / PLAN
     plan = _read(path)
     _check_original(path, plan["original"], _shapes(made))
     kept = _checked_kept(path, plan["kept"], plan["original"])
-    try:
-        small = cut(made, kept)
-    except ValueError as error:
-        raise ValueError(f"{path}: kept: {error}") from None
-    _load(folder / WEIGHTS, plan["sha256"], small)
-    return small.eval()
+    cut_in_place(made, kept)
+    _load(folder / WEIGHTS, plan["sha256"], made)
+    return made.eval()
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Of all parameters and buffers by all of their names."""
-    return {name: list(tensor.shape) for name, tensor in _tensors(model).items()}
-
-
-def _tensors(model: nn.Module, *, duplicates: bool = True) -> dict[str, Tensor]:
-    parameters = model.named_parameters(remove_duplicate=not duplicates)
-    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=not duplicates))}
+    """Of all parameters and buffers, shared ones under their first name."""
+    return {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """What its file holds: parameters and persistent buffers, shared ones under their first name."""
+    """What its file holds: parameters and persistent buffers."""
     left_out = set()
     for path, module in model.named_modules(remove_duplicate=False):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise ValueError(f"model must hold its state in tensors, and {path or 'it'} has get_extra_state")
         left_out |= {f"{path}.{name}".removeprefix(".") for name in module._non_persistent_buffers_set}
-    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name not in left_out}
+    return {name: tensor for name, tensor in tensors_of(model).items() if name not in left_out}
 
 
 def _content(model: nn.Module) -> bytes:
@@ -109,7 +104,7 @@ def _content(model: nn.Module) -> bytes:
 
 def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
     """Refuses a model that is not the original without the filters of the plan."""
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     for name, shape in original.items():
         wanted = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(shape)]
         found = list(tensors[name].shape) if name in tensors else None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.extras import check_installed
 from ckrm_kernels.shrinking.kept_plan import keep_plan, kept_plan
 from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
 from ckrm_kernels.shrinking.saved import PLAN, WEIGHTS, load_shrunk, save_shrunk
@@ -63,12 +64,12 @@ def shrink_into(run: ShrinkRun, make: Callable[[], nn.Module], *, progress: bool
     settings.json. Killed at any moment, a later call of the same settings goes on from the plan or finds it done.
     Raises ValueError where the folder holds the result of other settings, or what this function did not write.
     """
+    check_installed("shrinking into files", "safetensors", "matplotlib")
     settings = run.settings()
     with locked(run.folder):
         if _is_done(run.folder, settings):
             return None
-        write_json(run.folder / SETTINGS, settings)
-        plan = _planned(run, progress)
+        plan = _planned(run, settings, progress)
         small = plan.apply(progress=progress)
         save_shrunk(run.folder, plan, small)
         _check_loads(run.folder, make, small)
@@ -79,12 +80,13 @@ def shrink_into(run: ShrinkRun, make: Callable[[], nn.Module], *, progress: bool
         return plan
 
 
-def _planned(run: ShrinkRun, progress: bool) -> ShrinkPlan:
+def _planned(run: ShrinkRun, settings: dict[str, Any], progress: bool) -> ShrinkPlan:
     """The plan, which is kept until all is written; that which was kept, if any."""
     path, images = run.folder / _PLANNED, run.options["images"]
     plan = kept_plan(path, run.model, run.example_inputs, run.calibration, images)
     if plan is None:
         plan = plan_shrink(run.model, run.example_inputs, calibration=run.calibration, progress=progress, **run.options)
+        write_json(run.folder / SETTINGS, settings)  # not before: what can't be planned leaves nothing
         keep_plan(path, plan)
     return plan
 

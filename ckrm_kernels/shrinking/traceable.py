@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""What a wrapper calls the model in it."""
 
 
 def check_traceable(model: nn.Module) -> None:
@@ -14,14 +20,13 @@ def check_traceable(model: nn.Module) -> None:
         raise TypeError("model must be a plain module, got a scripted one; give the module that it was made from")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    if type(model).__name__ in _WRAPPERS:
-        raise TypeError(f"model must be unwrapped, got {type(model).__name__}; give its .module")
+    wrapped = _WRAPPERS.get(type(model).__name__)
+    if wrapped is not None:
+        raise TypeError(f"model must be unwrapped, got {type(model).__name__}; give its .{wrapped}")
     for name, module in model.named_modules():
         _check_module(name or "the model", module)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         _check_tensor(name, tensor)
-    if not any(tensor.dim() > 1 for tensor in model.parameters()):
-        raise ValueError("model must have a convolution or linear layer, got none")
 
 
 def _check_module(name: str, module: nn.Module) -> None:
@@ -36,7 +41,7 @@ def _check_module(name: str, module: nn.Module) -> None:
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
         raise ValueError(f"{name} is on the meta device and has no values; load the model first")
-    if tensor.is_quantized:
+    if tensor.is_quantized or type(tensor.data).__module__.startswith("torchao"):
         raise TypeError(f"{name} is quantised; shrink the model before quantising it")
-    if hasattr(tensor, "device_mesh") or hasattr(tensor, "placements"):
+    if hasattr(tensor, "placements"):
         raise TypeError(f"{name} is sharded over devices; shrink the model before sharding it")

@@ -123,7 +123,15 @@ class _Run:
             rule = RULES["add"] if torch.Tag.pointwise in getattr(target, "tags", ()) else None
         if rule is None:
             return self._without_rule(node, call)
-        along = rule(call)
+        try:
+            along = rule(call)
+        except (
+            Exception
+        ):  # a use that the rule does not know, as of sizes that depend on values: nothing of it can leave
+            return self._without_rule(node, call)
+        if isinstance(_module(node, self._model), nn.MultiheadAttention):
+            for tensor in call.tensors():
+                call.fix_all(tensor, "attention of a given width")
         result = _values(node, along if isinstance(along, dict) else dict(enumerate(along)), call.classes, call)
         self._note(node, call)
         return result
@@ -141,7 +149,7 @@ class _Run:
         """The call with its arguments by name; None where its result is no tensor."""
         shapes = [tuple(v.shape) for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
         target: Any = node.target
-        if not shapes:
+        if not shapes and not (isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable):
             return None
         if isinstance(target, torch._ops.OpOverload):
             schema = target._schema
@@ -196,7 +204,7 @@ class _Run:
         if weight is None:
             return None
         module = _module(node, self._model)
-        own = module if _is_layer(module) else None
+        own = module if is_layer(module) else None
         is_module = own is not None and self._names.get(id(own._parameters.get("weight"))) == weight
         kind: Kind = "linear" if call.name == "linear" else "transposed" if is_transposed(call) else "conv"
         counted = call["input"].shape if kind == "transposed" else call.shape
@@ -221,6 +229,7 @@ class _Run:
         origins = {dim: call.classes.origin(vector) for dim, vector in weight.along.items() if dim < 2}
         dims = {origin[1] == dim for dim, origin in origins.items() if origin}
         names = {origin[0] for origin in origins.values() if origin}
+        names = {name for name in names if self._labels[name].shape == weight.shape}
         if None in origins.values() or dims != {True} or len(names) != 1:
             call.fix_all(weight, "a weight computed from others")
             return None
@@ -286,7 +295,7 @@ def _module(node: fx.Node, model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _is_layer(module: nn.Module | None) -> bool:
+def is_layer(module: nn.Module | None) -> bool:
     """Whether it is a convolution or linear map that runs torch's own forward."""
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and (
         type(module).forward.__module__.startswith("torch.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,15 +13,28 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx import traceback
 from torch.overrides import TorchFunctionMode
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
 _KEY = "ckrm"
 
 
 class Computed(int):
     """A size that the model reads or computes from the shape of a tensor, as against a constant."""
+
+
+def with_computed_sizes(model: nn.Module) -> nn.Module:
+    """The model, its layers' own sizes computed ones: they are what a shrunk layer's become."""
+    for module in model.modules():
+        for name in _OWN_SIZES & set(vars(module)) if isinstance(module, _LAYERS) else ():
+            setattr(module, name, Computed(getattr(module, name)))
+    return model
+
+
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_OWN_SIZES = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels"}
 
 
 def _computed(operation: Callable[..., Any], reflected: bool = False) -> Callable[[Computed, Any], Any]:
@@ -64,7 +78,7 @@ class Watching(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _SIZES:
+        if func in _READ_SIZES:
             sizes = func(*_plain(args), **_plain(kwargs))
             return torch.Size(Computed(size) for size in sizes) if isinstance(sizes, torch.Size) else Computed(sizes)
         numbers = tuple(
@@ -74,12 +88,13 @@ class Watching(TorchFunctionMode):
             return func(*_plain(args), **_plain(kwargs))
 
 
-_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
+_READ_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
 
 
 def source_of(node: torch.fx.Node) -> Source:
-    """What was noted of a node of the exported graph."""
-    return node.meta.get("custom", {}).get(_KEY, Source())
+    """What was noted of a node of the exported graph; of one that was not watched the line alone."""
+    noted = node.meta.get("custom", {}).get(_KEY)
+    return Source(_place_in(node.meta.get("stack_trace") or "")) if noted is None else noted
 
 
 def _numbers(value: Any) -> Iterator[int]:
@@ -107,15 +122,25 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _place(frame: FrameType | None) -> str:
-    """The innermost line that is neither torch's nor this package's."""
-    while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
-        frame = frame.f_back
-    if frame is None:
-        return ""
-    file, line = frame.f_code.co_filename, frame.f_lineno
+def is_of_a_model(file: str) -> bool:
+    """Whether a frame's file is neither torch's nor this package's, and is one."""
+    return not file.startswith((_TORCH, _HERE, "<"))
+
+
+def place_of(file: str, line: int) -> str:
+    """A line of source: "file.py, line 3: `code`"."""
     code = linecache.getline(file, line).strip()
     return f"{Path(file).name}, line {line}" + (f": `{code}`" if code else "")
 
 
-_HERE = str(Path(__file__).parent)
+def _place(frame: FrameType | None) -> str:
+    """The innermost line of the model's source; none is further out than where this package calls the model."""
+    while frame is not None and not is_of_a_model(frame.f_code.co_filename):
+        frame = None if frame.f_code.co_filename.startswith(_HERE) else frame.f_back
+    return place_of(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def _place_in(stack: str) -> str:
+    """The innermost line of a printed stack that is the model's."""
+    frames = [(file, int(line)) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if is_of_a_model(file)]
+    return place_of(*frames[-1]) if frames else ""

@@ -328,7 +328,7 @@ def test_many_banks_are_counted_as_each_alone():
     ]
 
 
-def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
+def test_measuring_many_layers_takes_one_launch_of_each_kernel_for_a_kind_of_slices(monkeypatch):
     from ckrm_kernels.kernels import prepare, tiles
 
     launched = []
@@ -346,7 +346,7 @@ def test_measuring_many_layers_takes_one_launch_of_each_kernel(monkeypatch):
         monkeypatch.setattr(module, name, Counted(kernel, name))
     stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
     report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
-    assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"]
+    assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"] * 2
     assert len(report.measured) == 5
 
 

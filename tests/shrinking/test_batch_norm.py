@@ -52,3 +52,10 @@ def test_all_else_is_as_it_was() -> None:
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"1.running_mean", "1.running_var"}
     assert not any(parameter.grad_fn for parameter in model.parameters())
+
+
+def test_a_batch_of_one_input_and_a_norm_without_statistics_are_passed_over() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False)).double()
+    full = torch.randn(5, 3, dtype=torch.float64)
+    reestimate(model, [((full,), {}), ((full[:1],), {})], ["1", "2"])
+    torch.testing.assert_close(model[1].running_mean, model[0](full).mean(0).detach())

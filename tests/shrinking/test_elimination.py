@@ -94,7 +94,7 @@ def least_squares_error(rows, matrix, removed):
     """The least relative error that any weight without the removed columns leaves, of inputs with what is added."""
     groups, count, columns = rows.shape
     centred = rows - rows.mean(1, keepdim=True)
-    rho = max(1e-3, min(1.0, shrinkage(centred)))
+    rho = max(1e-3, min(1.0, shrinkage(centred)) * min(1.0, 2 * columns / count))
     level = (rho * centred.square().mean()).sqrt()
     error = energy = 0.0
     for group in range(groups):
@@ -249,3 +249,19 @@ def test_an_order_holds_every_filter_once(order):
     model, graph = residual()
     with pytest.raises(ValueError, match="each of the 4 filters of 'stem' once"):
         eliminate(model, graph, graph.couplings[0], {}, order)
+
+
+@pytest.mark.parametrize("inputs", [30, 60, 120])
+def test_of_few_inputs_the_error_is_about_that_on_others(inputs):
+    torch.manual_seed(0)
+    model, graph = pair(nn.Linear(8, 40), nn.Linear(40, 10), nn.ReLU())
+    vectors = torch.randn(4000, 8)
+    few, others = (moments_of(model, graph, part)["second"] for part in (vectors[:inputs], vectors[inputs:]))
+    curve = eliminate(model, graph, graph.couplings[0], {"second": few})
+    weight, shrunk, true = model.second.weight.detach().double(), few.shrunk()[0], others.covariance[0]
+    for removed in (10, 20, 30):
+        kept = sorted(curve.order[removed:])
+        change = -weight.clone()
+        change[:, kept] += torch.linalg.solve(shrunk[kept][:, kept], (weight @ shrunk)[:, kept].T).T
+        error = ((change @ true) * change).sum() / ((weight @ true) * weight).sum()
+        assert 0.5 < curve.error[removed - 1] / error < 2

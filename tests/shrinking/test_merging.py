@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import combinations
 
 import pytest
@@ -134,9 +135,23 @@ def test_costs_are_of_nested_clusters_that_merge_uses() -> None:
     assert list(curve.error) == sorted(curve.error)
     assert curve.error[1] == pytest.approx(0.0, abs=1e-12)
     assert curve.error[2] > 1e-4
-    assert curve.error[-1] == 1.0
+    assert curve.error[-1] == math.inf
     for width in range(1, 7):
         assert merge(model, graph, {"0": width}).removed == {"0": tuple(sorted(curve.order[: 6 - width]))}
+
+
+def test_costs_are_of_energy_lost_over_energy_left() -> None:
+    model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 4.0]]))
+        model[1].weight.copy_(torch.tensor([[2.0, 1.0, 2.0]]))
+    graph = chain(model, "0", "1")
+    curve = costs(model, graph, graph.couplings[0])
+    assert curve.order == (1, 2, 0) or curve.order == (1, 0, 2)
+    energy, lost = 4 * 9 + 4 + 4 * 16, 4 * 0.2**2 + 0.8**2  # of the first two, about their mean of 2.8
+    assert curve.error[0] == pytest.approx(lost / (energy - lost))
+    left = 9 * float(torch.tensor([14 / 9, 16 / 9]).square().sum())  # points have the energy of and about their mean
+    assert curve.error[1] == pytest.approx((energy - left) / left)
 
 
 def test_a_width_that_none_can_have() -> None:

@@ -61,7 +61,8 @@ def test_half_of_the_parameters(choose):
     for row in plan.layers:
         assert row.reached == len(row.kept) == small.get_submodule(row.name).weight.shape[0]
         assert row.width == net.get_submodule(row.name).weight.shape[0]
-    assert plan.layers[-1].reached == 5 and plan.layers[-1].why
+    assert plan.layers[-1].reached == 5
+    assert plan.layers[-1].why
 
 
 def test_repeats_leave_without_a_budget_and_nothing_changes():
@@ -69,7 +70,9 @@ def test_repeats_leave_without_a_budget_and_nothing_changes():
     plan = plan_shrink(net, EXAMPLE, calibration=IMAGES)
     small = plan.apply()
     rows = {row.name: row for row in plan.layers}
-    assert rows["3"].reached == 8 and rows["0"].reached == 12 and rows["6"].reached == 16
+    assert rows["3"].reached == 8
+    assert rows["0"].reached == 12
+    assert rows["6"].reached == 16
     assert sorted(kept % 8 for kept in rows["3"].kept) == list(range(8))  # one of each pair
     assert rows["3"].psi == pytest.approx(0.8**1.1, abs=1e-3)  # L = C = 4 / 5, S = 1
     fresh = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -96,7 +99,8 @@ def test_the_model_stays_as_it_was():
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in net.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert torch.equal(net[0].weight.grad, gradient) and not net[3].weight.requires_grad
+    assert torch.equal(net[0].weight.grad, gradient)
+    assert not net[3].weight.requires_grad
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
@@ -130,7 +134,8 @@ def test_widths_ignored_least_and_round():
         plain_network(), EXAMPLE, calibration=IMAGES, parameters=0.6, ignore=["0"], round_to=4, minimum={"6": 12}
     )
     rows = {row.name: row for row in plan.layers}
-    assert rows["0"].reached == 12 and rows["0"].why == "ignored"
+    assert rows["0"].reached == 12
+    assert rows["0"].why == "ignored"
     assert all(row.reached % 4 == 0 for row in plan.layers if row.shrinks)
     assert rows["6"].reached >= 12
 

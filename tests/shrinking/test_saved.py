@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -216,6 +218,29 @@ def test_a_foreign_or_truncated_plan_is_refused(folder, content):
     (folder / "plan.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"plan\.json: is n(o plan of a shrunk model|ot valid JSON)"):
         load_shrunk(Net, folder)
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_a_plan_with_any_damage_is_refused_or_still_the_same(folder, data):
+    """Whatever is changed: no other error, and no other model."""
+    plan, small = shrunk()
+    save_shrunk(folder, plan, small)
+    content = bytearray((folder / "plan.json").read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 3))] = data.draw(
+            st.sampled_from([b"", b"0", b"[", b"-1", b"9e9"])
+        )
+    (folder / "plan.json").write_bytes(content)
+    loaded, refused = None, ""
+    try:
+        loaded = load_shrunk(Net, folder)
+    except ValueError as error:
+        refused = str(error)
+    assert str(folder) in refused or loaded
+    if loaded:
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), small.parameters(), strict=True))
 
 
 def test_truncated_or_other_weights_are_refused(folder):

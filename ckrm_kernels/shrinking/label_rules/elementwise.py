@@ -47,7 +47,7 @@ _ELEMENTWISE = (
 )
 _UNCHANGED = (
     "dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach"
-    " alias lift_fresh_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli tril triu float"
+    " alias lift_fresh_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli float"
     " half double bfloat16 fill zero requires_grad"
 )
 

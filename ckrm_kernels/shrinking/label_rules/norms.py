@@ -12,6 +12,9 @@ def of_each_channel(call: Call) -> Along:
     tensor, *parameters = call.tensors()
     for parameter in parameters:
         call.join(tensor.vector(1), parameter.vector(0), _WIDTH)
+    for dim, vector in tensor.along.items():
+        if dim != 1 and (call["training"] or call["use_input_stats"]):
+            call.fix(vector, "statistics along its filters")
     return dict(tensor.along)
 
 

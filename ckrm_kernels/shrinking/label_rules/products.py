@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule
-from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
+from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
 from ckrm_kernels.shrinking.labels import Labels
 
 _SUM = "a matrix product over its filters"
@@ -11,8 +10,8 @@ _SUM = "a matrix product over its filters"
 
 def matmul(call: Call) -> Along:
     """What is summed over stays; the rows of the first and the columns of the second are the result's."""
-    first, second = list(call.tensors())[-2:]
-    if len(first.shape) < 2 or len(second.shape) < 2 or call.name.startswith(("add", "badd")):
+    first, second = call.tensors()
+    if len(first.shape) < 2 or len(second.shape) < 2:
         return frozen(call)
     call.fix(first.vector(-1), _SUM)
     call.fix(second.vector(-2), _SUM)
@@ -29,7 +28,8 @@ def einsum(call: Call) -> Along:
     operands = list(call.tensors())
     terms, _, result = call["equation"].replace(" ", "").partition("->")
     letters = terms.split(",")
-    if "." in terms or not result or [len(term) for term in letters] != [len(o.shape) for o in operands]:
+    distinct = all(len(set(term)) == len(term) for term in letters)
+    if "." in terms or not distinct or [len(term) for term in letters] != [len(o.shape) for o in operands]:
         return frozen(call)
     along: Along = {}
     for letter in dict.fromkeys("".join(letters)):
@@ -68,9 +68,9 @@ _FROZEN = {
 }
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "dot"), matmul),
+    **named(matmul, "matmul mm bmm"),
+    **named(frozen, "addmm addbmm baddbmm mv dot vdot"),
     "einsum": einsum,
     "scaled_dot_product_attention": frozen,
-    **dict.fromkeys(("gru", "lstm", "rnn_tanh", "rnn_relu"), frozen_pieces),
-    "outer": elementwise,
+    **named(frozen_pieces, "gru lstm rnn_tanh rnn_relu"),
 }

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Result, Rule, named
+from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
 
 
 def reduction(call: Call) -> Result:
-    """What is reduced over stays."""
+    """What is reduced over stays; of two tensors (`max`) it is element by element."""
     tensor = call["self"]
+    if call["other"] is not None:
+        return elementwise(call)
     rank = len(tensor.shape)
     dims = _dims(call["dim"], rank)
     for dim in dims & set(tensor.along):
@@ -68,6 +71,14 @@ def _over_neighbours(call: Call, dim: int, place: int) -> slice | None:
     return slice(size // 2, size // 2 + call.shape[dim])
 
 
+def triangular(call: Call) -> Along:
+    """A triangle of the last two dimensions: right for one width only."""
+    tensor = call["self"]
+    for dim in (-2, -1):
+        call.fix(tensor.vector(dim), "a triangle of its filters")
+    return dict(tensor.along)
+
+
 def grid_sample(call: Call) -> Along:
     """Sampled along the last dimensions at points that have no filters."""
     tensor, grid = list(call.tensors())[:2]
@@ -82,7 +93,7 @@ _REDUCTIONS = (
     "mean sum amax amin max min var std prod norm linalg_vector_norm any all logsumexp argmax argmin median var_mean"
     " std_mean aminmax count_nonzero nansum nanmean"
 )
-_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort argsort"
+_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort argsort topk"
 _POOLING = [
     f"{kind}{rank}d{suffix}"
     for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
@@ -98,7 +109,6 @@ RULES: dict[str, Rule] = {
     **{f"{start}upsample_{kind}": pooling for kind in _INTERPOLATION.split() for start in ("", "_")},
     **{f"_upsample_{kind}_aa": pooling for kind in ("bilinear2d", "bicubic2d")},
     **{f"_upsample_nearest_exact{rank}d": pooling for rank in (1, 2, 3)},
-    "grid_sampler": grid_sample,
-    "grid_sampler_2d": grid_sample,
-    "grid_sampler_3d": grid_sample,
+    **named(grid_sample, "grid_sampler grid_sampler_2d grid_sampler_3d"),
+    **named(triangular, "tril triu"),
 }

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
+from ckrm_kernels.shrinking.label_rules.products import frozen
 
 
 def moved(call: Call) -> Along:
     """The operation moves the labels as it moves the elements."""
+    if len(list(call.tensors())) > 1:
+        return frozen(call)
     return _settled(call, {dim: call.run(call.first, dim) for dim in call.first.along})
 
 
@@ -167,6 +170,7 @@ def taken(call: Call) -> Along:
         call.fix(tensor.along[dim], "filters taken by their indices")
     along = {other: vector for other, vector in tensor.along.items() if other != dim}
     if call.name == "index_select":
+        call.fix_all(index, "used as indices")
         return along
     for other, vector in along.items():
         call.join(vector, index.vector(other), "indices that keep their width")

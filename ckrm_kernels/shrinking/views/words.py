@@ -25,13 +25,13 @@ def verdict(plan: PlanViews) -> str:
 
 
 def proved(plan: PlanViews) -> str:
-    """What is proved of the couplings whose filters leave."""
+    """What is proved of the couplings whose filters leave, by themselves and of all together."""
     used = {layer.coupling for layer in plan.layers if layer.shrinks}
     proofs = [proof for name, proof in plan.proof.items() if name in used]
     exact = [proof for proof in proofs if proof.exact]
     if not proofs:
         return "Nothing was removed, so there is nothing to prove."
-    worst = max((proof.deviation for proof in proofs if proof.deviation is not None), default=0.0)
+    worst = max(found for found in (0.0, plan.deviation, *(proof.deviation for proof in proofs)) if found is not None)
     within = f"to {worst:.1g} of the output's scale, in float64" if worst else "to the last bit, in float64"
     if len(exact) == len(proofs):
         return f"Proved: without these filters it is the network that ignores them, {within}."
@@ -49,9 +49,8 @@ def totals(plan: PlanViews) -> list[tuple[str, str, str, str]]:
         ("parameters", f"{before.parameters:,}", f"{after.parameters:,}", before.parameters, after.parameters),
         ("multiply-adds", f"{before.multiply_adds:,}", f"{after.multiply_adds:,}", *_both(plan, "multiply_adds")),
         ("file", size(before.file_bytes), size(after.file_bytes), before.file_bytes, after.file_bytes),
+        ("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency),
     ]
-    if before.latency is not None and after.latency is not None:
-        rows.append(("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency))
     return [(name, old, new, percent(part, whole) if whole else "") for name, old, new, whole, part in rows]
 
 
