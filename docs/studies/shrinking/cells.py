@@ -15,7 +15,7 @@ MIDDLE = (0.5, 0.25)  # the sizes at which everything is compared
 SEEDS, FURTHER_SEEDS = range(5), range(5, 10)
 
 FULL, ERROR, PEER = "full", "error", "torch-pruning"
-KMEANS = "k-means"
+MERGED = "merged"
 UNIFORM_ERROR, UNIFORM_L1 = "error, uniform widths", "l1, uniform widths"
 CHOOSERS = ("l1", "random", UNIFORM_ERROR, "psi")
 FURTHER_CHOOSERS = ("fpgm", "bn", UNIFORM_L1)
@@ -65,21 +65,21 @@ def _by_importance() -> Iterator[Cell]:
     yield from _cells(SEEDS, [ERROR], [half])
     yield from _cells(SEEDS, [SCRATCH], [half])
     yield from _cells(SEEDS, [ERROR], [quarter])
-    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [half])
+    yield from _cells(SEEDS, [PEER, *CHOOSERS, MERGED], [half])
     yield from _cells(SEEDS, [ERROR], SHARES)
     yield from _cells(SEEDS, [SCRATCH], [quarter])
     for seed in SEEDS:
         yield from _cells([seed], [SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS], [half])
         yield from _tuned_cells([seed], 1, TUNED[:2])
     yield from _tuned_cells(SEEDS, 1)
-    yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [quarter])
+    yield from _cells(SEEDS, [PEER, *CHOOSERS, MERGED], [quarter])
     yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [quarter])
     yield from _cells(SEEDS, [SCRATCH], SHARES)
     yield from _cells(SEEDS, [*FURTHER_CHOOSERS, SCRATCH_MULTIPLY_ADDS], MIDDLE)
     yield from _tuned_cells(SEEDS, 5)
     yield from _cells(FURTHER_SEEDS, [FULL], [1.0])
     yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [half])
-    every = [PEER, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS]
+    every = [PEER, *CHOOSERS, *FURTHER_CHOOSERS, MERGED, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS]
     yield from _cells(SEEDS, every, SHARES)
 
 

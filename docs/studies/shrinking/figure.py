@@ -9,7 +9,7 @@ from cells import (
     BATCH_NORM,
     ERROR,
     FOLD,
-    KMEANS,
+    MERGED,
     NOTHING,
     PEER,
     SCRATCH,
@@ -29,7 +29,7 @@ LINES = (  # method, compensation, words, colour, dashes
     (ERROR, NOTHING, "shrunk, nothing", "searched", ":"),
     (SCRATCH, NOTHING, "trained from scratch, the same widths", "standard", "-"),
     (SCRATCH_PARAMETERS, NOTHING, "trained from scratch, uniform widths", "uniform", "-"),
-    (KMEANS, BATCH_NORM, "merged without data, batch norm re-estimated", "narrower", "--"),
+    (MERGED, BATCH_NORM, "merged without data, batch norm re-estimated", "narrower", "--"),
     (PEER, BATCH_NORM, "torch-pruning, batch norm re-estimated", "redundant", "--"),
 )
 LOWEST, HIGHEST = 0.70, 0.92

@@ -16,7 +16,7 @@ from cells import (
     FOLD,
     FOLD_BATCH_NORM,
     FURTHER_CHOOSERS,
-    KMEANS,
+    MERGED,
     MIDDLE,
     NOTHING,
     PEER,
@@ -35,7 +35,7 @@ from ckrm_kernels.storage.files import write_atomically
 
 LOST = 0.01
 """One point: the most that half of the parameters may cost."""
-METHODS = (ERROR, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, PEER, SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS)
+METHODS = (ERROR, *CHOOSERS, *FURTHER_CHOOSERS, MERGED, PEER, SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS)
 COMPENSATIONS = (NOTHING, BATCH_NORM, FOLD, FOLD_BATCH_NORM)
 GROUPS = (*([name] for name in ARCHITECTURES), list(ARCHITECTURES))
 

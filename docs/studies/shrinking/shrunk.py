@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from cells import BATCH_NORM, ERROR, FOLD, FOLD_BATCH_NORM, KMEANS, NOTHING, UNIFORM_ERROR, UNIFORM_L1
+from cells import BATCH_NORM, ERROR, FOLD, FOLD_BATCH_NORM, MERGED, NOTHING, UNIFORM_ERROR, UNIFORM_L1
 from torch import Tensor, nn
 
 from ckrm_kernels.shrinking.batch_norm import reestimate
@@ -17,14 +17,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{name: {"choose": name} for name in (ERROR, "l1", "psi", "random", "fpgm", "bn")},
     UNIFORM_ERROR: {"choose": ERROR, "widths": "uniform"},
     UNIFORM_L1: {"choose": "l1", "widths": "uniform"},
-    KMEANS: {},
+    MERGED: {},
 }
 
 
 def shrunk(full: nn.Module, method: str, share: float, images: Tensor, seed: int) -> dict[str, nn.Module]:
-    """The small networks of a full one by compensation; k-means has no calibration, and so no refit."""
+    """The small networks of a full one by compensation; filters merged by their weights have no calibration, and so no refit."""
     example = images[:2]
-    if method == KMEANS:
+    if method == MERGED:
         merged = plan_shrink(full, example, parameters=share, seed=seed).apply()
         return with_batch_norm({NOTHING: merged}, images)
     plan = plan_shrink(full, example, calibration=images, parameters=share, seed=seed, **OPTIONS[method])
