@@ -72,7 +72,8 @@ def _share_of_weights(model: nn.Module, coupling: Coupling, leaving: Sequence[in
     """The squared norm of the filters that have left, over all tensors that produce them, as a share of all."""
     energy = torch.zeros(coupling.width, dtype=torch.float64)
     for entry in coupling.with_role("produces"):
-        norms = tensor_of(model, entry.tensor).double().movedim(entry.dim, 0).flatten(1).square().sum(1).cpu()
+        values = tensor_of(model, entry.tensor).double().movedim(entry.dim, 0)
+        norms = values.reshape(len(values), -1).square().sum(1).cpu()  # a bias has one dimension
         energy += torch.stack([norms[list(positions)].sum() for positions in entry.positions])
     lost = energy[list(leaving)].cumsum(0) / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
     return Curve(tuple(leaving), tuple(lost.tolist()))
