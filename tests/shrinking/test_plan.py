@@ -110,9 +110,10 @@ def test_applied_twice_it_is_the_same():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_calibration():
+@pytest.mark.parametrize("choose", ["error", "psi", "l1"])
+def test_without_calibration(choose):
     net = plain_network()
-    plan = plan_shrink(net, EXAMPLE, parameters=0.5)
+    plan = plan_shrink(net, EXAMPLE, parameters=0.5, choose=choose)
     assert parameters(plan.apply()) == plan.after.parameters <= 0.5 * parameters(net)
     assert parameters(plan.apply(fold=False)) == plan.after.parameters
     assert any("without calibration" in note for note in plan.notes)
