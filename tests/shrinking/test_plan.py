@@ -175,6 +175,23 @@ def test_bad_arguments(options, words):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+class Undecided(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        if self.conv(images).sum() > 0:
+            return images
+        return -images
+
+
+def test_a_model_that_decides_by_its_data_is_refused_by_the_line(capsys):
+    with pytest.raises(ValueError, match=r"can't be traced: .* \(test_plan.py, line \d+: `if self.conv\(images\)"):
+        plan_shrink(Undecided(), EXAMPLE, parameters=0.5)
+    assert "GraphModule" not in "".join(capsys.readouterr())
+
+
 def test_an_optimizer_goes_on_with_the_small_model():
     net = plain_network().train()
     optimizer = torch.optim.Adam(net.parameters())
