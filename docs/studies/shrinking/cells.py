@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ FURTHER_CHOOSERS = ("fpgm", "bn", UNIFORM_L1)
 SCRATCH = "scratch, error's widths"
 SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS = "scratch, uniform, parameters", "scratch, uniform, multiply-adds"
 NOTHING, BATCH_NORM, FOLD, FOLD_BATCH_NORM = "nothing", "batch norm", "fold", "fold + batch norm"
-TUNED = ((ERROR, FOLD), ("l1", NOTHING), ("random", FOLD), (PEER, NOTHING))
+TUNED = ((ERROR, FOLD), ("l1", NOTHING), (PEER, NOTHING), ("random", FOLD))
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ def _by_importance() -> Iterator[Cell]:
     yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [half])
     yield from _cells(SEEDS, [ERROR], SHARES)
     yield from _cells(SEEDS, [SCRATCH], [quarter])
-    yield from _tuned_cells(1)
-    yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [half])
+    for seed in SEEDS:
+        yield from _cells([seed], [SCRATCH_PARAMETERS], [half])
+        yield from _tuned_cells([seed], 1, TUNED[:2])
+    yield from _tuned_cells(SEEDS, 1)
     yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [quarter])
     yield from _cells(SEEDS, [SCRATCH_PARAMETERS], [quarter])
     yield from _cells(SEEDS, [SCRATCH], SHARES)
     yield from _cells(SEEDS, [*FURTHER_CHOOSERS, SCRATCH_MULTIPLY_ADDS], MIDDLE)
-    yield from _tuned_cells(5)
+    yield from _tuned_cells(SEEDS, 5)
     yield from _cells(FURTHER_SEEDS, [FULL], [1.0])
     yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [half])
     every = [PEER, *CHOOSERS, *FURTHER_CHOOSERS, KMEANS, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS]
@@ -87,9 +89,9 @@ def _cells(seeds: Iterable[int], methods: Iterable[str], shares: Iterable[float]
         yield Cell(architecture, seed, method, share)
 
 
-def _tuned_cells(epochs: int) -> Iterator[Cell]:
-    """At half of the parameters."""
-    for seed, (method, start), architecture in product(SEEDS, TUNED, ARCHITECTURES):
+def _tuned_cells(seeds: Iterable[int], epochs: int, starts: Sequence[tuple[str, str]] = TUNED) -> Iterator[Cell]:
+    """At half of the parameters. starts: methods, and the compensations from which tuning starts"""
+    for seed, (method, start), architecture in product(seeds, starts, ARCHITECTURES):
         yield Cell(architecture, seed, method, 0.5, start, epochs)
 
 

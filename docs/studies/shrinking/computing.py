@@ -23,7 +23,8 @@ from cells import (
     Result,
 )
 from fashion import calibration
-from shrunk import shrunk, with_batch_norm
+from filelock import FileLock
+from shrunk import reestimated, shrunk, with_batch_norm
 from torch import nn
 
 from ckrm_kernels.data import Dataset
@@ -72,32 +73,33 @@ class Bench:
         )
 
     def made(self, cell: Cell) -> Made:
-        """The cell's networks; from its folder where they are kept."""
+        """The cell's networks; from its folder where they are kept, else one process makes them and others wait."""
         path = self.folder / cell.folder / "networks.pt"
-        if path.exists():
-            return Made(**torch.load(path, weights_only=False))  # this study's own file
         path.parent.mkdir(parents=True, exist_ok=True)
-        start, details = _seconds(), {}
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                unfinished = path.with_suffix(".unfinished")
+                torch.save(vars(self._make(cell)), unfinished)
+                unfinished.replace(path)
+        return Made(**torch.load(path, weights_only=False))  # this study's own file
+
+    def _make(self, cell: Cell) -> Made:
+        start = _seconds()
         if cell.epochs:
             network, details = self._tuned(cell)
-            found = {cell.tuned: network}
-        else:
-            found = self._untuned(cell)
-        made = Made(found, _seconds() - start, details)
-        unfinished = path.with_suffix(".unfinished")
-        torch.save(vars(made), unfinished)
-        unfinished.replace(path)
-        return made
+            return Made({cell.tuned: network}, _seconds() - start, details)
+        if cell.method == PEER:
+            network, details = self._pruned_by_peer(cell)
+            found = with_batch_norm({NOTHING: network}, calibration(self.data, cell.seed))
+            return Made(found, _seconds() - start, details)
+        return Made(self._untuned(cell), _seconds() - start, {})
 
     def _untuned(self, cell: Cell) -> dict[str, nn.Module]:
         if cell.method == FULL:
             torch.manual_seed(cell.seed)
             return {NOTHING: self._trained(networks.ARCHITECTURES[cell.architecture](), cell.seed)}
         if cell.method in (SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS):
-            torch.manual_seed(_SCRATCH_SEED + cell.seed)
             return {NOTHING: self._trained(self._untrained(cell), _SCRATCH_SEED + cell.seed)}
-        if cell.method == PEER:
-            return with_batch_norm({NOTHING: self._pruned_by_peer(cell)}, calibration(self.data, cell.seed))
         full = self._full(cell)
         return shrunk(full, cell.method, cell.share, calibration(self.data, cell.seed), cell.seed)
 
@@ -105,8 +107,10 @@ class Bench:
         """A small network with new weights."""
         if cell.method == SCRATCH_PARAMETERS:
             wanted = round(cell.share * count_parameters(networks.ARCHITECTURES[cell.architecture]()))
+            torch.manual_seed(_SCRATCH_SEED + cell.seed)
             return networks.uniform(cell.architecture, wanted, count_parameters)
         found = self.made(replace(cell, method=ERROR)).networks[NOTHING]
+        torch.manual_seed(_SCRATCH_SEED + cell.seed)
         if cell.method == SCRATCH:
             return renewed(found)
         return networks.uniform(cell.architecture, self._multiply_adds(found), self._multiply_adds)
@@ -122,20 +126,26 @@ class Bench:
             rate: self._trained(copy.deepcopy(start), cell.seed, epochs=cell.epochs, learning_rate=rate)
             for rate in TUNING_RATES
         }
-        scores = {rate: loss_and_accuracy(network, self.data.validation)[1] for rate, network in tuned.items()}
+        scores = {rate: self._validated(network) for rate, network in tuned.items()}
         best = max(scores, key=lambda rate: scores[rate])
         return tuned[best], {"learning_rate": best, "validation": {str(rate): scores[rate] for rate in scores}}
 
-    def _pruned_by_peer(self, cell: Cell) -> nn.Module:
+    def _pruned_by_peer(self, cell: Cell) -> tuple[nn.Module, dict[str, Any]]:
+        """In the way that does best on the validation images, batch norms re-estimated."""
         if self.peer_python is None:
             raise ValueError("torch-pruning needs --peer-python")
         given, made = (self.folder / cell.folder / name for name in ("full.pt", "pruned.pt"))
-        full = self._full(cell)
+        full, images = self._full(cell), calibration(self.data, cell.seed)
         torch.save(full, given)
         wanted = round(cell.share * count_parameters(full))
-        script = Path(__file__).with_name("peer.py")
-        subprocess.run([self.peer_python, script, given, str(wanted), made], check=True)
-        return torch.load(made, weights_only=False).eval()
+        subprocess.run([self.peer_python, Path(__file__).with_name("peer.py"), given, str(wanted), made], check=True)
+        ways = {name: network.eval() for name, network in torch.load(made, weights_only=False).items()}
+        scores = {name: self._validated(reestimated(network, images)) for name, network in ways.items()}
+        best = max(scores, key=lambda name: scores[name])
+        return ways[best], {"way": best, "validation": scores}
+
+    def _validated(self, network: nn.Module) -> float:
+        return loss_and_accuracy(network, self.data.validation)[1]
 
     def _full(self, cell: Cell) -> nn.Module:
         return self.made(Cell(cell.architecture, cell.seed, FULL)).networks[NOTHING]

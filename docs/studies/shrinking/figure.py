@@ -65,7 +65,8 @@ def _draw(axes: Axes, frame: pandas.DataFrame, name: str, shift: float, line: tu
             interval = mean_interval(values)
             x.append(share + shift)
             y.append(interval.mean)
-            below.append(interval.mean - (interval.mean if interval.low is None else interval.low))
-            above.append((interval.mean if interval.high is None else interval.high) - interval.mean)
+            shown = interval.low is not None and interval.high is not None and interval.mean >= LOWEST
+            below.append(interval.mean - interval.low if shown else 0.0)
+            above.append(interval.high - interval.mean if shown else 0.0)
     style = {"color": LIGHT[colour], "linestyle": dashes, "linewidth": 1.3, "elinewidth": 0.9}
     axes.errorbar(x, y, (below, above), label=words, marker="o", markersize=2.5, capsize=1.5, **style)
