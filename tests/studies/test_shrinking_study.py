@@ -118,6 +118,28 @@ def test_differences_are_of_the_same_seed_and_network():
     assert "| VGG | 1 | 0.7000 | 0.6500 | -5.00 | -5.00 | 0 of 1 |" in reporting.half_table(frame)
 
 
+def test_the_tables_pair_and_leave_out_what_is_missing():
+    values = {FULL: (0.9, 0.9, 0.9), SCRATCH: (0.8, 0.7, 0.6), cells.SCRATCH_PARAMETERS: (0.79, 0.68)}
+    done = [
+        result(Cell("VGG", seed, method, 1.0 if method == FULL else 0.5), {NOTHING: value})
+        for method, accuracies_of in values.items()
+        for seed, value in enumerate(accuracies_of)
+    ]
+    done += [
+        result(Cell("VGG", 1, ERROR, 0.5), {NOTHING: 0.2, FOLD: 0.71}),
+        result(Cell("VGG", 1, ERROR, 0.5, FOLD, 1), {FOLD: 0.73}),
+        result(Cell("VGG", 1, "l1", 0.5), {NOTHING: 0.2, FOLD: 0.70}),
+        result(Cell("VGG", 1, "l1", 0.5, NOTHING, 1), {NOTHING: 0.72}),
+    ]
+    frame = accuracies.as_frame(done)
+    assert "| 0.5 | VGG | 2 | +1.50 |  | 0 |  |  |" in reporting.widths_table(frame)
+    assert "| 0.5 | VGG | 1 | +1.00 |  |  | +3.00 |" in reporting.scratch_table(frame)
+    assert "| 0.5 | l1 | 1 | 100 % | 0.2000 |  | 0.7000 |  | -1.00 |" in reporting.methods_table(frame)
+    tuned = reporting.tuned_table(frame)
+    assert "| error, fold | 1 | 1 | 0.7100 | 0.7300 |  | +3.00 |" in tuned
+    assert "| l1, nothing | 1 | 1 | 0.2000 | 0.7200 | -1.00 | +2.00 |" in tuned
+
+
 def test_new_weights_at_the_same_widths():
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2))
     network[1].running_mean.fill_(5)

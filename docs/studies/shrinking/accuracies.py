@@ -33,13 +33,14 @@ class Paired:
     """Differences in accuracy, one a pair of networks.
 
     equivalence_p: of two one-sided t-tests against `MARGIN`; not_worse_p: of the one that asks whether the first is
-        worse by the margin; both None of fewer than `FEWEST` pairs
+        worse by the margin; different_p: two-sided, whether they differ at all; None of fewer than `FEWEST` pairs
     """
 
     difference: Interval
     pairs: int
     equivalence_p: float | None = None
     not_worse_p: float | None = None
+    different_p: float | None = None
 
     @classmethod
     def of(cls, differences: Sequence[float]) -> Paired:
@@ -49,7 +50,8 @@ class Paired:
             return cls(interval, len(differences))
         above = float(ttest_1samp(differences, -MARGIN, alternative="greater").pvalue)
         below = float(ttest_1samp(differences, MARGIN, alternative="less").pvalue)
-        return cls(interval, len(differences), max(above, below), above)
+        different = float(ttest_1samp(differences, 0).pvalue)
+        return cls(interval, len(differences), max(above, below), above, different)
 
 
 def as_frame(results: Iterable[Result]) -> pandas.DataFrame:

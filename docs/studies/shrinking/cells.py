@@ -69,7 +69,7 @@ def _by_importance() -> Iterator[Cell]:
     yield from _cells(SEEDS, [ERROR], SHARES)
     yield from _cells(SEEDS, [SCRATCH], [quarter])
     for seed in SEEDS:
-        yield from _cells([seed], [SCRATCH_PARAMETERS], [half])
+        yield from _cells([seed], [SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS], [half])
         yield from _tuned_cells([seed], 1, TUNED[:2])
     yield from _tuned_cells(SEEDS, 1)
     yield from _cells(SEEDS, [PEER, *CHOOSERS, KMEANS], [quarter])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pandas
 from accuracies import WHOLE, Paired, Way, as_frame, differences, of_way
@@ -44,7 +45,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     frame = as_frame(results)
     write_atomically(folder / "accuracy.csv", summary(frame).to_csv(index=False, float_format="%.5g"))
     write_atomically(folder / "accuracy.png", png_file(drawn(frame), 130))
-    for table in (half_table, scratch_table, methods_table, tuned_table):
+    for table in (half_table, scratch_table, widths_table, methods_table, tuned_table):
         print(table(frame), end="\n\n")
 
 
@@ -92,6 +93,30 @@ def scratch_table(frame: pandas.DataFrame) -> str:
     return markdown(head, rows)
 
 
+def widths_table(frame: pandas.DataFrame) -> str:
+    """Error's widths less uniform ones, all trained from scratch, by the size that the uniform network shares."""
+    head = [
+        "share",
+        "network",
+        "pairs",
+        "equal parameters",
+        "different: p",
+        "pairs",
+        "equal multiply-adds",
+        "different: p",
+    ]
+    rows = []
+    for share, group in ((share, group) for share in SHARES for group in GROUPS):
+        cells: list[object] = []
+        for method in (SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS):
+            found = differences(frame, Way(SCRATCH, NOTHING, share), Way(method, NOTHING, share), group)
+            pair = Paired.of(found) if found else None
+            cells += [len(found), _points(pair.difference) if pair else "", _p(pair.different_p) if pair else ""]
+        if any(cells):
+            rows.append([f"{share:g}", _name(group), *cells])
+    return markdown(head, rows)
+
+
 def methods_table(frame: pandas.DataFrame) -> str:
     """Every way at the two middle sizes: means over all networks, and the best of it less error's fold.
 
@@ -111,16 +136,25 @@ def methods_table(frame: pandas.DataFrame) -> str:
 
 def tuned_table(frame: pandas.DataFrame) -> str:
     """After tuning, at half of the parameters: means over all networks, and the rest less error's fold."""
-    head = ["start", "networks", "before", "1 epoch", "less error's", "5 epochs", "less error's"]
+    head = [
+        "start",
+        "epochs",
+        "networks",
+        "before",
+        "after",
+        "less error's fold, tuned",
+        "less scratch, error's widths",
+    ]
     rows = []
-    for method, start in TUNED:
-        ways = [Way(method, start, 0.5, epochs) for epochs in (0, 1, 5)]
-        before, *after = (of_way(frame, way, ARCHITECTURES).accuracy for way in ways)
-        if len(after[0]):
-            cells = [f"{method}, {start}", len(after[0]), f"{before.mean():.4f}"]
-            for way, values in zip(ways[1:], after, strict=True):
-                cells += [f"{values.mean():.4f}" if len(values) else "", _less_error(frame, way)]
-            rows.append(cells)
+    for epochs, (method, start) in ((epochs, each) for epochs in (1, 5) for each in TUNED):
+        before, way = Way(method, start, 0.5), Way(method, start, 0.5, epochs)
+        gained = differences(frame, way, before, ARCHITECTURES)
+        if gained:
+            after = of_way(frame, way, ARCHITECTURES).accuracy.mean()
+            scratch = differences(frame, way, Way(SCRATCH, NOTHING, 0.5), ARCHITECTURES)
+            means = [f"{after - fmean(gained):.4f}", f"{after:.4f}"]
+            beside = [_less_error(frame, way), _points(mean_interval(scratch)) if scratch else ""]
+            rows.append([f"{method}, {start}", epochs, len(gained), *means, *beside])
     return markdown(head, rows)
 
 
