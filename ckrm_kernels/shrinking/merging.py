@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from itertools import accumulate
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.elimination import Curve
 from ckrm_kernels.shrinking.features import features_of, uses_of
@@ -47,7 +47,7 @@ def merge(model: nn.Module, graph: Graph, widths: Mapping[str, int]) -> Merged:
     Source: model folding (Wang et al., ICLR 2025, arXiv:2502.10216), which clusters by k-means and puts the mean of a
     cluster in its place: averages have less variance than what they average, which costs more than it saves.
     """
-    merged, removed = copy.deepcopy(model), {}
+    merged, removed = copied(model), {}
     for name, width in widths.items():
         coupling = graph.coupling(name)
         if not 1 <= width <= coupling.width:

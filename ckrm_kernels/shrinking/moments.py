@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.calibration import Calibration, images_of
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
 
 WIDEST = 4608
@@ -107,7 +107,7 @@ def input_moments(
     Raises ValueError where a layer's inputs are not finite.
     """
     chosen = [layer for layer in map(graph.layer, layers) if layer.is_module]
-    private = copy.deepcopy(model).eval()
+    private = copied(model).eval()
     sums = {layer.name: _Sums(private, graph, layer, calibration) for layer in chosen}
     for layer in chosen:
         private.get_submodule(layer.name).register_forward_hook(sums[layer.name].add, with_kwargs=True)

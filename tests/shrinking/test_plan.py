@@ -110,9 +110,10 @@ def test_applied_twice_it_is_the_same():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_calibration():
+@pytest.mark.parametrize("choose", ["error", "psi", "l1"])
+def test_without_calibration(choose):
     net = plain_network()
-    plan = plan_shrink(net, EXAMPLE, parameters=0.5)
+    plan = plan_shrink(net, EXAMPLE, parameters=0.5, choose=choose)
     assert parameters(plan.apply()) == plan.after.parameters <= 0.5 * parameters(net)
     assert parameters(plan.apply(fold=False)) == plan.after.parameters
     assert any("without calibration" in note for note in plan.notes)
@@ -172,6 +173,23 @@ def test_bad_arguments(options, words):
     with pytest.raises((ValueError, TypeError), match=words):
         plan_shrink(net, EXAMPLE, **{"calibration": IMAGES, **options})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Undecided(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        if self.conv(images).sum() > 0:
+            return images
+        return -images
+
+
+def test_a_model_that_decides_by_its_data_is_refused_by_the_line(capsys):
+    with pytest.raises(ValueError, match=r"can't be traced: .* \(test_plan.py, line \d+: `if self.conv\(images\)"):
+        plan_shrink(Undecided(), EXAMPLE, parameters=0.5)
+    assert "GraphModule" not in "".join(capsys.readouterr())
 
 
 def test_an_optimizer_goes_on_with_the_small_model():

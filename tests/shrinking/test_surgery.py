@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.surgery import permuted, silenced, without
 
@@ -332,3 +333,14 @@ def test_a_model_that_can_not_be_copied():
     model.lock = threading.Lock()
     with pytest.raises(ValueError, match=r"model must be one that copy.deepcopy can copy, which says: cannot pickle"):
         without(model, graph, {"stem": [1]})
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("wrap", [pruned, nn.utils.weight_norm])
+def test_a_copy_of_weights_that_hooks_computed(wrap):
+    model = nn.Sequential(wrap(nn.Conv2d(2, 6, 3)))
+    images = torch.randn(2, 2, 6, 6)
+    expected = model(images)  # after which copy.deepcopy refuses the model
+    twin = copied(model)
+    assert torch.equal(twin(images), expected)
+    assert not {id(tensor) for tensor in twin.parameters()} & {id(tensor) for tensor in model.parameters()}

@@ -62,22 +62,30 @@ def outcomes(rows: Sequence[Row]) -> list[str]:
         "torch-pruning, its groups one by one": Counter(map(groups, measured(rows, THEIRS))),
         "torch-pruning, its pruner": Counter(map(pruner, measured(rows, THEIRS))),
     }
-    names = ("exact", "statistics", "nothing", "error", "wrong")
-    head = ("", "exact", "exact but for norms' statistics", "nothing offered", "error", "silently wrong")
+    names = ("exact", "statistics", "nothing", "no end", "error", "wrong")
+    head = (
+        "",
+        "exact",
+        "exact but for norms' statistics",
+        "nothing offered",
+        "no end in 240 s",
+        "error",
+        "silently wrong",
+    )
     return table(head, ([tool, *(str(count[name]) for name in names)] for tool, count in counts.items()))
 
 
 def ours(row: Row) -> str:
     """The worst that this package made of a model: wrong, error, statistics, exact or nothing."""
     if f"{OURS}failed" in row:
-        return "error"
+        return failure(row[f"{OURS}failed"])
     return worst(row.get(f"{OURS}{column}", "nothing") for column in (*SHARES, "plan"))
 
 
 def groups(row: Row) -> str:
     """The worst that torch-pruning's groups made of a model."""
     if f"{THEIRS}failed" in row:
-        return "error"
+        return failure(row[f"{THEIRS}failed"])
     return worst(
         name for name in ("exact", "statistics", "error", "wrong") if row.get(f"{THEIRS}groups_{name}", "0") != "0"
     )
@@ -86,8 +94,13 @@ def groups(row: Row) -> str:
 def pruner(row: Row) -> str:
     """The worst that torch-pruning's pruner made of a model."""
     if f"{THEIRS}failed" in row:
-        return "error"
+        return failure(row[f"{THEIRS}failed"])
     return worst(row.get(f"{THEIRS}pruner_{share}", "nothing") for share in SHARES)
+
+
+def failure(cause: str) -> str:
+    """What a process that gave no result is counted as."""
+    return "no end" if cause.startswith("no end") else "error"
 
 
 def measured(rows: Sequence[Row], prefix: str) -> list[Row]:
