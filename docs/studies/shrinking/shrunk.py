@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def shrunk(full: nn.Module, method: str, share: float, images: Tensor, seed: int) -> dict[str, nn.Module]:
-    """The small networks of a full one by compensation; where filters are merged by their weights, there is no refit."""
+    """The small networks of a full one by compensation; where filters are merged by weights, there is no refit."""
     example = images[:2]
     if method == MERGED:
         merged = plan_shrink(full, example, parameters=share, seed=seed).apply()
