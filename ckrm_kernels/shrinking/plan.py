@@ -34,7 +34,7 @@ from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
 from ckrm_kernels.shrinking.surgery import without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
-from ckrm_kernels.shrinking.widths import Minimum, ignored
+from ckrm_kernels.shrinking.widths import Minimum, check_minimum, ignored
 from ckrm_kernels.shrinking.within_budget import Removed, within_budget
 from ckrm_kernels.version import __version__
 from ckrm_kernels.whole_numbers import whole_number
@@ -169,12 +169,13 @@ def plan_shrink(
     Sources: OBC (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023) for the order; He et al. 2017 for the refit.
     """
     budget = checked_budget(parameters, macs, latency, tolerance)
-    _check_options(budget, calibration, choose, widths, seed)
+    _check_options(budget, calibration, choose, widths, round_to, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, (inputs.args, inputs.kwargs))
     data = None if calibration is None else Calibration(calibration, (inputs.args, inputs.kwargs), images=images)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
+    check_minimum(graph, minimum)
     proofs = prove(model, graph, inputs, seed=seed)
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
     measured = {row.name: row for row in measure(model, limit, pointwise="vector", signed=True, scale_free=True).layers}
@@ -223,7 +224,7 @@ class _Wishes:
     progress: bool
 
 
-def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, seed: Any) -> None:
+def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, round_to: Any, seed: Any) -> None:
     if not callable(choose) and choose not in get_args(Chooser):
         raise ValueError(f"choose must be one of {', '.join(get_args(Chooser))}, or a function, got {choose!r}")
     if widths not in ("error", "uniform"):
@@ -233,6 +234,7 @@ def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, s
             "without calibration no error is known: give calibration, unlabelled inputs of which 128 are enough, or a "
             "budget: parameters, macs or latency"
         )
+    whole_number("round_to", round_to)
     whole_number("seed", seed, 0)
 
 

@@ -221,7 +221,8 @@ def _movable(graph: Graph) -> Counts[tuple[str, int]]:
     )
 
 
-def _check_minimum(graph: Graph, minimum: Minimum) -> None:
+def check_minimum(graph: Graph, minimum: Minimum) -> None:
+    """Raises ValueError for a least width that none can be, or of a layer that is not there."""
     names = [layer.name for layer in graph.layers]
     if isinstance(minimum, Mapping) and (unknown := minimum.keys() - set(names)):
         raise ValueError(f"minimum names {sorted(unknown)}, which are no layers; layers are {', '.join(names)}")
@@ -252,7 +253,7 @@ class _Options:
         round_to = whole_number("round_to", round_to)
         if tolerance is not None and (not _is_number(tolerance) or tolerance < 0):
             raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
-        _check_minimum(graph, minimum)
+        check_minimum(graph, minimum)
         self.curves = curves
         self.stops: dict[str, list[int]] = {}
         movable = _movable(graph)

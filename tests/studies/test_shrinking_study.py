@@ -173,6 +173,7 @@ def tiny(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.exhaustive
 def test_a_cell_of_each_kind(tiny):
     full = tiny.compute(Cell("ResNet", 0, FULL))
     small = tiny.compute(Cell("ResNet", 0, ERROR, 0.5))
