@@ -37,7 +37,7 @@ from triton.compiler import ASTSource
 
 from ckrm_kernels.kernels import elementary, gradient, listed, prepare, tiles
 from ckrm_kernels.kernels.arithmetic import Arithmetic
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, slices_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, filters_at_once, row_of, slices_at_once
 from ckrm_kernels.similarity import Similarity
 
 Architecture = int | str  # NVIDIA's by the number of their capability, AMD's by their names
@@ -106,10 +106,11 @@ class Count:
     per_term: dict[str, float]
 
 
-def jobs() -> Iterator[Job]:
-    """Every configuration that the package launches."""
+def jobs(architecture: Architecture) -> Iterator[Job]:
+    """Every configuration that the package launches on an architecture."""
+    with_coordinates = row_of(1, False, architecture == 90)
     psi, double = Similarity(), torch.float64
-    loops = {"K = 9": ("tensor cores", 1), "K = 1": ("none", 0), "any K": ("tensor cores", -1)}
+    loops = {"K = 9": (with_coordinates, 1), "K = 1": ("none", 0), "any K": (with_coordinates, -1)}
     for k, (row, steps) in loops.items():
         yield _tile_job(k, row, steps, psi)
         yield _tile_gradient_job(k, row, steps, psi)
@@ -123,29 +124,30 @@ def jobs() -> Iterator[Job]:
         "signed cosine": Similarity("cosine", signed=True),
     }
     for name, similarity in cases.items():
-        yield _tile_job(f"K = 9, {name}", "tensor cores", 1, similarity)
-        yield _tile_gradient_job(f"K = 9, {name}", "tensor cores", 1, similarity)
+        yield _tile_job(f"K = 9, {name}", with_coordinates, 1, similarity)
+        yield _tile_gradient_job(f"K = 9, {name}", with_coordinates, 1, similarity)
     for name, similarity in {"float64": psi, "cosine, float64": Similarity("cosine")}.items():
         yield _tile_job(name, "float64", 1, similarity)
         yield _tile_gradient_job(name, "float64", 1, similarity)
-    tile = TABLE["tensor cores"].tile
+    tile = TABLE[with_coordinates].tile
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
-        constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
+        constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8, "BINS": 128}
         yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
     for name, similarity in {"": psi, ", cosine": Similarity("cosine")}.items():
         yield _listed_job(f"listed{name}", similarity)
         yield _listed_gradient_job(f"listed gradient{name}", similarity)
-        yield _prepare_job(f"prepare, K = 9{name}", similarity, 16, 16)
+        yield _prepare_job(f"prepare, K = 9{name}", similarity, 8, 8)
     yield _listed_job("listed, float64", psi, double)
     yield _listed_gradient_job("listed gradient, float64", psi, double)
     yield _finish_job("finish gradient", psi)
     yield _finish_job("finish gradient, float64", psi, double)
-    for k, (small, largest) in {"K = 1": (1, 1), "K = 9 and 49": (16, 64)}.items():
-        yield _prepare_job(f"prepare, {k}", psi, small, largest)
-        yield _prepare_job(f"prepare, {k}, float64", psi, small, largest, double)
-    yield _prepare_job("prepare, K = 9, float64", psi, 16, 16, double)
+    yield _prepare_job("prepare, K = 9 and 49", psi, 8, 64)
+    for k, positions in {"K = 1": 1, "K = 49": 64}.items():
+        yield _prepare_job(f"prepare, {k}", psi, positions, positions)
+        yield _prepare_job(f"prepare, {k}, float64", psi, positions, positions, double)
+    yield _prepare_job("prepare, K = 9, float64", psi, 8, 8, double)
     for weight, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16}.items():
-        yield replace(_prepare_job(f"prepare, {weight}", psi, 16, 16, dtype), weight=weight)
+        yield replace(_prepare_job(f"prepare, {weight}, any strides", psi, 8, 8, dtype), weight=weight)
     # Triton compiles an argument that is 1 as a constant.
     ones = {"filters": 1, "slices": 1}
     yield _with_constants(_finish_job("finish gradient, K = 1", psi), positions=1, **ones)
@@ -165,7 +167,7 @@ def _compiled(arguments: dict[str, Any]) -> dict[str, Any]:
 def _tile_job(name: str, row: str, steps: int, similarity: Similarity) -> Job:
     config, double = TABLE[row], row == "float64"
     arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
-    sides = {"STEPS": steps, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
+    sides = {"STEPS": steps, "ROWS": config.tile.rows, "COLUMNS": config.tile.columns, "STAGES": config.stages}
     terms = config.tile.rows * config.tile.columns / (32 * config.warps)
     constants = {**_compiled(arithmetic.of_term(_CPU, steps)), **sides}
     return Job(f"tile, {name}", "tiles", "tile_kernel", constants, config.options, terms, double)
@@ -175,7 +177,7 @@ def _tile_gradient_job(name: str, row: str, steps: int, similarity: Similarity) 
     config, double = TABLE[row], row == "float64"
     arithmetic = _arithmetic(similarity, torch.float64 if double else torch.float32)
     tile = config.gradient_tile
-    sides = {"STEPS": steps, "ROWS": tile.rows, "COLUMNS": tile.columns}
+    sides = {"STEPS": steps, "ROWS": tile.rows, "COLUMNS": tile.columns, "STAGES": config.gradient_stages}
     terms = tile.rows * tile.columns / (32 * config.gradient_warps)
     constants = {**_compiled(arithmetic.of_gradient(_CPU, steps)), **sides}
     return Job(
@@ -199,14 +201,17 @@ def _prepare_job(
     name: str, similarity: Similarity, small: int, largest: int, dtype: torch.dtype = torch.float32
 ) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
-    sizes = {"SMALL": small, "POSITIONS": largest, "BLOCK": slices_at_once(small, arithmetic.double)}
+    block = slices_at_once(small)
+    sizes = {"SMALL": small, "POSITIONS": largest, "BLOCK": block, "FILTERS": filters_at_once(block)}
+    sizes["CONTIGUOUS"] = "any strides" not in name
     constants = {**_compiled(arithmetic.of_prepare(_CPU)), **sizes}
     return Job(name, "prepare", "prepare_kernel", constants, {}, double=arithmetic.double)
 
 
 def _finish_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
-    sizes = {"POSITIONS": 16, "ROWS": slices_at_once(16, arithmetic.double)}
+    block = slices_at_once(8)
+    sizes = {"POSITIONS": 8, "BLOCK": block, "FILTERS": filters_at_once(block)}
     constants = {**_compiled(arithmetic.of_weight(_CPU)), **sizes}
     return Job(name, "prepare", "finish_gradient_kernel", constants, {}, double=arithmetic.double)
 
@@ -379,7 +384,7 @@ def counts(names: str = "", architectures: tuple[Architecture, ...] = ARCHITECTU
 
 def _counts_of_maker(names: str, architectures: tuple[Architecture, ...], workers: int) -> list[Count]:
     """Of one maker's architectures: in processes of their own, since Triton takes no constant that changes."""
-    chosen = [(job.name, architecture) for job in jobs() if names in job.name for architecture in architectures]
+    chosen = [(job.name, each) for each in architectures for job in jobs(each) if names in job.name]
     if not chosen:
         return []
     with ProcessPoolExecutor(workers, initializer=_set_constants, initargs=(architectures[0],)) as pool:
@@ -393,7 +398,7 @@ def _set_constants(architecture: Architecture) -> None:
 
 def _count_of_name(name: str, architecture: Architecture) -> Count:
     """A device function, which a job holds, can't be sent to another process."""
-    return count(next(job for job in jobs() if job.name == name), architecture)
+    return count(next(job for job in jobs(architecture) if job.name == name), architecture)
 
 
 def table(rows: list[Count]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckrm_kernels.report import LayerRedundancy, RedundancyReport
     from ckrm_kernels.sampling import RedundancyEstimate, chance_redundancy, estimate_redundancy
     from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
+    from ckrm_kernels.shrinking.saved import load_shrunk, save_shrunk
 
 __all__ = [
     "LayerRedundancy",
@@ -27,6 +28,7 @@ __all__ = [
     "chance_redundancy",
     "cross_psi",
     "estimate_redundancy",
+    "load_shrunk",
     "measure",
     "pairwise_psi",
     "plan_shrink",
@@ -34,6 +36,7 @@ __all__ = [
     "psi_of_pairs",
     "redundancy",
     "redundant_groups",
+    "save_shrunk",
 ]
 
 _MODULE_OF = {
@@ -45,6 +48,7 @@ _MODULE_OF = {
     "chance_redundancy": "sampling",
     "cross_psi": "functional",
     "estimate_redundancy": "sampling",
+    "load_shrunk": "shrinking.saved",
     "measure": "measurement",
     "pairwise_psi": "functional",
     "plan_shrink": "shrinking.plan",
@@ -52,6 +56,7 @@ _MODULE_OF = {
     "psi_of_pairs": "functional",
     "redundancy": "distribution",
     "redundant_groups": "groups",
+    "save_shrunk": "shrinking.saved",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of the package

@@ -177,10 +177,8 @@ def _index(device: torch.device) -> int:
 def _tensors_of(arguments: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among an operator's arguments, those of lists too."""
     for argument in arguments:
-        if isinstance(argument, Tensor):
-            yield argument
-        elif isinstance(argument, (list, tuple)):
-            yield from argument
+        among = argument if isinstance(argument, (list, tuple)) else [argument]
+        yield from (each for each in among if isinstance(each, Tensor))
 
 
 def _register_by_device() -> None:

@@ -50,8 +50,9 @@ class Library:
         return f"libckrm_{self.name}_{digest.hexdigest()[:12]}"
 
 
-# torch names libtorch_python on the link line of a build on first use; nothing in the sources needs it.
-_LINK_FLAGS = ("-Wl,--as-needed",) if sys.platform == "linux" else ()
+# torch names libtorch_python on the link line of a build on first use; nothing in the sources needs it. A compiler that
+# puts libstdc++ into the library must keep it there alone: mixed with torch's own, every error message crashes.
+_LINK_FLAGS = ("-Wl,--as-needed", "-Wl,--exclude-libs,ALL") if sys.platform == "linux" else ()
 
 CPU = Library(
     "cpu",

@@ -190,3 +190,27 @@ def test_fakes_of_gpu_tensors(namespace, dtype):
             assert (counts.shape, counts.dtype, counts.device.type) == ((len(banks), 6), torch.int64, "cuda")
         gradient = operators.pairwise_psi_backward(omega, w, *Psi().arguments)
         assert (gradient.shape, gradient.dtype, gradient.device.type) == (w.shape, dtype, "cuda")
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_dispatch_by_device_asks_of_weights_alone(monkeypatch, long):
+    """The kernel of torch.ops.ckrm.* for GPUs, which the fakes never reach."""
+    asked = []
+    monkeypatch.setattr(backends, "gpu_backend", lambda index, long: asked.append(long) or "cuda")
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with FakeTensorMode():
+        w = torch.empty(5, 3, 2**13 + long, device="cuda:0")
+        edges, pairs = torch.empty(4, device="cuda:0"), torch.empty(7, 2, dtype=torch.int64, device="cuda:0")
+        tensors = {
+            "pairwise_psi": (w,),
+            "pairwise_psi_backward": (torch.empty(10, device="cuda:0"), w),
+            "cross_psi": (w, w),
+            "cross_psi_backward": (torch.empty(5, 5, device="cuda:0"), w, w),
+            "psi_of_pairs": (w, pairs),
+            "psi_of_pairs_backward": (torch.empty(7, device="cuda:0"), w, pairs),
+            "psi_counts": ([w, w], edges),
+        }
+        for name in ops.SCHEMAS:
+            operator = getattr(torch.ops.ckrm, name).default
+            operator.redispatch(key, *tensors[name], *Psi().arguments)
+    assert asked == [long] * len(ops.SCHEMAS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -207,3 +209,24 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags are for Linux")
+@needs_compiler
+def test_messages_arrive_where_the_compiler_puts_its_library_into_ours(tmp_path: Path) -> None:
+    """Some link libstdc++ statically, whatever a build says; torch has another in the same process."""
+    library, folder = tmp_path / "librefusing.so", Path(torch.__path__[0])
+    torch_flags = [f"-I{folder / 'include'}", f"-L{folder / 'lib'}", "-lc10", "-ltorch_cpu"]
+    source = Path(__file__).parent / "cpp" / "refusing.cpp"
+    command = [COMPILER, "-shared", "-fPIC", "-std=c++20", *build_config.CPU.compile_flags, str(source), *torch_flags]
+    subprocess.run([*command, "-static-libstdc++", *build_config.CPU.link_flags, "-o", str(library)], check=True)
+    code = f"""
+import torch
+torch.ops.load_library({str(library)!r})
+try:
+    torch.ops.ckrm_refusing.refuse(torch.zeros(3, 4))
+except RuntimeError as error:
+    print(error)
+"""
+    printed, _ = run_python(code, Path(__file__).parents[1])
+    assert printed.endswith("it has 2 dimensions")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckrm_kernels.choices import Tied
+from ckrm_kernels.choices import SearchRule, Tied
 from ckrm_kernels.commands import shared
 
 
@@ -25,6 +25,16 @@ def search(
         float | None, typer.Option(help="The constant of Psi, by default 1e-4; absolute, unless --scale-free.")
     ] = None,
     scale_free: shared.ScaleFree = False,
+    rule: Annotated[
+        SearchRule | None,
+        typer.Option(
+            help="Whether widths fall until no layer is redundant, or are those that shrinking the trained standard "
+            "network to --parameters keeps at the least error."
+        ),
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option(help="With --rule error: the share of the parameters to keep, by default 0.5.")
+    ] = None,
     tied: Annotated[
         Tied | None,
         typer.Option(help="Whether each layer has a width of its own, or all of a stage one."),
@@ -75,7 +85,7 @@ def search(
                 "seeds": seeds,
                 "final_seeds": final_seeds,
                 "similarity": {"eps": eps, "scale_free": scale_free or None},
-                "rule": {"tied": tied, "multiple": multiple},
+                "rule": {"by": rule, "parameters": parameters, "tied": tied, "multiple": multiple},
             }
         ),
     }

@@ -126,7 +126,10 @@ def shrink(
 
 
 class _Source(NamedTuple):
-    """What is shrunk: the model, what makes one like it, its inputs, and the lines of Python that load the result."""
+    """What is shrunk: the model, what makes one like it, its inputs, and the lines of Python that load the result.
+
+    score: gives the accuracy of such a model, where there are labels
+    """
 
     model: nn.Module
     make: Callable[[], nn.Module]
@@ -134,9 +137,11 @@ class _Source(NamedTuple):
     examples: Tensor
     calibration: Tensor | None
     lines: tuple[str, ...]
+    score: Callable[[nn.Module], float] | None = None
 
 
 def _shrink(source: _Source, options: dict[str, Any], output: Path, device: str) -> None:
+    from ckrm_kernels.shrinking.saved import load_shrunk
     from ckrm_kernels.shrinking.shrink_run import PAGE, TEXT, ShrinkRun, shrink_into
     from ckrm_kernels.shrinking.views.table import lines
     from ckrm_kernels.training import Runtime
@@ -151,8 +156,12 @@ def _shrink(source: _Source, options: dict[str, Any], output: Path, device: str)
         typer.echo((output / TEXT).read_text(encoding="utf-8").rstrip())
     else:
         show(partial(lines, plan), sys.stdout)
+    if source.score is not None:
+        small = load_shrunk(source.make, output).to(there)
+        scores = f"{source.score(run.model):.4f}, of the small model {source.score(small):.4f}"
+        typer.echo(f"\naccuracy on the validation part: {scores}")
     typer.echo(f"\nwrote {output}: model.safetensors and plan.json, the small model; {PAGE}\nin Python:")
-    for line in ("from ckrm_kernels.shrinking import load_shrunk", *source.lines):
+    for line in ("from ckrm_kernels import load_shrunk", *source.lines):
         typer.echo(f"    {line.replace('FOLDER', repr(str(output)))}")
 
 
@@ -223,11 +232,13 @@ def _of_run(folder: Path, which: str | None, seed: int | None, images: int) -> _
     from rich.console import Console
     from rich.progress import track
 
-    from ckrm_kernels.shrinking.trained_runs import training_images
+    from ckrm_kernels.shrinking.trained_runs import data_of, training_images
     from ckrm_kernels.training import load
+    from ckrm_kernels.training.evaluation import loss_and_accuracy
 
     trained = load(folder, which=which, seed=seed)
-    calibration = training_images(trained, images, partial(track, console=Console(stderr=True), transient=True))
+    data = data_of(trained, partial(track, console=Console(stderr=True), transient=True))
+    calibration = training_images(data, images)
     given = {"which": which, "seed": seed}
     arguments = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
     lines = (
@@ -235,7 +246,13 @@ def _of_run(folder: Path, which: str | None, seed: int | None, images: int) -> _
         f"original, transform = load({str(folder)!r}{arguments})",
         "model = load_shrunk(original, FOLDER)",
     )
-    return _Source(trained.model, trained.network.build, str(trained.folder), calibration[:2], calibration, lines)
+
+    def score(model: nn.Module) -> float:
+        return loss_and_accuracy(model, data.validation)[1]
+
+    return _Source(
+        trained.model, trained.network.build, str(trained.folder), calibration[:2], calibration, lines, score
+    )
 
 
 def _is_run(network: str) -> bool:

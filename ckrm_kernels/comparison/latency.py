@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -54,9 +55,7 @@ def _latency(
 ) -> Latency:
     images = torch.zeros(batch, *image_shape, device=device)
     networks = {name: copy.deepcopy(network).eval().to(device) for name, network in networks.items()}
-    seconds = time_in_turns(
-        {name: lambda network=network: network(images) for name, network in networks.items()}, device, _SECONDS
-    )
+    seconds = time_in_turns({name: partial(network, images) for name, network in networks.items()}, device, _SECONDS)
     return Latency(_name_of(device), batch, seconds)
 
 

@@ -48,10 +48,8 @@ class Arithmetic(NamedTuple):
     @classmethod
     def of(cls, dtype: torch.dtype, similarity: str, signed: bool, parameters: Sequence[float]) -> Arithmetic:
         """For weights of a dtype; raises RuntimeError for a similarity that there is not, or other parameters."""
-        _check(similarity, parameters)
-        module = importlib.import_module(f"ckrm_kernels.kernels.{similarity}")
         # Floats: kernels take them in a tuple, where Triton 3.4 compiles no constant, such as an integer that is 1.
-        return cls(module, module.compiled(dtype == torch.float64, signed, [float(each) for each in parameters]))
+        return _arithmetic(dtype == torch.float64, similarity, signed, tuple(map(float, parameters)))
 
     @property
     def double(self) -> bool:
@@ -90,6 +88,13 @@ class Arithmetic(NamedTuple):
         """The arguments of kernels that compute the gradients of terms; steps: 0 where K is 1."""
         gradient = self.similarity.gradient if steps else self.similarity.gradient_of_numbers
         return {**self.of_weight(device), "GRADIENT": gradient, "KINDS": self.compiled.kinds}
+
+
+@functools.lru_cache(maxsize=256)
+def _arithmetic(double: bool, similarity: str, signed: bool, parameters: tuple[float, ...]) -> Arithmetic:
+    _check(similarity, parameters)
+    module = importlib.import_module(f"ckrm_kernels.kernels.{similarity}")
+    return Arithmetic(module, module.compiled(double, signed, list(parameters)))
 
 
 def _check(similarity: str, parameters: Sequence[float]) -> None:

@@ -96,13 +96,15 @@ def tile_gradient_kernel(
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """One block of rows, one slice, and of the coordinates one step of 8; the moments go with the first step.
 
     grad: (padded rows, padded columns), zero where there is no pair; of_bank: see prepare.finish_gradient_kernel
     row_place, column_place: of both banks in the buffer, their (padded, coordinates, moments), see plan.Place
-    STEPS: see tiles.covariance_of_tile; GRADIENT, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
+    STEPS: see tiles.covariance_of_tile; STAGES: see tiles.sum_over_slices
+    GRADIENT, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
     of_coordinates, of_moments = of_bank
     padded_rows, row_coordinates, row_moments = row_place
@@ -125,7 +127,7 @@ def tile_gradient_kernel(
     row = load_moments(buffer, row_moments_at, rows[:, None], padded_rows)
     if STEPS == 1 and not DOUBLE:
         z_i = load_rows(buffer, rows_at, rows, row_size)
-    for _ in range(0, padded_columns, COLUMNS):
+    for _ in tl.range(0, padded_columns, COLUMNS, num_stages=STAGES):
         column = load_moments(buffer, column_moments_at, columns[None, :], padded_columns)
         g = tl.load(grad + grad_at + rows[:, None] * padded_columns + columns[None, :]).to(dtype)
         if STEPS == 1 and not DOUBLE:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import gradient, listed, plan, prepare, tables, tiles
-from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, slices_at_once
+from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, Configuration, filters_at_once, slices_at_once
 from ckrm_kernels.kernels.prepared import Prepared, positions_block
 
 _INTERPRETED_PROGRAMS = 8  # a device of few programs, so that tiles are split
 _ROWS_OF_COMBINE = 8  # of a tile, that a program combines
+_MOST_BINS = 1024  # of intervals, that a program counts at a time
 
 
 def launch_tiles(
@@ -32,6 +34,8 @@ def launch_tiles(
     tile_plan = plan.plan_tiles(rows, columns, outputs, config.tile, _programs(banks.device, config), banks.device)
     partial = torch.empty(tile_plan.slots, *config.tile, dtype=arithmetic.dtype, device=banks.device)
     edges = out if edges is None else edges
+    number_of_edges = edges.numel() if output == tiles.COUNTS else 0
+    bins = min(plan.power_of_2_above(number_of_edges + 2), _MOST_BINS)
     sides = {"ROWS": config.tile.rows, "COLUMNS": config.tile.columns}
     strip = min(_ROWS_OF_COMBINE, config.tile.rows)
     for batch in tile_plan.batches:
@@ -42,6 +46,7 @@ def launch_tiles(
             partial,
             **arithmetic.of_term(banks.device, banks.steps),
             STEPS=banks.steps,
+            STAGES=config.stages,
             **sides,
             **config.options,
             **LAUNCH,
@@ -51,10 +56,11 @@ def launch_tiles(
             batch.tiles,
             out,
             edges,
-            edges.numel() if output == tiles.COUNTS else 0,
+            number_of_edges,
             OUTPUT=output,
             **sides,
             STRIP=strip,
+            BINS=bins,
             **LAUNCH,
         )
 
@@ -63,7 +69,7 @@ def launch_listed(bank: Prepared, pairs: Tensor, out: Tensor) -> None:
     """Psi of listed pairs (P, 2) into out (P,)."""
     (place,) = bank.places
     pairs_per_program = 8
-    listed.listed_kernel[(triton.cdiv(out.numel(), pairs_per_program),)](
+    listed.listed_kernel[(plan.divide_up(out.numel(), pairs_per_program),)](
         bank.data,
         pairs.contiguous(),
         out,
@@ -99,7 +105,7 @@ def launch_tile_gradient(banks: Prepared, rows: plan.Place, columns: plan.Place,
     of_bank = _empty_gradients(banks, rows)
     side_of_rows, side_of_columns = banks.configuration.gradient_tile
     steps = rows.shape.steps
-    gradient.tile_gradient_kernel[(rows.shape.slices, triton.cdiv(rows.shape.filters, side_of_rows), max(1, steps))](
+    gradient.tile_gradient_kernel[(rows.shape.slices, plan.divide_up(rows.shape.filters, side_of_rows), max(1, steps))](
         banks.data,
         spread,
         of_bank,
@@ -110,6 +116,7 @@ def launch_tile_gradient(banks: Prepared, rows: plan.Place, columns: plan.Place,
         STEPS=steps if steps < 2 else -1,
         ROWS=side_of_rows,
         COLUMNS=side_of_columns,
+        STAGES=banks.configuration.gradient_stages,
         **banks.configuration.gradient_options,
         **LAUNCH,
     )
@@ -125,7 +132,7 @@ def launch_listed_gradient(bank: Prepared, pairs: Tensor, grad: Tensor, out: Ten
     others, grads = pairs.flip(1).T.flatten()[order], grad.repeat(2)[order]
     of_bank = _empty_gradients(bank, place)
     gradient.listed_gradient_kernel[
-        (shape.filters, triton.cdiv(shape.slices, slices_per_program), max(1, shape.steps))
+        (shape.filters, plan.divide_up(shape.slices, slices_per_program), max(1, shape.steps))
     ](
         bank.data,
         grads,
@@ -154,8 +161,10 @@ def _empty_gradients(banks: Prepared, place: plan.Place) -> tuple[Tensor, Tensor
 def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[Tensor, Tensor], out: Tensor) -> None:
     """The gradient of a weight into out, contiguous."""
     shape, positions = place.shape, positions_block(place.shape.steps)
-    block = slices_at_once(positions, banks.arithmetic.double)
-    prepare.finish_gradient_kernel[(triton.cdiv(shape.filters * shape.slices, block),)](
+    block = slices_at_once(positions)
+    filters = filters_at_once(block)
+    programs = plan.divide_up(shape.filters, filters) * plan.divide_up(shape.slices, block // filters)
+    prepare.finish_gradient_kernel[(programs,)](
         banks.data,
         of_bank,
         out,
@@ -164,11 +173,13 @@ def _launch_finish_gradient(banks: Prepared, place: plan.Place, of_bank: tuple[T
         place.in_buffer,
         **banks.arithmetic.of_weight(banks.device),
         POSITIONS=positions,
-        ROWS=block,
+        BLOCK=block,
+        FILTERS=filters,
         **LAUNCH,
     )
 
 
+@functools.cache
 def _programs(device: torch.device, config: Configuration) -> int:
     """How many programs of the tile kernel the device runs at a time."""
     if device.type != "cuda":

@@ -45,7 +45,8 @@ def cross_psi(a: Tensor, b: Tensor, similarity: str, signed: bool, parameters: S
 def psi_counts(
     banks: Sequence[Tensor], edges: Tensor, similarity: str, signed: bool, parameters: Sequence[float]
 ) -> Tensor:
-    """Numbers of pairs between edges, in one launch each of prepare, tile and combine: see `reference.psi_counts`.
+    """Numbers of pairs between edges: see `reference.psi_counts`. One launch each of prepare, tile and combine for all
+    banks with slices of one number, for all of 2 to 9, and for all of more.
 
     banks: (F2, F1, *K) each, of any shapes, one dtype and device; edges: (E,) of the dtype that Psi is returned in
     out: (banks, E + 2) int64

@@ -84,6 +84,11 @@ def divide_up(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def power_of_2_above(number: int) -> int:
+    """The smallest power of two not below it."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 @functools.lru_cache(maxsize=256)
 def plan_buffer(shapes: tuple[Shape, ...], tile: Tile, width: int) -> Buffer:
     """Gives every bank its place."""
@@ -143,16 +148,24 @@ def bank_row(weight: Tensor, first: Tensor, place: Place) -> BankRow:
 
 
 @functools.lru_cache(maxsize=512)
-def prepare_tables(banks: tuple[BankRow, ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The tables of BankRow and of ProgramRow; block: slices of a program."""
-    programs = torch.cat([_programs(index, bank, block) for index, bank in enumerate(banks)])
+def prepare_tables(
+    banks: tuple[BankRow, ...], filters: int, slices: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The tables of BankRow and of ProgramRow; filters, slices: of a program."""
+    programs = torch.cat([_programs(index, bank, filters, slices) for index, bank in enumerate(banks)])
     return _table(banks, device), on_device(programs, device)
 
 
-def _programs(index: int, bank: BankRow, block: int) -> Tensor:
+def _programs(index: int, bank: BankRow, filters: int, slices: int) -> Tensor:
     """The rows of ProgramRow for one bank."""
-    first = torch.arange(0, bank.padded * bank.slices, block, device="cpu")
-    columns = {"bank": torch.full_like(first, index), "first": first}
+    first_filter, first_slice = torch.cartesian_prod(
+        torch.arange(0, bank.padded, filters, device="cpu"), torch.arange(0, bank.slices, slices, device="cpu")
+    ).T
+    columns = {
+        "bank": torch.full_like(first_filter, index),
+        "first_filter": first_filter,
+        "first_slice": first_slice,
+    }
     return torch.stack([columns[field] for field in ProgramRow._fields], 1)
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from ckrm_kernels.kernels import plan, prepare, tables
 from ckrm_kernels.kernels.arithmetic import Arithmetic
-from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, slices_at_once
+from ckrm_kernels.kernels.configurations import LAUNCH, Configuration, configuration, filters_at_once, slices_at_once
 
 _LARGEST_BUFFER = 2**28  # elements, for many banks in one launch
 
@@ -56,20 +55,22 @@ def prepare_banks(weights: Sequence[Tensor], arithmetic: Arithmetic, together: b
 
 
 def indices_by_buffer(indices: list[int], weights: Sequence[Tensor], arithmetic: Arithmetic) -> Iterator[list[int]]:
-    """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does."""
-    run: list[int] = []
-    size = 0
+    """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does.
+
+    The slices of a run have none, one, or several groups of coordinates each: what is known when a kernel is compiled.
+    """
+    runs: dict[int, list[int]] = {}
+    sizes: dict[int, int] = {}
     for index in indices:
         shape = shape_of(weights[index])
         tile = configuration(shape.steps, arithmetic.double, weights[index].device).tile
         added = plan.plan_buffer((shape,), tile, arithmetic.width).size
-        if run and size + added > _LARGEST_BUFFER:
-            yield run
-            run, size = [], 0
-        run.append(index)
-        size += added
-    if run:
-        yield run
+        groups = min(shape.steps, 2)
+        if groups in runs and sizes[groups] + added > _LARGEST_BUFFER:
+            yield runs.pop(groups)
+        sizes[groups] = sizes[groups] + added if groups in runs else added
+        runs.setdefault(groups, []).append(index)
+    yield from runs.values()
 
 
 def shape_of(weight: Tensor) -> plan.Shape:
@@ -78,8 +79,8 @@ def shape_of(weight: Tensor) -> plan.Shape:
 
 
 def positions_block(steps: int) -> int:
-    """A power of two that holds K positions and the places of all coordinates, those that only pad too."""
-    return int(triton.next_power_of_2(plan.COORDINATES_PER_STEP * steps + 1))
+    """A power of two that holds K - 1 positions and the places of all coordinates, those that only pad too."""
+    return plan.power_of_2_above(plan.COORDINATES_PER_STEP * steps)
 
 
 def _allocate(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -95,11 +96,12 @@ def _allocate(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def _launch_prepare(placed: list[tuple[Tensor, plan.Place]], arithmetic: Arithmetic, data: Tensor) -> None:
     first, steps = placed[0][0], [place.shape.steps for _, place in placed]
     most, fewest = positions_block(max(steps)), positions_block(min(steps))
-    small = fewest if most <= fewest * slices_at_once(fewest, arithmetic.double) else most
-    block = slices_at_once(small, arithmetic.double)
-    banks, programs = plan.prepare_tables(
-        tuple(plan.bank_row(weight, first, place) for weight, place in placed), block, first.device
-    )
+    alike = arithmetic.double or most > fewest * slices_at_once(fewest)  # float64 needs the registers of two loops
+    small = most if alike else fewest
+    block = slices_at_once(small)
+    filters = filters_at_once(block)
+    rows = tuple(plan.bank_row(weight, first, place) for weight, place in placed)
+    banks, programs = plan.prepare_tables(rows, filters, block // filters, first.device)
     tables.keep_if_captured(banks, programs)
     prepare.prepare_kernel[(programs.shape[0],)](
         first,
@@ -110,5 +112,7 @@ def _launch_prepare(placed: list[tuple[Tensor, plan.Place]], arithmetic: Arithme
         SMALL=small,
         POSITIONS=most,
         BLOCK=block,
+        FILTERS=filters,
+        CONTIGUOUS=all(row.is_contiguous for row in rows),
         **LAUNCH,
     )

@@ -34,12 +34,18 @@ class BankRow(NamedTuple):
     coordinates: int
     moments: int
 
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the positions of a slice are neighbours in memory."""
+        return self.positions == 1 or (self.last_size == self.positions and self.last_stride == 1)
+
 
 class ProgramRow(NamedTuple):
     """What a program of prepare does."""
 
     bank: int
-    first: int  # of its (filter, slice)
+    first_filter: int
+    first_slice: int
 
 
 class ItemRow(NamedTuple):
@@ -102,7 +108,8 @@ BANK_MOMENTS = _index(BankRow, "moments")
 
 PROGRAM_WIDTH = _width(ProgramRow)
 PROGRAM_BANK = _index(ProgramRow, "bank")
-PROGRAM_FIRST = _index(ProgramRow, "first")
+PROGRAM_FIRST_FILTER = _index(ProgramRow, "first_filter")
+PROGRAM_FIRST_SLICE = _index(ProgramRow, "first_slice")
 
 ITEM_WIDTH = _width(ItemRow)
 ITEM_ROW_COORDINATES = _index(ItemRow, "row_coordinates")

@@ -81,9 +81,13 @@ def sum_over_slices(
     STEPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The sum of TERM over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`."""
+    """The sum of TERM over the slices of an item (tables.ItemRow). STEPS: see `covariance_of_tile`.
+
+    STAGES: slices on their way at a time, moments too: the launch option would leave out what no dot product reads
+    """
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     rows_at = tl.multiple_of(tl.load(item + tables.ITEM_ROW_COORDINATES), 16)
@@ -98,7 +102,7 @@ def sum_over_slices(
     size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     sums = tl.zeros([ROWS, COLUMNS], dtype)
-    for _ in range(slices):
+    for _ in tl.range(0, slices, num_stages=STAGES):
         cov = covariance_of_tile(
             buffer, rows_at, columns_at, rows, columns, size, steps, constants[1], STEPS, ROWS, COLUMNS, DOUBLE
         )
@@ -124,6 +128,7 @@ def tile_kernel(
     NUMBER: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
     """One item (tables.ItemRow): a tile, or some of its slices, whose sums go to a slot of `partial`.
@@ -133,14 +138,23 @@ def tile_kernel(
     tl.static_assert(LAYOUT >= 0)  # see tables.py
     item = items + tl.program_id(0).to(tl.int64) * tables.ITEM_WIDTH
     constants = constants_of(scalars, NUMBER, DOUBLE)
-    sums = sum_over_slices(buffer, item, constants, TERM, KINDS, STEPS, ROWS, COLUMNS, DOUBLE)
+    sums = sum_over_slices(buffer, item, constants, TERM, KINDS, STEPS, ROWS, COLUMNS, STAGES, DOUBLE)
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(partial + tl.load(item + tables.ITEM_SLOT) * (ROWS * COLUMNS) + at, sums)
 
 
 @triton.jit
 def write_or_count(
-    sums, tile, first, out, edges, number_of_edges, OUTPUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    sums,
+    tile,
+    first,
+    out,
+    edges,
+    number_of_edges,
+    OUTPUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Writes or counts Psi of some rows of a tile (tables.TileRow), from `first` on, given the sums of terms."""
     n, m = tl.load(tile + tables.TILE_ROWS), tl.load(tile + tables.TILE_COLUMNS)
@@ -156,18 +170,38 @@ def write_or_count(
         tl.store(row + j, mean, (i < n) & (j < m))
     else:
         value = mean.to(edges.dtype.element_ty)  # of the dtype that Psi is returned in
-        value = tl.where((i < j) & (j < n), value, float("-inf"))
-        counts = out + output * (number_of_edges + 2)
-        above = tl.sum((value > float("-inf")).to(tl.int32))
-        for e in range(number_of_edges):
-            rest = tl.sum((value > tl.load(edges + e)).to(tl.int32))
-            tl.atomic_add(counts + e, (above - rest).to(tl.int64))
-            above = rest
-        tl.atomic_add(counts + number_of_edges, above.to(tl.int64))
-        tl.atomic_add(counts + number_of_edges + 1, tl.sum((value != value).to(tl.int32)).to(tl.int64))
+        interval = tl.where((i < j) & (j < n), interval_of(value, edges, number_of_edges), -1)
+        add_counts(
+            tl.reshape(interval, [ROWS * COLUMNS]), out + output * (number_of_edges + 2), number_of_edges + 2, BINS
+        )
 
 
 @triton.jit
+def interval_of(value, edges, number_of_edges):
+    """How many of the ascending edges are below each value, by bisection; number_of_edges + 1 for NaN."""
+    low = tl.zeros_like(value).to(tl.int32)
+    high = low + number_of_edges
+    left = number_of_edges
+    while left > 0:
+        middle = (low + high) // 2
+        below = (low < high) & (tl.load(edges + middle, low < high, other=0.0) < value)
+        low, high = tl.where(below, middle + 1, low), tl.where(below, high, middle)
+        left //= 2
+    return tl.where(value == value, low, number_of_edges + 1)
+
+
+@triton.jit
+def add_counts(interval, counts, intervals, BINS: tl.constexpr):
+    """Adds to counts (intervals,) how often each is in `interval`, BINS at a time; -1 is none."""
+    bins = tl.arange(0, BINS)
+    for first in range(0, intervals, BINS):
+        here = (interval >= first) & (interval < first + BINS)
+        found = tl.histogram(tl.where(here, interval - first, 0), BINS)
+        found -= tl.where(bins == 0, tl.sum((~here).to(tl.int32)), 0)
+        tl.atomic_add(counts + first + bins, found.to(tl.int64), (first + bins < intervals) & (found > 0))
+
+
+@triton.jit(do_not_specialize=["number_of_edges"])
 def combine_kernel(
     partial,
     tiles,
@@ -178,6 +212,7 @@ def combine_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STRIP: tl.constexpr,
+    BINS: tl.constexpr,
 ):
     """Adds the parts of a tile (tables.TileRow), always in the same order, and writes or counts STRIP of its rows."""
     tl.static_assert(LAYOUT >= 0)  # see tables.py
@@ -191,4 +226,4 @@ def combine_kernel(
         total = sums + part_sum
         lost = (total - sums) - part_sum
         sums = total
-    write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS)
+    write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS, BINS)

@@ -51,8 +51,6 @@ class Counter:
         self._shapes = {name: list(parameter.shape) for name, parameter in parameters.items()}
         for name in {*self._positions, *(tensor for counts in self._counts.values() for tensor, _ in counts)}:
             self._shapes.setdefault(name, list(tensor_of(model, name).shape))
-        tensors = {name: {tensor for tensor, _ in counts} for name, counts in self._counts.items()}
-        self._sharing = {name: {other for other in tensors if tensors[other] & own} for name, own in tensors.items()}
         self.size = self._of(self._shapes)
 
     def removing(self, coupling: str, filters: Collection[int]) -> Size:
@@ -64,10 +62,6 @@ class Counter:
         """Takes filters of the coupling out that have not left yet."""
         self.size -= self.removing(coupling, filters)
         self._shapes.update(self._shapes_without(coupling, filters))
-
-    def sharing(self, coupling: str) -> set[str]:
-        """The couplings, itself included, with an entry in one of its tensors: what they would save depends on it."""
-        return self._sharing[coupling]
 
     def _shapes_without(self, coupling: str, filters: Collection[int]) -> dict[str, list[int]]:
         shapes: dict[str, list[int]] = {}
@@ -86,9 +80,13 @@ class Counter:
 
 def _counts(coupling: Coupling) -> dict[tuple[str, int], list[int]]:
     """For each dimension of each tensor how many of its indices leave with each filter."""
-    positions: dict[tuple[str, int], list[set[int]]] = {}
+    positions: dict[tuple[str, int], Sequence[Collection[int]]] = {}
     for entry in coupling.entries:
-        found = positions.setdefault((entry.tensor, entry.dim), [set() for _ in range(coupling.width)])
-        for indices, more in zip(found, entry.positions, strict=True):
-            indices.update(more)
-    return {place: [len(indices) for indices in found] for place, found in positions.items()}
+        place = (entry.tensor, entry.dim)
+        before = positions.get(place)  # there, where a tensor is used twice
+        positions[place] = entry.positions if before is None else list(map(_either, before, entry.positions))
+    return {place: list(map(len, found)) for place, found in positions.items()}
+
+
+def _either(one: Collection[int], other: Collection[int]) -> set[int]:
+    return {*one, *other}

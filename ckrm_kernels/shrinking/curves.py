@@ -15,7 +15,7 @@ from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.choices import order
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.elimination import Curve, eliminate
-from ckrm_kernels.shrinking.moments import input_moments, tensor_of
+from ckrm_kernels.shrinking.moments import input_moments, passes, tensor_of
 
 Choice = Chooser | Callable[[Tensor], Tensor]
 
@@ -32,14 +32,15 @@ def measured_curves(
     orders: by coupling, in which its filters leave; None for that of the least error
     Couplings none of whose consumers can be observed have none.
     """
-    couplings = [graph.coupling(name) for name in orders]
-    readers = {layer.name for coupling in couplings for layer in graph.consumers(coupling)}
-    seen = input_moments(model, graph, calibration, sorted(readers), progress=progress)
-    found = {
-        coupling.name: eliminate(model, graph, coupling, seen, orders[coupling.name])
-        for coupling in (tracked(couplings, "choosing filters", "couplings") if progress else couplings)
-    }
-    return {name: curve for name, curve in found.items() if curve is not None}
+    found: dict[str, Curve] = {}
+    for part in passes(graph, model, map(graph.coupling, orders)):
+        readers = {layer.name for coupling in part for layer in graph.consumers(coupling)}
+        seen = input_moments(model, graph, calibration, sorted(readers), progress=progress)
+        for coupling in tracked(part, "choosing filters", "couplings") if progress else part:
+            curve = eliminate(model, graph, coupling, seen, orders[coupling.name])
+            if curve is not None:
+                found[coupling.name] = curve
+    return found
 
 
 def orders_of(
@@ -71,7 +72,8 @@ def _share_of_weights(model: nn.Module, coupling: Coupling, leaving: Sequence[in
     """The squared norm of the filters that have left, over all tensors that produce them, as a share of all."""
     energy = torch.zeros(coupling.width, dtype=torch.float64)
     for entry in coupling.with_role("produces"):
-        norms = tensor_of(model, entry.tensor).double().movedim(entry.dim, 0).flatten(1).square().sum(1).cpu()
+        values = tensor_of(model, entry.tensor).double().movedim(entry.dim, 0)
+        norms = values.reshape(len(values), -1).square().sum(1).cpu()  # a bias has one dimension
         energy += torch.stack([norms[list(positions)].sum() for positions in entry.positions])
     lost = energy[list(leaving)].cumsum(0) / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)
     return Curve(tuple(leaving), tuple(lost.tolist()))

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
 from ckrm_kernels.shrinking.moments import Moments, tensor_of, weight_matrix
 
-RIDGE = 1e-3
-"""Of the mean variance of a layer's inputs, what is added to each."""
-
 _SPARSE = 0.75  # of the columns of an inverse: with fewer left it is made smaller
 _NO_ENERGY = 1e-12  # of the second moment of a layer's output: below, its variance is rounding
 
@@ -25,7 +22,7 @@ class Curve:
 
     order: every filter, first to leave first
     error: after each, the least squared error that the coupling's consumers are left with, over the variance of their
-        outputs, summed over consumers; ascending. One that loses all it reads counts 1, and what the ridge adds
+        outputs, summed over consumers; ascending. One that loses all that it reads has 1
     """
 
     order: tuple[int, ...]
@@ -44,7 +41,7 @@ def eliminate(
     moments: of the inputs of its consumers, by layer; a consumer without is left out of account
     order: every filter once, first to leave first
     Blockwise optimal brain surgeon (Hassibi and Stork 1993; OBC, arXiv:2208.11580; ZipLM, arXiv:2302.04089): of a
-    consumer W with the covariance H of its inputs, ridge included, the filter of columns u adds
+    consumer W with the covariance H of its inputs, `Moments.shrunk`, the filter of columns u adds
     tr(W_u (H^-1_uu)^-1 W_u^T), and W and H^-1 are updated exactly when it leaves; in float64, over all consumers.
     out: None where there is no consumer with moments
     Raises ValueError for an order that is none of all filters.
@@ -78,12 +75,11 @@ def _banks(model: nn.Module, coupling: Coupling, layer: Layer, moments: Moments)
     """The groups of a consumer as separate problems; none where its output does not vary."""
     matrix = weight_matrix(model, layer)
     columns = _columns(coupling, layer, matrix.shape[2], tensor_of(model, layer.weight).shape[2:].numel(), moments)
-    aligned, covariance = moments.aligned(matrix.double()), moments.covariance
+    aligned, covariance = moments.aligned(matrix.double()), moments.shrunk()
     energy = _energy(aligned, covariance)
     if energy <= _NO_ENERGY * _energy(aligned, moments.second):
         return []
-    ridge = RIDGE * covariance.diagonal(dim1=1, dim2=2).mean()
-    return [_Bank(*parts, ridge, energy) for parts in zip(covariance, aligned, columns, strict=True)]
+    return [_Bank(*parts, energy) for parts in zip(covariance, aligned, columns, strict=True)]
 
 
 def _energy(matrix: Tensor, second: Tensor) -> float:
@@ -116,11 +112,8 @@ def _columns(coupling: Coupling, layer: Layer, width: int, kernel: int, moments:
 class _Bank:
     """One group of a consumer: least squares on the columns that are left, as filters leave one by one."""
 
-    def __init__(
-        self, covariance: Tensor, matrix: Tensor, columns: list[list[int]], ridge: Tensor, energy: float
-    ) -> None:
-        regular = covariance + ridge * torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
+    def __init__(self, covariance: Tensor, matrix: Tensor, columns: list[list[int]], energy: float) -> None:
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
         self.weight = matrix.T.contiguous()  # (columns, filters of the consumer)
         self.energy = energy
         self.left = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)

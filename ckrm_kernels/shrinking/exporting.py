@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from traceback import walk_tb
 from typing import Any
 
@@ -101,8 +103,7 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
     tensors = tuple(tensors_in(inputs))
-    with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), _silence():
         try:
             return torch.export.export(_Watched(with_computed_sizes(_twin(model)), inputs), tensors, strict=False)
         except Exception as error:
@@ -111,6 +112,14 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             except Exception:
                 words = str(error).strip().partition("\n")[0]
                 raise ValueError(f"the model can't be traced: {words}{_line(error)}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the exporter's warnings, and without the programs that it prints where it refuses a model."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _twin(model: nn.Module) -> nn.Module:

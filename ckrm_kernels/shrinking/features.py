@@ -43,12 +43,10 @@ def features_of(model: nn.Module, graph: Graph, coupling: Coupling) -> Tensor:
     return torch.cat([*(folded or [each for part in made for each in part]), *beside], 1)
 
 
-def use_of(model: nn.Module, coupling: Coupling) -> Tensor:
-    """(width,) float64: the squared norm of the weights that read each filter, never 0."""
-    use = torch.zeros(coupling.width, dtype=torch.float64)
-    for entry in coupling.with_role("consumes"):
-        use += _of_filters(_numbers(model, entry.tensor), entry).square().sum(1)
-    return use.clamp_min(float(use.max()) * 1e-9 or 1.0)
+def uses_of(model: nn.Module, coupling: Coupling) -> Tensor:
+    """(consumers, width) float64: the squared norm of the weights with which each consumer reads each filter."""
+    read = [_of_filters(_numbers(model, entry.tensor), entry) for entry in coupling.with_role("consumes")]
+    return torch.stack([weights.square().sum(1) for weights in read])
 
 
 def _without(acting: dict[str, Entries], layers: Iterable[Layer], norms: Iterable[str | None]) -> dict[str, Entries]:

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
-from ckrm_kernels.shrinking.least_squares import Sums
+from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
+from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
 
 Removed = Mapping[str, Collection[int]]
@@ -27,8 +28,16 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]: ...
 
 
-_ROWS_PER_COLUMN = 16
-_LEAST_ROWS = 16384
+WIDEST = 4608
+"""The most columns whose products are summed: 512 channels under a 3x3 kernel. Of more, as many rows are kept as take
+twice the memory of these sums."""
+
+_ROWS_PER_COLUMN = 8
+_LEAST_ROWS = 8192
+_ROWS_AT_ONCE = 2048
+_AGREES = 0.05  # of the largest output: what half precision, or TF32 in a product of many terms, may be off
+_COPIES = 6  # of the sums: to fit, to check, each as a regression, the penalised one and its factor
+_RIDGES = (1, 10, 100, 1000)
 
 
 class Refit(NamedTuple):
@@ -67,10 +76,23 @@ def refit(
     found = {}
     with evaluating(small, original):
         for layer in tracked(layers, "refitting", "layers") if progress else layers:
-            pair = _Pair(small, original, graph, layer, _kept(original, graph, removed, layer))
+            pair = _Pair(small, original, graph, layer, _kept(original, graph, removed, layer.weight, layer.output_dim))
             reason = pair.why_not()
             found[layer.name] = Refit(None, None, reason) if reason else _refitted(pair, calibration, ridge)
     return found
+
+
+def memory(original: nn.Module, graph: Graph, removed: Removed) -> int:
+    """Bytes that `refit` takes at most beside the two networks and one batch in them."""
+    return max((_bytes(original, graph, removed, layer) for layer in _consumers(graph, removed)), default=0)
+
+
+def _bytes(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> int:
+    weight = tensor_of(original, layer.weight)
+    inputs = len(_kept(original, graph, removed, layer.weight, layer.input_dim))
+    columns = inputs * weight.shape[2:].numel() // (layer.groups if layer.kind == "transposed" else 1)
+    held = layer.groups * columns**2 if columns <= WIDEST else 2 * WIDEST**2
+    return 8 * _COPIES * held
 
 
 def _consumers(graph: Graph, removed: Removed) -> list[Layer]:
@@ -80,17 +102,16 @@ def _consumers(graph: Graph, removed: Removed) -> list[Layer]:
     return [layer for layer in graph.layers if layer.name in names]
 
 
-def _kept(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> list[int]:
-    """The indices that stay in the dimension of the layer's weight that counts its filters."""
+def _kept(original: nn.Module, graph: Graph, removed: Removed, tensor: str, dim: int) -> list[int]:
+    """The indices that stay in a dimension of a tensor."""
     gone = {
         index
         for coupling in graph.couplings
         for entry in coupling.entries
-        if entry.tensor == layer.weight and entry.dim == layer.output_dim
+        if (entry.tensor, entry.dim) == (tensor, dim)
         for index in entry.of(removed.get(coupling.name, ()))
     }
-    count = original.get_parameter(layer.weight).shape[layer.output_dim]
-    return [index for index in range(count) if index not in gone]
+    return [index for index in range(tensor_of(original, tensor).shape[dim]) if index not in gone]
 
 
 @dataclass(frozen=True)
@@ -128,74 +149,113 @@ class _Pair:
             return f"{' and '.join(sharing)} share one weight"
         return None
 
-    def observed(self, call: tuple[Any, Any], at_most: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each call in one pass: sampled positions as shares of all, columns in the small, outputs in the original.
+    @property
+    def at_most(self) -> int:
+        """The rows that suffice."""
+        columns = self.matrix().shape[2]
+        return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns) if columns <= WIDEST else 2 * WIDEST**2 // columns
 
-        Columns are (positions, groups, columns), outputs (positions, groups, kept filters of a group).
-        """
-        args, kwargs = call
+    def matrix(self) -> Tensor:
+        """The small layer's weight: (groups, filters, columns), float64."""
+        return unfolding.matrix(self.module, self.module.weight).double()
 
-        def inputs(module: Any, input: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-            count = unfolding.row_count(module, output)
-            positions = unfolding.sampled(count, at_most, seed)
-            return positions / count, unfolding.columns(module, input, positions, unfolding.output_size(module, output))
-
-        def outputs(module: Any, input: Tensor, output: Tensor) -> Tensor:
-            positions = unfolding.sampled(unfolding.row_count(module, output), at_most, seed)
-            return self.targets(unfolding.rows(module, output, positions))
-
-        name, calls = self.layer.name, self.layer.calls
-        seen = calls_of(self.small, name, calls, args, kwargs, inputs)
-        wanted = calls_of(self.original, name, calls, args, kwargs, outputs)
-        for (shares, x), t in zip(seen, wanted, strict=True):
-            yield shares, x, t
-
-    def targets(self, rows: Tensor) -> Tensor:
-        """Outputs of the original (positions, all filters) at those that stay, by groups of the small layer."""
-        kept = torch.tensor(self.kept, device=rows.device)
+    def wanted(self, module: Any, output: Tensor, at_most: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Positions of a call of the original's layer, and what its filters that stay gave there, by group."""
+        positions = unfolding.sampled(unfolding.row_count(module, output), at_most, seed)
+        rows, kept = unfolding.rows(module, output, positions), torch.tensor(self.kept, device=output.device)
         if self.layer.kind == "transposed":
-            return rows.unflatten(1, (self.layer.groups, -1)).index_select(2, kept)
-        return rows.index_select(1, kept).unflatten(1, (getattr(self.module, "groups", 1), -1))
+            return positions, rows.unflatten(1, (self.layer.groups, -1)).index_select(2, kept)
+        return positions, rows.index_select(1, kept).unflatten(1, (len(self.matrix()), -1))
+
+
+class _Observation:
+    """What is seen of a pair on the calibration: three quarters to fit, one to check."""
+
+    def __init__(self, pair: _Pair, batches: int) -> None:
+        self.pair = pair
+        wide = pair.matrix().shape[2] > WIDEST
+        self.fitting: Any = Rows() if wide else Sums()
+        self.held_out: Any = self.fitting.alike()
+        self.linear = True
+        self._batches, self._batch = batches, -1
+        self._wanted: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Runs both networks on a batch, up to the layer."""
+        self._batch += 1
+        layer = self.pair.layer
+        self._wanted = calls_of(self.pair.original, layer.name, layer.calls, args, kwargs, self._want)
+        calls_of(self.pair.small, layer.name, layer.calls, args, kwargs, self._see)
+
+    def _want(self, module: Any, input: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        at_most = -(-self.pair.at_most // (self._batches * self.pair.layer.calls))
+        return self.pair.wanted(module, output, at_most, self._batch)
+
+    def _see(self, module: Any, input: Tensor, output: Tensor) -> None:
+        positions, targets = self._wanted.pop(0)
+        size = unfolding.output_size(module, output)
+        self.linear = self.linear and _computes_a_product(module, input, output, positions[:16])
+        count = unfolding.row_count(module, output)
+        for places, t in zip(positions.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True):
+            x = unfolding.columns(module, input, places, size)
+            held = self._held(places, count).to(x.device)
+            self.fitting.add(x[~held], t[~held])
+            self.held_out.add(x[held], t[held])
+
+    def _held(self, positions: Tensor, count: int) -> Tensor:
+        """Every fourth batch; of fewer than four batches the last quarter of each."""
+        if self._batches >= 4:
+            return torch.full(positions.shape, self._batch % 4 == 3)
+        return 4 * positions >= 3 * count
+
+
+def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: Tensor) -> bool:
+    """Whether the output at some positions is the module's weight times its input."""
+    x = unfolding.columns(module, input, positions, unfolding.output_size(module, output)).double()
+    product = torch.einsum("pgk,gfk->pgf", x, unfolding.matrix(module, module.weight).double()).flatten(1)
+    if module.bias is not None:
+        product = product + module.bias.double()
+    computed = unfolding.rows(module, output, positions).double()
+    off = float((computed - product).abs().max() / product.abs().max().clamp_min(torch.finfo(product.dtype).tiny))
+    return off <= _AGREES or not bool(torch.isfinite(product).all())
 
 
 def _refitted(pair: _Pair, calibration: Batches, ridge: float) -> Refit:
-    fitting, held_out = _sums(pair, calibration)
-    if not (fitting.count and held_out.count):
+    seen = _Observation(pair, len(calibration))
+    for args, kwargs in calibration:
+        seen.add(args, kwargs)
+    if not (seen.fitting.count and seen.held_out.count):
         return Refit(None, None, "too few calibration inputs reach it")
-    module, norm = pair.module, pair.norm
+    if not seen.linear:
+        return Refit(None, None, "its output is not its weight times its input")
+    module, norm, weight = pair.module, pair.norm, pair.matrix()
     centred = module.bias is not None or norm is not None
-    fit, check, every = (sums.moments(centred) for sums in (fitting, held_out, fitting + held_out))
-    if not every.finite:
-        return Refit(None, None, "its inputs or outputs overflow")
-    weight = unfolding.matrix(module, module.weight).double()
-    bias = weight.new_zeros(weight.shape[:2])
-    if module.bias is not None:
-        bias = module.bias.double().reshape(bias.shape)
-    trial = fit.ridge(weight, ridge)
-    before, after = check.share(weight, bias), check.share(trial, fit.constant(trial) if centred else bias)
+    bias = weight.new_zeros(weight.shape[:2]) if module.bias is None else module.bias.double().view(weight.shape[:2])
+    check = seen.held_out.problem(centred)
+    if not (check.finite and seen.fitting.problem(centred).finite):
+        return Refit(None, None, "its inputs or outputs are not finite")
+    before, (after, best) = check.share(weight, bias), _best_ridge(seen.fitting.problem(centred), check, weight, ridge)
     if not after < before:
-        return Refit(before, before, f"refitting it would not lessen its error on held-out inputs ({after:.3g})")
-    fitted = every.ridge(weight, ridge)
-    module.weight.copy_(unfolding.weight_of(module, fitted))
-    constant = every.constant(fitted).flatten()
+        return Refit(before, before, f"its error on held-out inputs would be {after:.3g}")
+    del check
+    every = seen.fitting.joined(seen.held_out).problem(centred)
+    fitted = every.solved(weight, best)
+    _write(module, norm, fitted, every.constant(fitted).flatten())
+    return Refit(before, after)
+
+
+def _best_ridge(fit: Problem, check: Problem, weight: Tensor, least: float) -> tuple[float, float]:
+    """The least error on the rows to check, and at which ridge: the fewer the rows for the columns, the larger."""
+    errors = []
+    for ridge in (least * factor for factor in _RIDGES):
+        fitted = fit.solved(weight, ridge)
+        errors.append((check.share(fitted, fit.constant(fitted)), ridge))
+    return min(errors)
+
+
+def _write(module: Any, norm: Any, matrix: Tensor, constant: Tensor) -> None:
+    module.weight.copy_(unfolding.weight_of(module, matrix))
     if module.bias is not None:
         module.bias.copy_(constant)
     elif norm is not None:
         norm.running_mean -= constant.to(norm.running_mean.dtype)
-    return Refit(before, after)
-
-
-def _sums(pair: _Pair, calibration: Batches) -> tuple[Sums, Sums]:
-    """Of three quarters of the inputs, and of the last one: of every fourth batch, or of each of fewer than four."""
-    columns = unfolding.matrix(pair.module, pair.module.weight).shape[2]
-    rows = max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns)
-    batches = len(calibration)
-    at_most = -(-rows // (batches * pair.layer.calls))
-    fitting, held_out = Sums(), Sums()
-    for index, call in enumerate(calibration):
-        for shares, x, t in pair.observed(call, at_most, index):
-            held = torch.full_like(shares, index % 4 == 3, dtype=torch.bool) if batches >= 4 else shares >= 0.75
-            fitting.add(x[~held], t[~held])
-            held_out.shift = fitting.shift
-            held_out.add(x[held], t[held])
-    return fitting, held_out

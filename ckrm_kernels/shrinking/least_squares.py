@@ -1,4 +1,4 @@
-"""Ridge regression from sums of products, streamed in float64."""
+"""Ridge regressions of targets t on columns x, from rows that stream by, in float64; g of them side by side."""
 
 from __future__ import annotations
 
@@ -7,94 +7,166 @@ from torch import Tensor
 
 
 class Sums:
-    """Of pairs of rows x (columns) and t (targets), for each of g regressions on its own.
+    """The sums of products of rows: memory for columns x columns, however many rows there are.
 
-    Rows are shifted by the means of the first ones added, so that what varies little about a large mean keeps its
-    digits.
+    Rows are shifted by the mean of the first ones added: what varies little about a large mean keeps its digits.
     """
 
-    def __init__(self, shift: tuple[Tensor, Tensor] | None = None) -> None:
-        self.shift = shift
+    def __init__(self) -> None:
         self.count = 0
+        self._shift: list[Tensor] = []
         self._sums: list[Tensor] = []
+
+    def alike(self) -> Sums:
+        """Others, of no rows yet, that have the same shift and so can be joined with these."""
+        result = Sums()
+        result._shift = self._shift
+        return result
 
     def add(self, x: Tensor, t: Tensor) -> None:
         """x: (rows, g, columns), t: (rows, g, targets), of any floating dtype."""
         if not len(x):
             return
         x, t = x.double().transpose(0, 1), t.double().transpose(0, 1)
-        if self.shift is None:
-            self.shift = (x.mean(1, keepdim=True), t.mean(1, keepdim=True))
-        x, t = x - self.shift[0], t - self.shift[1]
+        if not self._shift:
+            self._shift += [x.mean(1, keepdim=True), t.mean(1, keepdim=True)]
+        x, t = x - self._shift[0], t - self._shift[1]
         new = [x.mT @ x, x.mT @ t, t.square().sum(1), x.sum(1), t.sum(1)]
         self._sums = [old.add_(each) for old, each in zip(self._sums, new, strict=True)] if self._sums else new
         self.count += x.shape[1]
 
-    def __add__(self, other: Sums) -> Sums:
-        """Of the rows of both; they must share a shift."""
-        if not (self.count and other.count):
-            return self if self.count else other
-        result = Sums(self.shift)
+    def joined(self, other: Sums) -> Sums:
+        """Those of the rows of both."""
+        result = self.alike()
         result.count = self.count + other.count
         result._sums = [one + two for one, two in zip(self._sums, other._sums, strict=True)]
         return result
 
-    def moments(self, centred: bool) -> Moments:
-        """Means of products: about the means, or as they are."""
-        assert self.shift is not None
+    def problem(self, centred: bool) -> SummedProblem:
+        """The regression on the rows; centred: with a constant."""
         xx, xt, tt, x, t = (each / self.count for each in self._sums)
         xx, xt, tt = xx - _outer(x, x), xt - _outer(x, t), tt - t.square()
-        x, t = x + self.shift[0].squeeze(1), t + self.shift[1].squeeze(1)
-        if not centred:
-            xx, xt, tt = xx + _outer(x, x), xt + _outer(x, t), tt + t.square()
-        return Moments(xx, xt, tt, x, t, centred)
+        x, t = x + self._shift[0].squeeze(1), t + self._shift[1].squeeze(1)
+        return SummedProblem(xx, xt, tt, x, t, centred)
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return a.unsqueeze(-1) * b.unsqueeze(-2)
-
-
-class Moments:
-    """Of x and t, in float64: xx (g, columns, columns), xt (g, columns, targets), tt (g, targets), means x and t."""
+class SummedProblem:
+    """Covariances xx (g, columns, columns), xt (g, columns, targets), variances tt (g, targets), means x and t."""
 
     def __init__(self, xx: Tensor, xt: Tensor, tt: Tensor, x: Tensor, t: Tensor, centred: bool) -> None:
-        self.xx, self.xt, self.tt, self.x, self.t, self.centred = xx, xt, tt, x, t, centred
+        self.variance, self.energy = tt, t.square()
+        self.x, self.t, self.centred = x, t, centred
+        self.xx, self.xt, self.tt = xx, xt, tt
+        if not centred:
+            self.xx, self.xt, self.tt = xx + _outer(x, x), xt + _outer(x, t), tt + t.square()
 
     @property
     def finite(self) -> bool:
         """Whether no row held NaN or Inf."""
         return bool(torch.isfinite(self.xx).all() and torch.isfinite(self.tt).all())
 
-    def ridge(self, around: Tensor, ridge: float) -> Tensor:
-        """The matrix (g, targets, columns) of the least squared error plus the squared distance from another.
+    def solved(self, around: Tensor, ridge: float) -> Tensor:
+        """The matrix (g, targets, columns) of the least squared error plus the penalised distance from another.
 
-        ridge: the factor of the squared distance, in units of the mean diagonal of xx
+        ridge: the factor of the squared distance, in units of the mean square of the columns
         """
-        penalty = ridge * self.xx.diagonal(dim1=1, dim2=2).mean(1)
-        penalised = self.xx + torch.diag_embed(penalty.unsqueeze(1).expand(self.xx.shape[:2]))
-        wanted = self.xt - self.xx @ around.mT
-        factor, info = torch.linalg.cholesky_ex(penalised)
-        if bool(info.any()):
-            change = torch.linalg.pinv(penalised, hermitian=True) @ wanted
-        else:
-            change = torch.cholesky_solve(wanted, factor)
-        return around + change.mT
+        penalty = ridge * self.xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+        penalised = self.xx + torch.diag_embed(penalty.expand(self.xx.shape[:2]))
+        return around + _solve(penalised, self.xt - self.xx @ around.mT).mT
 
     def constant(self, matrix: Tensor) -> Tensor:
-        """What must be added to x times the matrix for its mean to be that of t: (g, targets)."""
-        return self.t - (matrix @ self.x.unsqueeze(-1)).squeeze(-1)
+        """What lets the mean of x times the matrix be that of t: (g, targets); 0 where it is not centred."""
+        best = self.t - (matrix @ self.x.unsqueeze(-1)).squeeze(-1)
+        return best if self.centred else torch.zeros_like(best)
 
     def share(self, matrix: Tensor, constant: Tensor) -> float:
-        """The squared error of x times the matrix plus the constant, as a share of the targets' variance.
+        """The squared error of x times the matrix plus the constant, as a share of the variance of t.
 
-        constant: 0 where the moments are not centred
+        constant: (g, targets); 0 where it is not centred
         """
         squared = self.tt - 2 * (matrix.mT * self.xt).sum(1) + ((matrix @ self.xx) * matrix).sum(2)
-        energy = self.t.square()
         if self.centred:
             squared = squared + (self.constant(matrix) - constant).square()
-        variance = self.tt if self.centred else self.tt - energy
-        least = torch.finfo(torch.float64).eps * energy.sum()  # of targets that do not vary, their square
-        scale = float(torch.maximum(variance.sum(), least))
-        error = max(float(squared.sum()), 0.0)
-        return error / scale if error else 0.0
+        return _share(squared, self.variance, self.energy)
+
+
+class Rows:
+    """The rows themselves: for more columns than rows."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: list[tuple[Tensor, Tensor]] = []
+
+    def alike(self) -> Rows:
+        """Others, of no rows yet."""
+        return Rows()
+
+    def add(self, x: Tensor, t: Tensor) -> None:
+        """x: (rows, g, columns), t: (rows, g, targets), of any floating dtype."""
+        self._rows.append((x, t))
+        self.count += len(x)
+
+    def joined(self, other: Rows) -> Rows:
+        """Those of both."""
+        result = Rows()
+        result._rows, result.count = self._rows + other._rows, self.count + other.count
+        return result
+
+    def problem(self, centred: bool) -> RowProblem:
+        """The regression on the rows; centred: with a constant."""
+        x, t = (torch.cat(each).double().transpose(0, 1) for each in zip(*self._rows, strict=True))
+        return RowProblem(x, t, centred)
+
+
+class RowProblem:
+    """As `SummedProblem`, of the rows x (g, rows, columns) and t (g, rows, targets)."""
+
+    def __init__(self, x: Tensor, t: Tensor, centred: bool) -> None:
+        self.x, self.t, self.centred = x, t, centred
+
+    @property
+    def finite(self) -> bool:
+        """Whether no row holds NaN or Inf."""
+        return bool(torch.isfinite(self.x).all() and torch.isfinite(self.t).all())
+
+    def solved(self, around: Tensor, ridge: float) -> Tensor:
+        """The matrix (g, targets, columns), by the products of rows instead of columns."""
+        off = self.t - self.x @ around.mT
+        x = self.x - self.x.mean(1, keepdim=True) if self.centred else self.x
+        off = off - off.mean(1, keepdim=True) if self.centred else off
+        penalty = ridge * x.square().mean((1, 2)).unsqueeze(1) * x.shape[1]
+        products = x @ x.mT
+        penalised = products + torch.diag_embed(penalty.expand(products.shape[:2]))
+        return around + _solve(penalised, off).mT @ x
+
+    def constant(self, matrix: Tensor) -> Tensor:
+        """What lets the mean of x times the matrix be that of t: (g, targets); 0 where it is not centred."""
+        best = (self.t - self.x @ matrix.mT).mean(1)
+        return best if self.centred else torch.zeros_like(best)
+
+    def share(self, matrix: Tensor, constant: Tensor) -> float:
+        """The squared error of x times the matrix plus the constant, as a share of the variance of t."""
+        squared = (self.t - self.x @ matrix.mT - constant.unsqueeze(1)).square().mean(1)
+        return _share(squared, self.t.var(1, correction=0), self.t.mean(1).square())
+
+
+Problem = SummedProblem | RowProblem
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Of symmetric positive matrices; of singular ones the least solution."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if bool(info.any()):
+        return torch.linalg.pinv(matrix, hermitian=True) @ right
+    return torch.cholesky_solve(right, factor)
+
+
+def _share(squared: Tensor, variance: Tensor, energy: Tensor) -> float:
+    error = max(float(squared.sum()), 0.0)
+    rounding = torch.finfo(torch.float64).eps * float(energy.sum())  # below, targets do not vary
+    scale = max(float(variance.sum()), rounding)
+    return error / scale if error else 0.0

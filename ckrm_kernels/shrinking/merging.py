@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import NamedTuple
@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.elimination import Curve
-from ckrm_kernels.shrinking.features import features_of, use_of
+from ckrm_kernels.shrinking.features import features_of, uses_of
 from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.surgery import without
 
@@ -46,7 +47,7 @@ def merge(model: nn.Module, graph: Graph, widths: Mapping[str, int]) -> Merged:
     Source: model folding (Wang et al., ICLR 2025, arXiv:2502.10216), which clusters by k-means and puts the mean of a
     cluster in its place: averages have less variance than what they average, which costs more than it saves.
     """
-    merged, removed = copy.deepcopy(model), {}
+    merged, removed = copied(model), {}
     for name, width in widths.items():
         coupling = graph.coupling(name)
         if not 1 <= width <= coupling.width:
@@ -59,21 +60,28 @@ def merge(model: nn.Module, graph: Graph, widths: Mapping[str, int]) -> Merged:
 
 
 def costs(model: nn.Module, graph: Graph, coupling: Coupling) -> Curve:
-    """In which order filters leave when they are merged, and the share of the coupling's energy that is lost by then.
+    """In which order filters leave when they are merged, and what has been lost by then over what is left, by energy.
 
-    The energy of a filter is the squared norm of its weights, its batch norm folded in, times that of the weights
-    which read it; of one that is merged its squared distance from its cluster's mean is lost. The last loses all.
-    Clusters merge by the least loss that a merge adds (Ward 1963), so that those of a width lie in those of a smaller.
+    To a consumer a filter's energy is the squared norm of its weights, its batch norm folded in, times that of the
+    weights which read it; of a filter that is merged the part is lost in which it is off its cluster's mean. Of the
+    shares of energy lost the mean over consumers, over what it leaves of 1, is counted once for each; the last filter
+    loses all. Clusters merge by the least loss that a merge adds (Ward 1963): those of a width lie in those of a
+    smaller one.
     """
     steps = _merges(model, graph, coupling)
     last = ({*range(coupling.width)} - {step.leaves for step in steps}).pop()
-    energy = float((features_of(model, graph, coupling).square().sum(1) * use_of(model, coupling)).sum())
-    lost = [min(cost / energy, 1.0) if energy else 0.0 for cost in accumulate(step.cost for step in steps)]
-    return Curve((*(step.leaves for step in steps), last), (*lost, 1.0))
+    consumers = len(coupling.with_role("consumes"))
+    shares = [min(cost / consumers, 1.0) for cost in accumulate(step.cost for step in steps)]
+    ratios = [consumers * share / (1 - share) if share < 1 else math.inf for share in shares]
+    return Curve((*(step.leaves for step in steps), last), (*ratios, math.inf))
 
 
 def _merges(model: nn.Module, graph: Graph, coupling: Coupling) -> list[Merge]:
-    return ward(features_of(model, graph, coupling), use_of(model, coupling))
+    """Their costs are shares of energy, summed over consumers."""
+    features, uses = features_of(model, graph, coupling), uses_of(model, coupling)
+    energy = uses @ features.square().sum(1, keepdim=True)
+    masses = (uses / energy.where(energy > 0, 1)).sum(0)
+    return ward(features, masses.clamp_min(1e-9 * float(masses.max()) or 1.0))
 
 
 def _hand_over(model: nn.Module, coupling: Coupling, step: Merge) -> None:
@@ -91,28 +99,35 @@ def ward(points: Tensor, masses: Tensor) -> list[Merge]:
     A cluster is named by one of its points: of the two merged that nearer to the common mean, the first if equal.
     Source: Ward 1963, "Hierarchical grouping to optimize an objective function".
     """
-    means, masses, count = points.clone(), masses.clone(), len(points)
-    distances = _added(means, masses, torch.arange(count))
+    means, masses = points.clone(), masses.clone()
+    added = _added(points, masses)
+    least, nearest = added.min(1)
     steps = []
-    for _ in range(count - 1):
-        first, second = divmod(int(distances.argmin()), count)
-        cost = float(distances[first, second])
+    for _ in range(len(points) - 1):
+        first = int(least.argmin())
+        second = int(nearest[first])
+        cost = float(added[first, second])
         mass = masses[first] + masses[second]
         mean = (masses[first] * means[first] + masses[second] * means[second]) / mass
         off = (points[[first, second]] - mean).square().sum(1)
         stays, leaves = (first, second) if off[0] <= off[1] else (second, first)
-        means[stays], masses[stays], masses[leaves] = mean, mass, torch.inf
-        added = _added(means, masses, torch.tensor([stays]))[0]
-        distances[stays], distances[:, stays] = added, added
-        distances[leaves], distances[:, leaves] = torch.inf, torch.inf
+        joined = (masses[first] + masses) * added[first] + (masses[second] + masses) * added[second] - masses * cost
+        joined = (joined / (mass + masses)).clamp_min(0)  # the recurrence of Lance and Williams 1967
+        joined[[first, second]] = torch.inf
+        added[stays], added[:, stays], added[leaves], added[:, leaves] = joined, joined, torch.inf, torch.inf
+        means[stays], masses[stays] = mean, mass
+        stale = (nearest == first) | (nearest == second)
+        stale[[first, second]] = True
+        closer = (joined < least) & ~stale
+        least[closer], nearest[closer] = joined[closer], stays
+        least[stale], nearest[stale] = added[stale].min(1)
         steps.append(Merge(leaves, stays, cost))
     return steps
 
 
-def _added(means: Tensor, masses: Tensor, of: Tensor) -> Tensor:
-    """What merging each of some clusters with each cluster would add: (some, n); itself and those gone: infinite."""
-    apart = torch.cdist(means[of], means, compute_mode="donot_use_mm_for_euclid_dist").square()
-    added = apart / (1 / masses[of].unsqueeze(1) + 1 / masses)
-    added[:, masses == torch.inf] = torch.inf
-    added[torch.arange(len(of)), of] = torch.inf
-    return added
+def _added(points: Tensor, masses: Tensor) -> Tensor:
+    """What merging two of the points would add: (n, n), infinite on the diagonal."""
+    products = points @ points.T
+    squares = products.diagonal()
+    apart = (squares.unsqueeze(1) + squares - 2 * products).clamp_min(0)
+    return (apart / (1 / masses.unsqueeze(1) + 1 / masses)).fill_diagonal_(torch.inf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,17 @@ from torch import Tensor, nn
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.calibration import Calibration, images_of
-from ckrm_kernels.shrinking.couplings import Graph, Layer
+from ckrm_kernels.shrinking.copying import copied
+from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
 
 WIDEST = 4608
 """The most columns that are kept apart: 512 channels under a 3x3 kernel. Beyond, those of a channel are aggregated."""
+
+SHRINKAGE = 1e-3
+"""The least by which a covariance is shrunk."""
+
+AT_ONCE = 2**31
+"""Bytes of moments that are held at once; a network that has more is run several times."""
 
 _ROWS = 2048  # of unfolded inputs at a time
 _LEAST_ROWS_OF_AN_IMAGE = 32
@@ -49,6 +55,23 @@ class Moments:
         """(groups, columns, columns): the second moment about the mean, as a bias or a norm takes the mean."""
         return self.second - self.mean.unsqueeze(2) * self.mean.unsqueeze(1)
 
+    def shrunk(self) -> Tensor:
+        """The covariance, shrunk towards its mean variance: what regression on it loses elsewhere, not on these rows.
+
+        (groups, columns, columns): (1 - rho) S + rho mean(diagonal of S) I, with the rho of oracle approximating
+        shrinkage (Chen, Wiesel, Eldar and Hero 2010; that of their published code), and at least `SHRINKAGE`. Of more
+        than two rows a column rho falls by their number: so many show themselves what is redundant.
+        """
+        covariance = self.covariance
+        columns = covariance.shape[2]
+        variances = covariance.diagonal(dim1=1, dim2=2)
+        squares, square = covariance.square().sum(), variances.sum(1).square().sum()
+        spread = (self.rows + 1) * (squares - square / columns)
+        oracle = min(float((squares + square) / spread), 1.0) if spread > 0 else 1.0
+        rho = max(oracle * min(2 * columns / self.rows, 1.0), SHRINKAGE)
+        identity = torch.eye(columns, dtype=covariance.dtype, device=covariance.device)
+        return (1 - rho) * covariance + rho * variances.mean() * identity
+
     def aligned(self, matrix: Tensor) -> Tensor:
         """A weight's matrix (groups, filters, units span) by the moments' columns: (groups, filters span, units)."""
         return matrix[:, :, self.columns].permute(0, 1, 3, 2).flatten(1, 2)
@@ -62,7 +85,8 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 
 def weight_matrix(model: nn.Module, layer: Layer) -> Tensor:
     """The weight of a layer's module as the linear map of its unfolded inputs, see `unfolding.matrix`."""
-    return unfolding.matrix(model.get_submodule(layer.name), tensor_of(model, layer.weight))
+    module: Any = model.get_submodule(layer.name)
+    return unfolding.matrix(module, tensor_of(model, layer.weight))
 
 
 def input_moments(
@@ -83,7 +107,7 @@ def input_moments(
     Raises ValueError where a layer's inputs are not finite.
     """
     chosen = [layer for layer in map(graph.layer, layers) if layer.is_module]
-    private = copy.deepcopy(model).eval()
+    private = copied(model).eval()
     sums = {layer.name: _Sums(private, graph, layer, calibration) for layer in chosen}
     for layer in chosen:
         private.get_submodule(layer.name).register_forward_hook(sums[layer.name].add, with_kwargs=True)
@@ -98,6 +122,21 @@ def input_moments(
 def memory(graph: Graph, model: nn.Module, layers: Iterable[str]) -> int:
     """Bytes of the moments of the layers."""
     return sum(_bytes(model, graph, layer) for layer in map(graph.layer, layers) if layer.is_module)
+
+
+def passes(
+    graph: Graph, model: nn.Module, couplings: Iterable[Coupling], at_most: int = AT_ONCE
+) -> list[list[Coupling]]:
+    """The couplings, in parts whose consumers' moments take at most so many bytes, or those of one coupling."""
+    parts: list[list[Coupling]] = []
+    for coupling in couplings:
+        joined = [*parts[-1], coupling] if parts else []
+        readers = {layer.name for each in joined for layer in graph.consumers(each)}
+        if joined and memory(graph, model, readers) <= at_most:
+            parts[-1] = joined
+        else:
+            parts.append([coupling])
+    return parts
 
 
 def _bytes(model: nn.Module, graph: Graph, layer: Layer) -> int:

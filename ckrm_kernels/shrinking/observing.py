@@ -46,7 +46,7 @@ def calls_of(
     taken: list[Taken] = []
 
     def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
-        taken.append(take(module, given[0] if given else named["input"], output))
+        taken.append(take(module, given[0] if given else next(iter(named.values())), output))
         if len(taken) >= calls:
             raise _Reached
 

@@ -13,6 +13,7 @@ from torch import nn
 from ckrm_kernels.choices import Chooser
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.measurement import measure
+from ckrm_kernels.presentation.numbers import counted, duration, size
 from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
@@ -23,7 +24,7 @@ from ckrm_kernels.shrinking.counting import size_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.curves import Choice, measured_curves, orders_of, up_to, weight_curves
 from ckrm_kernels.shrinking.elimination import Curve
-from ckrm_kernels.shrinking.fold import Refit, refit
+from ckrm_kernels.shrinking.fold import Refit, memory, refit
 from ckrm_kernels.shrinking.graph import trace
 from ckrm_kernels.shrinking.inputs import Inputs, as_inputs
 from ckrm_kernels.shrinking.layer_rows import layer_rows
@@ -33,7 +34,7 @@ from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
 from ckrm_kernels.shrinking.surgery import without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
-from ckrm_kernels.shrinking.widths import Minimum, ignored
+from ckrm_kernels.shrinking.widths import Minimum, check_minimum, ignored
 from ckrm_kernels.shrinking.within_budget import Removed, within_budget
 from ckrm_kernels.version import __version__
 from ckrm_kernels.whole_numbers import whole_number
@@ -48,7 +49,7 @@ class ShrinkPlan(PlanViews):
     removed: for each coupling of the graph the filters that leave, ascending
     proof: for each coupling what its proof found
     deviation: of the whole small model, before its fold, from the model with the same filters silenced, in units of
-        the output's scale
+        the output's scale; None where statistics change and nothing else could be compared
     before, after: what the model takes and what the small one does
     choose, budget: how filters were chosen, and what the small model may have, in words
     notes: what is to be known of how the plan was made
@@ -59,7 +60,7 @@ class ShrinkPlan(PlanViews):
     graph: Graph
     removed: Mapping[str, tuple[int, ...]]
     proof: Mapping[str, Proof]
-    deviation: float
+    deviation: float | None
     before: Totals
     after: Totals
     choose: str
@@ -168,12 +169,13 @@ def plan_shrink(
     Sources: OBC (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023) for the order; He et al. 2017 for the refit.
     """
     budget = checked_budget(parameters, macs, latency, tolerance)
-    _check_options(budget, calibration, choose, widths, seed)
+    _check_options(budget, calibration, choose, widths, round_to, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, (inputs.args, inputs.kwargs))
     data = None if calibration is None else Calibration(calibration, (inputs.args, inputs.kwargs), images=images)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
+    check_minimum(graph, minimum)
     proofs = prove(model, graph, inputs, seed=seed)
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
     measured = {row.name: row for row in measure(model, limit, pointwise="vector", signed=True, scale_free=True).layers}
@@ -199,7 +201,7 @@ def plan_shrink(
         after=after,
         choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
         budget=budget.in_words(),
-        notes=_notes(graph, data, merges),
+        notes=_notes(model, graph, removed, data, merges, before.latency / len(inputs.tensors()[0])),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"ckrm_kernels": __version__, "torch": torch.__version__},
         _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),
@@ -222,7 +224,7 @@ class _Wishes:
     progress: bool
 
 
-def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, seed: Any) -> None:
+def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, round_to: Any, seed: Any) -> None:
     if not callable(choose) and choose not in get_args(Chooser):
         raise ValueError(f"choose must be one of {', '.join(get_args(Chooser))}, or a function, got {choose!r}")
     if widths not in ("error", "uniform"):
@@ -232,6 +234,7 @@ def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, s
             "without calibration no error is known: give calibration, unlabelled inputs of which 128 are enough, or a "
             "budget: parameters, macs or latency"
         )
+    whole_number("round_to", round_to)
     whole_number("seed", seed, 0)
 
 
@@ -265,7 +268,7 @@ def _widths_left(graph: Graph, removed: Mapping[str, tuple[int, ...]]) -> dict[s
 
 def _proved_together(
     model: nn.Module, graph: Graph, wanted: Removed, inputs: Inputs
-) -> tuple[Removed, float, dict[str, str]]:
+) -> tuple[Removed, float | None, dict[str, str]]:
     """What of the wanted leaves, the deviation of the whole, and which couplings stay after all, and why.
 
     Each coupling is proved by itself before. Should they not hold together, they are added one by one.
@@ -296,14 +299,22 @@ def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) ->
     return before, after
 
 
-def _notes(graph: Graph, data: Calibration | None, merges: bool) -> tuple[str, ...]:
+def _notes(
+    model: nn.Module, graph: Graph, removed: Removed, data: Calibration | None, merges: bool, seconds: float
+) -> tuple[str, ...]:
+    """What is to be known. seconds: of a forward pass of one input"""
     found = []
     if merges:
         found.append("without calibration, filters are merged by their weights alone, which keeps less accuracy")
     elif data is None:
         found.append("without calibration, nothing makes up for the filters that leave")
     else:
-        found.append(f"calibrated on {data.images} inputs")
+        readers = {layer.name for name in removed for layer in graph.consumers(graph.coupling(name))}
+        passes = max(len(readers) * data.images * seconds, 1)  # of both networks, each up to the layer, half of it
+        found.append(
+            f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
+            f"{duration(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
+        )
     if graph.unsupported:
         found.append(f"operations without a rule: {', '.join(graph.unsupported)}")
     return tuple(found)

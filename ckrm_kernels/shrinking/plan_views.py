@@ -47,6 +47,8 @@ class PlanViews:
         @property
         def proof(self) -> Mapping[str, Proven]: ...  # noqa: D102
         @property
+        def deviation(self) -> float | None: ...  # noqa: D102
+        @property
         def choose(self) -> str: ...  # noqa: D102
         @property
         def budget(self) -> str: ...  # noqa: D102

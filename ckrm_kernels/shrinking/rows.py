@@ -53,10 +53,10 @@ class Totals:
     parameters: numbers in its parameters; of shared ones, once
     multiply_adds: of one example
     file_bytes: of its state as a safetensors file
-    latency: seconds of one forward at the example inputs; None where it was not measured
+    latency: seconds of one forward pass of the example inputs, with one thread
     """
 
     parameters: int
     multiply_adds: int
     file_bytes: int
-    latency: float | None = None
+    latency: float

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.extras import require
-from ckrm_kernels.shrinking.cutting import Kept, cut, kept_indices
+from ckrm_kernels.shrinking.copying import copied, tensors_of
+from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
 
@@ -34,9 +35,11 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
     """Writes the small model into a folder: `plan.json` and `model.safetensors`, replacing those of another.
 
     plan: that made it; model: what `plan.apply` gave, trained further or not
-    Raises ValueError, before anything is written, where the model is none of this plan; OSError where a file can't be
-    written.
+    Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
+    tensor; OSError where a file can't be written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     folder = Path(folder)
     original, kept = _shapes(plan.model), kept_indices(plan.graph, plan.removed, plan.model)
     _check_cut(model, original, kept)
@@ -64,33 +67,31 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     TypeError for a model that is none.
     """
     folder = Path(folder)
-    made = model if isinstance(model, nn.Module) else model()
+    made = copied(model) if isinstance(model, nn.Module) else model()
     if not isinstance(made, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module or what makes one, got {type(made).__name__}")
     path = folder / PLAN
     plan = _read(path)
     _check_original(path, plan["original"], _shapes(made))
-    small = cut(made, _checked_kept(path, plan["kept"], plan["original"]))
-    _load(folder / WEIGHTS, plan["sha256"], small)
-    return small.eval()
+    kept = _checked_kept(path, plan["kept"], plan["original"])
+    cut_in_place(made, kept)
+    _load(folder / WEIGHTS, plan["sha256"], made)
+    return made.eval()
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Of all parameters and buffers by all of their names."""
-    return {name: list(tensor.shape) for name, tensor in _tensors(model).items()}
-
-
-def _tensors(model: nn.Module, *, duplicates: bool = True) -> dict[str, Tensor]:
-    parameters = model.named_parameters(remove_duplicate=not duplicates)
-    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=not duplicates))}
+    """Of all parameters and buffers, shared ones under their first name."""
+    return {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """What its file holds: parameters and persistent buffers, shared ones under their first name."""
-    state = model.state_dict(keep_vars=True)
-    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"the model's state must be tensors, got {others[0]} of {type(state[others[0]]).__name__}")
-    return {name: tensor for name, tensor in _tensors(model, duplicates=False).items() if name in state}
+    """What its file holds: parameters and persistent buffers."""
+    left_out = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(f"model must hold its state in tensors, and {path or 'it'} has get_extra_state")
+        left_out |= {f"{path}.{name}".removeprefix(".") for name in module._non_persistent_buffers_set}
+    return {name: tensor for name, tensor in tensors_of(model).items() if name not in left_out}
 
 
 def _content(model: nn.Module) -> bytes:
@@ -102,21 +103,16 @@ def _content(model: nn.Module) -> bytes:
 
 
 def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
-    """Refuses a model that is not the original without the filters of the plan; a bias may have been added."""
-    tensors = _tensors(model)
+    """Refuses a model that is not the original without the filters of the plan."""
+    tensors = tensors_of(model)
     for name, shape in original.items():
         wanted = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(shape)]
         found = list(tensors[name].shape) if name in tensors else None
         if found != wanted:
             what = "none" if found is None else str(tuple(found))
             raise ValueError(f"model must be what this plan's apply gave: {name} must be {tuple(wanted)}, got {what}")
-    if added := [name for name in tensors if name not in original and not _is_added_bias(model, name)]:
+    if added := [name for name in tensors if name not in original]:
         raise ValueError(f"model must be what this plan's apply gave, and it has another tensor {added[0]}")
-
-
-def _is_added_bias(model: nn.Module, name: str) -> bool:
-    path, _, leaf = name.rpartition(".")
-    return leaf == "bias" and isinstance(model.get_submodule(path), (nn.modules.conv._ConvNd, nn.Linear))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -182,7 +178,6 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
     with damage_named(path, "a safetensors file"), torch.no_grad():
         file = safe_open(path, framework="pt")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    _add_biases(small, [name for name in tensors if name not in _tensors(small)])
     wanted = _stored(small)
     for name in (*wanted, *(name for name in tensors if name not in wanted)):
         here, there = (None if name not in each else tuple(each[name].shape) for each in (wanted, tensors))
@@ -192,14 +187,3 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
             raise ValueError(f"{path}: {name} must be like {wanted[name].dtype}, got {tensors[name].dtype}")
     for name, tensor in wanted.items():
         tensor.data = tensors[name].to(tensor.device)
-
-
-def _add_biases(small: nn.Module, names: list[str]) -> None:
-    """Gives layers the biases that a fold gave them, empty; other names are refused later."""
-    for name in names:
-        path, _, leaf = name.rpartition(".")
-        module = dict(small.named_modules()).get(path)
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and leaf == "bias" and module.bias is None:
-            weight = module.weight
-            count = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            module.bias = nn.Parameter(weight.new_empty(count), requires_grad=weight.requires_grad)

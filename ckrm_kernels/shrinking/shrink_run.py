@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.extras import check_installed
+from ckrm_kernels.shrinking.kept_plan import keep_plan, kept_plan
 from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
 from ckrm_kernels.shrinking.saved import PLAN, WEIGHTS, load_shrunk, save_shrunk
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
@@ -20,6 +22,7 @@ from ckrm_kernels.storage.settings import check_same
 from ckrm_kernels.version import __version__
 
 SETTINGS, PAGE, TEXT, DATA = "settings.json", "report.html", "report.txt", "report.json"
+_PLANNED = "planned.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ShrinkRun:
     model: the trained model; made_by: where it comes from, in words
     example_inputs: (B, ...) of its forward pass, B >= 2
     calibration: (N, ...) unlabelled inputs, or None
-    options: further arguments of `plan_shrink` that JSON can hold
+    options: further arguments of `plan_shrink` that JSON can hold, `images` among them
     """
 
     folder: Path
@@ -38,7 +41,7 @@ class ShrinkRun:
     made_by: str
     example_inputs: Tensor
     calibration: Tensor | None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as JSON."""
@@ -58,22 +61,34 @@ def shrink_into(run: ShrinkRun, make: Callable[[], nn.Module], *, progress: bool
 
     make: makes the original model anew, into which the result is loaded once it is written, to see that it can be
     The folder ends with the plan and the weights (see `save_shrunk`), report.html, report.txt, report.json and
-    settings.json. Killed at any moment, a later call of the same settings does it again or finds it done.
+    settings.json. Killed at any moment, a later call of the same settings goes on from the plan or finds it done.
     Raises ValueError where the folder holds the result of other settings, or what this function did not write.
     """
+    check_installed("shrinking into files", "safetensors", "matplotlib")
     settings = run.settings()
     with locked(run.folder):
         if _is_done(run.folder, settings):
             return None
-        write_json(run.folder / SETTINGS, settings)
-        plan = plan_shrink(run.model, run.example_inputs, calibration=run.calibration, progress=progress, **run.options)
+        plan = _planned(run, settings, progress)
         small = plan.apply(progress=progress)
         save_shrunk(run.folder, plan, small)
         _check_loads(run.folder, make, small)
         plan.to_json(run.folder / DATA)
         write_atomically(run.folder / TEXT, f"{plan}\n")
         plan.to_html(run.folder / PAGE)
+        (run.folder / _PLANNED).unlink()
         return plan
+
+
+def _planned(run: ShrinkRun, settings: dict[str, Any], progress: bool) -> ShrinkPlan:
+    """The plan, which is kept until all is written; that which was kept, if any."""
+    path, images = run.folder / _PLANNED, run.options["images"]
+    plan = kept_plan(path, run.model, run.example_inputs, run.calibration, images)
+    if plan is None:
+        plan = plan_shrink(run.model, run.example_inputs, calibration=run.calibration, progress=progress, **run.options)
+        write_json(run.folder / SETTINGS, settings)  # not before: what can't be planned leaves nothing
+        keep_plan(path, plan)
+    return plan
 
 
 def _is_done(folder: Path, settings: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def latencies(models: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, floa
     try:
         for model in models.values():
             model.eval()
-        calls = {name: lambda model=model: model(*inputs.args, **inputs.kwargs) for name, model in models.items()}
+        calls = {name: partial(model, *inputs.args, **inputs.kwargs) for name, model in models.items()}
         return time_in_turns(calls, inputs.device, _SECONDS)
     finally:
         torch.set_num_threads(threads)

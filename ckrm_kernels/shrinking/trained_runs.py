@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ckrm_kernels.data import DataConfig
+from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.identity import digest_of_json
 from ckrm_kernels.storage.files import read_json
@@ -18,19 +18,25 @@ _CONFIG = "config.json"
 _SEED = 0
 
 
-def training_images(trained: TrainedNetwork, count: int, track: Track = untracked) -> Tensor:
-    """At most so many images of the training part, always the same ones: (N, C, H, W) float32, standardised.
+def data_of(trained: TrainedNetwork, track: Track = untracked) -> Dataset:
+    """What a network was trained on.
 
-    They are drawn at random; neither validation nor held-out images are among them.
     track: shows progress where images have to be decoded
-    Raises ValueError where the run does not say what it was trained on, or its data is no longer what it was.
+    Raises ValueError where its run does not say so, or the data is no longer what it was.
     """
     path = _config_of(trained.folder)
-    value = read_json(path)
-    config: DataConfig = typed(DataConfig, value["data"], f"{path}: data")
+    config: DataConfig = typed(DataConfig, read_json(path)["data"], f"{path}: data")
     data = config.load(track)
     if digest_of_json(data.identity) != trained.data_digest:
         raise ValueError(f"{path}: the data in {config.place} is not what it trained on")
+    return data
+
+
+def training_images(data: Dataset, count: int) -> Tensor:
+    """At most so many images of the training part, always the same ones: (N, C, H, W) float32, standardised.
+
+    They are drawn at random; neither validation nor held-out images are among them.
+    """
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(_SEED))
     return data.train.batch(order[:count]).images
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from heapq import heapify, heappop, heapreplace
 from numbers import Real
 from typing import Literal
 
@@ -160,20 +161,28 @@ def _check_reachable(
 
 
 def _drops(counter: Counter, options: _Options, unit: Unit) -> Iterator[Drop]:
-    """Drops and takes them from the counter."""
+    """Drops and takes them from the counter.
+
+    A drop saves the less the narrower the other layers are, so that its cost only rises while it waits: the cheapest
+    by the costs known so far is the cheapest if its cost is still the same.
+    """
     taken = dict.fromkeys(options.stops, 0)  # of each coupling's stops, the index where it is
-    costs = {name: _cost(counter, options, unit, name, 0) for name in taken}
-    while costs:
-        name = min(costs, key=costs.__getitem__)
-        if costs[name] == math.inf:
-            return
-        old, new = options.stops[name][taken[name] : taken[name] + 2]
-        filters = options.removed(name, new)[old:]
-        counter.remove(name, filters)
-        taken[name] += 1
-        yield Drop(name, filters, options.error(name, new), counter.size)
-        for other in costs.keys() & counter.sharing(name):
-            costs[other] = _cost(counter, options, unit, other, taken[other])
+    waiting = [(_cost(counter, options, unit, name, 0), place, name) for place, name in enumerate(taken)]
+    heapify(waiting)
+    while waiting:
+        known, place, name = waiting[0]
+        cost = _cost(counter, options, unit, name, taken[name])
+        if cost == math.inf:
+            heappop(waiting)
+        elif cost > known:
+            heapreplace(waiting, (cost, place, name))
+        else:
+            old, new = options.stops[name][taken[name] : taken[name] + 2]
+            filters = options.removed(name, new)[old:]
+            counter.remove(name, filters)
+            taken[name] += 1
+            yield Drop(name, filters, options.error(name, new), counter.size)
+            heapreplace(waiting, (_cost(counter, options, unit, name, taken[name]), place, name))
 
 
 def _cost(counter: Counter, options: _Options, unit: Unit, name: str, taken: int) -> float:
@@ -212,7 +221,8 @@ def _movable(graph: Graph) -> Counts[tuple[str, int]]:
     )
 
 
-def _check_minimum(graph: Graph, minimum: Minimum) -> None:
+def check_minimum(graph: Graph, minimum: Minimum) -> None:
+    """Raises ValueError for a least width that none can be, or of a layer that is not there."""
     names = [layer.name for layer in graph.layers]
     if isinstance(minimum, Mapping) and (unknown := minimum.keys() - set(names)):
         raise ValueError(f"minimum names {sorted(unknown)}, which are no layers; layers are {', '.join(names)}")
@@ -243,7 +253,7 @@ class _Options:
         round_to = whole_number("round_to", round_to)
         if tolerance is not None and (not _is_number(tolerance) or tolerance < 0):
             raise ValueError(f"tolerance must be a number >= 0, got {tolerance!r}")
-        _check_minimum(graph, minimum)
+        check_minimum(graph, minimum)
         self.curves = curves
         self.stops: dict[str, list[int]] = {}
         movable = _movable(graph)

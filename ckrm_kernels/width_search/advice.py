@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ckrm_kernels.presentation.numbers import counted
+from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.rules import BracketRule, StageRule
 from ckrm_kernels.width_search.search import Outcome, Round, Search, loss_of_accuracy
 
@@ -23,6 +24,8 @@ def advice(search: Search, rounds: Sequence[Round], outcome: Outcome) -> list[st
     """
     if not outcome.obstacle:
         return []
+    if isinstance(search, ErrorSearch):
+        return [sentence] if (sentence := _more_rounds(search, rounds)) else []
     every = (
         _more_rounds(search, rounds),
         _wider_margin(search, rounds),

@@ -57,7 +57,7 @@ def _results(
 ) -> list[str]:
     """How the search ended, what the networks compared cost and how well they do, and what scale has to do with it."""
     standard = candidates[0]
-    if rounds[0].within_target:
+    if rounds[0].within_target and not outcome.compared and not outcome.obstacle:
         return [
             f"Every layer of the standard network is within target at {psi.in_words()} (lambda at most {target:g}, or "
             "within three standard errors of its scale-free chance level): there is nothing to narrow.",
@@ -113,6 +113,8 @@ def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) 
 def _ending(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) -> str:
     """How the search ended, and which round was chosen."""
     chosen = rounds[outcome.chosen]
+    if outcome.by_error:
+        return f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}."
     if rounds[-1].within_target:
         return f"After {counted(len(rounds), 'round')} of training every layer is within target at {psi.in_words()}."
     ended = f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, get_args
 
-from ckrm_kernels.choices import Tied
+from ckrm_kernels.choices import SearchRule, Tied
 from ckrm_kernels.data import DataConfig
 from ckrm_kernels.models import AnyNetwork, WidthTies, network_shape
 from ckrm_kernels.models.kinds import as_network, network_settings
@@ -15,6 +15,7 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.settings import Tables, check_kinds
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.whole_numbers import whole_number
+from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.rules import BracketRule, StageRule, WidthRule, check_tied
 from ckrm_kernels.width_search.search import Search
 from ckrm_kernels.width_search.searchable import check_searchable
@@ -24,12 +25,17 @@ from ckrm_kernels.width_search.searchable import check_searchable
 class RuleConfig:
     """The rule that chooses widths.
 
+    by: "redundancy" goes by lambda, see `BracketRule`; "error" takes the widths that shrinking the trained standard
+        network to a budget keeps at the least added error, see `shrinking.plan_shrink`, each layer its own
+    parameters: that budget, the share of the standard network's parameters, in (0, 1); of "error" alone
     tied: "layer" gives every layer, or set of layers that are added, its own width; "stage" one to each stage
-    minimum, multiple, closed: see `BracketRule`
+    minimum, multiple, closed: see `BracketRule`; the last is of "redundancy" alone
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
+    by: SearchRule = "redundancy"
+    parameters: float = 0.5
     tied: Tied = "layer"
     minimum: int = BracketRule.minimum
     multiple: int = BracketRule.multiple
@@ -38,6 +44,10 @@ class RuleConfig:
     def __post_init__(self) -> None:
         if self.tied not in get_args(Tied):
             raise ValueError(f"tied must be layer or stage, got {self.tied!r}")
+        if self.by not in get_args(SearchRule):
+            raise ValueError(f"by must be redundancy or error, got {self.by!r}")
+        if self.by == "error" and self.tied != "layer":
+            raise ValueError(f"tied must be layer where the rule goes by error, got {self.tied!r}")
         for name in ("minimum", "multiple"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         self._of_each_width()
@@ -114,4 +124,5 @@ class WidthSearchConfig:
 
     def search(self) -> Search:
         """The search that this describes; raises ValueError for a field that it does not accept."""
-        return Search(self.network, self.rule.rule(self.network), self.target, self.most_rounds, self.margin)
+        settings = (self.network, self.rule.rule(self.network), self.target, self.most_rounds, self.margin)
+        return ErrorSearch(*settings, self.rule.parameters) if self.rule.by == "error" else Search(*settings)

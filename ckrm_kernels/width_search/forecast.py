@@ -37,7 +37,7 @@ def forecast(
     def waves(networks: int) -> int:
         return math.ceil(networks / side_by_side)
 
-    current, rest = config.seeds - finished, max(config.most_rounds - rounds - 1, 0)
+    current, rest = config.seeds - finished, max(config.search().most_rounds - rounds - 1, 0)
     compared = (more, config.final_seeds)  # the narrowed network, of whose runs some are there, and the uniform one
     least = 0 if rounds == 0 else 1
     most = 0 if rounds == 0 and rest == 0 else 1

@@ -23,6 +23,7 @@ from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_with_bars
 from ckrm_kernels.training.workers import Job, OnEvent, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
+from ckrm_kernels.width_search.widths_by_error import calibration_images, widths_by_error
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ class Networks:
     def measure(self, models: Sequence[nn.Module]) -> tuple[MeasuredLayer, ...]:
         """The layers of trained networks."""
         return measure_networks(models, self.config.threshold, self.config.similarity)
+
+    def kept_by_error(self, models: Sequence[nn.Module]) -> dict[str, int]:
+        """By width, how many filters shrinking trained standard networks keeps; none where the rule is another."""
+        rule = self.config.rule
+        if rule.by != "error":
+            return {}
+        images, ties = calibration_images(self.data.train), self.config.network.width_of_layer()
+        options = {"multiple": rule.multiple, "minimum": rule.minimum}
+        return widths_by_error(models, ties, images, rule.parameters, **options)
 
     @property
     def seconds(self) -> float:

@@ -63,7 +63,7 @@ def provenance(
             f"λ above Ψ {config.threshold:g}, at {config.similarity.in_words()}; target {config.target:g}, margin "
             f"{config.margin:g}"
         ),
-        "rule": f"{_named(config.rule, RuleConfig(), every=True)}, at most {counted(config.most_rounds, 'round')}",
+        "rule": f"{_rule(config.rule)}, at most {counted(config.search().most_rounds, 'round')}",
         "time": (
             f"{'at least ' if len(sessions) > 1 else ''}{roughly(seconds)} of training, summed over "
             f"{counted(networks, 'network')}"
@@ -86,6 +86,12 @@ def _network(network: Network) -> str:
     words = [f"{name} {value}" for name, value in settings.items() if isinstance(value, str) and name != "kind"]
     described = ", ".join([network_name(network), *words])
     return f"{described}; {parameters_of(network):,} parameters, widths {listed(network.widths())}"
+
+
+def _rule(config: RuleConfig) -> str:
+    """The settings that the rule goes by."""
+    unused = ("tied", "closed") if config.by == "error" else ("by", "parameters")
+    return _named(config, RuleConfig(), unused, every=True)
 
 
 def _training(config: TrainingConfig) -> str:

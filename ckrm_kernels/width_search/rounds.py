@@ -40,9 +40,11 @@ def run_round(
     display.phase(f"Round {place}: training {title}")
     jobs = networks.jobs(round_folder(place), shape)[: config.seeds]
     runs = networks.train(workers, jobs, _forecaster(networks, rounds, jobs, side_by_side) if side_by_side else None)
-    layers = team().of_first(lambda: networks.measure([job.trained() for job in jobs]))
+    models = [job.trained() for job in jobs]
+    layers = team().of_first(lambda: networks.measure(models))
+    kept = team().of_first(lambda: networks.kept_by_error(models)) if place == 0 else {}
     accuracies = tuple(config.training.kept(run.history).validation_accuracy for run in runs)
-    return search.observe(rounds, widths, Trained(accuracies, layers))
+    return search.observe(rounds, widths, Trained(accuracies, layers, kept))
 
 
 def _forecaster(networks: Networks, rounds: Sequence[Round], jobs: Sequence[Job], side_by_side: int) -> FirstEpoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, majority
 from ckrm_kernels.comparison.tables import listed
@@ -19,10 +19,12 @@ class Trained:
     """What training one network from every seed and measuring the results gave.
 
     validation_accuracy: of each network; layers: the measured ones
+    kept: by width, how many filters shrinking the networks keeps, of the standard network of an `ErrorSearch`
     """
 
     validation_accuracy: tuple[float, ...]
     layers: tuple[MeasuredLayer, ...]
+    kept: dict[str, int] = field(default_factory=dict)
 
     @property
     def mean_accuracy(self) -> float:
@@ -69,12 +71,14 @@ class Outcome:
     obstacle: why nothing was shrunk; empty where something was, or had not to be
     narrower: where nothing was shrunk, the place of the best of the narrower rounds, which is compared all the same;
         None where there is none
+    by_error: whether the chosen widths are those of an `ErrorSearch`
     """
 
     chosen: int
     reason: str
     obstacle: str = ""
     narrower: int | None = None
+    by_error: bool = False
 
     @property
     def compared(self) -> int:

@@ -4,15 +4,18 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from ckrm_kernels import measure
+from ckrm_kernels.checkpoints import read_model
 from ckrm_kernels.checkpoints.into_model import constructor_of, load_into
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.layers import model_layers
 
 MODULE = """
+from safetensors.torch import save_file
 from torch import nn
 class Net(nn.Sequential):
     def __init__(self):
@@ -215,3 +218,43 @@ def test_the_current_folder_is_not_on_the_path_by_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"PYTHONPATH=\."):
         constructor_of("here_models:Net")
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(2, 3, 1, bias=False), nn.Conv2d(2, 3, 1, bias=False)
+        self.other.weight, self.norm = self.one.weight, nn.BatchNorm2d(3)
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested", "half", "one name"])
+def test_a_model_is_read_with_its_types_and_shared_tensors(tmp_path, kind):
+    state = Tied().state_dict()
+    state["norm.running_var"].fill_(3)
+    kept = {name: value for name, value in state.items() if kind != "one name" or name != "other.weight"}
+    kept = {name: value.half() if kind == "half" else value for name, value in kept.items()}
+    torch.save({"epoch": 1, "model": kept} if kind == "nested" else kept, tmp_path / "a.pt")
+    model, checkpoint = read_model(tmp_path / "a.pt", Tied)
+    assert model.one.weight is model.other.weight
+    assert model.one.weight.dtype == torch.float32
+    assert torch.equal(model.one.weight, kept["one.weight"].float())
+    assert torch.equal(model.norm.running_var, torch.full((3,), 3.0))
+    assert not model.training
+    assert [source.name for source in checkpoint.sources] == [str(tmp_path / "a.pt")]
+
+
+def test_a_model_lacks_no_buffer_that_it_computes_with(tmp_path):
+    state = Tied().state_dict()
+    torch.save(changed(state, ("norm.num_batches_tracked",)), tmp_path / "a.pt")
+    read_model(tmp_path / "a.pt", Tied)
+    torch.save(changed(state, ("norm.running_mean", "norm.running_var")), tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: lacks norm\.running_mean, norm\.running_var, which the model"):
+        read_model(tmp_path / "a.pt", Tied)
+
+
+def test_a_model_is_read_of_one_checkpoint(tmp_path):
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        save_file(nn.Conv2d(1, 2, 1).state_dict(), tmp_path / f"seed-{seed}/weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints, such as .*weights\.safetensors: name one"):
+        read_model(tmp_path, lambda: nn.Conv2d(1, 2, 1))

@@ -23,6 +23,7 @@ class Plan(PlanViews):
     before: Totals
     after: Totals
     proof: dict[str, Proof] = field(default_factory=dict)
+    deviation: float | None = None
     choose: str = "error"
     budget: str = "half of the parameters"
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ckrm_kernels.shrinking.calibration import Calibration, arguments
+from ckrm_kernels.shrinking.calibration import Calibration
 
 IMAGES = torch.randn(10, 3, 4, 4)
 LABELS = torch.arange(10)
@@ -84,14 +84,6 @@ def test_keywords_and_what_is_no_tensor():
     [(args, kwargs)] = Calibration([((IMAGES,), {"scale": 3.0})], ((EXAMPLE,), {"scale": 2.0}))
     assert torch.equal(args[0], IMAGES)
     assert kwargs == {"scale": 2.0}
-
-
-def test_arguments():
-    assert arguments(EXAMPLE) == ((EXAMPLE,), {})
-    assert arguments((1, 2)) == ((1, 2), {})
-    assert arguments({"a": 1}) == ((), {"a": 1})
-    assert arguments(((1,), {"a": 2})) == ((1,), {"a": 2})
-    assert arguments((1, {"a": 2})) == ((1, {"a": 2}), {})
 
 
 def test_floating_inputs_are_given_in_the_dtype_of_the_example():

@@ -24,7 +24,7 @@ def measured(model, images):
 IMAGE = torch.zeros(1, 2, 6, 6, dtype=torch.float64)
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(stream=st.sets(st.integers(0, 7), max_size=7), branch=st.sets(st.integers(0, 4), max_size=4))
 def test_a_residual_network_without_filters(stream, branch):
     model, graph = residual(width=8, inner=5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hand_graphs import pair, residual
+from sklearn.covariance import oas
 from torch import nn
 
 from ckrm_kernels.shrinking import moments as moments_module
@@ -79,19 +80,30 @@ def explicit_inputs(layer, given):
     return torch.stack(columns, 2).transpose(0, 1)
 
 
-def least_squares_error(rows, matrix, removed, ridge=1e-3):
-    """The least error of the group's outputs that any weight without the removed columns leaves, ridge included."""
+def shrinkage(centred):
+    """Of one group by scikit-learn; of more, whose sums of eigenvalues are pooled, by its formula."""
+    groups, count, columns = centred.shape
+    if groups == 1:
+        return oas(centred[0].numpy(), assume_centered=True)[1]
+    values = np.stack([np.linalg.svd(group.numpy(), compute_uv=False) ** 2 / count for group in centred])
+    squares, square = (values**2).sum(), (values.sum(1) ** 2).sum()
+    return (squares + square) / ((count + 1) * (squares - square / columns))
+
+
+def least_squares_error(rows, matrix, removed):
+    """The least relative error that any weight without the removed columns leaves, of inputs with what is added."""
     groups, count, columns = rows.shape
     centred = rows - rows.mean(1, keepdim=True)
-    level = (ridge * centred.square().mean()).sqrt()
+    rho = max(1e-3, min(1.0, shrinkage(centred)) * min(1.0, 2 * columns / count))
+    level = (rho * centred.square().mean()).sqrt()
     error = energy = 0.0
     for group in range(groups):
-        design = torch.cat([centred[group] / count**0.5, level * torch.eye(columns, dtype=rows.dtype)])
+        design = torch.cat([centred[group] * ((1 - rho) / count) ** 0.5, level * torch.eye(columns, dtype=rows.dtype)])
         target = design @ matrix[group].T
         kept = [column for column in range(columns) if column not in removed[group]]
         fitted = torch.linalg.lstsq(design[:, kept], target).solution if kept else torch.zeros(0, target.shape[1])
         error += (target - design[:, kept] @ fitted.to(target.dtype)).square().sum().item()
-        energy += (centred[group] @ matrix[group].T / count**0.5).square().sum().item()
+        energy += target.square().sum().item()
     return error / energy
 
 
@@ -237,3 +249,19 @@ def test_an_order_holds_every_filter_once(order):
     model, graph = residual()
     with pytest.raises(ValueError, match="each of the 4 filters of 'stem' once"):
         eliminate(model, graph, graph.couplings[0], {}, order)
+
+
+@pytest.mark.parametrize("inputs", [30, 60, 120])
+def test_of_few_inputs_the_error_is_about_that_on_others(inputs):
+    torch.manual_seed(0)
+    model, graph = pair(nn.Linear(8, 40), nn.Linear(40, 10), nn.ReLU())
+    vectors = torch.randn(4000, 8)
+    few, others = (moments_of(model, graph, part)["second"] for part in (vectors[:inputs], vectors[inputs:]))
+    curve = eliminate(model, graph, graph.couplings[0], {"second": few})
+    weight, shrunk, true = model.second.weight.detach().double(), few.shrunk()[0], others.covariance[0]
+    for removed in (10, 20, 30):
+        kept = sorted(curve.order[removed:])
+        change = -weight.clone()
+        change[:, kept] += torch.linalg.solve(shrunk[kept][:, kept], (weight @ shrunk)[:, kept].T).T
+        error = ((change @ true) * change).sum() / ((weight @ true) * weight).sum()
+        assert 0.5 < curve.error[removed - 1] / error < 2

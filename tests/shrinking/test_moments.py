@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from hand_graphs import layer_of, pair
+from hand_graphs import layer_of, pair, residual
 from torch import nn
 
 from ckrm_kernels.shrinking import moments as moments_module
 from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.couplings import Graph
-from ckrm_kernels.shrinking.moments import input_moments, memory, weight_matrix
+from ckrm_kernels.shrinking.moments import input_moments, memory, passes, weight_matrix
 
 LAYERS = {
     "conv": (nn.Conv2d(2, 18, 3), (2, 6, 6)),
@@ -141,6 +141,17 @@ def test_memory_is_what_the_moments_take():
     images = torch.randn(4, 4, 5, 5, dtype=torch.float64)
     found = input_moments(model, graph, Calibration(images, images[:1]), ["0"])["0"]
     assert memory(graph, model, ["0"]) == found.mean.nbytes + found.second.nbytes
+
+
+def test_passes_hold_what_fits():
+    model, graph = residual(width=6, inner=4)  # the stream's consumers take 2 x 54 x 55 numbers, the branch's 4 x 5
+    stream, branch = graph.couplings
+    both = 8 * (2 * 54 * 55 + 4 * 5)
+    assert memory(graph, model, ["narrow", "head", "widen"]) == both
+    assert passes(graph, model, [stream, branch], both) == [[stream, branch]]
+    assert passes(graph, model, [stream, branch], both - 1) == [[stream], [branch]]
+    assert passes(graph, model, [branch, branch, stream], 1) == [[branch], [branch], [stream]]
+    assert passes(graph, model, [], 1) == []
 
 
 def test_the_model_is_left_as_it_is():

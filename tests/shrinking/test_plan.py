@@ -61,7 +61,8 @@ def test_half_of_the_parameters(choose):
     for row in plan.layers:
         assert row.reached == len(row.kept) == small.get_submodule(row.name).weight.shape[0]
         assert row.width == net.get_submodule(row.name).weight.shape[0]
-    assert plan.layers[-1].reached == 5 and plan.layers[-1].why
+    assert plan.layers[-1].reached == 5
+    assert plan.layers[-1].why
 
 
 def test_repeats_leave_without_a_budget_and_nothing_changes():
@@ -69,7 +70,9 @@ def test_repeats_leave_without_a_budget_and_nothing_changes():
     plan = plan_shrink(net, EXAMPLE, calibration=IMAGES)
     small = plan.apply()
     rows = {row.name: row for row in plan.layers}
-    assert rows["3"].reached == 8 and rows["0"].reached == 12 and rows["6"].reached == 16
+    assert rows["3"].reached == 8
+    assert rows["0"].reached == 12
+    assert rows["6"].reached == 16
     assert sorted(kept % 8 for kept in rows["3"].kept) == list(range(8))  # one of each pair
     assert rows["3"].psi == pytest.approx(0.8**1.1, abs=1e-3)  # L = C = 4 / 5, S = 1
     fresh = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -96,7 +99,8 @@ def test_the_model_stays_as_it_was():
     assert torch.equal(torch.get_rng_state(), random)
     assert [m.training for m in net.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert torch.equal(net[0].weight.grad, gradient) and not net[3].weight.requires_grad
+    assert torch.equal(net[0].weight.grad, gradient)
+    assert not net[3].weight.requires_grad
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
@@ -106,9 +110,10 @@ def test_applied_twice_it_is_the_same():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_calibration():
+@pytest.mark.parametrize("choose", ["error", "psi", "l1"])
+def test_without_calibration(choose):
     net = plain_network()
-    plan = plan_shrink(net, EXAMPLE, parameters=0.5)
+    plan = plan_shrink(net, EXAMPLE, parameters=0.5, choose=choose)
     assert parameters(plan.apply()) == plan.after.parameters <= 0.5 * parameters(net)
     assert parameters(plan.apply(fold=False)) == plan.after.parameters
     assert any("without calibration" in note for note in plan.notes)
@@ -130,7 +135,8 @@ def test_widths_ignored_least_and_round():
         plain_network(), EXAMPLE, calibration=IMAGES, parameters=0.6, ignore=["0"], round_to=4, minimum={"6": 12}
     )
     rows = {row.name: row for row in plan.layers}
-    assert rows["0"].reached == 12 and rows["0"].why == "ignored"
+    assert rows["0"].reached == 12
+    assert rows["0"].why == "ignored"
     assert all(row.reached % 4 == 0 for row in plan.layers if row.shrinks)
     assert rows["6"].reached >= 12
 
@@ -167,6 +173,23 @@ def test_bad_arguments(options, words):
     with pytest.raises((ValueError, TypeError), match=words):
         plan_shrink(net, EXAMPLE, **{"calibration": IMAGES, **options})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+class Undecided(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        if self.conv(images).sum() > 0:
+            return images
+        return -images
+
+
+def test_a_model_that_decides_by_its_data_is_refused_by_the_line(capsys):
+    with pytest.raises(ValueError, match=r"can't be traced: .* \(test_plan.py, line \d+: `if self.conv\(images\)"):
+        plan_shrink(Undecided(), EXAMPLE, parameters=0.5)
+    assert "GraphModule" not in "".join(capsys.readouterr())
 
 
 def test_an_optimizer_goes_on_with_the_small_model():

@@ -31,6 +31,8 @@ def test_what_is_proved_is_of_the_couplings_that_lose_filters():
     assert proved(replace(PLAN, layers=(FIRST,), proof=exact)) == (
         "Proved: without these filters it is the network that ignores them, to 3e-16 of the output's scale, in float64."
     )
+    together = replace(PLAN, layers=(FIRST,), proof=exact, deviation=2e-15)
+    assert proved(together).endswith("to 2e-15 of the output's scale, in float64.")
     assert proved(NOTHING) == "Nothing was removed, so there is nothing to prove."
 
 

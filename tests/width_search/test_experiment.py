@@ -427,6 +427,7 @@ def test_finished_networks_of_other_widths_keep_their_folder(finished):
     assert networks.jobs("round-0", other)[0].folder == finished[0] / "networks" / "round-0-2" / "seed-0"
 
 
+@pytest.mark.exhaustive
 def test_the_report_where_the_output_takes_ascii_alone(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)

@@ -36,6 +36,10 @@ def _wanted(layer: ShrunkLayer) -> str:
     return "" if layer.wanted == layer.reached else str(layer.wanted)
 
 
+def _deviation(layer: ShrunkLayer) -> str:
+    return "" if layer.deviation is None else f"{layer.deviation:.0e}" if layer.deviation else "0"
+
+
 def _coupled_with(layer: ShrunkLayer) -> str:
     return "" if layer.coupling in ("", layer.name) else printable(layer.coupling)
 
@@ -53,6 +57,6 @@ _EVERY = [
     Column[ShrunkLayer]("redundancy", "lambda", "", _number("redundancy", ".4f"), 8),
     Column[ShrunkLayer]("chance", "chance", "", _number("chance", ".4f"), 10),
     Column[ShrunkLayer]("psi", "Psi", "", _number("psi", ".2f"), 6),
-    Column[ShrunkLayer]("deviation", "proof", "", _number("deviation", ".0e"), 4),
+    Column[ShrunkLayer]("deviation", "proof", "", _deviation, 4),
     Column[ShrunkLayer]("why", "note", "", lambda layer: layer.why, 13, True),
 ]

@@ -53,6 +53,7 @@ def _of_all(plan: PlanViews) -> dict[str, Any]:
         "proved": proved(plan),
         "before": asdict(plan.before),
         "after": asdict(plan.after),
+        "deviation": plan.deviation,
         "proof": proof,
         "notes": list(plan.notes),
         "created": plan.created,

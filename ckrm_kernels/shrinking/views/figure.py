@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckrm_kernels.shrinking.plan_views import PlanViews
 
 _LONGEST_NAME = 24
-_LEFT, _RIGHT = 150.0, 62.0  # points beside the bars, for the names and for the numbers
+_LEFT, _RIGHT = 150.0, 84.0  # points beside the bars, for the names and for the numbers
 _ABOVE, _BELOW = 44.0, 26.0  # points
 _ROW, _LOWEST_ROW, _MANY_ROWS = 15.0, 3.0, 40 * 72.0  # points, the last of all rows together
 _SMALLEST = 0.62  # of a row: the size of its type, in points
@@ -34,7 +34,7 @@ def figure(plan: PlanViews) -> Figure:
     result = new_figure(total / 72)
     axes = result.add_axes((_LEFT / across, _BELOW / total, (across - _LEFT - _RIGHT) / across, bars / total))
     plain(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     widest = max((layer.width for layer in plan.layers), default=1)
     axes.set(xlim=(0, widest), ylim=(rows - 0.5, -0.5), yticks=[])
     places = range(len(plan.layers))

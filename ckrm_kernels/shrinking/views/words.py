@@ -25,18 +25,19 @@ def verdict(plan: PlanViews) -> str:
 
 
 def proved(plan: PlanViews) -> str:
-    """What is proved of the couplings whose filters leave."""
+    """What is proved of the couplings whose filters leave, by themselves and of all together."""
     used = {layer.coupling for layer in plan.layers if layer.shrinks}
     proofs = [proof for name, proof in plan.proof.items() if name in used]
     exact = [proof for proof in proofs if proof.exact]
     if not proofs:
         return "Nothing was removed, so there is nothing to prove."
-    worst = max((proof.deviation for proof in proofs if proof.deviation is not None), default=0.0)
-    within = f"to {worst:.1g} of the output's scale, in float64"
+    worst = max(found for found in (0.0, plan.deviation, *(proof.deviation for proof in proofs)) if found is not None)
+    within = f"to {worst:.1g} of the output's scale, in float64" if worst else "to the last bit, in float64"
     if len(exact) == len(proofs):
         return f"Proved: without these filters it is the network that ignores them, {within}."
     shape = counted(len(proofs) - len(exact), "coupling")
-    reasons = "; ".join(dict.fromkeys(proof.reason for proof in proofs if not proof.exact))
+    why = "a norm's statistics change"
+    reasons = "; ".join(dict.fromkeys(proof.reason or why for proof in proofs if not proof.exact))
     some = f"Proved of {len(exact)} of {counted(len(proofs), 'coupling')}, {within}; o" if exact else "O"
     return f"{some}f {shape} only the shape is proved ({reasons})."
 
@@ -48,9 +49,8 @@ def totals(plan: PlanViews) -> list[tuple[str, str, str, str]]:
         ("parameters", f"{before.parameters:,}", f"{after.parameters:,}", before.parameters, after.parameters),
         ("multiply-adds", f"{before.multiply_adds:,}", f"{after.multiply_adds:,}", *_both(plan, "multiply_adds")),
         ("file", size(before.file_bytes), size(after.file_bytes), before.file_bytes, after.file_bytes),
+        ("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency),
     ]
-    if before.latency is not None and after.latency is not None:
-        rows.append(("one forward", duration(before.latency), duration(after.latency), before.latency, after.latency))
     return [(name, old, new, percent(part, whole) if whole else "") for name, old, new, whole, part in rows]
 
 
@@ -61,7 +61,7 @@ def unchanged(plan: PlanViews) -> list[tuple[str, list[ShrunkLayer]]]:
 
 def grouped(layers: Sequence[ShrunkLayer]) -> list[tuple[str, list[ShrunkLayer]]]:
     """The layers by why no filter left, or fewer than wanted, the most frequent first."""
-    return by_reason(layers, lambda layer: layer.why or "all of its filters are needed", lambda layer: layer.name)
+    return by_reason(layers, lambda layer: layer.why or "none of its filters was chosen", lambda layer: layer.name)
 
 
 def explanations(plan: PlanViews) -> dict[str, str]:
@@ -71,7 +71,9 @@ def explanations(plan: PlanViews) -> dict[str, str]:
     if any(layer.wanted != layer.reached for layer in layers):
         terms["wanted"] = "filters that the choice of widths asked for, where it is another number than those after"
     if any(layer.redundancy is not None for layer in layers):
-        terms["lambda"] = "share of pairs of the layer's filters that are alike, whatever their scale (Psi above 0.6)"
+        terms["lambda"] = (
+            "share of pairs of the layer's filters with signed Psi above the threshold, whatever their scale"
+        )
         terms["chance"] = "lambda of the same slices with the positions in each permuted"
     if any(layer.psi is not None for layer in layers):
         terms["Psi"] = "how alike a dropped filter is to the most similar one that is kept, signed; the mean"

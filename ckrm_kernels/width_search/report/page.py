@@ -20,6 +20,10 @@ from ckrm_kernels.width_search.report.search_path import search_section
 from ckrm_kernels.width_search.report.structure import structure_section
 
 _LEAD = 3  # sentences
+_FALL = (
+    ": a redundant width falls to their number, or by a fixed factor where that is next to no step. Between a width "
+    "within target and a redundant one the search tries one in the middle, until they are near each other"
+)
 
 
 def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
@@ -109,9 +113,7 @@ def _terms(findings: Findings) -> dict[str, str]:
         ),
         "distinct, repeat": (
             f"Filters with Ψ above {threshold} repeat each other. Distinct are those left when each group of repeats "
-            "is merged into one: a redundant width falls to their number, or by a fixed factor where that is next to "
-            "no step. Between a width within target and a redundant one the search tries one in the middle, until they "
-            "are near each other."
+            f"is merged into one{'' if findings.outcome.by_error else _FALL}."
         ),
         "red, amber": _colours_in_words(findings),
         **_networks(findings),

@@ -1,0 +1,46 @@
+"""The widths that shrinking trained networks by reconstruction error finds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ckrm_kernels.data import Part
+from ckrm_kernels.shrinking.plan import plan_shrink
+
+CALIBRATION = 256  # images of the training part
+
+
+def widths_by_error(
+    models: Sequence[nn.Module],
+    width_of_layer: Mapping[str, str],
+    images: Tensor,
+    parameters: float,
+    *,
+    multiple: int = 1,
+    minimum: int = 1,
+) -> dict[str, int]:
+    """How many filters of each width `plan_shrink` keeps, the median over the networks and the layers that share it.
+
+    models: trained, of one shape; images: (N, C, H, W), for calibration, unlabelled
+    parameters: the share of a network's that may be left; multiple, minimum: of every width
+    Raises ValueError where the budget can't be reached, see `plan_shrink`.
+    """
+    kept: dict[str, list[int]] = {}
+    for model in models:
+        plan = plan_shrink(
+            model, images[:2], calibration=images, parameters=parameters, round_to=multiple, minimum=minimum
+        )
+        for layer in plan.layers:
+            if layer.name in width_of_layer:
+                kept.setdefault(width_of_layer[layer.name], []).append(len(layer.kept))
+    return {name: statistics.median_high(widths) for name, widths in kept.items()}
+
+
+def calibration_images(part: Part) -> Tensor:
+    """(N, C, H, W) float32: at most `CALIBRATION` images of the part, at random, always the same."""
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))
+    return part.batch(order[:CALIBRATION]).images
