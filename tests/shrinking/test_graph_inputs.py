@@ -133,6 +133,7 @@ def test_models_that_are_refused(model: nn.Module, words: str) -> None:
         trace(model, IMAGES)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_scripted_and_quantised_models_are_refused() -> None:
     with pytest.warns(DeprecationWarning, match="jit"):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4)))
