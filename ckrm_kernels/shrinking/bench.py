@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckrm_kernels.shrinking.copying import copied, tensors_of
-from ckrm_kernels.shrinking.exporting import tensors_in
-from ckrm_kernels.shrinking.inputs import Inputs
+from ckrm_kernels.shrinking.inputs import Inputs, tensors_in
 
 TOLERANCE = 1e-9
 """Of an output's scale, in float64."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_structure
 
-from ckrm_kernels.shrinking.inputs import as_inputs
+from ckrm_kernels.shrinking.inputs import as_inputs, replaced, tensors_in
 from ckrm_kernels.whole_numbers import whole_number
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -70,11 +70,12 @@ class _Example:
 
     def __init__(self, example_inputs: Any) -> None:
         self.args, self.kwargs = as_inputs("example_inputs", example_inputs)
-        self.leaves, self.tree = tree_flatten((self.args, self.kwargs))
-        self.places = [index for index, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor) and leaf.ndim > 0]
+        self.tree = tree_structure((self.args, self.kwargs))
+        self.all = list(tensors_in((self.args, self.kwargs)))
+        self.places = [index for index, tensor in enumerate(self.all) if tensor.ndim > 0]
         if not self.places:
             raise ValueError("example_inputs must have a tensor with a batch dimension, got none")
-        self.tensors: list[Tensor] = [self.leaves[index] for index in self.places]
+        self.tensors: list[Tensor] = [self.all[index] for index in self.places]
 
     def inputs(self, data: Any) -> Iterator[list[Tensor]]:
         """The tensors of each item of the data, in the example's order, with a batch dimension, checked."""
@@ -87,16 +88,17 @@ class _Example:
     def found(self, item: Any) -> list[Tensor]:
         """The tensors of one item of the data that stand where the example's do; labels are left."""
         for candidate in (item, *(item[:1] if isinstance(item, (tuple, list)) else ())):
-            leaves, tree = tree_flatten(self.as_call(candidate))
-            if tree == self.tree and all(isinstance(leaves[index], Tensor) for index in self.places):
-                return [leaves[index] for index in self.places]
+            call = self.as_call(candidate)
+            tensors = list(tensors_in(call))
+            if tree_structure(call) == self.tree and len(tensors) == len(self.all):
+                return [tensors[index] for index in self.places]
         example = self.args[0] if len(self.args) == 1 and not self.kwargs else (self.args, self.kwargs)
         raise TypeError(f"calibration gives {_described(item)}; accepted is {_ACCEPTED}: {_described(example)}")
 
     def as_call(self, item: Any) -> Call | None:
         """An item of the data as arguments; of a sequence as many as the example has, of a mapping those it names."""
         try:
-            args, kwargs = as_inputs("calibration", item)
+            args, kwargs = as_inputs("calibration", tuple(item) if isinstance(item, list) else item)
         except TypeError:
             return None
         return args[: len(self.args)], {name: kwargs[name] for name in self.kwargs if name in kwargs}
@@ -122,10 +124,10 @@ class _Example:
 
     def call(self, tensors: list[Tensor]) -> Call:
         """The arguments of a forward pass on the tensors, on the example's device and in its dtype."""
-        leaves = list(self.leaves)
+        given = list(self.all)
         for index, tensor, example in zip(self.places, tensors, self.tensors, strict=True):
-            leaves[index] = tensor.to(example.device, example.dtype)
-        args, kwargs = tree_unflatten(leaves, self.tree)
+            given[index] = tensor.to(example.device, example.dtype)
+        args, kwargs = replaced((self.args, self.kwargs), iter(given))
         return args, kwargs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,60 +14,8 @@ import torch
 from torch import nn
 from torch.fx import traceback
 
+from ckrm_kernels.shrinking.inputs import Inputs, replaced, tensors_in
 from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-def arguments_of(example_inputs: Any) -> Inputs:
-    """Positional and keyword arguments: of a tensor, a tuple, a dict of keywords, or a pair (tuple, dict)."""
-    if isinstance(example_inputs, tuple) and [type(part) for part in example_inputs] == [tuple, dict]:
-        args, kwargs = example_inputs
-    elif isinstance(example_inputs, dict):
-        args, kwargs = (), example_inputs
-    elif type(example_inputs) is tuple:
-        args, kwargs = example_inputs, {}
-    elif isinstance(example_inputs, torch.Tensor):
-        args, kwargs = (example_inputs,), {}
-    else:
-        raise TypeError(
-            "example_inputs must be a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair "
-            f"(tuple, dict), got {type(example_inputs).__name__}"
-        )
-    if not list(tensors_in((args, kwargs))):
-        raise ValueError("example_inputs must hold at least one tensor, got none")
-    return args, kwargs
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors of nested tuples, lists, dicts and dataclasses, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name))
-
-
-def _replaced(value: Any, tensors: Iterator[torch.Tensor]) -> Any:
-    """The same structure with other tensors, in the order of `tensors_in`."""
-    if isinstance(value, torch.Tensor):
-        return next(tensors)
-    if isinstance(value, dict):
-        return type(value)({key: _replaced(item, tensors) for key, item in value.items()})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_replaced(item, tensors) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_replaced(item, tensors) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return dataclasses.replace(value, **{f.name: _replaced(getattr(value, f.name), tensors) for f in fields})
-    return value
 
 
 class _OfTensors(nn.Module):
@@ -80,7 +27,7 @@ class _OfTensors(nn.Module):
         self._inputs = inputs
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        args, kwargs = _replaced(self._inputs, iter(tensors))
+        args, kwargs = replaced((self._inputs.args, self._inputs.kwargs), iter(tensors))
         return tuple(tensors_in(self.model(*args, **kwargs)))
 
 
@@ -102,7 +49,7 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     By running the model, watched; where that is refused by compiling its source, which takes checks of values and NumPy
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
-    tensors = tuple(tensors_in(inputs))
+    tensors = tuple(inputs.tensors())
     with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), _silence():
         try:
             return torch.export.export(_Watched(with_computed_sizes(_twin(model)), inputs), tensors, strict=False)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
-from ckrm_kernels.shrinking.exporting import arguments_of, exported, tensors_in
+from ckrm_kernels.shrinking.exporting import exported
+from ckrm_kernels.shrinking.inputs import as_inputs
 from ckrm_kernels.shrinking.traceable import check_traceable
 from ckrm_kernels.shrinking.traced_layers import is_layer
 from ckrm_kernels.shrinking.tracing import Traced, traced
@@ -26,9 +27,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         a batch of two or more
     Raises TypeError for inputs of another type; ValueError for a model that can't be traced, in the exporter's words.
     """
-    inputs = arguments_of(example_inputs)
+    inputs = as_inputs("example_inputs", example_inputs)
     check_traceable(model)
-    batch = next((tensor.shape[0] for tensor in tensors_in(inputs) if tensor.dim()), 1)
+    batch = next((tensor.shape[0] for tensor in inputs.tensors() if tensor.dim()), 1)
     found = traced(model, exported(model, inputs), batch)
     if not found.layers.by_weight:
         raise ValueError("model must run a convolution or linear layer, got none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -173,6 +174,30 @@ def test_bad_arguments(options, words):
     with pytest.raises((ValueError, TypeError), match=words):
         plan_shrink(net, EXAMPLE, **{"calibration": IMAGES, **options})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@dataclass
+class Batch:
+    images: torch.Tensor
+
+
+class OfBatches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = plain_network()
+
+    def forward(self, batch, *, scale):
+        return {"logits": self.net(batch.images) * scale}
+
+
+def test_inputs_in_a_dataclass_and_by_keyword():
+    model = OfBatches().eval()
+    calls = [((Batch(images),), {"scale": torch.ones(len(images), 1)}) for images in IMAGES.split(32)]
+    example = (Batch(EXAMPLE),), {"scale": torch.ones(2, 1)}
+    plan = plan_shrink(model, example, calibration=calls, parameters=0.6)
+    args, kwargs = example
+    assert plan.apply()(*args, **kwargs)["logits"].shape == (2, 5)
+    assert plan.after.parameters <= 0.6 * parameters(model)
 
 
 class Undecided(nn.Module):
