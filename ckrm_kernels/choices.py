@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Chooser = Literal["error", "psi", "l1", "fpgm", "bn", "random"]
-DataName = Literal["digits", "mnist", "cifar100", "folder", "egd-cxr"]
+DataName = Literal["digits", "mnist", "fashion-mnist", "cifar100", "folder", "egd-cxr"]
 Pointwise = Literal["skip", "slices", "vector"]
 Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
 SearchRule = Literal["redundancy", "error"]

@@ -5,6 +5,7 @@ from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.config import DataConfig
 from ckrm_kernels.data.dataset import Batch, Dataset, Normalization, Part, Skipped
 from ckrm_kernels.data.digits import digits
+from ckrm_kernels.data.fashion import fashion_mnist
 from ckrm_kernels.data.files import BadFile
 from ckrm_kernels.data.folder import image_folder
 from ckrm_kernels.data.mnist import mnist
@@ -21,6 +22,7 @@ __all__ = [
     "cifar100",
     "digits",
     "egd_cxr",
+    "fashion_mnist",
     "image_folder",
     "mnist",
     "split_by_class",

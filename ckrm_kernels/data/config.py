@@ -12,6 +12,7 @@ from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
 from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.digits import digits
+from ckrm_kernels.data.fashion import fashion_mnist
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.folder import image_folder
 from ckrm_kernels.data.fraction import with_fraction
@@ -26,7 +27,8 @@ class DataConfig:
     """Settings of a data set. JSON can hold them all: a list serves as image_size.
 
     name: which one
-    folder: where its files are; None for digits, which come with scikit-learn
+    folder: where its files are; None for digits, which come with scikit-learn, and for fashion-mnist where Debian's
+        package is installed
     image_folder: egd-cxr only: MIMIC-CXR's DICOM files, with files/p10 and so on
     image_size: (H, W); for folder, any; for egd-cxr, (640, 512) by default or (1536, 1280); None for others
     gaze: egd-cxr only: gaze maps from every "gaze" point, or from "fixations" by their duration
@@ -52,7 +54,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.name not in get_args(DataName):
             raise ValueError(f"name must be one of {', '.join(get_args(DataName))}, got {self.name!r}")
-        self._check_given("folder", self.folder, self.name != "digits")
+        if self.name != "fashion-mnist" or self.folder is not None:
+            self._check_given("folder", self.folder, self.name != "digits")
         self._check_given("image_folder", self.image_folder, self.name == "egd-cxr")
         self._check_image_size()
         if self.gaze not in get_args(Gaze):
@@ -124,6 +127,8 @@ class DataConfig:
                 return digits(seed)
             case "mnist":
                 return mnist(folder, seed)
+            case "fashion-mnist":
+                return fashion_mnist(self.folder, seed)
             case "cifar100":
                 return cifar100(folder, seed)
             case "folder":

@@ -136,13 +136,17 @@ def test_chest_xrays_have_a_size_by_default():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "imagenet"}, "name must be one of digits, mnist, cifar100, folder, egd-cxr, got 'imagenet'"),
+        (
+            {"name": "imagenet"},
+            "name must be one of digits, mnist, fashion-mnist, cifar100, folder, egd-cxr, got 'imagenet'",
+        ),
         (
             {"folder": "a"},
-            r"folder must be None for digits, got 'a'; .* which data set is there \(--data\): mnist, cifar100, folder,",
+            r"folder must be None for digits, got 'a'; .* which data set is there \(--data\): mnist, fashion-mnist,",
         ),
         ({"name": "mnist"}, r"mnist needs folder \(--data-folder\): the folder with its files"),
         ({"name": "mnist", "folder": ""}, "folder must be a folder, got ''"),
+        ({"name": "fashion-mnist", "folder": ""}, "folder must be a folder, got ''"),
         ({"name": "mnist", "folder": "a", "image_folder": "b"}, "image_folder must be None for mnist, got 'b'"),
         ({"name": "egd-cxr", "folder": "a"}, "egd-cxr needs image_folder"),
         (

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ckrm_kernels.data import DataConfig, mnist
+from ckrm_kernels.data import DataConfig, fashion_mnist, mnist
+from ckrm_kernels.data.fashion import FOLDER
 from ckrm_kernels.data.identity import differences
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -90,6 +91,25 @@ def test_a_configuration_reads_files_that_have_changed_when_asked_to(folder):
 
 def test_it_is_read_through_a_configuration(folder):
     assert len(DataConfig("mnist", folder=str(folder)).load().held_out) == 20
+
+
+def test_fashion_mnist_is_found_where_its_package_puts_it_or_says_how_to_get_it(folder, monkeypatch):
+    given = DataConfig("fashion-mnist", folder=str(folder)).load()
+    assert (given.name, given.class_names[9], given.identity["name"]) == ("fashion-mnist", "ankle boot", given.name)
+    assert differences(given.identity, mnist(folder).identity)
+    monkeypatch.setattr("ckrm_kernels.data.fashion.FOLDER", folder)
+    assert DataConfig("fashion-mnist").load().identity == given.identity == fashion_mnist().identity
+    monkeypatch.setattr("ckrm_kernels.data.fashion.FOLDER", folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere: on Debian .* `apt-get install dataset-fashion-mnist`"):
+        DataConfig("fashion-mnist").reload()
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_fashion_mnist_as_it_is_published():
+    data = fashion_mnist()
+    assert [len(part) for part in (data.train, data.validation, data.held_out)] == [54_000, 6_000, 10_000]
+    assert data.held_out.labels.bincount().tolist() == [1_000] * 10
+    assert data.image_shape == (1, 28, 28)
 
 
 def test_a_missing_folder_and_a_missing_file_are_named(folder):
