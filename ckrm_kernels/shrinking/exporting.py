@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -63,10 +64,18 @@ def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the exporter's warnings, and without the programs that it prints where it refuses a model."""
+    """Without the exporter's warnings and log, and without the programs that it prints where it refuses a model."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch")]
+    heard = [logger for logger in loggers if not logger.disabled]
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        for logger in heard:  # their handlers hold the streams of before
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger in heard:
+                logger.disabled = False
 
 
 def _twin(model: nn.Module) -> nn.Module:
