@@ -80,6 +80,8 @@ class Watching(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _READ_SIZES:
             sizes = func(*_plain(args), **_plain(kwargs))
+        if func == _DATA:  # which export takes for a constant
+            return args[0].detach()
             return torch.Size(Computed(size) for size in sizes) if isinstance(sizes, torch.Size) else Computed(sizes)
         numbers = tuple(
             (int(number), isinstance(number, Computed) or number == -1) for number in _numbers((args, kwargs))
@@ -90,6 +92,7 @@ class Watching(TorchFunctionMode):
 
 _READ_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
 
+_DATA = vars(torch._C.TensorBase)["data"].__get__
 
 def source_of(node: torch.fx.Node) -> Source:
     """What was noted of a node of the exported graph; of one that was not watched the line alone."""
