@@ -86,7 +86,9 @@ def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling,
                 )
                 for place in sorted(places, key=order.__getitem__)
             ]
-            couplings.append(Coupling(layer.name, len(roots), tuple(entries), not statistics.isdisjoint(roots)))
+            norms = tuple(entry for entry in entries if entry.tensor in found.norms)
+            tensors = tuple(entry for entry in entries if entry.tensor not in found.norms)
+            couplings.append(Coupling(layer.name, len(roots), tensors, not statistics.isdisjoint(roots), norms))
     return tuple(couplings)
 
 

@@ -423,6 +423,46 @@ def instance_norm() -> nn.Module:
     return Network(run, stem=_conv(3, 6), norm=nn.InstanceNorm2d(6, affine=True), last=nn.Linear(6, 4))
 
 
+def norms_of_each_channel() -> nn.Module:
+    """Without tensors of their own, and as many groups as channels."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.batch(m.alone(m.instance(m.stem(x)))).relu()
+        return m.last(_mean(m.groups(m.inner(x)).relu()))
+
+    norms = {"instance": nn.InstanceNorm2d(6), "alone": nn.GroupNorm(6, 6, affine=False), "groups": nn.GroupNorm(5, 5)}
+    batch = nn.BatchNorm2d(6, affine=False, track_running_stats=False)
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), batch=batch, last=nn.Linear(5, 4), **norms)
+
+
+def norms_over_channels() -> nn.Module:
+    """Without tensors of their own."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.layer(m.stem(x).movedim(1, -1)).movedim(-1, 1).relu()
+        x = m.groups(m.second(x)).relu()
+        return m.last(m.root(_mean(m.third(x))))
+
+    norms = {"layer": nn.LayerNorm(6, elementwise_affine=False), "root": nn.RMSNorm(5, elementwise_affine=False)}
+    layers = {"stem": _conv(3, 6), "second": _conv(6, 8), "third": _conv(8, 5), "last": nn.Linear(5, 4)}
+    return Network(run, groups=nn.GroupNorm(2, 8, affine=False), **norms, **layers)
+
+
+def groups_of_one_by_a_constant() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(F.group_norm(F.group_norm(m.inner(m.stem(x)), 6), m.inner.out_channels).relu()))
+
+    return Network(run, stem=_conv(3, 5), inner=_conv(5, 6), last=nn.Linear(6, 4))
+
+
+def read_by_data() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        return m.last(_mean(torch.cat([x.data, m.inner(x)], 1)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), last=nn.Linear(11, 4))
+
+
 def response_norm() -> nn.Module:
     def run(m: Network, x: torch.Tensor) -> torch.Tensor:
         return m.last(_mean(m.norm(m.stem(x)).relu()))
@@ -633,6 +673,14 @@ NETWORKS: dict[str, Small] = {
     "RMS norm": Small(rms_norm, {"first": 6}, statistics=("first",), inputs=((2, 4, 3),)),
     "group norm": Small(group_norm, {"stem": 4}, statistics=("stem",)),
     "instance norm": Small(instance_norm, {"stem": 6}),
+    "norms of each channel": Small(norms_of_each_channel, {"stem": 6, "inner": 5}),
+    "norms over channels": Small(
+        norms_over_channels, {"stem": 6, "second": 4, "third": 5}, statistics=("stem", "second", "third")
+    ),
+    "groups of one by a constant": Small(
+        groups_of_one_by_a_constant, {"stem": 5}, {"inner": "all its filters leave together", **_EITHER}
+    ),
+    "read by .data": Small(read_by_data, {"stem": 6, "inner": 5}),
     "response norm": Small(response_norm, {"stem": 6}, statistics=("stem",)),
     "attention": Small(attention, {"widen": 7}, {"qkv": "(matmul", "narrow": "", **_EITHER}, inputs=((2, 4, 8),)),
     "recurrent": Small(recurrent, {"second": 7}, {"first": "(gru", **_EITHER}, inputs=((2, 4, 3),)),

@@ -36,6 +36,9 @@ _QUICK = (
     "scales",
     "tied",
     "layer norm",
+    "norms of each channel",
+    "norms over channels",
+    "read by .data",
     "attention",
     "without a rule",
 )
@@ -74,6 +77,19 @@ def test_a_shrunk_network_is_the_original_that_ignores_what_left(name: str) -> N
             assert one.shape == other.shape
             if exact:
                 torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_norms_without_tensors_have_the_width_that_is_left() -> None:
+    model, graph = _traced("norms of each channel")
+    small = without(model, graph, {"stem": [0, 3, 5], "inner": [1]})
+    assert (small.instance.num_features, small.batch.num_features) == (3, 3)
+    assert (small.alone.num_groups, small.alone.num_channels) == (3, 3)
+    assert (small.groups.num_groups, small.groups.num_channels) == (4, 4)
+    model, graph = _traced("norms over channels")
+    small = without(model, graph, {"stem": [2], "second": [0, 1], "third": [4]})
+    assert (small.layer.normalized_shape, small.root.normalized_shape) == ((5,), (4,))
+    assert (small.groups.num_groups, small.groups.num_channels) == (2, 4)
+    assert model.layer.normalized_shape == (6,)
 
 
 def _some(width: int) -> list[int]:
