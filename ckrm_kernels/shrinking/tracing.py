@@ -16,7 +16,7 @@ from ckrm_kernels.shrinking.exporting import PREFIX
 from ckrm_kernels.shrinking.label_rules import RULES, Along, Call
 from ckrm_kernels.shrinking.label_rules.norms import RULES as NORMS
 from ckrm_kernels.shrinking.labels import Classes, Labels
-from ckrm_kernels.shrinking.torch_modules import norm_sizes, size_attribute
+from ckrm_kernels.shrinking.torch_modules import mixes_filters, norm_sizes, size_attribute
 from ckrm_kernels.shrinking.traced_layers import TracedLayers, module_of
 from ckrm_kernels.shrinking.watching import source_of
 
@@ -35,23 +35,27 @@ class Traced:
     unsupported: list[str] = field(default_factory=list)
 
 
-def traced(model: nn.Module, program: torch.export.ExportedProgram, batch: int) -> Traced:
-    """The program run on labels.
+class Tracing:
+    """Runs on labels of a model's programs, one after the other.
 
-    model: whose names are given; batch: how many examples the program's inputs hold
+    model: whose names are given; batch: how many examples the programs' inputs hold
     """
-    return _Run(model, batch).program(program)
 
-
-class _Run:
     def __init__(self, model: nn.Module, batch: int):
         self._model = model
         self._names = {id(tensor): name for name, tensor in chain(model.named_parameters(), model.named_buffers())}
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._labels: dict[str, Labels] = {}
+        self._training = False
         self.found = Traced(TracedLayers(model, batch), norm_sizes(model))
 
-    def program(self, program: torch.export.ExportedProgram) -> Traced:
+    def run(self, program: torch.export.ExportedProgram, *, training: bool = False) -> Traced:
+        """What was found so far, with what this program adds.
+
+        training: it is that of training, after that of evaluation: layers that it alone runs read and make filters,
+            and are none of the network's
+        """
+        self._training = training
         signature = program.graph_signature
         held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         inputs = []
@@ -94,7 +98,12 @@ class _Run:
 
     def _held(self, held: _Held) -> Labels:
         """The labels of a parameter or buffer: an own one for each index of each dimension."""
-        return self._labelled(held.name, tuple(held.tensor.shape))
+        labels = self._labelled(held.name, tuple(held.tensor.shape))
+        reason = mixes_filters(self._model, held.name)
+        if reason is not None:
+            for vector in labels.along.values():
+                self.found.classes.fix(vector, reason)
+        return labels
 
     def _labelled(self, name: str, shape: tuple[int, ...]) -> Labels:
         if name not in self._labels:
@@ -140,7 +149,7 @@ class _Run:
                 call.fix_all(tensor, "an operation without a rule" if along is None else "attention of a given width")
         if along is None:
             return _unlabelled(node)
-        self.found.layers.note(node, call)
+        self.found.layers.note(node, call, training=self._training)
         return _results(node, [_lasting(each, call) for each in (along if isinstance(along, list) else [along])])
 
 

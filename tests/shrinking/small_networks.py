@@ -463,6 +463,48 @@ def read_by_data() -> nn.Module:
     return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), last=nn.Linear(11, 4))
 
 
+def unpooled() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x, places = F.max_pool2d(m.stem(x), 2, return_indices=True)
+        return m.last(_mean(F.max_unpool2d(m.inner(x), places, 2)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 6), last=nn.Linear(6, 4))
+
+
+def folded() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(F.fold(m.inner(m.stem(x)).flatten(2), (9, 9), 2)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 20), last=nn.Linear(5, 4))
+
+
+def in_frequencies() -> nn.Module:
+    """A scale of each channel and frequency, then real and imaginary parts beside each other."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft2(m.stem(x)) * torch.view_as_complex(m.scales)
+        mixed = m.mix(torch.cat([spectrum.real, spectrum.imag], 1))
+        return m.last(_mean(torch.fft.irfft2(torch.complex(*mixed.chunk(2, 1)))))
+
+    scales = nn.Parameter(torch.empty(6, 8, 5, 2))
+    return Network(run, stem=_conv(3, 6), scales=scales, mix=_conv(12, 10, 1), last=nn.Linear(5, 4))
+
+
+def frequencies_of_filters() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(m.inner(torch.fft.fft(m.stem(x), dim=1).abs())))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), last=nn.Linear(5, 4))
+
+
+def spectral_norm() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(m.inner(m.stem(x))))
+
+    inner = nn.utils.parametrizations.spectral_norm(_conv(6, 5))
+    return Network(run, stem=_conv(3, 6), inner=inner, last=nn.Linear(5, 4))
+
+
 def response_norm() -> nn.Module:
     def run(m: Network, x: torch.Tensor) -> torch.Tensor:
         return m.last(_mean(m.norm(m.stem(x)).relu()))
@@ -681,6 +723,11 @@ NETWORKS: dict[str, Small] = {
         groups_of_one_by_a_constant, {"stem": 5}, {"inner": "all its filters leave together", **_EITHER}
     ),
     "read by .data": Small(read_by_data, {"stem": 6, "inner": 5}),
+    "unpooled": Small(unpooled, {"stem": 6}),
+    "folded": Small(folded, {"stem": 6, "inner": 5}),
+    "in frequencies": Small(in_frequencies, {"stem": 6, "mix": 5}),
+    "frequencies of filters": Small(frequencies_of_filters, {"inner": 5}, {"stem": "Fourier transform", **_EITHER}),
+    "spectral norm": Small(spectral_norm, {}, {"stem": "(SpectralNorm)", "inner": "(SpectralNorm)", **_EITHER}),
     "response norm": Small(response_norm, {"stem": 6}, statistics=("stem",)),
     "attention": Small(attention, {"widen": 7}, {"qkv": "(matmul", "narrow": "", **_EITHER}, inputs=((2, 4, 8),)),
     "recurrent": Small(recurrent, {"second": 7}, {"first": "(gru", **_EITHER}, inputs=((2, 4, 3),)),

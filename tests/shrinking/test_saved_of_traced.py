@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,7 @@ def test_the_couplings_are_those_that_the_network_has():
     assert {coupling.width for coupling in traced()[2].couplings} == {3, 4, 5}
 
 
+@pytest.mark.filterwarnings("ignore:input.s size at dim=1 does not match num_features")
 def test_a_plan_of_before_norms_without_tensors_had_entries_is_read(tmp_path):
     model, images, graph = traced()
     removed = {coupling.name: (0,) for coupling in graph.couplings}

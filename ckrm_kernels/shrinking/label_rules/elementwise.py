@@ -44,11 +44,12 @@ _ELEMENTWISE = (
     "log_sigmoid relu6 selu celu silu gelu mish hardswish hardsigmoid hardtanh elu softplus leaky_relu rrelu"
     " threshold softshrink hardshrink relu sigmoid tanh where clamp masked_fill lerp addcmul addcdiv copy add sub mul"
     " div rsub pow maximum minimum square type_as __and__ __or__ __xor__ logical_and logical_or logical_not isnan"
+    " complex polar real imag conj _conj resolve_conj"
 )
 _UNCHANGED = (
     "dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach"
     " alias lift_fresh_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli float"
-    " half double bfloat16 fill zero requires_grad"
+    " half double bfloat16 fill zero requires_grad one_hot"
 )
 
 RULES: dict[str, Rule] = {

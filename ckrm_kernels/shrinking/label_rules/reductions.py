@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Result, Rule, named
 from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
 
@@ -71,6 +73,28 @@ def _over_neighbours(call: Call, dim: int, place: int) -> slice | None:
     return slice(size // 2, size // 2 + call.shape[dim])
 
 
+def unpooling(call: Call) -> Along:
+    """Values put back in their places: along the first dimensions places leave with values."""
+    tensor, places = call["self"], call["indices"]
+    first = len(tensor.shape) - int(call.name[-2])
+    for dim in range(len(tensor.shape)):
+        vectors = tensor.vector(dim), places.vector(dim)
+        if dim < first:
+            call.join(*vectors, "places that keep their width")
+        else:
+            call.fix(torch.cat(vectors), "places along its filters")
+    return {dim: vector for dim, vector in tensor.along.items() if dim < first}
+
+
+def transformed(call: Call) -> Along:
+    """A Fourier transform over some dimensions, or its result shifted."""
+    tensor = call["self"]
+    dims = _dims(call["dim"], len(tensor.shape))
+    for dim in dims & set(tensor.along):
+        call.fix(tensor.along[dim], "a Fourier transform over its filters")
+    return {dim: vector for dim, vector in tensor.along.items() if dim not in dims}
+
+
 def triangular(call: Call) -> Along:
     """A triangle of the last two dimensions: right for one width only."""
     tensor = call["self"]
@@ -100,6 +124,11 @@ _POOLING = [
     for rank in (1, 2, 3)
     for suffix in ("", "_with_indices")
 ]
+_TRANSFORMS = [
+    f"fft_{name}"
+    for kind in ("fft", "rfft", "hfft")
+    for name in (*(f"{start}{kind}{end}" for start in ("", "i") for end in ("", "2", "n")), "fftshift", "ifftshift")
+]
 _INTERPOLATION = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d"
 
 RULES: dict[str, Rule] = {
@@ -109,6 +138,8 @@ RULES: dict[str, Rule] = {
     **{f"{start}upsample_{kind}": pooling for kind in _INTERPOLATION.split() for start in ("", "_")},
     **{f"_upsample_{kind}_aa": pooling for kind in ("bilinear2d", "bicubic2d")},
     **{f"_upsample_nearest_exact{rank}d": pooling for rank in (1, 2, 3)},
+    **named(unpooling, "max_unpool2d max_unpool3d"),
+    **dict.fromkeys(_TRANSFORMS, transformed),
     **named(grid_sample, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     **named(triangular, "tril triu"),
 }
