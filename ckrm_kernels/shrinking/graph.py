@@ -24,7 +24,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """The graph of a model, by one run of its exported program on labels; the model stays as it was.
 
     model: any module with a convolution or linear map, traced in evaluation mode, and in training mode too where
-        some of its layers run or are read in training alone, if that can be traced
+        some of its parameters are used or layers read in training alone, if that can be traced
     example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict);
         a batch of two or more
     Raises TypeError for inputs of another type; ValueError for a model that can't be traced, in the exporter's words.
@@ -37,7 +37,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     if not found.layers.by_weight:
         raise ValueError("model must run a convolution or linear layer, got none")
     not_run = _not_run(model, found)
-    if not_run or _unread(found):
+    if not_run or _unused(model, found) or _unread(found):
         with suppress(ValueError):
             tracing.run(exported(model, inputs, training=True), training=True)
     filters = _filters(found)
@@ -110,6 +110,12 @@ def _fixed(found: Traced) -> dict[str, str]:
         if reason is not None:
             fixed[layer.name] = reason
     return fixed
+
+
+def _unused(model: nn.Module, found: Traced) -> bool:
+    """Whether the traced program does not use some parameter."""
+    used = {tensor for tensor, _, _ in found.classes.owned()}
+    return any(name not in used for name, parameter in model.named_parameters() if parameter.numel() > 1)
 
 
 def _unread(found: Traced) -> bool:

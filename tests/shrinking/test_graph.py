@@ -96,17 +96,18 @@ def test_norms_without_tensors_have_the_width_that_is_left() -> None:
 
 
 class _Auxiliary(nn.Module):
-    """A head that runs in training alone, and one whose output is dropped in evaluation."""
+    """A head and a parameter that training alone uses, and a head whose output is dropped in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm, self.inner = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 3)
         self.side, self.auxiliary, self.classes = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 7, 1), nn.Linear(7, 3)
-        self.last = nn.Linear(5, 3)
+        self.last, self.noise = nn.Linear(5, 3), nn.Parameter(torch.randn(5, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         x = self.norm(self.stem(x)).relu()
-        y, side = self.last(self.inner(x).mean((2, 3))), self.side(x)
+        inner = self.inner(x) + self.noise if self.training else self.inner(x)
+        y, side = self.last(inner.mean((2, 3))), self.side(x)
         return (y, side, self.classes(self.auxiliary(x).relu().mean((2, 3)))) if self.training else y
 
 

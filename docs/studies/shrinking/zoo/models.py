@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import built
 import joined  # noqa: F401 (enters its networks in KINDS)
 import kinds
+import operators  # noqa: F401
+import predictions  # noqa: F401
 import rearranged  # noqa: F401
 import streams  # noqa: F401
 import surroundings  # noqa: F401
