@@ -523,6 +523,59 @@ def attention() -> nn.Module:
     return Network(run, qkv=nn.Linear(8, 24), **layers)
 
 
+def _heads(x: torch.Tensor) -> torch.Tensor:
+    return x.view(*x.shape[:2], -1, 2).transpose(1, 2)
+
+
+def attention_of_any_heads() -> nn.Module:
+    """Their number is computed, so that whole heads can leave."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        return m.last(m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {name: nn.Linear(5, 8) for name in ("query", "key", "value")}
+    return Network(run, **layers, out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def attention_by_products() -> nn.Module:
+    """A bias of each head among the scores."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        scores = (q @ k.transpose(-2, -1) * 0.7 + m.bias).softmax(-1)
+        return m.last(m.out((scores @ v).transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {name: nn.Linear(5, 8) for name in ("query", "key", "value")}
+    return Network(run, **layers, bias=nn.Parameter(torch.empty(4, 4, 4)), out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def attention_in_groups() -> nn.Module:
+    """More heads ask than answer."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return m.last(m.out(x.transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {"query": nn.Linear(5, 8), "key": nn.Linear(5, 4), "value": nn.Linear(5, 4)}
+    return Network(run, **layers, out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def other_names() -> nn.Module:
+    """Operations by their other names, and statistics along space."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = torch.subtract(torch.multiply(m.stem(x), 2), torch.divide(m.other(x), 3))
+        x = torch.concatenate([torch.absolute(x), torch.special.expit(torch.negative(x))], 1)
+        x = x @ m.mix + torch.diff(x, dim=-1)
+        x = x.quantile(0.3, -1) + x.kthvalue(2, -1)[0] + torch.vstack([x[:1], x[1:]]).mean(-1)
+        return m.last(m.inner(torch.hstack([x, x * 2]).mean(-1)))
+
+    layers = {"stem": _conv(3, 6), "other": _conv(3, 6), "inner": nn.Linear(24, 5), "last": nn.Linear(5, 4)}
+    return Network(run, mix=torch.empty(8, 7), **layers)
+
+
 def recurrent() -> nn.Module:
     def run(m: Network, x: torch.Tensor) -> torch.Tensor:
         return m.last(m.second(m.cell(m.first(x))[0]).relu())
@@ -730,6 +783,15 @@ NETWORKS: dict[str, Small] = {
     "spectral norm": Small(spectral_norm, {}, {"stem": "(SpectralNorm)", "inner": "(SpectralNorm)", **_EITHER}),
     "response norm": Small(response_norm, {"stem": 6}, statistics=("stem",)),
     "attention": Small(attention, {"widen": 7}, {"qkv": "(matmul", "narrow": "", **_EITHER}, inputs=((2, 4, 8),)),
+    "attention of any heads": Small(attention_of_any_heads, {"query": 4, "out": 5}, inputs=((2, 4, 5),)),
+    "attention by products": Small(attention_by_products, {"query": 4, "out": 5}, inputs=((2, 4, 5),)),
+    "attention in groups": Small(
+        attention_in_groups,
+        {"out": 5},
+        {**dict.fromkeys(("query", "key", "value"), "attention"), **_EITHER},
+        inputs=((2, 4, 5),),
+    ),
+    "other names": Small(other_names, {"stem": 6, "inner": 5}),
     "recurrent": Small(recurrent, {"second": 7}, {"first": "(gru", **_EITHER}, inputs=((2, 4, 3),)),
     "softmax over filters": Small(softmax_over_filters, {"inner": 5}, {"stem": "x.softmax(1)", **_EITHER}),
     "mean over filters": Small(mean_over_filters, {"inner": 5}, {"stem": "x.mean(1, keepdim=True)", **_EITHER}),

@@ -42,6 +42,8 @@ _QUICK = (
     "read by .data",
     "unpooled",
     "in frequencies",
+    "attention of any heads",
+    "other names",
     "attention",
     "without a rule",
 )

@@ -8,6 +8,7 @@ import torch
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Result, Rule, named
 from ckrm_kernels.shrinking.label_rules.elementwise import elementwise
+from ckrm_kernels.shrinking.labels import Labels
 
 
 def reduction(call: Call) -> Result:
@@ -15,6 +16,8 @@ def reduction(call: Call) -> Result:
     tensor = call["self"]
     if call["other"] is not None:
         return elementwise(call)
+    if isinstance(call["q"], Labels):  # several quantiles, along a new dimension
+        raise NotImplementedError(call.name)
     rank = len(tensor.shape)
     dims = _dims(call["dim"], rank)
     for dim in dims & set(tensor.along):
@@ -35,7 +38,9 @@ def _dims(dim: int | list[int] | None, rank: int) -> set[int]:
 
 def along_dimension(call: Call) -> Result:
     """Of the same shape, but each index of the dimension depends on the others: they stay."""
-    tensor = call["self"]
+    tensor, *others = call.tensors()
+    if others:
+        raise NotImplementedError(call.name)
     dim = call["dim"] if call["dim"] is not None else -1
     if tensor.shape and dim % len(tensor.shape) in tensor.along:
         call.fix(tensor.along[dim % len(tensor.shape)], f"a {call.name} over its filters")
@@ -115,9 +120,9 @@ def grid_sample(call: Call) -> Along:
 
 _REDUCTIONS = (
     "mean sum amax amin max min var std prod norm linalg_vector_norm any all logsumexp argmax argmin median var_mean"
-    " std_mean aminmax count_nonzero nansum nanmean"
+    " std_mean aminmax count_nonzero nansum nanmean nanmedian quantile nanquantile kthvalue mode"
 )
-_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort argsort topk"
+_ALONG = "softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp cummax cummin sort argsort topk diff"
 _POOLING = [
     f"{kind}{rank}d{suffix}"
     for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
