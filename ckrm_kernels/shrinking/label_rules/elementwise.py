@@ -46,7 +46,8 @@ _ELEMENTWISE = (
     " threshold softshrink hardshrink relu sigmoid tanh where clamp masked_fill lerp addcmul addcdiv copy add sub mul"
     " div rsub pow maximum minimum square type_as __and__ __or__ __xor__ logical_and logical_or logical_not isnan"
     " complex polar real imag conj _conj resolve_conj multiply divide true_divide floor_divide subtract absolute"
-    " negative greater greater_equal less less_equal not_equal isclose special_erf special_erfc special_expit special_logit"
+    " negative greater greater_equal less less_equal not_equal isclose"
+    " special_erf special_erfc special_expit special_logit"
 )
 _UNCHANGED = (
     "dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach"
