@@ -39,9 +39,9 @@ class TracedLayers:
             self.roles.setdefault((call["weight"].tensor, 1), "produces")
         if call.name == "linear" or call.name in CONVOLUTIONS:
             weight = self._weight(call)
-            if weight is None:
+            if weight is None and not is_depthwise(call):  # a depthwise one follows its channels
                 call.fix_all(call["weight"], "a weight computed from others")
-            else:
+            elif weight is not None:
                 layer = self._layer(node, call, weight)
                 if not training:
                     self._add(layer)

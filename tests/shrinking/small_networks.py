@@ -471,6 +471,17 @@ def unpooled() -> nn.Module:
     return Network(run, stem=_conv(3, 6), inner=_conv(6, 6), last=nn.Linear(6, 4))
 
 
+def blurred() -> nn.Module:
+    """One kernel for as many channels as there are."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        kernel = torch.outer(m.line, m.line / m.line.sum()).expand(x.shape[1], 1, 3, 3)
+        return m.last(_mean(m.inner(F.conv2d(x, kernel, stride=2, groups=x.shape[1]))))
+
+    return Network(run, stem=_conv(3, 6), line=torch.empty(3), inner=_conv(6, 5), last=nn.Linear(5, 4))
+
+
 def folded() -> nn.Module:
     def run(m: Network, x: torch.Tensor) -> torch.Tensor:
         return m.last(_mean(F.fold(m.inner(m.stem(x)).flatten(2), (9, 9), 2)))
@@ -777,6 +788,7 @@ NETWORKS: dict[str, Small] = {
     ),
     "read by .data": Small(read_by_data, {"stem": 6, "inner": 5}),
     "unpooled": Small(unpooled, {"stem": 6}),
+    "blurred": Small(blurred, {"stem": 6, "inner": 5}),
     "folded": Small(folded, {"stem": 6, "inner": 5}),
     "in frequencies": Small(in_frequencies, {"stem": 6, "mix": 5}),
     "frequencies of filters": Small(frequencies_of_filters, {"inner": 5}, {"stem": "Fourier transform", **_EITHER}),
