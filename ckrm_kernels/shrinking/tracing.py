@@ -142,7 +142,7 @@ class Tracing:
         except Exception:  # a use that the rule does not know, such as sizes that depend on values
             along = None
         labelled = [tensor for tensor in call.tensors() if tensor.along]
-        if along is None and (labelled or rule is not None):
+        if along is None and labelled:
             self.found.unsupported.append(call.name + (f" ({call.source.place})" if call.source.place else ""))
         if along is None or isinstance(module_of(node, self._model), nn.MultiheadAttention):
             for tensor in labelled:

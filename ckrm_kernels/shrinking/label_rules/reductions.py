@@ -39,7 +39,7 @@ def _dims(dim: int | list[int] | None, rank: int) -> set[int]:
 def along_dimension(call: Call) -> Result:
     """Of the same shape, but each index of the dimension depends on the others: they stay."""
     tensor, *others = call.tensors()
-    if others:
+    if any(other.along for other in others):
         raise NotImplementedError(call.name)
     dim = call["dim"] if call["dim"] is not None else -1
     if tensor.shape and dim % len(tensor.shape) in tensor.along:
