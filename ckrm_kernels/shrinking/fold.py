@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
+from ckrm_kernels.shrinking.finished_parts import FinishedParts
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
@@ -37,6 +38,7 @@ _LEAST_ROWS = 8192
 _ROWS_AT_ONCE = 2048
 _AGREES = 0.05  # of the largest output: what half precision, or TF32 in a product of many terms, may be off
 _COPIES = 6  # of the sums: to fit, to check, each as a regression, the penalised one and its factor
+_KIND = "layer"
 _RIDGES = (1, 10, 100, 1000)
 
 
@@ -62,6 +64,7 @@ def refit(
     *,
     ridge: float = 1e-3,
     progress: bool = False,
+    keep: FinishedParts | None = None,
 ) -> dict[str, Refit]:
     """Refits the layers that read removed filters, front to back, in place; a row for each.
 
@@ -70,6 +73,7 @@ def refit(
 
     small: `surgery.without(original, graph, removed)`; calibration: inputs in batches, the same in every pass
     ridge: the factor of the squared distance from the weights as they were, in units of the inputs' mean square
+    keep: where layers are kept as they are finished, and found by an equal call
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks", equation 3.
     """
     layers = _consumers(graph, removed)
@@ -78,8 +82,22 @@ def refit(
         for layer in tracked(layers, "refitting", "layers") if progress else layers:
             pair = _Pair(small, original, graph, layer, _kept(original, graph, removed, layer.weight, layer.output_dim))
             reason = pair.why_not()
-            found[layer.name] = Refit(None, None, reason) if reason else _refitted(pair, calibration, ridge)
+            found[layer.name] = (
+                Refit(None, None, reason) if reason else _kept_or_refitted(pair, calibration, ridge, keep)
+            )
     return found
+
+
+def _kept_or_refitted(pair: _Pair, calibration: Batches, ridge: float, keep: FinishedParts | None) -> Refit:
+    part = None if keep is None else keep.find(_KIND, pair.layer.name)
+    if part is not None:
+        for name, tensor in pair.fitted.items():
+            tensor.copy_(part.tensors[name])
+        return Refit(*part.value)
+    refitted = _refitted(pair, calibration, ridge)
+    if keep is not None:
+        keep.keep(_KIND, pair.layer.name, refitted, pair.fitted)
+    return refitted
 
 
 def memory(original: nn.Module, graph: Graph, removed: Removed) -> int:
@@ -137,6 +155,14 @@ class _Pair:
             return None
         norm = self.small.get_submodule(self.layer.norm)
         return norm if isinstance(norm.running_mean, Tensor) else None
+
+    @property
+    def fitted(self) -> dict[str, Tensor]:
+        """The tensors that a refit changes."""
+        found = {"weight": self.module.weight, "bias": self.module.bias}
+        if self.norm is not None:
+            found["mean"] = self.norm.running_mean
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def why_not(self) -> str | None:
         """Why it can't be refitted, if so."""
