@@ -13,7 +13,7 @@ from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
 from ckrm_kernels.shrinking.moments import Moments, tensor_of, weight_matrix
 
 _SPARSE = 0.75  # of the columns of an inverse: with fewer left it is made smaller
-_PENDING = 64  # rows of updates of an inverse that are done at once
+_PENDING = 128  # rows of updates of an inverse that are done at once
 _NO_ENERGY = 1e-12  # of the second moment of a layer's output: below, its variance is rounding
 
 
