@@ -206,7 +206,7 @@ def plan_shrink(
         after=after,
         choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
         budget=budget.in_words(),
-        notes=_notes(model, graph, removed, data, merges, before.latency / len(inputs.tensors()[0])),
+        notes=_notes(model, graph, removed, data, merges, (before.latency, after.latency), inputs),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"ckrm_kernels": __version__, "torch": torch.__version__},
         _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),
@@ -306,9 +306,15 @@ def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) ->
 
 
 def _notes(
-    model: nn.Module, graph: Graph, removed: Removed, data: Calibration | None, merges: bool, seconds: float
+    model: nn.Module,
+    graph: Graph,
+    removed: Removed,
+    data: Calibration | None,
+    merges: bool,
+    seconds: tuple[float, float],
+    inputs: Inputs,
 ) -> tuple[str, ...]:
-    """What is to be known. seconds: of a forward pass of one input"""
+    """What is to be known. seconds: of a forward pass of the inputs in the model and in the small one"""
     found = []
     if merges:
         found.append("without calibration, filters are merged by their weights alone, which keeps less accuracy")
@@ -316,7 +322,8 @@ def _notes(
         found.append("without calibration, nothing makes up for the filters that leave")
     else:
         readers = {layer.name for name in removed for layer in graph.consumers(graph.coupling(name))}
-        passes = max(len(readers) * data.images * seconds, 1)  # of both networks, each up to the layer, half of it
+        each = seconds[0] + len(readers) * seconds[1] / 2  # the small one runs up to each layer, on average half of it
+        passes = max(each * data.images / len(inputs.tensors()[0]), 1)
         found.append(
             f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
             f"{duration(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
