@@ -45,6 +45,11 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of its parameters and buffers, by name, shared ones under their first."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
+
+
 def like(tensor: Tensor, data: Tensor) -> Tensor:
     """The data as a tensor of the type, with the hooks and attributes."""
     made = data.as_subclass(type(tensor))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.extras import require
-from ckrm_kernels.shrinking.copying import copied, tensors_of
+from ckrm_kernels.shrinking.copying import copied, shapes_of, tensors_of
 from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
@@ -80,8 +80,8 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Of all parameters and buffers, shared ones under their first name."""
-    return {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
+    """As JSON holds them."""
+    return {name: list(shape) for name, shape in shapes_of(model).items()}
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
