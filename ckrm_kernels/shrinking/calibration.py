@@ -150,6 +150,8 @@ def _check_dtype(given: Tensor, example: Tensor) -> None:
 
 def _check_finite(tensors: list[Tensor]) -> None:
     for tensor in tensors:
+        if tensor.is_meta:
+            raise ValueError("calibration is on the meta device, without values; accepted are inputs that have some")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError("calibration has inputs with NaN or Inf; accepted are finite ones")
 

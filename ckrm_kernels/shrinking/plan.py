@@ -20,6 +20,7 @@ from ckrm_kernels.shrinking.batch_norm import reestimate
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
 from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.carrying import carry_over
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.counting import size_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.curves import Choice, measured_curves, orders_of, up_to, weight_curves
@@ -33,7 +34,7 @@ from ckrm_kernels.shrinking.plan_views import PlanViews
 from ckrm_kernels.shrinking.proof import Proof, prove, prove_removal
 from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
-from ckrm_kernels.shrinking.surgery import without
+from ckrm_kernels.shrinking.surgery import shapes_of, without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
 from ckrm_kernels.shrinking.widths import Minimum, check_minimum, ignored
 from ckrm_kernels.shrinking.within_budget import Removed, within_budget
@@ -73,6 +74,10 @@ class ShrinkPlan(PlanViews):
     _calibration: Calibration | None
     _merges: bool
     _refits: dict[str, Refit] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_shapes", shapes_of(self.model))
 
     @property
     def layers(self) -> tuple[ShrunkLayer, ...]:
@@ -98,12 +103,23 @@ class ShrinkPlan(PlanViews):
         ema: a model of averaged weights (`torch.optim.swa_utils.AveragedModel`), shrunk too
         progress: shows on standard error how far it is
         keep: where refitted layers are kept as they are finished, and found by an equal call; `ckrm shrink`'s
+        Raises ValueError where the model's tensors have other shapes than when it was planned.
         """
+        self._check_unchanged()
         small, refits = self._small(fold, progress, keep)
         carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()
         self._refits.update(refits)
         return small
+
+    def _check_unchanged(self) -> None:
+        shapes = shapes_of(self.model)
+        for name in (*self._shapes, *shapes):
+            if (was := self._shapes.get(name)) != (now := shapes.get(name)):
+                raise ValueError(
+                    f"the plan's model must be as it was planned: {name} was of shape {was}, and is now of {now}; "
+                    "plan it again"
+                )
 
     def _small(self, fold: bool, progress: bool, keep: FinishedParts | None) -> tuple[nn.Module, dict[str, Refit]]:
         if fold and self._merges:
@@ -112,7 +128,8 @@ class ShrinkPlan(PlanViews):
         small = without(self.model, self.graph, self.removed)
         if not fold or self._calibration is None:
             return small, {}
-        refits = refit(small, self.model, self.graph, self.removed, self._calibration, progress=progress, keep=keep)
+        original = copied(self.model)  # which its own forward pass may change
+        refits = refit(small, original, self.graph, self.removed, self._calibration, progress=progress, keep=keep)
         left = {name for name, each in refits.items() if each.after is None}
         norms = {layer.norm for layer in self.graph.layers if layer.name in left and layer.norm}
         if norms:
