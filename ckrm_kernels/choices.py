@@ -6,6 +6,7 @@ from typing import Literal
 
 Chooser = Literal["error", "psi", "l1", "fpgm", "bn", "random"]
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar100", "folder", "egd-cxr"]
+PresetName = Literal["vgnet"]
 Pointwise = Literal["skip", "slices", "vector"]
 Sort = Literal["model", "name", "redundancy", "scale-free", "excess", "distinct", "dead", "filters"]
 SearchRule = Literal["redundancy", "error"]

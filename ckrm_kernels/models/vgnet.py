@@ -248,7 +248,7 @@ class VGNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, in_channels, H, W) -> logits (N, classes)."""
-        features = self.stem(images)
+        features = self.get_submodule("stem")(images)
         for number in range(1, len(self.shape.stages) + 1):
             features = torch.cat(self.get_submodule(f"stage{number}")(features), 1)
         logits: Tensor = self.classifier(self.pointwise(self.spatial(features)).mean((2, 3)))

@@ -22,6 +22,7 @@ from ckrm_kernels.storage.settings import Tables, as_json, check_kinds, check_sa
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.history import Event
+from ckrm_kernels.training.objective import check_smoothing
 from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
@@ -102,6 +103,7 @@ def adapted_to(config: Config, data: Dataset) -> Config:
         raise ValueError(f"the held-out part of {data.name} must hold images of at least 2 classes, for an AUC")
     network = config.network.adapted_to(data)
     network.check_training(config.training)
+    check_smoothing(network.loss, config.training.label_smoothing)
     return replace(config, network=network)
 
 
