@@ -14,29 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ckrm_kernels.patterns import edge_detectors, gaussian
+
 KernelName = Literal["learnable", "blur", "edges and blurs", "four edges"]
 Halves = tuple[Tensor, Tensor]
 _CHUNKS = 8  # of the channels, that share their kernels in the last depthwise convolution
-
-
-def gaussian(size: int, sigma: float) -> Tensor:
-    distances = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
-    line = torch.exp(-distances.square() / (2 * sigma**2))
-    square = torch.outer(line, line)
-    return square / square.sum()
-
-
-def edge_detectors() -> Tensor:
-    return torch.tensor(
-        [
-            [[-1 / 2, -1, -1 / 2], [0, 0, 0], [1 / 2, 1, 1 / 2]],
-            [[-1 / 2, 0, 1 / 2], [-1, 0, 1], [-1 / 2, 0, 1 / 2]],
-            [[-1 / 12, -1 / 6, -1 / 12], [-1 / 6, 1, -1 / 6], [-1 / 12, -1 / 6, -1 / 12]],
-            [[0, -1 / 4, 0], [-1 / 4, 1, -1 / 4], [0, -1 / 4, 0]],
-            [[-1, -2 / 3, -1 / 3], [-2 / 3, 0, 2 / 3], [1 / 3, 2 / 3, 1]],
-            [[-1 / 3, -2 / 3, -1], [2 / 3, 0, -2 / 3], [1, 2 / 3, 1 / 3]],
-        ]
-    )
 
 
 def fixed_kernels(name: KernelName) -> Tensor:
