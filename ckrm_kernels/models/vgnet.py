@@ -254,20 +254,19 @@ class VGNet(nn.Module):
         logits: Tensor = self.classifier(self.pointwise(self.spatial(features)).mean((2, 3)))
         return logits
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        own = {prefix + name: value.shape for name, value in self.state_dict().items()}
-        given = {name: getattr(value, "shape", None) for name, value in state_dict.items() if name.startswith(prefix)}
-        if strict and own != given:
-            error_msgs.append(f"the state dict must be of this {self.shape}, and is of another variant or size")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As every module does it, but ValueError for one of another variant or size, before anything is loaded."""
+        if strict:
+            self._check_same(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _check_same(self, state_dict: Mapping[str, Any]) -> None:
+        own, given = (
+            {name: tuple(value.shape) for name, value in each.items()} for each in (self.state_dict(), state_dict)
         )
+        for name in (*own, *given):
+            if own.get(name) != given.get(name):
+                raise ValueError(
+                    f"state_dict must be of a {self.shape}, got one of another variant or size: "
+                    f"{name} is {given.get(name, 'absent')}, not {own.get(name, 'absent')}"
+                )

@@ -22,7 +22,7 @@ _CHUNKS = 8  # of the channels, that share their kernels in the last depthwise c
 
 
 def fixed_kernels(name: KernelName) -> Tensor:
-    """The paper's kernels of that name, (n, 3, 3) float32: EK1 to EK6, GK1 and GK2 of its Fig. 7."""
+    """The paper's kernels of that name, (n, 3, 3) float64 on the CPU: of EK1 to EK6, GK1 and GK2 of its Fig. 7."""
     blurs = torch.stack([gaussian(3, 1.1), gaussian(3, 0.6)])
     if name == "blur":
         return blurs[:1]
@@ -38,7 +38,7 @@ class FixedDepthwise(nn.Conv2d):
 
     def __init__(self, channels: int, kernels: Tensor, stride: int = 1) -> None:
         super().__init__(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
-        tiled = kernels.repeat(math.ceil(channels / len(kernels)), 1, 1)[:channels, None].contiguous()
+        tiled = kernels.repeat(math.ceil(channels / len(kernels)), 1, 1)[:channels, None].to(self.weight)
         del self.weight
         self.register_buffer("weight", tiled)
 
@@ -54,7 +54,7 @@ class FixedDepthwise(nn.Conv2d):
     ) -> None:
         name = f"{prefix}weight"
         if self._are_other_kernels(state_dict.get(name)):
-            error_msgs.append(f"{name} must hold this variant's fixed kernels; the state dict is of another variant")
+            error_msgs.append(f"{name} must hold this variant's fixed kernels, the state dict is of another variant")
             return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
