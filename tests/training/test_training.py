@@ -312,6 +312,18 @@ def test_finished_jobs_are_not_repeated(tmp_path):
         assert (tmp_path / "seed-0" / "weights.safetensors").read_bytes() == before
 
 
+def test_a_run_of_before_a_setting_has_its_default(tmp_path):
+    Workers(1).run([job(tmp_path)], lambda place, event: None)
+    path = tmp_path / "seed-0" / "run.json"
+    record = read_json(path)
+    for name in ("warmup_epochs", "label_smoothing", "weight_decay_on"):
+        del record["identity"]["training"][name]
+    write_json(path, record)
+    assert job(tmp_path).finished() is not None
+    with pytest.raises(ValueError, match=r"training\.label_smoothing is 0\.0, not 0\.1"):
+        job(tmp_path, config=dataclasses.replace(CONFIG, label_smoothing=0.1)).finished()
+
+
 @pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.pt"])
 @pytest.mark.parametrize("content", [b"", b"12345", b"\x04\0\0\0\0\0\0\0{}  ", b"{}", b'{"identity": 3}', b"\xff" * 64])
 def test_a_damaged_file_is_named(tmp_path, name, content):
