@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+AblationName = Literal["vgnet"]
 Chooser = Literal["error", "psi", "l1", "fpgm", "bn", "random"]
 DataName = Literal["digits", "mnist", "fashion-mnist", "cifar100", "folder", "egd-cxr"]
 PresetName = Literal["vgnet"]
