@@ -70,10 +70,11 @@ class AblatedVariant:
 class Ablation:
     """All variants of one network, trained alike on one data set.
 
-    config: of every variant; its network is the first one's
+    network: the first variant's; config: of all, with that network
     data, images: the data set's name, and how many images the held-out part has
     """
 
+    network: VGNetShape
     config: RunsConfig
     data: str
     images: int
@@ -130,7 +131,8 @@ def _compared(folder: Path, display: Display) -> Ablation:
     variants: list[AblatedVariant] = []
     for variant, group in groups.items():
         variants.append(_variant(variant, group, variants[0] if variants else None))
-    return Ablation(first.config, first.data.name, len(first.data.held_out), tuple(variants))
+    network: Any = first.config.network
+    return Ablation(network, first.config, first.data.name, len(first.data.held_out), tuple(variants))
 
 
 def _variant(variant: VariantName, group: TrainedRuns, reference: AblatedVariant | None) -> AblatedVariant:

@@ -74,7 +74,9 @@ def _judged(difference: Interval | None, reference: str) -> str:
 
 def _kernels(ablation: Ablation) -> Table:
     rows = [(name_of(each), *VARIANTS[each.variant]) for each in ablation.variants]
-    return Table("Kernels of the depthwise layers", ("", *Kernels._fields), rows)
+    first = {"cifar": "; for small images, the first downsampling block learns its own", "imagenet": ""}
+    caption = f"Kernels of the depthwise layers{first[ablation.network.form]}"
+    return Table(caption, ("", *Kernels._fields), rows)
 
 
 def _quality(ablation: Ablation) -> Table:
@@ -156,7 +158,7 @@ def _provenance(ablation: Ablation) -> Sequence[tuple[str, Any]]:
     training = ", ".join(f"{name} {value}" for name, value in asdict(config.training).items())
     data = ", ".join(f"{name} {value}" for name, value in asdict(config.data).items() if value is not None)
     return (
-        ("network", str(config.network).partition(" ")[2].strip("()")),
+        ("network", str(ablation.network).partition(" ")[2].strip("()")),
         ("data", data),
         ("training", training),
         ("seeds", ", ".join(map(str, config.seeds))),
