@@ -5,6 +5,7 @@ Zhang et al., Efficient CNN architecture design guided by visualization (VGNet p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -141,13 +142,13 @@ class VGNetShape(Network):
         Fixed kernels count none, and what has another number of filters is inferred.
         """
         names = {"stem.conv": "stem"}
-        if self._first_kernels == "learnable":
+        if self.downsampling_kernels(1) == "learnable":
             names["stage1.0.spatial"] = "stem"
-        for number, (incoming, out, blocks) in enumerate(zip(self._incoming, self.stages, self.blocks, strict=True), 1):
+        for number, (incoming, out) in enumerate(self.ends(), 1):
             width = f"stage{number}"
             if out == 2 * kept_channels(incoming, out):
                 names[f"{width}.0.pointwise.conv"] = width
-            for block in range(1, blocks):
+            for block in range(1, self.blocks[number - 1]):
                 if self.kernels.mixing == "learnable":
                     names[f"{width}.{block}.spatial"] = width
                 names[f"{width}.{block}.pointwise.conv"] = width
@@ -170,10 +171,7 @@ class VGNetShape(Network):
     @property
     def stride(self) -> int:
         """Of the whole network: pixels of an image to one position of the last stage."""
-        total = 1
-        for stride in self.strides:
-            total *= stride
-        return total
+        return math.prod(self.strides)
 
     def build(self) -> VGNet:
         """The network, newly initialised by torch's default generator."""
@@ -184,31 +182,13 @@ class VGNetShape(Network):
         squeeze = ", squeeze-and-excitation" if self.squeeze else ""
         return f"VGNet{self.variant.upper()} ({self.form} form, channels {channels}, {self.activation}{squeeze})"
 
-    @property
-    def _first_kernels(self) -> KernelName:
-        """Of the first downsampling block."""
-        return "learnable" if self.form == "cifar" else self.kernels.downsampling
+    def ends(self) -> list[tuple[int, int]]:
+        """For each stage the channels that go in and those that come out."""
+        return list(zip((self.stem, *self.stages), self.stages, strict=False))
 
-    @property
-    def _incoming(self) -> tuple[int, ...]:
-        """For each stage the channels that go in."""
-        return (self.stem, *self.stages[:-1])
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Stem and stages, newly initialised, by name, in order."""
-        stem_stride, *strides = self.strides
-        activation, squeeze = _ACTIVATIONS[self.activation], self.squeeze
-        modules: dict[str, nn.Module] = {"stem": ConvBlock(self.in_channels, self.stem, 3, activation, stem_stride)}
-        kernels = self._first_kernels
-        for number, (incoming, out) in enumerate(zip(self._incoming, self.stages, strict=True), 1):
-            first = DownsamplingBlock(incoming, out, strides[number - 1], kernels, activation, squeeze)
-            others = (
-                HalfIdentityBlock(out, self.kernels.mixing, activation, squeeze)
-                for _ in range(self.blocks[number - 1] - 1)
-            )
-            modules[f"stage{number}"] = nn.Sequential(first, *others)
-            kernels = self.kernels.downsampling
-        return modules
+    def downsampling_kernels(self, stage: int) -> KernelName:
+        """Of the first block of a stage, from 1."""
+        return "learnable" if self.form == "cifar" and stage == 1 else self.kernels.downsampling
 
 
 def vgnet_shape(
@@ -238,17 +218,19 @@ class VGNet(nn.Module):
     def __init__(self, shape: VGNetShape) -> None:
         super().__init__()
         self.shape = shape
-        for name, module in shape.modules().items():
-            self.add_module(name, module)
+        activation = _ACTIVATIONS[shape.activation]
+        self.stem = ConvBlock(shape.in_channels, shape.stem, 3, activation, shape.strides[0])
+        for number in range(1, len(shape.stages) + 1):
+            self.add_module(f"stage{number}", _stage(shape, number))
         channels, last = shape.stages[-1], shape.kernels.last
         # fixed kernels need not be shared: none is a parameter
         self.spatial = SharedDepthwise(channels) if last == "learnable" else mixing(channels, last)
-        self.pointwise = pointwise(channels, channels, _ACTIVATIONS[shape.activation], squeeze=False)
+        self.pointwise = pointwise(channels, channels, activation, squeeze=False)
         self.classifier = nn.Linear(channels, shape.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, in_channels, H, W) -> logits (N, classes)."""
-        features = self.get_submodule("stem")(images)
+        features = self.stem(images)
         for number in range(1, len(self.shape.stages) + 1):
             features = torch.cat(self.get_submodule(f"stage{number}")(features), 1)
         logits: Tensor = self.classifier(self.pointwise(self.spatial(features)).mean((2, 3)))
@@ -270,3 +252,12 @@ class VGNet(nn.Module):
                     f"state_dict must be of a {self.shape}, got one of another variant or size: "
                     f"{name} is {given.get(name, 'absent')}, not {own.get(name, 'absent')}"
                 )
+
+
+def _stage(shape: VGNetShape, number: int) -> nn.Sequential:
+    """The blocks of a stage, from 1, newly initialised."""
+    incoming, out = shape.ends()[number - 1]
+    kernels, style = shape.downsampling_kernels(number), (_ACTIVATIONS[shape.activation], shape.squeeze)
+    first = DownsamplingBlock(incoming, out, shape.strides[number], kernels, *style)
+    blocks = range(1, shape.blocks[number - 1])
+    return nn.Sequential(first, *(HalfIdentityBlock(out, shape.kernels.mixing, *style) for _ in blocks))
