@@ -33,8 +33,8 @@ class TrainingConfig:
         `plateau_patience` epochs without a lower validation loss, goes back to the best weights, and ends the
         training when the rate falls below `lowest_rate`
     warmup_epochs: of "cosine", in which the rate first rises in equal steps, one a batch; fewer than `epochs`
-    label_smoothing: in [0, 1), the share of each label that all classes have alike while it trains; no other number
-        that is reported knows of it
+    label_smoothing: in [0, 1), the share of each label that all classes have alike in the loss that is trained; the
+        validation loss is without
     early_stop: epochs without a lower validation loss after which the training ends; None never ends it so
     balance_classes: weighs each class by the inverse of its frequency
     precision: of the convolutions; "float16" scales the loss

@@ -14,9 +14,11 @@ from rich.console import Console
 from small_training import AT_ONCE, CONFIG, SHAPE, job, network, same_weights, stripes
 from torch import nn
 
+from ckrm_kernels.commands.shared import with_preset
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.files import append_line, read_json, write_atomically, write_json
+from ckrm_kernels.storage.settings import read_config
 from ckrm_kernels.training import (
     PRESETS,
     Epoch,
@@ -36,6 +38,7 @@ from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_weights
+from ckrm_kernels.training.runs import RunsConfig
 from ckrm_kernels.training.state import TrainingState
 from ckrm_kernels.training.workers import Workers, threads_for
 
@@ -157,6 +160,16 @@ def test_labels_are_smoothed_for_losses_that_can_alone():
     with pytest.raises(ValueError, match=message):
         train(network(), stripes(), config, 0, loss=own)
     assert train(network(), stripes(), CONFIG, 0, loss=own)
+
+
+def test_a_preset_gives_way_to_options_and_settings():
+    default = with_preset(RunsConfig(seeds=(4,)), "vgnet")
+    chosen = read_config(default, None, ["training.momentum=0.5"], {"training": {"epochs": 20}})
+    assert chosen.training == dataclasses.replace(PRESETS["vgnet"], epochs=20, momentum=0.5)
+    assert chosen.seeds == (4,)
+    assert with_preset(RunsConfig(), None) == RunsConfig()
+    with pytest.raises(ValueError, match="warmup_epochs must be fewer than epochs, 4, got 5"):
+        read_config(default, None, [], {"training": {"epochs": 4}})
 
 
 def test_the_recipe_of_the_vgnet_paper():
