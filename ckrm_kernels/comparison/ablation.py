@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +22,7 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.files import write_atomically, write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.settings import as_json
-from ckrm_kernels.training import Runtime, evaluate
+from ckrm_kernels.training import Runtime, Score
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import NEEDED, RunsConfig, TrainedRuns, train_runs
 
@@ -104,11 +104,14 @@ def ablate_vgnet(
         raise ValueError(f"network must be a VGNet, such as vgnetg-small, got one of kind {network.kind!r}")
     folder = Path(folder)
     with joined() as team, locked(folder):
+        scores: dict[VariantName, dict[int, Score]] = {}
         for variant in VARIANTS:
             chosen = replace(config, network=replace(network, variant=variant))
-            train_runs(folder / variant, chosen, runtime=runtime, processes=processes, console=console)
+            scores[variant] = train_runs(
+                folder / variant, chosen, runtime=runtime, processes=processes, console=console
+            )
         display = Display(console, folder / "log.txt")
-        ablation = team.of_first(lambda: _compared(folder, display))
+        ablation = team.of_first(lambda: _compared(folder, scores, display))
         if team.is_first:
             write_json(folder / "ablation.json", _as_json(ablation))
             write_atomically(folder / "report.html", ablation_page.page(ablation).encode())
@@ -120,7 +123,7 @@ def ablate_vgnet(
     return ablation
 
 
-def _compared(folder: Path, display: Display) -> Ablation:
+def _compared(folder: Path, scores: Mapping[VariantName, Mapping[int, Score]], display: Display) -> Ablation:
     display.phase("Comparing the variants")
     groups = {variant: TrainedRuns.of(folder / variant, display) for variant in VARIANTS}
     first = groups[REFERENCE]
@@ -130,14 +133,16 @@ def _compared(folder: Path, display: Display) -> Ablation:
             raise ValueError(f"{group.folder} was trained on other data than {first.folder}: {different}")
     variants: list[AblatedVariant] = []
     for variant, group in groups.items():
-        variants.append(_variant(variant, group, variants[0] if variants else None))
+        of_seeds = [scores[variant][seed] for seed in group.config.seeds]
+        variants.append(_variant(variant, group, of_seeds, variants[0] if variants else None))
     network: Any = first.config.network
     return Ablation(network, first.config, first.data.name, len(first.data.held_out), tuple(variants))
 
 
-def _variant(variant: VariantName, group: TrainedRuns, reference: AblatedVariant | None) -> AblatedVariant:
+def _variant(
+    variant: VariantName, group: TrainedRuns, scores: Sequence[Score], reference: AblatedVariant | None
+) -> AblatedVariant:
     models = [job.trained() for job in group.jobs()]
-    scores = [evaluate(model, group.data.held_out, group.data.classes) for model in models]
     accuracies, aucs = tuple(score.accuracy for score in scores), tuple(score.auc for score in scores)
     layers = measure_networks(models, THRESHOLD, Similarity(scale_free=True))
     return AblatedVariant(
