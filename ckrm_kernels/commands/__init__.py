@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import compare, demo, doctor, export, measure, models, search, shrink, train
+from ckrm_kernels.commands import ablate, compare, demo, doctor, export, measure, models, search, shrink, train
 
 app = typer.Typer(
     name="ckrm",
@@ -44,6 +44,7 @@ _COMMANDS = (  # in the order of `ckrm --help`
     search.report,
     shrink.shrink,
     compare.compare,
+    ablate.ablate,
     export.export,
     demo.demo,
 )

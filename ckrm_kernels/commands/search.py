@@ -18,6 +18,7 @@ def search(
     image_size: shared.ImageSize = None,
     image_folder: shared.ImageFolder = None,
     skip_bad: shared.SkipBad = False,
+    preset: shared.Preset = None,
     epochs: shared.Epochs = None,
     seeds: Annotated[int | None, typer.Option(help="Networks of each round; by default 3.")] = None,
     final_seeds: Annotated[int | None, typer.Option(help="Networks of each kind compared; by default 10.")] = None,
@@ -92,7 +93,7 @@ def search(
     if resume and output:
         raise typer.BadParameter("names the folder of the run: leave out --output", param_hint="--resume")
     folder = resume or output or Path("runs/search")
-    default = config_of(resume) if resume else WidthSearchConfig()
+    default = shared.with_preset(config_of(resume) if resume else WidthSearchConfig(), preset)
     chosen = read_config(default, config, settings or (), options, besides=RunsConfig())
     shared.use_threads(threads)
     runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)

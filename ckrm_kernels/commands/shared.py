@@ -6,8 +6,9 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, TypeVar
 
 import typer
 
@@ -16,6 +17,7 @@ from ckrm_kernels import choices
 if TYPE_CHECKING:
     from ckrm_kernels.presentation.grid import Line
 
+T = TypeVar("T")
 _STYLES = {"repeats": "bold red", "scale": "italic yellow", "verdict": "bold", "head": "bold", "soft": "dim", "": ""}
 
 
@@ -51,6 +53,12 @@ ImageSize = Annotated[
 ]
 ImageFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="egd-cxr: where MIMIC-CXR's DICOM files are.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read, and list them.")]
+Preset = Annotated[
+    choices.PresetName | None,
+    typer.Option(
+        help="A training recipe, for any network: vgnet is that of the VGNet paper. Other settings change it further."
+    ),
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
 Threshold = Annotated[
     float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1], signed in [-1, 1].")
@@ -175,6 +183,15 @@ def settings_of(
             "training": {"epochs": epochs},
         }
     )
+
+
+def with_preset(config: T, preset: choices.PresetName | None) -> T:
+    """The configuration with the training of the preset, if one is asked for."""
+    if preset is None:
+        return config
+    from ckrm_kernels.training.presets import PRESETS
+
+    return replace(config, training=PRESETS[preset])  # type: ignore[type-var]
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

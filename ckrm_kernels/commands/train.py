@@ -17,6 +17,7 @@ def train(
     image_size: shared.ImageSize = None,
     image_folder: shared.ImageFolder = None,
     skip_bad: shared.SkipBad = False,
+    preset: shared.Preset = None,
     epochs: shared.Epochs = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="How many networks, from the seeds 0, 1, ...; by default 1.")
@@ -45,7 +46,9 @@ def train(
     options = shared.settings_of(network, data, data_folder, image_size, image_folder, skip_bad, epochs)
     if seeds is not None:
         options["seeds"] = list(range(seeds))
-    chosen = read_config(RunsConfig(), config, settings or (), options, besides=WidthSearchConfig())
+    chosen = read_config(
+        shared.with_preset(RunsConfig(), preset), config, settings or (), options, besides=WidthSearchConfig()
+    )
     shared.use_threads(threads)
     runtime = Runtime(device=device, threads=threads, data_workers=data_workers, tensorboard=tensorboard)
     with shared.interruptible("the same command goes on, at most half a minute back"):

@@ -126,9 +126,14 @@ def check_data(data: Dataset) -> None:
 
 
 def check_training(training: TrainingChoices) -> None:
-    """Raises ValueError for what the loss does not take: weights of the classes, and float16."""
+    """Raises ValueError for what the loss does not take: weights of the classes, smoothed labels, and float16."""
     if training.balance_classes:
         raise ValueError("training.balance_classes must be false for network.head gg-cam, which has its own loss")
+    if training.label_smoothing:
+        raise ValueError(
+            "training.label_smoothing must be 0 for network.head gg-cam, which has its own loss, "
+            f"got {training.label_smoothing!r}"
+        )
     if training.precision == "float16":
         raise ValueError(
             "training.precision must be float32 or bfloat16 for network.head gg-cam, whose gradients at "

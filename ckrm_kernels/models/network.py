@@ -57,14 +57,19 @@ class Network(WidthTies, Protocol):
 
     def check_training(self, training: TrainingChoices) -> None:
         """Raises ValueError where the network can't be trained so."""
+        return  # without which mypy takes it for abstract
 
-    def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+    def loss(
+        self, model: nn.Module, batch: Batch, class_weights: Tensor | None, label_smoothing: float = 0.0
+    ) -> Tensor:
         """The mean loss of a batch, a scalar to make small.
 
         model: one that `build` gave; batch: on its device
         class_weights: (classes,), None weighs all alike
+        label_smoothing: the share of each label that all classes have alike; a class may leave this argument out, and
+            its networks are then trained without smoothing alone
         """
-        return cross_entropy(model, batch, class_weights)
+        return cross_entropy(model, batch, class_weights, label_smoothing)
 
 
 class TrainingChoices(Protocol):
@@ -78,6 +83,10 @@ class TrainingChoices(Protocol):
     def precision(self) -> str:
         """Of the convolutions: "float32", "bfloat16" or "float16"."""
 
+    @property
+    def label_smoothing(self) -> float:
+        """The share of each label that all classes have alike."""
+
 
 @runtime_checkable
 class ClassMaps(Protocol):
@@ -87,6 +96,11 @@ class ClassMaps(Protocol):
         """images (N, C, H, W) -> activation maps (N, classes, h, w)."""
 
 
-def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
-    """Mean cross entropy of the logits of a batch; class_weights: (classes,), None weighs all alike."""
-    return functional.cross_entropy(model(batch.images), batch.labels, class_weights)
+def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of the logits of a batch.
+
+    class_weights: (classes,), None weighs all alike
+    label_smoothing: the share of each label that all classes have alike, in [0, 1)
+    """
+    logits = model(batch.images)
+    return functional.cross_entropy(logits, batch.labels, class_weights, label_smoothing=label_smoothing)

@@ -146,9 +146,13 @@ class ResNetShape(Network):
         if self.head == "gg-cam":
             ggcam.check_training(training)
 
-    def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
-        """Cross entropy, or that of GG-CAM; see `Network`."""
-        return (ggcam.gaze_loss if self.head == "gg-cam" else cross_entropy)(model, batch, class_weights)
+    def loss(
+        self, model: nn.Module, batch: Batch, class_weights: Tensor | None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """Cross entropy, or that of GG-CAM, which smoothes no labels; see `Network`."""
+        if self.head == "gg-cam":
+            return ggcam.gaze_loss(model, batch, class_weights)
+        return cross_entropy(model, batch, class_weights, label_smoothing)
 
     def outs(self) -> tuple[int, ...]:
         """For each stage, the width of what its blocks add up: `out`, or what is inferred from `inner`.

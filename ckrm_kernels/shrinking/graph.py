@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ckrm_kernels.shrinking.copying import tensors_of
 from ckrm_kernels.shrinking.couplings import Coupling, Entries, Graph
 from ckrm_kernels.shrinking.exporting import exported
 from ckrm_kernels.shrinking.inputs import as_inputs
@@ -129,7 +130,7 @@ def _unread(found: Traced) -> bool:
 
 def _not_run(model: nn.Module, found: Traced) -> dict[str, str]:
     """Convolutions and linear maps that the traced program doesn't run, such as an auxiliary head for training."""
-    names = {id(tensor): name for name, tensor in model.named_parameters()}
+    names = {id(tensor): name for name, tensor in tensors_of(model).items()}
     used = {tensor for tensor, _, _ in found.classes.owned()}
     return {
         name: "it does not run in evaluation mode"

@@ -6,8 +6,9 @@ import re
 from dataclasses import replace
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from ckrm_kernels.shrinking.copying import tensors_of
 from ckrm_kernels.shrinking.couplings import Layer, Role
 from ckrm_kernels.shrinking.exporting import PREFIX
 from ckrm_kernels.shrinking.label_rules import Call
@@ -26,7 +27,7 @@ class TracedLayers:
         self.roles: dict[tuple[str, int], Role] = {}
         self._model = model
         self._batch = batch
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+        self._tensors = tensors_of(model)
         self._modules = {id(module): name for name, module in model.named_modules()}
 
     def produces(self, layer: Layer) -> bool:
@@ -78,7 +79,7 @@ class TracedLayers:
             bias=call["bias"].tensor if call["bias"] is not None else None,
             groups=call["groups"] or 1,
             positions=self._positions(call["input"].shape if transposed else call.shape, call),
-            is_module=own is not None and own._parameters.get("weight") is self._model.get_parameter(weight),
+            is_module=own is not None and _has_weight(own, self._tensors[weight]),
             norm=self._norm(node),
         )
 
@@ -89,14 +90,15 @@ class TracedLayers:
         return positions if positions % self._batch else positions // self._batch
 
     def _weight(self, call: Call) -> str | None:
-        """The parameter that the weight is, or is computed from with its filters in their places."""
+        """The parameter or buffer that the weight is, or is computed from with its filters in their places."""
         weight = call["weight"]
         if weight.tensor is not None:
             return str(weight.tensor)
         origins = [(dim, call.classes.origin(vector)) for dim, vector in weight.along.items() if dim < 2]
         names = {origin[0] if origin is not None and origin[1] == dim else None for dim, origin in origins}
         name = names.pop() if len(names) == 1 else None
-        return name if name is not None and self._shapes.get(name) == weight.shape else None
+        tensor = self._tensors.get(name or "")
+        return name if tensor is not None and tuple(tensor.shape) == weight.shape else None
 
     def _norm(self, node: fx.Node) -> str | None:
         """The batch norm module that alone takes the node's output."""
@@ -105,6 +107,11 @@ class TracedLayers:
             return None
         module = module_of(users[0], self._model)
         return self._modules[id(module)] if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
+
+
+def _has_weight(module: nn.Module, weight: Tensor) -> bool:
+    """Whether the tensor is the module's weight itself: a parameter, or a buffer where it is not learnt."""
+    return any(own.get("weight") is weight for own in (module._parameters, module._buffers))
 
 
 def module_of(node: fx.Node, model: nn.Module) -> nn.Module | None:

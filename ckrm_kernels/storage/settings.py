@@ -121,6 +121,12 @@ def as_json(config: Any) -> dict[str, Any]:
     return value
 
 
+def completed(kind: type[Any], config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A saved configuration, as JSON, of that class, with the defaults of settings that came later."""
+    settings = {name: value for name, value in config.items() if name != "version"}
+    return {**as_json(typed(kind, settings, what)), "version": config.get("version")}
+
+
 def check_same(ours: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
     """Raises ValueError where the folder holds what was made by another configuration than ours, both as JSON."""
     different = [

@@ -15,6 +15,7 @@ from ckrm_kernels.whole_numbers import whole_number
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SCHEDULES = ("one-cycle", "cosine", "plateau")
 PRECISIONS = ("float32", "bfloat16", "float16")
+DECAYING = ("all", "weights")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,15 @@ class TrainingConfig:
     optimizer: "sgd", "adamw" or "rmsprop"
     learning_rate: > 0; the peak of the one-cycle schedule, the start of the others
     momentum: in [0, 1), constant; of sgd and rmsprop
-    weight_decay: >= 0, on every parameter
+    weight_decay: >= 0
+    weight_decay_on: "all" parameters; or "weights" of convolutions and linear layers alone, those of two or more
+        dimensions, and so neither biases nor norms
     schedule: "one-cycle" and "cosine" move with every batch; "plateau" multiplies the rate by `plateau_factor` after
         `plateau_patience` epochs without a lower validation loss, goes back to the best weights, and ends the
         training when the rate falls below `lowest_rate`
+    warmup_epochs: of "cosine", in which the rate first rises in equal steps, one a batch; fewer than `epochs`
+    label_smoothing: in [0, 1), the share of each label that all classes have alike in the loss that is trained; the
+        validation loss is without
     early_stop: epochs without a lower validation loss after which the training ends; None never ends it so
     balance_classes: weighs each class by the inverse of its frequency
     precision: of the convolutions; "float16" scales the loss
@@ -46,11 +52,14 @@ class TrainingConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-2
+    weight_decay_on: Literal["all", "weights"] = "all"
     schedule: Literal["one-cycle", "cosine", "plateau"] = "one-cycle"
+    warmup_epochs: int = 0
     plateau_patience: int = 40
     plateau_factor: float = 0.1
     lowest_rate: float = 1e-8
     early_stop: int | None = None
+    label_smoothing: float = 0.0
     balance_classes: bool = False
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
@@ -66,7 +75,13 @@ class TrainingConfig:
             if count >= 2**63:
                 raise ValueError(f"{name} must be below 2^63, got {count!r}")
             object.__setattr__(self, name, count)
-        for name, accepted in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        named = {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "weight_decay_on": DECAYING,
+        }
+        for name, accepted in named.items():
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if not 0 < self.learning_rate < math.inf:
@@ -79,6 +94,16 @@ class TrainingConfig:
             raise ValueError(f"plateau_factor must lie between 0 and 1, got {self.plateau_factor!r}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a finite number >= 0, got {self.weight_decay!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
+        self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        object.__setattr__(self, "warmup_epochs", whole_number("warmup_epochs", self.warmup_epochs, 0))
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(f"warmup_epochs must be 0 for the schedule {self.schedule}, got {self.warmup_epochs!r}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be fewer than epochs, {self.epochs}, got {self.warmup_epochs!r}")
 
     @property
     def keeps_best(self) -> bool:

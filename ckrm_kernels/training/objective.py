@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from ckrm_kernels.data import Batch
 
-Loss = Callable[[nn.Module, Batch, "Tensor | None"], Tensor]
-"""The mean loss of a batch, of the model, the batch and the weights of the classes (classes,) or None."""
+Loss = Callable[..., Tensor]
+"""The mean loss of a batch, of the model, the batch and the weights of the classes (classes,) or None.
+
+One that labels can be smoothed for has an argument `label_smoothing`, too.
+"""
 
 
 class Objective(nn.Module):
@@ -18,14 +22,24 @@ class Objective(nn.Module):
 
     class_weights: Tensor | None
 
-    def __init__(self, model: nn.Module, loss: Loss, class_weights: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, class_weights: Tensor | None, label_smoothing: float) -> None:
         super().__init__()
+        check_smoothing(loss, label_smoothing)
         self.model, self._loss = model, loss
+        self._smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss of the batch."""
-        return self._loss(self.model, batch, self.class_weights)
+        return self._loss(self.model, batch, self.class_weights, **self._smoothing)
+
+
+def check_smoothing(loss: Loss, label_smoothing: float) -> None:
+    """Raises ValueError where labels are to be smoothed and the loss has no argument for it."""
+    if label_smoothing and "label_smoothing" not in inspect.signature(loss).parameters:
+        raise ValueError(
+            f"training.label_smoothing must be 0 for a loss without an argument label_smoothing, got {label_smoothing}"
+        )
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

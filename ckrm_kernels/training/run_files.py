@@ -18,6 +18,7 @@ from ckrm_kernels.extras import require
 from ckrm_kernels.storage import settings
 from ckrm_kernels.storage.files import read_json, write_atomically, write_json
 from ckrm_kernels.storage.run_folders import RECORD, WEIGHTS
+from ckrm_kernels.training.config import TrainingConfig
 from ckrm_kernels.training.history import Epoch
 
 _UNFINISHED = "unfinished.pt"
@@ -57,7 +58,11 @@ def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
         return None
     record = read_json(folder / RECORD)
     with _damage_named(folder / RECORD):
-        run = Run(record["identity"], tuple(Epoch(**epoch) for epoch in record["history"]), float(record["seconds"]))
+        run = Run(
+            _completed(record["identity"]),
+            tuple(Epoch(**epoch) for epoch in record["history"]),
+            float(record["seconds"]),
+        )
     return run if run.identity == identity else None
 
 
@@ -66,7 +71,7 @@ def check_replaceable(folder: Path, identity: dict[str, Any]) -> None:
     if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
         return
     with _damage_named(folder / RECORD):
-        theirs = dict(read_json(folder / RECORD)["identity"])
+        theirs = _completed(dict(read_json(folder / RECORD)["identity"]))
     data = differences(identity.get("data", {}), theirs.get("data", {}))
     others = settings.differences({**theirs, "data": 0}, {**identity, "data": 0}, "absent")
     different = [
@@ -129,8 +134,15 @@ class UnfinishedRun:
             return
         with _damage_named(path):
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            if saved["identity"] == self.identity:
+            if _completed(saved["identity"]) == self.identity:
                 load_state_dict(saved["state"])
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """A saved identity, with the defaults of settings of the training that came later."""
+    if "training" not in identity:
+        return identity
+    return {**identity, "training": {**asdict(TrainingConfig()), **identity["training"]}}
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
 from ckrm_kernels.storage.run_folders import seed_folder
-from ckrm_kernels.storage.settings import Tables, as_json, check_kinds, check_same, typed
+from ckrm_kernels.storage.settings import Tables, as_json, check_kinds, check_same, completed, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.history import Event
+from ckrm_kernels.training.objective import check_smoothing
 from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
@@ -102,6 +103,7 @@ def adapted_to(config: Config, data: Dataset) -> Config:
         raise ValueError(f"the held-out part of {data.name} must hold images of at least 2 classes, for an AUC")
     network = config.network.adapted_to(data)
     network.check_training(config.training)
+    check_smoothing(network.loss, config.training.label_smoothing)
     return replace(config, network=network)
 
 
@@ -180,7 +182,7 @@ class TrainedRuns:
         path = self.folder / _CONFIG
         if not path.exists():
             return
-        ours, theirs = as_json(self.config), _read(path)
+        ours, theirs = as_json(self.config), completed(RunsConfig, _read(path), str(path))
         check_same(without_places({**ours, "seeds": theirs.get("seeds")}), without_places(theirs), self.folder)
         kept = read_json(self.folder / _DATA) if (self.folder / _DATA).exists() else {}
         identity = kept.get("identity", {}) if isinstance(kept, dict) else {}

@@ -148,7 +148,7 @@ class TrainingState:
 
     def _objective(self, data: Dataset, loss: Loss) -> Callable[[Batch], Tensor]:
         weights = balanced_weights(data.train.labels, data.classes) if self.config.balance_classes else None
-        objective: Any = Objective(self.model, loss, weights).to(self.device)
+        objective: Any = Objective(self.model, loss, weights, self.config.label_smoothing).to(self.device)
         if self.team.size > 1:
             objective = nn.parallel.DistributedDataParallel(objective)
         return torch.compile(objective) if self.config.compile else objective
@@ -159,13 +159,22 @@ class TrainingState:
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rate, decay = config.learning_rate, config.weight_decay
+    groups, rate = _parameter_groups(model, config), config.learning_rate
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        return torch.optim.AdamW(groups, rate)
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, rate, momentum=config.momentum, weight_decay=decay)
-    return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
+        return torch.optim.RMSprop(groups, rate, momentum=config.momentum)
+    return torch.optim.SGD(groups, rate, config.momentum)
+
+
+def _parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """The trainable parameters, those that decay first and, where others do not, these."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.weight_decay_on == "all":
+        return [{"params": parameters, "weight_decay": config.weight_decay}]
+    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, batches: int) -> Any:
@@ -175,5 +184,14 @@ def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, batches:
         )
     steps = config.epochs * batches
     if config.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return _cosine(optimizer, steps, config.warmup_epochs * batches)
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, cycle_momentum=False)
+
+
+def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> Any:
+    """Down to 0 by half a cosine; before it, in so many of the steps, up in equal ones from the first of them."""
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup)
+    if not warmup:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])

@@ -12,7 +12,7 @@ from ckrm_kernels.data.config import without_places
 from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import team
 from ckrm_kernels.storage.files import read_json, write_json
-from ckrm_kernels.storage.settings import as_json, check_same, differences, typed
+from ckrm_kernels.storage.settings import as_json, check_same, completed, differences, typed
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.search import Round
 from ckrm_kernels.width_search.sessions import Session
@@ -57,7 +57,7 @@ class StateFile:
             return State()
         theirs, data, state = _split(path)
         ours = without_places(as_json(self.config))
-        theirs = without_places(_completed(theirs, path))
+        theirs = without_places(completed(WidthSearchConfig, theirs, str(path)))
         by_error = "error" in (ours["rule"]["by"], theirs["rule"]["by"])  # what shrinking keeps is found once
         changeable = [name for name in _CHANGEABLE if not (by_error and name == "rule")]
         check_same(ours, {**theirs, **{name: ours[name] for name in changeable}}, self.folder)
@@ -72,7 +72,9 @@ class StateFile:
         if not path.exists():
             return {}
         theirs, _, _ = _split(path)
-        return differences(without_places(_completed(theirs, path)), without_places(as_json(self.config)))
+        return differences(
+            without_places(completed(WidthSearchConfig, theirs, str(path))), without_places(as_json(self.config))
+        )
 
     def _replayed(self, rounds: list[Round]) -> list[Round]:
         try:
@@ -116,12 +118,6 @@ def config_of(folder: Path) -> WidthSearchConfig:
     theirs, _, _ = _split(path)
     theirs.pop("version", None)
     return typed(WidthSearchConfig, theirs, str(path))
-
-
-def _completed(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A file's configuration, as JSON, with the defaults of settings that came later."""
-    settings = {name: value for name, value in config.items() if name != "version"}
-    return {**as_json(typed(WidthSearchConfig, settings, str(path))), "version": config.get("version")}
 
 
 def _split(path: Path) -> tuple[dict, Any, State]:

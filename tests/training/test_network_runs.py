@@ -156,6 +156,10 @@ def test_gg_cam_is_trained_by_its_own_loss_and_localises(with_gaze, tmp_path):
             r"training\.balance_classes must be false for network\.head gg-cam, which has its own loss",
         ),
         (
+            TrainingConfig(label_smoothing=0.1),
+            r"training\.label_smoothing must be 0 for network\.head gg-cam, which has its own loss, got 0\.1",
+        ),
+        (
             TrainingConfig(precision="float16"),
             r"training\.precision must be float32 or bfloat16 for network\.head gg-cam, .*, got float16",
         ),

@@ -7,7 +7,7 @@ import torch
 from small_training import CONFIG, killed_after, network, same_weights, stripes
 from torch import nn
 
-from ckrm_kernels.training import Resumed, UnfinishedRun, loop, train
+from ckrm_kernels.training import PRESETS, Resumed, UnfinishedRun, loop, train
 
 BATCHES = 6  # an epoch has, at CONFIG's batch size
 CONFIGS = {
@@ -24,6 +24,7 @@ CONFIGS = {
         channels_last=True,
         balance_classes=True,
     ),
+    "the recipe of VGNet": dataclasses.replace(PRESETS["vgnet"], epochs=3, warmup_epochs=1, batch_size=16),
     "float16, early stop": dataclasses.replace(CONFIG, precision="float16", early_stop=1, epochs=8),
 }
 

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import re
 from functools import partial
@@ -13,10 +14,13 @@ from rich.console import Console
 from small_training import AT_ONCE, CONFIG, SHAPE, job, network, same_weights, stripes
 from torch import nn
 
+from ckrm_kernels.commands.shared import with_preset
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.storage.files import append_line, read_json, write_atomically, write_json
+from ckrm_kernels.storage.settings import read_config
 from ckrm_kernels.training import (
+    PRESETS,
     Epoch,
     Resumed,
     Run,
@@ -34,6 +38,8 @@ from ckrm_kernels.training.evaluation import localization
 from ckrm_kernels.training.objective import balanced_weights
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import load_weights
+from ckrm_kernels.training.runs import RunsConfig
+from ckrm_kernels.training.state import TrainingState
 from ckrm_kernels.training.workers import Workers, threads_for
 
 
@@ -60,6 +66,11 @@ def epoch(number: int, validation_loss: float = 0.5) -> Epoch:
         ("lowest_rate", 0.0),
         ("batch_size", 2**63),
         ("early_stop", 0),
+        ("weight_decay_on", "norms"),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", 5),  # of the one-cycle schedule, which has its own
+        ("label_smoothing", 1.0),
+        ("label_smoothing", float("nan")),
     ],
 )
 def test_configurations_refused(field, value):
@@ -100,6 +111,73 @@ def test_one_step_is_momentum_sgd_with_weight_decay():
     for trained, before in zip(model.parameters(), by_hand.parameters(), strict=True):
         expected = before - rate * (before.grad + 0.05 * before)
         torch.testing.assert_close(trained, expected)
+
+
+def test_one_step_of_the_recipe_smoothes_labels_and_spares_biases_and_norms_the_decay():
+    data = dataclasses.replace(stripes(), train=Part(stripes().train.images[:16], stripes().train.labels[:16]))
+    config = dataclasses.replace(PRESETS["vgnet"], batch_size=16, weight_decay=0.05)
+    model, by_hand = (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 3)) for _ in range(2))
+    by_hand.load_state_dict(model.state_dict())
+    targets = 0.9 * nn.functional.one_hot(data.train.labels, 3) + 0.1 / 3
+    (-(targets * by_hand(data.train.images).log_softmax(1)).sum(1).mean()).backward()
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, data, config, 0, stop)
+    rate = 0.2 / 5  # the first of five batches, one an epoch, in which it rises
+    for (name, trained), before in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        decay = 0.05 if name == "2.weight" else 0.0
+        torch.testing.assert_close(trained, before - rate * (before.grad + decay * before))
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_the_rate_rises_in_equal_steps_and_falls_by_a_cosine(warmup):
+    config = TrainingConfig(epochs=5, batch_size=48, learning_rate=0.4, schedule="cosine", warmup_epochs=warmup)
+    state, batches = TrainingState(network(), stripes(), config, 0), 2
+    rising, falling = warmup * batches, (5 - warmup) * batches
+    expected = [0.4 * (step + 1) / rising for step in range(rising)]
+    expected += [0.2 * (1 + math.cos(math.pi * step / falling)) for step in range(falling)]
+    rates = []
+    for _ in range(5 * batches):
+        rates.append(state.learning_rate)
+        state.step(sum(parameter.sum() for parameter in state.model.parameters()), 48)
+    assert rates == pytest.approx(expected)
+
+
+def test_no_warmup_of_one_batch_divides_by_zero():
+    config = TrainingConfig(epochs=3, batch_size=96, learning_rate=0.4, schedule="cosine", warmup_epochs=1)
+    assert TrainingState(network(), stripes(), config, 0).learning_rate == 0.4
+
+
+def test_labels_are_smoothed_for_losses_that_can_alone():
+    def own(model, batch, class_weights):
+        return model(batch.images).square().mean()
+
+    config = dataclasses.replace(CONFIG, label_smoothing=0.1)
+    message = r"training\.label_smoothing must be 0 for a loss without an argument label_smoothing, got 0\.1"
+    with pytest.raises(ValueError, match=message):
+        train(network(), stripes(), config, 0, loss=own)
+    assert train(network(), stripes(), CONFIG, 0, loss=own)
+
+
+def test_a_preset_gives_way_to_options_and_settings():
+    default = with_preset(RunsConfig(seeds=(4,)), "vgnet")
+    chosen = read_config(default, None, ["training.momentum=0.5"], {"training": {"epochs": 20}})
+    assert chosen.training == dataclasses.replace(PRESETS["vgnet"], epochs=20, momentum=0.5)
+    assert chosen.seeds == (4,)
+    assert with_preset(RunsConfig(), None) == RunsConfig()
+    with pytest.raises(ValueError, match="warmup_epochs must be fewer than epochs, 4, got 5"):
+        read_config(default, None, [], {"training": {"epochs": 4}})
+
+
+def test_the_recipe_of_the_vgnet_paper():
+    """Section 5.1."""
+    recipe = PRESETS["vgnet"]
+    assert (recipe.optimizer, recipe.momentum, recipe.learning_rate, recipe.batch_size) == ("sgd", 0.9, 0.2, 512)
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.schedule) == (300, 5, "cosine")
+    assert (recipe.weight_decay, recipe.weight_decay_on, recipe.label_smoothing) == (1e-4, "weights", 0.1)
 
 
 def test_a_loss_that_is_not_finite_ends_it():
@@ -245,6 +323,18 @@ def test_finished_jobs_are_not_repeated(tmp_path):
             workers.run([job(tmp_path, 0, TrainingConfig(epochs=1))], lambda place, epoch: seen.add("new"))
         assert "new" not in seen
         assert (tmp_path / "seed-0" / "weights.safetensors").read_bytes() == before
+
+
+def test_a_run_of_before_a_setting_has_its_default(tmp_path):
+    Workers(1).run([job(tmp_path)], lambda place, event: None)
+    path = tmp_path / "seed-0" / "run.json"
+    record = read_json(path)
+    for name in ("warmup_epochs", "label_smoothing", "weight_decay_on"):
+        del record["identity"]["training"][name]
+    write_json(path, record)
+    assert job(tmp_path).finished() is not None
+    with pytest.raises(ValueError, match=r"training\.label_smoothing is 0\.0, not 0\.1"):
+        job(tmp_path, config=dataclasses.replace(CONFIG, label_smoothing=0.1)).finished()
 
 
 @pytest.mark.parametrize("name", ["run.json", "weights.safetensors", "unfinished.pt"])
