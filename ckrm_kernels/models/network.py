@@ -57,6 +57,7 @@ class Network(WidthTies, Protocol):
 
     def check_training(self, training: TrainingChoices) -> None:
         """Raises ValueError where the network can't be trained so."""
+        return  # without it, mypy takes the method for abstract
 
     def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """The mean loss of a batch, a scalar to make small.
@@ -85,6 +86,18 @@ class ClassMaps(Protocol):
 
     def maps(self, images: Tensor) -> Tensor:
         """images (N, C, H, W) -> activation maps (N, classes, h, w)."""
+
+
+@runtime_checkable
+class SaliencyMaps(Protocol):
+    """A built network that also predicts where a reader looks.
+
+    Its `forward` takes `with_saliency=True`, too, and then gives the logits and that map: with it the network is traced
+    whole, to be shrunk or exported.
+    """
+
+    def saliency(self, images: Tensor) -> Tensor:
+        """images (N, C, H, W) -> the logarithm of each pixel's probability (N, H, W); those of an image sum to 1."""
 
 
 def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
