@@ -4,7 +4,7 @@ from ckrm_kernels.models.counts import count_multiply_adds, count_parameters, wi
 from ckrm_kernels.models.ggcam import GGCAM, CAMHead, GazeLoss, localization_hits
 from ckrm_kernels.models.kinds import AnyNetwork, network_of
 from ckrm_kernels.models.mt_unet import MTUNet, MTUNetShape, MultiTaskLoss, mt_unet_shape
-from ckrm_kernels.models.network import ClassMaps, Network, SaliencyMaps, WidthTies
+from ckrm_kernels.models.network import ClassMaps, Network, SaliencyMaps, WidthTies, whole_pass
 from ckrm_kernels.models.resnet import ResNet, ResNetShape, resnet_shape
 from ckrm_kernels.models.zoo import NETWORKS, NamedNetwork, network_shape
 
@@ -31,5 +31,6 @@ __all__ = [
     "network_of",
     "network_shape",
     "resnet_shape",
+    "whole_pass",
     "without_memory",
 ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckrm_kernels.data import Dataset
 
 _CHUNK = 256  # maps read at once
+_NAMED = 10  # rows in an error
 
 
 def weighed_by_uncertainty(loss: Tensor, ln_s: Tensor) -> Tensor:
@@ -38,36 +39,33 @@ def check_batch(gaze: Tensor, maps: Tensor, name: str) -> None:
 def gaze_distribution(gaze: Tensor, size: torch.Size) -> Tensor:
     """Each gaze map as the probabilities of the pixels: resized, and over its sum.
 
-    gaze: (N, H, W) floating point, >= 0; size: (h, w)
+    gaze: (N, H, W) floating point; size: (h, w)
     out: (N, h, w), each map's sum 1
-    Raises ValueError, naming the rows, for maps that are no distribution: with a sum of 0, negative, NaN or infinite.
+    Raises ValueError as `check_summable`.
     """
-    bad = without_gaze(gaze)
-    if bad:
-        raise ValueError(f"gaze must be >= 0, finite and of a sum above 0 in each map, got others in the rows {bad}")
+    check_summable(gaze, "gaze")
     gaze = resized(gaze, size)
     return gaze / gaze.sum((1, 2), keepdim=True)
 
 
-def without_gaze(gaze: Tensor) -> list[int]:
-    """The rows of gaze (N, H, W) whose maps can't be scaled to the sum 1."""
-    sums, least = gaze.double().sum((1, 2)), gaze.amin((1, 2))
-    return (~((sums > 0) & (sums < torch.inf) & (least >= 0))).nonzero().flatten().tolist()
+def check_summable(gaze: Tensor, name: str) -> None:
+    """Raises ValueError, naming the rows, where maps (N, H, W) can't be scaled to the sum 1. name: of the maps"""
+    bad = [start + row for start in range(0, len(gaze), _CHUNK) for row in _bad_rows(gaze[start : start + _CHUNK])]
+    if bad:
+        raise ValueError(
+            f"{name} must be >= 0, finite and of a sum above 0 in each map; it is not in {len(bad)} of {len(gaze)}, "
+            f"the rows {', '.join(map(str, bad[:_NAMED]))}{', ...' if len(bad) > _NAMED else ''}"
+        )
 
 
 def check_gaze(data: Dataset) -> None:
     """Raises ValueError, naming part and rows, where gaze maps of the data can't be scaled to the sum 1."""
     for name in ("train", "validation", "held_out"):
         gaze = getattr(data, name).gaze
-        if gaze is None:
-            continue
-        bad = [
-            start + row
-            for start in range(0, len(gaze), _CHUNK)
-            for row in without_gaze(gaze[start : start + _CHUNK].float())
-        ]
-        if bad:
-            raise ValueError(
-                f"gaze maps of {data.name} must be >= 0, finite and of a sum above 0; those of {len(bad)} images of "
-                f"its part {name} are not, in the rows {', '.join(map(str, bad[:10]))}{', ...' if bad[10:] else ''}"
-            )
+        if gaze is not None:
+            check_summable(gaze, f"gaze of the part {name} of {data.name}")
+
+
+def _bad_rows(gaze: Tensor) -> list[int]:
+    sums, least = gaze.double().sum((1, 2)), gaze.amin((1, 2))
+    return (~((sums > 0) & (sums < torch.inf) & (least >= 0))).nonzero().flatten().tolist()

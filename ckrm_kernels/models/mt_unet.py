@@ -203,6 +203,12 @@ class MTUNet(nn.Module):
         return logits
 
     def _saliency(self, last: Tensor) -> Tensor:
+        if last.shape[1] != self.saliency_conv.in_channels:
+            raise ValueError(
+                f"the saliency head reads {self.saliency_conv.in_channels} channels of the last map, which has "
+                f"{last.shape[1]}: shrink the network with its saliency, of example inputs "
+                '{"images": images, "with_saliency": True}'
+            )
         scores: Tensor = self.saliency_out(functional.relu(self.saliency_bn(self.saliency_conv(last))))
         return scores[:, 0].flatten(1).log_softmax(1).unflatten(1, scores.shape[2:])
 

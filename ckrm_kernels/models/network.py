@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,12 +92,16 @@ class ClassMaps(Protocol):
 class SaliencyMaps(Protocol):
     """A built network that also predicts where a reader looks.
 
-    Its `forward` takes `with_saliency=True`, too, and then gives the logits and that map: with it the network is traced
-    whole, to be shrunk or exported.
+    Its `forward` takes `with_saliency=True`, too, and then gives the logits and that map.
     """
 
     def saliency(self, images: Tensor) -> Tensor:
         """images (N, C, H, W) -> the logarithm of each pixel's probability (N, H, W); those of an image sum to 1."""
+
+
+def whole_pass(model: nn.Module) -> dict[str, Any]:
+    """Keyword arguments of a built network's forward pass with which it computes all that it predicts."""
+    return {"with_saliency": True} if isinstance(model, SaliencyMaps) else {}
 
 
 def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from ckrm_kernels.training.evaluation import Score, evaluate
 from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, save_run
+from ckrm_kernels.training.saliency import SaliencyScore, saliency_scores
 from ckrm_kernels.training.trained import TrainedNetwork, load
 from ckrm_kernels.training.transform import Transform
 
@@ -13,6 +14,7 @@ __all__ = [
     "Resumed",
     "Run",
     "Runtime",
+    "SaliencyScore",
     "Score",
     "Step",
     "TrainedNetwork",
@@ -22,6 +24,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_run",
+    "saliency_scores",
     "save_run",
     "train",
 ]

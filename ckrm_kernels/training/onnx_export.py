@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.extras import require
+from ckrm_kernels.models import SaliencyMaps, whole_pass
 from ckrm_kernels.training.trained import TrainedNetwork
 
 
@@ -28,15 +29,15 @@ class _OfRawPixels(nn.Module):
             for numbers in (trained.transform.mean, trained.transform.deviation)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         standardised: Tensor = (images.float() - self.mean) / self.deviation
-        logits: Tensor = self.model(standardised)
-        return logits
+        return self.model(standardised, **whole_pass(self.model))
 
 
 def as_onnx(trained: TrainedNetwork) -> bytes:
     """The content of an ONNX file: "images" (N, C, H, W) of raw pixels -> "logits" (N, classes), for any N.
 
+    Of a network that predicts saliency, "saliency" (N, H, W) is a second output, see `models.SaliencyMaps`.
     The pixels are uint8 where the data set's are, else float32. The file's metadata holds the classes, as JSON.
     """
     with require("an ONNX file", "onnx"):
@@ -52,7 +53,7 @@ def as_onnx(trained: TrainedNetwork) -> bytes:
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=["logits", *(["saliency"] if isinstance(trained.model, SaliencyMaps) else [])],
             dynamic_shapes={"images": {0: torch.export.Dim("N")}},
         )
     assert program is not None

@@ -77,11 +77,12 @@ def train_and_evaluate(networks: Networks, workers: Workers, compared: Compared)
 
 
 def time_networks(networks: Networks, compared: Sequence[Compared]) -> list[Latency]:
-    """Times the networks, one of each."""
+    """Times the networks, one of each, and keeps where they look, if they predict it."""
     networks.display.phase("Comparison: timing the networks")
 
     def timed() -> list[Latency]:
         models = {each.name: networks.jobs(each.folder, each.shape)[0].trained() for each in compared}
+        networks.keep_saliency_examples(models)
         return measure_latencies(models, networks.data.image_shape)
 
     return team().of_first(timed)

@@ -13,6 +13,7 @@ from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
 from ckrm_kernels.presentation.markup import Table, render, swatch
 from ckrm_kernels.presentation.numbers import duration, percent, size
 from ckrm_kernels.presentation.tables import csv_text, together
+from ckrm_kernels.training.saliency import SALIENCY_METRICS
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report.boxplots import box_plots
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "Accuracy", "auc": "AUC"}
+_FIELDS = ("mean", "low", "high", "per_model")
 
 
 def quality_figures(findings: Findings) -> dict[str, Figure]:
@@ -51,13 +53,15 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
 
 def quality_csv(findings: Findings) -> str:
     """A row for each candidate: means with intervals, each network's value, and costs."""
-    of_metrics = [f"{metric}_{field}" for metric in METRICS for field in ("mean", "low", "high", "per_model")]
+    of_metrics = [f"{metric}_{field}" for metric in METRICS for field in _FIELDS]
+    of_metrics += [f"saliency_{metric}_{field}" for metric in _saliency(findings.candidates) for field in _FIELDS]
     costs = ["parameters", "multiply_adds", "checkpoint_bytes"]
     rows = [
         [
             each.name,
             len(each.scores),
             *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
+            *(cell for metric in _saliency(findings.candidates) for cell in _metric_cells(each.saliency(metric))),
             *(getattr(each, cost) for cost in costs),
         ]
         for each in findings.candidates
@@ -102,11 +106,18 @@ def _means(candidates: Sequence[Candidate]) -> Table:
             swatch(each.name),
             str(len(each.scores)),
             *(with_interval(mean_interval(values_of(each, metric))) for metric in METRICS),
+            *(with_interval(mean_interval(each.saliency(metric))) for metric in _saliency(candidates)),
         ]
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
-    return Table(caption, ["network", "trained", *METRICS.values()], rows)
+    saliency = (f"saliency {title}" for title in _saliency(candidates).values())
+    return Table(caption, ["network", "trained", *METRICS.values(), *saliency], rows)
+
+
+def _saliency(candidates: Sequence[Candidate]) -> Mapping[str, str]:
+    """The metrics of saliency, by their names; none where the networks predict no saliency."""
+    return SALIENCY_METRICS if candidates[0].scores[0].saliency else {}
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> Table:
