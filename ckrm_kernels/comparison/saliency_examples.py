@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def save_examples(path: Path, examples: SaliencyExamples) -> None:
             f"predicted.{name}": predicted,
             f"correlations.{name}": torch.tensor(examples.correlations[name], dtype=torch.float64),
         }
-    write_atomically(path, as_safetensors(tensors))
+    write_atomically(path, as_safetensors(tensors, {"networks": json.dumps(list(examples.predicted))}))
 
 
 def load_examples(path: Path) -> SaliencyExamples | None:
@@ -89,10 +90,12 @@ def load_examples(path: Path) -> SaliencyExamples | None:
     if not path.exists():
         return None
     with damage_named(path, "delete it to do without its pictures"):
-        from safetensors.torch import load_file
+        from safetensors import safe_open
 
-        tensors = load_file(path)
-        names = [name.removeprefix("predicted.") for name in tensors if name.startswith("predicted.")]
+        with safe_open(path, "pt") as file:
+            names = json.loads(file.metadata()["networks"])
+            parts = [f"{part}.{name}" for part in ("predicted", "correlations") for name in names]
+            tensors = {name: file.get_tensor(name) for name in ("images", "gaze", "labels", *parts)}
         return SaliencyExamples(
             tensors["images"],
             tensors["gaze"],

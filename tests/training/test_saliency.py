@@ -1,19 +1,21 @@
 """Predicted saliency against the gaze: the metrics, and their place in scores and tables."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 from torchmetrics.functional import kl_divergence, pearson_corrcoef
 
+from ckrm_kernels.comparison import tables
+from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.data import Part
-from ckrm_kernels.training import SaliencyScore, evaluate, saliency_scores
+from ckrm_kernels.training import SaliencyScore, Score, evaluate, saliency_scores
 
 
 def predicted(*shape: int, seed: int) -> torch.Tensor:
@@ -27,6 +29,7 @@ def looked(*shape: int, seed: int) -> torch.Tensor:
     return (gaze - 0.3).clamp(min=0)
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(2, 9), st.integers(0, 1000))
 def test_metrics_are_those_of_scipy_and_torchmetrics(images, height, width, seed):
     saliency, gaze = predicted(images, height, width, seed=seed), looked(images, height, width, seed=seed + 1)
@@ -58,10 +61,8 @@ def test_a_perfect_prediction_and_a_gaze_of_another_scale():
 
 def test_a_prediction_of_nothing_where_people_looked():
     saliency = torch.tensor([[[0.0, -math.inf]]])  # all on the first pixel
-    scores = saliency_scores(saliency, torch.tensor([[[1.0, 0.0]]]))[0].tolist()
-    assert scores == [0, 1, 1]
-    scores = saliency_scores(saliency, torch.tensor([[[0.0, 1.0]]]))[0].tolist()
-    assert scores == [math.inf, -1, 0]
+    assert saliency_scores(saliency, torch.tensor([[[1.0, 0.0]]]))[0].tolist() == pytest.approx([0, 1, 1])
+    assert saliency_scores(saliency, torch.tensor([[[0.0, 1.0]]]))[0].tolist() == pytest.approx([math.inf, -1, 0])
 
 
 def test_a_constant_map_correlates_with_nothing():
@@ -76,6 +77,25 @@ def test_gaze_on_a_coarser_grid_is_resized_to_the_prediction():
     small, large = torch.tensor([[[0.2, 1.0]]]), torch.tensor([[[0.2, 0.4, 0.8, 1.0]]])
     saliency = predicted(1, 1, 4, seed=0)
     torch.testing.assert_close(saliency_scores(saliency, small), saliency_scores(saliency, large))
+
+
+# ---- in tables -------------------------------------------------------------------------------------------------------
+
+
+def candidate(name: str, *scores: SaliencyScore | None) -> Candidate:
+    return Candidate(name, {"conv": 4}, 10, 20, 30, tuple(Score(0.9, 0.95, (), score) for score in scores), ())
+
+
+def test_the_table_of_compared_networks_has_saliency_where_it_is_predicted():
+    first, second = SaliencyScore(0.25, 0.5, 0.75), SaliencyScore(0.75, 0.5, 0.25)
+    text = tables.as_text([tables.compared([candidate("both", first, second), candidate("one", None, None)], [])])
+    rows = {tuple(line.split()) for line in text.splitlines() if line.lstrip().startswith("saliency")}
+    assert rows == {
+        ("saliency", "KL", "0.5000", "±", "0.3536"),
+        ("saliency", "CC", "0.5000", "±", "0.0000"),
+        ("saliency", "histogram", "similarity", "0.5000", "±", "0.3536"),
+    }
+    assert "saliency" not in tables.as_text([tables.compared([candidate("one", None)], [])])
 
 
 # ---- of a network ----------------------------------------------------------------------------------------------------
@@ -108,9 +128,8 @@ def test_the_score_is_the_mean_over_the_images_in_any_batches(monkeypatch):
     score = evaluate(model, part, 2)
     assert model.training
     expected = saliency_scores(model.saliency(part.images).detach(), part.gaze).mean(0).tolist()
-    assert score.saliency == pytest.approx(SaliencyScore(*expected), rel=1e-12) or score.saliency == SaliencyScore(
-        *expected
-    )
+    assert isinstance(score.saliency, SaliencyScore)
+    assert astuple(score.saliency) == pytest.approx(expected, rel=1e-12)
 
 
 def test_without_gaze_or_prediction_there_is_no_score():

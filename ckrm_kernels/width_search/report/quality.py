@@ -45,6 +45,7 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
         drawings=[drawings[metric] for metric in METRICS],
         caption=f"{boxes}A dot is {each}, trained from its own seed.",
         means=_means(findings.candidates),
+        saliency=_means_of_saliency(findings.candidates),
         comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
         in_words=[f"{METRICS[each.metric]}: {in_words(each)}." for each in findings.comparisons],
         costs=_costs(findings),
@@ -106,13 +107,20 @@ def _means(candidates: Sequence[Candidate]) -> Table:
             swatch(each.name),
             str(len(each.scores)),
             *(with_interval(mean_interval(values_of(each, metric))) for metric in METRICS),
-            *(with_interval(mean_interval(each.saliency(metric))) for metric in _saliency(candidates)),
         ]
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
-    saliency = (f"saliency {title}" for title in _saliency(candidates).values())
-    return Table(caption, ["network", "trained", *METRICS.values(), *saliency], rows)
+    return Table(caption, ["network", "trained", *METRICS.values()], rows)
+
+
+def _means_of_saliency(candidates: Sequence[Candidate]) -> Table | None:
+    metrics = _saliency(candidates)
+    rows = [
+        [swatch(each.name), *(with_interval(mean_interval(each.saliency(metric))) for metric in metrics)]
+        for each in candidates
+    ]
+    return Table("Predicted saliency against the gaze", ["network", *metrics.values()], rows) if metrics else None
 
 
 def _saliency(candidates: Sequence[Candidate]) -> Mapping[str, str]:
