@@ -60,9 +60,11 @@ def saliency_figure(examples: SaliencyExamples, classes: Sequence[str] = ()) -> 
             bottom = total - _HEAD - row * (high + _FOOT) - high
             axes = figure.add_axes((left / WIDTH, bottom / total, wide / WIDTH, high / total))
             _picture(axes, maps[row], colours)
-            axes.set_xlabel(_below(examples, name, row, classes), fontsize=TYPE - 2, color=LIGHT["soft"], labelpad=2)
+            below, small = _below(examples, name, row, classes), TYPE - 2
+            axes.set_xlabel(below, fontsize=small, color=LIGHT["soft"], labelpad=2, parse_math=False)
             if row == 0:
-                axes.set_title(shortened(name, _LONGEST_NAME), fontsize=TYPE, color=LIGHT["text"], pad=5)
+                title = shortened(name, _LONGEST_NAME)
+                axes.set_title(title, fontsize=TYPE, color=LIGHT["text"], pad=5, parse_math=False)
     return figure
 
 
