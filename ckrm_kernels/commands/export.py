@@ -26,7 +26,7 @@ def export(
 
     One that predicts saliency has a second output, the logarithm of each pixel's probability (N, H, W).
     """
-    from ckrm_kernels.models import SaliencyMaps
+    from ckrm_kernels.models import predicts_saliency
     from ckrm_kernels.storage.files import write_atomically
     from ckrm_kernels.training import load
     from ckrm_kernels.training.onnx_export import as_onnx
@@ -36,7 +36,7 @@ def export(
     with interruptible("nothing was written; run the same command again"):
         trained = load(run, which=which, seed=seed)
         write_atomically(onnx, as_onnx(trained))
-        saliency = isinstance(trained.model, SaliencyMaps)
+        saliency = predicts_saliency(trained.model)
         pixels = f"{trained.transform.pixels} (N, {', '.join(map(str, trained.image_shape))})"
         typer.echo(
             f"wrote {onnx}: the network of {trained.folder}, images {pixels} -> "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ckrm_kernels.data import Part
-from ckrm_kernels.models import SaliencyMaps
+from ckrm_kernels.models import predicts_saliency
 from ckrm_kernels.models.gaze import resized
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.training.evaluation import saliency_maps
@@ -52,7 +52,7 @@ def saliency_examples(networks: Mapping[str, nn.Module], part: Part, rows: Seque
     Raises ValueError for a network that predicts no saliency, a part without gaze maps, and rows that it has not.
     """
     for name, network in networks.items():
-        if not isinstance(network, SaliencyMaps):
+        if not predicts_saliency(network):
             raise ValueError(f"networks must predict saliency, see models.SaliencyMaps; {name} does not")
     if part.gaze is None:
         raise ValueError("part must have gaze maps, got none")

@@ -4,7 +4,7 @@ from ckrm_kernels.models.counts import count_multiply_adds, count_parameters, wi
 from ckrm_kernels.models.ggcam import GGCAM, CAMHead, GazeLoss, localization_hits
 from ckrm_kernels.models.kinds import AnyNetwork, network_of
 from ckrm_kernels.models.mt_unet import MTUNet, MTUNetShape, MultiTaskLoss, mt_unet_shape
-from ckrm_kernels.models.network import ClassMaps, Network, SaliencyMaps, WidthTies, whole_pass
+from ckrm_kernels.models.network import ClassMaps, Network, SaliencyMaps, WidthTies, predicts_saliency, whole_pass
 from ckrm_kernels.models.resnet import ResNet, ResNetShape, resnet_shape
 from ckrm_kernels.models.zoo import NETWORKS, NamedNetwork, network_shape
 
@@ -30,6 +30,7 @@ __all__ = [
     "mt_unet_shape",
     "network_of",
     "network_shape",
+    "predicts_saliency",
     "resnet_shape",
     "whole_pass",
     "without_memory",

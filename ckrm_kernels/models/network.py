@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -99,9 +100,14 @@ class SaliencyMaps(Protocol):
         """images (N, C, H, W) -> the logarithm of each pixel's probability (N, H, W); those of an image sum to 1."""
 
 
+def predicts_saliency(model: nn.Module) -> bool:
+    """Whether a built network is one of `SaliencyMaps`, by its methods and the arguments of its `forward`."""
+    return isinstance(model, SaliencyMaps) and "with_saliency" in signature(model.forward).parameters
+
+
 def whole_pass(model: nn.Module) -> dict[str, Any]:
     """Keyword arguments of a built network's forward pass with which it computes all that it predicts."""
-    return {"with_saliency": True} if isinstance(model, SaliencyMaps) else {}
+    return {"with_saliency": True} if predicts_saliency(model) else {}
 
 
 def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from ckrm_kernels.data import Batch, Part
 from ckrm_kernels.extras import require
-from ckrm_kernels.models import ClassMaps, SaliencyMaps, localization_hits
+from ckrm_kernels.models import ClassMaps, localization_hits, predicts_saliency
 from ckrm_kernels.models.gaze import check_summable
 from ckrm_kernels.training.saliency import SaliencyScore, saliency_scores
 
@@ -58,14 +59,14 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
 
 def saliency_score(model: nn.Module, part: Part) -> SaliencyScore | None:
     """How near the predicted saliency is to the gaze, over the part's images; None where there is neither of both."""
-    if not isinstance(model, SaliencyMaps) or part.gaze is None:
+    if not predicts_saliency(model) or part.gaze is None:
         return None
     check_summable(part.gaze, "gaze of the part")
-    predicted: SaliencyMaps = model
+    network: Any = model
 
     def scores(batch: Batch) -> Tensor:
         assert batch.gaze is not None
-        return saliency_scores(predicted.saliency(batch.images), batch.gaze)
+        return saliency_scores(network.saliency(batch.images), batch.gaze)
 
     return SaliencyScore(*_outputs(model, part, torch.arange(len(part)), scores).mean(0).tolist())
 
@@ -79,8 +80,8 @@ def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int
     if not isinstance(model, ClassMaps) or part.regions is None or not bool(inside.any()):
         return None
     rows = inside.nonzero().flatten()
-    has_maps: ClassMaps = model
-    maps = _outputs(model, part, rows, lambda batch: has_maps.maps(batch.images))
+    network: Any = model
+    maps = _outputs(model, part, rows, lambda batch: network.maps(batch.images))
     regions = functional.interpolate(part.regions[rows].float(), maps.shape[2:], mode="nearest-exact") > 0.5
     return localization_hits(maps, part.labels[rows], regions, region_of_class).double().mean().item()
 
@@ -101,9 +102,8 @@ def logits(model: nn.Module, part: Part) -> Tensor:
 
 def saliency_maps(model: nn.Module, part: Part, rows: Tensor) -> Tensor:
     """What the model, one of `models.SaliencyMaps`, predicts for those rows: (N, H, W) on the CPU, as `logits`."""
-    assert isinstance(model, SaliencyMaps)
-    predicted: SaliencyMaps = model
-    return _outputs(model, part, rows, lambda batch: predicted.saliency(batch.images))
+    network: Any = model
+    return _outputs(model, part, rows, lambda batch: network.saliency(batch.images))
 
 
 @torch.no_grad()

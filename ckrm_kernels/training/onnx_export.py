@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.extras import require
-from ckrm_kernels.models import SaliencyMaps, whole_pass
+from ckrm_kernels.models import predicts_saliency, whole_pass
 from ckrm_kernels.training.trained import TrainedNetwork
 
 
@@ -24,6 +24,7 @@ class _OfRawPixels(nn.Module):
     def __init__(self, trained: TrainedNetwork) -> None:
         super().__init__()
         self.model = copy.deepcopy(trained.model)  # whose device and mode are the caller's
+        self._whole = whole_pass(self.model)
         self.mean, self.deviation = (
             nn.Buffer(torch.tensor(numbers)[:, None, None])
             for numbers in (trained.transform.mean, trained.transform.deviation)
@@ -31,7 +32,7 @@ class _OfRawPixels(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         standardised: Tensor = (images.float() - self.mean) / self.deviation
-        return self.model(standardised, **whole_pass(self.model))
+        return self.model(standardised, **self._whole)
 
 
 def as_onnx(trained: TrainedNetwork) -> bytes:
@@ -53,7 +54,7 @@ def as_onnx(trained: TrainedNetwork) -> bytes:
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["logits", *(["saliency"] if isinstance(trained.model, SaliencyMaps) else [])],
+            output_names=["logits", *(["saliency"] if predicts_saliency(trained.model) else [])],
             dynamic_shapes={"images": {0: torch.export.Dim("N")}},
         )
     assert program is not None

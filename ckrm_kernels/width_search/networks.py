@@ -21,7 +21,7 @@ from ckrm_kernels.comparison.saliency_examples import (
 )
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.data.summary import DataSummary
-from ckrm_kernels.models import Network, SaliencyMaps
+from ckrm_kernels.models import Network, predicts_saliency
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.run_folders import RECORD
 from ckrm_kernels.training import Runtime
@@ -94,7 +94,7 @@ class Networks:
     def keep_saliency_examples(self, models: Mapping[str, nn.Module]) -> None:
         """Keeps some held-out images as the networks, by name, see them, for a report that has no data."""
         part, path = self.data.held_out, self.folder.parent / _EXAMPLES
-        if part.gaze is not None and all(isinstance(model, SaliencyMaps) for model in models.values()):
+        if part.gaze is not None and all(map(predicts_saliency, models.values())):
             save_examples(path, saliency_examples(models, part, first_of_each_class(part)))
 
     @property

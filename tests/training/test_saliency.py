@@ -15,6 +15,7 @@ from torchmetrics.functional import kl_divergence, pearson_corrcoef
 from ckrm_kernels.comparison import tables
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.data import Part
+from ckrm_kernels.models import whole_pass
 from ckrm_kernels.training import SaliencyScore, Score, evaluate, saliency_scores
 
 
@@ -138,6 +139,23 @@ def test_without_gaze_or_prediction_there_is_no_score():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(24, 2))
     assert evaluate(plain, part, 2).saliency is None
     assert asdict(evaluate(plain, part, 2))["saliency"] is None
+
+
+class Misleading(nn.Module):
+    """Has a part of that name, and predicts no saliency."""
+
+    def __init__(self):
+        super().__init__()
+        self.saliency = nn.Linear(24, 2)
+
+    def forward(self, images):
+        return self.saliency(images.flatten(1))
+
+
+def test_a_layer_called_saliency_is_no_prediction():
+    assert evaluate(Misleading(), images_with_gaze(4), 2).saliency is None
+    assert whole_pass(Misleading()) == {}
+    assert whole_pass(Bright()) == {"with_saliency": True}
 
 
 def test_a_gaze_map_that_sums_to_0_is_named_by_its_row(monkeypatch):
