@@ -1,6 +1,7 @@
 import shutil
 import sys
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,14 @@ def test_mt_unet_is_trained_on_it_by_its_configuration(copy, tmp_path):
     file = Path(__file__).parents[3] / "docs/mt-unet.toml"
     settings = ["training.epochs=1", "training.batch_size=2"]
     config = read_config(RunsConfig(), file, settings, {"network": "mt-unet-small", "data": places})
-    score = train_runs(tmp_path / "run", config, runtime=Runtime(device="cpu"), console=Console(quiet=True))[0]
+    file = StringIO()
+    score = train_runs(tmp_path / "run", config, runtime=Runtime(device="cpu"), console=Console(file=file, width=200))[
+        0
+    ]
+    shown = " ".join(file.getvalue().split())
+    areas = zip(("normal", "cardiomegaly", "pneumonia"), score.auc_of_class, strict=True)
+    assert "AUC of each class against the others: " + ", ".join(f"{name} {area:.4f}" for name, area in areas) in shown
+    assert f"CC {score.saliency.correlation:.4f}, histogram similarity {score.saliency.similarity:.4f}" in shown
     assert score.saliency.similarity > 0
     assert sum(score.auc_of_class) / 3 == pytest.approx(score.auc)
 
