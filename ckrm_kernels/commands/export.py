@@ -22,7 +22,11 @@ def export(
         int | None, typer.Option(help="Of several trained alike, that of this seed; by default the first.")
     ] = None,
 ) -> None:
-    """Write a trained network as ONNX, which takes raw pixels (N, C, H, W) and gives logits (N, classes)."""
+    """Write a trained network as ONNX, which takes raw pixels (N, C, H, W) and gives logits (N, classes).
+
+    One that predicts saliency has a second output, the logarithm of each pixel's probability (N, H, W).
+    """
+    from ckrm_kernels.models import predicts_saliency
     from ckrm_kernels.storage.files import write_atomically
     from ckrm_kernels.training import load
     from ckrm_kernels.training.onnx_export import as_onnx
@@ -32,7 +36,9 @@ def export(
     with interruptible("nothing was written; run the same command again"):
         trained = load(run, which=which, seed=seed)
         write_atomically(onnx, as_onnx(trained))
+        saliency = predicts_saliency(trained.model)
         pixels = f"{trained.transform.pixels} (N, {', '.join(map(str, trained.image_shape))})"
         typer.echo(
-            f"wrote {onnx}: the network of {trained.folder}, images {pixels} -> logits (N, {len(trained.classes)})"
+            f"wrote {onnx}: the network of {trained.folder}, images {pixels} -> "
+            + ", ".join([f"logits (N, {len(trained.classes)})", *(["saliency (N, H, W)"] if saliency else [])])
         )

@@ -143,13 +143,15 @@ class _Source(NamedTuple):
 def _shrink(source: _Source, options: dict[str, Any], output: Path, device: str) -> None:
     from ckrm_kernels.shrinking.saved import load_shrunk
     from ckrm_kernels.shrinking.shrink_run import PAGE, TEXT, ShrinkRun, shrink_into
+    from ckrm_kernels.shrinking.trained_runs import example_inputs
     from ckrm_kernels.shrinking.views.table import lines
     from ckrm_kernels.training import Runtime
 
     with wrong_use("--device"):
         there = Runtime(device=device).torch_device()
     calibration = None if source.calibration is None else source.calibration.to(there)
-    run = ShrinkRun(output, source.model.to(there), source.made_by, source.examples.to(there), calibration, options)
+    examples = example_inputs(source.model, source.examples.to(there))
+    run = ShrinkRun(output, source.model.to(there), source.made_by, examples, calibration, options)
     plan = shrink_into(run, source.make, progress=True)
     if plan is None:
         typer.echo(f"{output} holds this already, of the same settings:\n")

@@ -45,6 +45,10 @@ class Candidate:
         """Of each seed."""
         return tuple(score.auc for score in self.scores)
 
+    def saliency(self, metric: str) -> tuple[float, ...]:
+        """That metric of `SaliencyScore`, of each seed; empty where the networks predict no saliency."""
+        return tuple(getattr(score.saliency, metric) for score in self.scores if score.saliency is not None)
+
 
 def evaluate_candidate(
     name: str,

@@ -13,6 +13,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from ckrm_kernels.models import whole_pass
+
 _WARM_UP, _FEWEST_ROUNDS, _MOST_ROUNDS = 2, 7, 200
 _SECONDS = 1.0  # for all networks and one number of images, once the fewest rounds are done
 _MANY, _PIXELS = 64, 1 << 22  # the most images, and pixels, at once
@@ -55,7 +57,8 @@ def _latency(
 ) -> Latency:
     images = torch.zeros(batch, *image_shape, device=device)
     networks = {name: copy.deepcopy(network).eval().to(device) for name, network in networks.items()}
-    seconds = time_in_turns({name: partial(network, images) for name, network in networks.items()}, device, _SECONDS)
+    passes = {name: partial(network, images, **whole_pass(network)) for name, network in networks.items()}
+    seconds = time_in_turns(passes, device, _SECONDS)
     return Latency(_name_of(device), batch, seconds)
 
 

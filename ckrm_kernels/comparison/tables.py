@@ -14,6 +14,7 @@ from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.report.columns import NOTHING
 from ckrm_kernels.report.result import TARGET, exceeds_chance
 from ckrm_kernels.similarity import Similarity
+from ckrm_kernels.training.saliency import SALIENCY_METRICS
 
 _FILE_WIDTH = 80
 
@@ -34,6 +35,9 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
     table.add_row("accuracy", *(mean_and_deviation(each.accuracies) for each in candidates))
     table.add_row("macro AUC", *(mean_and_deviation(each.aucs) for each in candidates))
+    for metric, title in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
+        values = [each.saliency(metric) for each in candidates]
+        table.add_row(f"saliency {title}", *(mean_and_deviation(each) if each else "" for each in values))
     for latency in latencies:
         images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
         times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)

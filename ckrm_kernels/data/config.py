@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any, Literal, get_args
 
 from ckrm_kernels.choices import DataName
-from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, egd_cxr
+from ckrm_kernels.data.chest_xrays.egd_cxr import FRAMES, STEP, check_gaze_step, egd_cxr
 from ckrm_kernels.data.cifar100 import cifar100
 from ckrm_kernels.data.dataset import Dataset
 from ckrm_kernels.data.digits import digits
@@ -32,6 +32,7 @@ class DataConfig:
     image_folder: egd-cxr only: MIMIC-CXR's DICOM files, with files/p10 and so on
     image_size: (H, W); for folder, any; for egd-cxr, (640, 512) by default or (1536, 1280); None for others
     gaze: egd-cxr only: gaze maps from every "gaze" point, or from "fixations" by their duration
+    gaze_step: egd-cxr only: pixels of the image for one cell of its gaze map, each way; 1 for networks that predict it
     split_seed: which random split, >= 0
     fraction: how much of the training part is trained on, in (0, 1], of every class alike; chosen by split_seed
     skip_bad: leave out and list images that can't be used (folder, egd-cxr); a damaged file of another data set, which
@@ -46,6 +47,7 @@ class DataConfig:
     image_folder: str | None = None
     image_size: tuple[int, int] | None = None
     gaze: Gaze = "gaze"
+    gaze_step: int = STEP
     split_seed: int = 0
     fraction: float = 1.0
     skip_bad: bool = False
@@ -60,6 +62,8 @@ class DataConfig:
         self._check_image_size()
         if self.gaze not in get_args(Gaze):
             raise ValueError(f"gaze must be one of {', '.join(get_args(Gaze))}, got {self.gaze!r}")
+        if self.image_size is not None and self.name == "egd-cxr":
+            check_gaze_step(self.gaze_step, self.image_size)
         seed, fraction = as_whole(self.split_seed), self.fraction
         if seed is None or seed < 0 or seed >= 2**63:
             raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {self.split_seed!r}")
@@ -140,6 +144,7 @@ class DataConfig:
                     size,
                     seed,
                     gaze=self.gaze,
+                    gaze_step=self.gaze_step,
                     skip_bad=self.skip_bad,
                     cache=self.cache,
                     track=track,

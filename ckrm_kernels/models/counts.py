@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ckrm_kernels.models.network import Network
+from ckrm_kernels.models.network import Network, whole_pass
 
 
 def without_memory(network: Network) -> nn.Module:
@@ -24,11 +24,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_multiply_adds(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image; nothing is computed.
+    """Multiply-adds of the convolutions and linear layers for all predictions of one image; nothing is computed.
 
     image_shape: (channels, height, width)
     """
     on_meta = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        on_meta(torch.empty(1, *image_shape, device="meta"))
+        on_meta(torch.empty(1, *image_shape, device="meta"), **whole_pass(on_meta))
     return counter.get_total_flops() // 2

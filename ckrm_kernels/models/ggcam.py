@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ckrm_kernels.models.gaze import check_batch, resized, weighed_by_uncertainty
 from ckrm_kernels.models.network import TrainingChoices
 from ckrm_kernels.whole_numbers import whole_number
 
@@ -73,18 +74,12 @@ class GazeLoss(nn.Module):
         gaze: (N, H, W) in [0, 1], floating point; resized to (h, w) where it differs
         """
         _check_maps(maps, labels)
-        if gaze.dim() != 3 or gaze.shape[0] != maps.shape[0] or not gaze.is_floating_point() or not gaze.numel():
-            raise ValueError(
-                f"gaze must be floating point (N, H, W) for the {maps.shape[0]} images of maps, "
-                f"got {gaze.dtype} {tuple(gaze.shape)}"
-            )
+        check_batch(gaze, maps, "maps")
         dtype = torch.promote_types(maps.dtype, torch.float32)
         seen = resized(gaze.to(dtype), maps.shape[2:])
         looked = torch.sigmoid(self.ln_kappa.exp() * _of_true_class(maps, labels).to(dtype))
-        classes = functional.cross_entropy(logits.to(dtype), labels) * torch.exp(-2 * self.ln_sc)
-        distance = functional.mse_loss(looked, seen) * torch.exp(-2 * self.ln_sd) / 2
-        # ln(s + 1) as softplus(ln s), exact for any s
-        return classes + functional.softplus(self.ln_sc) + distance + functional.softplus(self.ln_sd)
+        classes = weighed_by_uncertainty(functional.cross_entropy(logits.to(dtype), labels), self.ln_sc)
+        return classes + weighed_by_uncertainty(functional.mse_loss(looked, seen) / 2, self.ln_sd)
 
 
 class GGCAM(nn.Module):
@@ -152,13 +147,6 @@ def gaze_loss(model: Any, batch: Batch, class_weights: Tensor | None) -> Tensor:
         raise ValueError(f"class_weights must be None for the loss of GG-CAM, got {class_weights.tolist()}")
     loss: Tensor = model.loss(batch.images, batch.labels, batch.gaze)
     return loss
-
-
-def resized(gaze: Tensor, size: torch.Size) -> Tensor:
-    """gaze (N, H, W) -> (N, h, w), bilinear, every pixel weighed where it shrinks; as it is where the size is right."""
-    if gaze.shape[1:] == size:
-        return gaze
-    return functional.interpolate(gaze[:, None], list(size), mode="bilinear", antialias=True)[:, 0]
 
 
 def localization_hits(maps: Tensor, labels: Tensor, regions: Tensor, region_of_class: Mapping[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ckrm_kernels.imported import imported
+from ckrm_kernels.models.mt_unet import MTUNetShape
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import ResNetShape
 from ckrm_kernels.models.vgnet import VGNetShape
@@ -20,7 +21,7 @@ from ckrm_kernels.storage.run_folders import RECORD, finished_run
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.storage.tagged import ByKind
 
-KINDS: dict[str, type[Network]] = {"resnet": ResNetShape, "vgnet": VGNetShape}
+KINDS: dict[str, type[Network]] = {"resnet": ResNetShape, "vgnet": VGNetShape, "mt-unet": MTUNetShape}
 
 
 def network_class(kind: Any) -> type[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -94,6 +95,27 @@ class ClassMaps(Protocol):
 
     def maps(self, images: Tensor) -> Tensor:
         """images (N, C, H, W) -> activation maps (N, classes, h, w)."""
+
+
+@runtime_checkable
+class SaliencyMaps(Protocol):
+    """A built network that also predicts where a reader looks.
+
+    Its `forward` takes `with_saliency=True`, too, and then gives the logits and that map.
+    """
+
+    def saliency(self, images: Tensor) -> Tensor:
+        """images (N, C, H, W) -> the logarithm of each pixel's probability (N, H, W); those of an image sum to 1."""
+
+
+def predicts_saliency(model: nn.Module) -> bool:
+    """Whether a built network is one of `SaliencyMaps`, by its methods and the arguments of its `forward`."""
+    return isinstance(model, SaliencyMaps) and "with_saliency" in signature(model.forward).parameters
+
+
+def whole_pass(model: nn.Module) -> dict[str, Any]:
+    """Keyword arguments of a built network's forward pass with which it computes all that it predicts."""
+    return {"with_saliency": True} if predicts_saliency(model) else {}
 
 
 def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None, label_smoothing: float = 0.0) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckrm_kernels.models.mt_unet import MTUNetShape, mt_unet_shape
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import HeadName, ResNetShape, resnet_shape
 from ckrm_kernels.models.vgnet import SIZES, VARIANTS, VariantName, VGNetShape, vgnet_shape
@@ -75,6 +76,10 @@ _ALL = (
         ResNetShape(32, ((24, 24), (48, 48), (96, 96)), None, block="bottleneck", form="paper-small"),
     ),
     *_vgnets(),
+    NamedNetwork(
+        "mt-unet", "MT-UNet, class and saliency of chest X-rays; one parameter is its loss's", mt_unet_shape()
+    ),
+    NamedNetwork("mt-unet-small", "MT-UNet of three narrow levels, for small images with gaze maps", MTUNetShape()),
 )
 NETWORKS: dict[str, NamedNetwork] = {each.name: each for each in _ALL}
 

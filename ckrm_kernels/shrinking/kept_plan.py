@@ -30,7 +30,7 @@ def keep_plan(path: Path, plan: ShrinkPlan) -> None:
 
 
 def kept_plan(
-    path: Path, model: nn.Module, example_inputs: Tensor, calibration: Tensor | None, images: int
+    path: Path, model: nn.Module, example_inputs: Any, calibration: Tensor | None, images: int
 ) -> ShrinkPlan | None:
     """The plan that was kept in the file for this model and these inputs; None where there is none that holds.
 

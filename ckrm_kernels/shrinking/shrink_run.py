@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ckrm_kernels.extras import check_installed
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
+from ckrm_kernels.shrinking.inputs import as_inputs
 from ckrm_kernels.shrinking.kept_plan import keep_plan, kept_plan
 from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
 from ckrm_kernels.shrinking.saved import PLAN, WEIGHTS, load_shrunk, save_shrunk
@@ -32,7 +33,7 @@ class ShrinkRun:
 
     folder: where all is written
     model: the trained model; made_by: where it comes from, in words
-    example_inputs: (B, ...) of its forward pass, B >= 2
+    example_inputs: of its forward pass, a batch of 2 or more, see `plan_shrink`
     calibration: (N, ...) unlabelled inputs, or None
     options: further arguments of `plan_shrink` that JSON can hold, `images` among them
     """
@@ -40,7 +41,7 @@ class ShrinkRun:
     folder: Path
     model: nn.Module
     made_by: str
-    example_inputs: Tensor
+    example_inputs: Any
     calibration: Tensor | None
     options: Mapping[str, Any]
 
@@ -50,7 +51,7 @@ class ShrinkRun:
             "version": __version__,
             "network": self.made_by,
             "weights": _digest(self.model.state_dict().values()),
-            "inputs": _digest([self.example_inputs]),
+            "inputs": _digest(as_inputs("example_inputs", self.example_inputs).tensors()),
             "calibration": None if self.calibration is None else _digest([self.calibration]),
             **self.options,
         }

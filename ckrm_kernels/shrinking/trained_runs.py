@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.identity import digest_of_json
+from ckrm_kernels.models import whole_pass
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.training.trained import TrainedNetwork
@@ -39,6 +41,14 @@ def training_images(data: Dataset, count: int) -> Tensor:
     """
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(_SEED))
     return data.train.batch(order[:count]).images
+
+
+def example_inputs(model: nn.Module, images: Tensor) -> tuple[tuple[Tensor], dict[str, Any]]:
+    """What `plan_shrink` traces the network with: a forward pass that computes all that it predicts.
+
+    images: (B, C, H, W), its input
+    """
+    return ((images,), whole_pass(model))
 
 
 def _config_of(folder: Path) -> Path:

@@ -6,6 +6,7 @@ from ckrm_kernels.training.history import Epoch, Resumed, Step
 from ckrm_kernels.training.loop import train
 from ckrm_kernels.training.presets import PRESETS
 from ckrm_kernels.training.run_files import Run, UnfinishedRun, load_run, save_run
+from ckrm_kernels.training.saliency import SaliencyScore, saliency_scores
 from ckrm_kernels.training.trained import TrainedNetwork, load
 from ckrm_kernels.training.transform import Transform
 
@@ -15,6 +16,7 @@ __all__ = [
     "Resumed",
     "Run",
     "Runtime",
+    "SaliencyScore",
     "Score",
     "Step",
     "TrainedNetwork",
@@ -24,6 +26,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_run",
+    "saliency_scores",
     "save_run",
     "train",
 ]

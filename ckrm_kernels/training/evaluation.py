@@ -1,19 +1,22 @@
-"""How well a network classifies."""
+"""How well a network classifies, and where it looks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ckrm_kernels.data import Part
+from ckrm_kernels.data import Batch, Part
 from ckrm_kernels.extras import require
-from ckrm_kernels.models import ClassMaps, localization_hits
+from ckrm_kernels.models import ClassMaps, localization_hits, predicts_saliency
+from ckrm_kernels.models.gaze import check_summable
+from ckrm_kernels.training.saliency import SaliencyScore, saliency_scores
 
-_BATCH, _PIXELS = 512, 1 << 24  # the most of each at once
+_BATCH, _PIXELS = 512, 1 << 22  # the most of each at once
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,21 @@ class Score:
 
     accuracy: share of the images classified rightly
     auc: area under the ROC curve of each class against the rest, mean of the classes that there are images of
+    auc_of_class: that of each class, None of one that there are no images of
+    saliency: of a network that predicts it, on images with gaze maps; else None
     """
 
     accuracy: float
     auc: float
+    auc_of_class: tuple[float | None, ...] = ()
+    saliency: SaliencyScore | None = None
 
 
 def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
-    """Accuracy and macro AUC of the model in evaluation mode; its mode is restored.
+    """Accuracy, AUCs and, where it predicts saliency, the quality of that; in evaluation mode, its mode is restored.
 
-    Raises ValueError for a part with images of less than two classes, where no AUC is defined.
+    Raises ValueError for a part with images of less than two classes, where no AUC is defined, and for gaze maps that
+    sum to 0 where saliency is predicted.
     """
     with require("evaluation", "torchmetrics"):
         from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy
@@ -40,10 +48,27 @@ def evaluate(model: nn.Module, part: Part, classes: int) -> Score:
         raise ValueError(f"part must hold images of at least 2 classes, got {len(present)}")
     probabilities = logits(model, part).softmax(1)
     areas = [binary_auroc(probabilities[:, label], (part.labels == label).long()) for label in present]
+    area_of = dict(zip(present, torch.stack(areas).tolist(), strict=True))
     return Score(
         multiclass_accuracy(probabilities, part.labels, classes, average="micro").item(),
         torch.stack(areas).mean().item(),
+        tuple(map(area_of.get, range(classes))),
+        saliency_score(model, part),
     )
+
+
+def saliency_score(model: nn.Module, part: Part) -> SaliencyScore | None:
+    """How near the predicted saliency is to the gaze, over the part's images; None where there is neither of both."""
+    if not predicts_saliency(model) or part.gaze is None:
+        return None
+    check_summable(part.gaze, "gaze of the part")
+    network: Any = model
+
+    def scores(batch: Batch) -> Tensor:
+        assert batch.gaze is not None
+        return saliency_scores(network.saliency(batch.images), batch.gaze)
+
+    return SaliencyScore(*_outputs(model, part, torch.arange(len(part)), scores).mean(0).tolist())
 
 
 def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int]) -> float | None:
@@ -55,7 +80,8 @@ def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int
     if not isinstance(model, ClassMaps) or part.regions is None or not bool(inside.any()):
         return None
     rows = inside.nonzero().flatten()
-    maps = _outputs(model, part, rows, model.maps)
+    network: Any = model
+    maps = _outputs(model, part, rows, lambda batch: network.maps(batch.images))
     regions = functional.interpolate(part.regions[rows].float(), maps.shape[2:], mode="nearest-exact") > 0.5
     return localization_hits(maps, part.labels[rows], regions, region_of_class).double().mean().item()
 
@@ -71,15 +97,25 @@ def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
 
 def logits(model: nn.Module, part: Part) -> Tensor:
     """(N, classes) on the CPU, computed on the model's device in evaluation mode; the model's mode is restored."""
-    return _outputs(model, part, torch.arange(len(part)), model)
+    return _outputs(model, part, torch.arange(len(part)), lambda batch: model(batch.images))
+
+
+def saliency_maps(model: nn.Module, part: Part, rows: Tensor) -> Tensor:
+    """What the model, one of `models.SaliencyMaps`, predicts for those rows: (N, H, W) on the CPU, as `logits`."""
+    network: Any = model
+    return _outputs(model, part, rows, lambda batch: network.saliency(batch.images))
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """What the function, one of the model's, gives for the images of those rows, in evaluation mode."""
+def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[[Batch], Tensor]) -> Tensor:
+    """What the function gives for those rows in batches on the model's device, the model in evaluation mode."""
     training, device = model.training, next(model.parameters()).device
     size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
     model.eval()
-    outputs = [function(part.batch(indices).images.to(device)).cpu() for indices in rows.split(size)]
+    outputs = [function(_on(device, part.batch(indices))).cpu() for indices in rows.split(size)]
     model.train(training)
     return torch.cat(outputs)
+
+
+def _on(device: torch.device, batch: Batch) -> Batch:
+    return Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.extras import require
+from ckrm_kernels.models import predicts_saliency, whole_pass
 from ckrm_kernels.training.trained import TrainedNetwork
 
 
@@ -23,20 +24,21 @@ class _OfRawPixels(nn.Module):
     def __init__(self, trained: TrainedNetwork) -> None:
         super().__init__()
         self.model = copy.deepcopy(trained.model)  # whose device and mode are the caller's
+        self._whole = whole_pass(self.model)
         self.mean, self.deviation = (
             nn.Buffer(torch.tensor(numbers)[:, None, None])
             for numbers in (trained.transform.mean, trained.transform.deviation)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         standardised: Tensor = (images.float() - self.mean) / self.deviation
-        logits: Tensor = self.model(standardised)
-        return logits
+        return self.model(standardised, **self._whole)
 
 
 def as_onnx(trained: TrainedNetwork) -> bytes:
     """The content of an ONNX file: "images" (N, C, H, W) of raw pixels -> "logits" (N, classes), for any N.
 
+    Of a network that predicts saliency, "saliency" (N, H, W) is a second output, see `models.SaliencyMaps`.
     The pixels are uint8 where the data set's are, else float32. The file's metadata holds the classes, as JSON.
     """
     with require("an ONNX file", "onnx"):
@@ -52,7 +54,7 @@ def as_onnx(trained: TrainedNetwork) -> bytes:
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=["logits", *(["saliency"] if predicts_saliency(trained.model) else [])],
             dynamic_shapes={"images": {0: torch.export.Dim("N")}},
         )
     assert program is not None

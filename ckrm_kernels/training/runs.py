@@ -25,10 +25,12 @@ from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.objective import check_smoothing
 from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.run_files import Run
+from ckrm_kernels.training.saliency import SALIENCY_METRICS
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
 from ckrm_kernels.whole_numbers import as_whole
 
 _CONFIG, _DATA = "config.json", "data.json"
+_FEW_CLASSES = 5  # whose AUCs fit a line
 NEEDED = ("rich", "safetensors", "pydantic", "torchmetrics")  # of training and scoring networks
 
 
@@ -251,4 +253,11 @@ def _scored(job: Job, runs: TrainedRuns, display: Display) -> Score:
     present = len(data.held_out.labels.unique())
     of = "" if present == data.classes else f" of {present} of {data.classes} classes"
     display.print_line(f"seed {job.seed}: held-out accuracy {score.accuracy:.4f}, macro AUC {score.auc:.4f}{of}{where}")
+    if data.classes <= _FEW_CLASSES:
+        areas = zip(data.names_of_classes, score.auc_of_class, strict=True)
+        shown = ", ".join(f"{name} {area:.4f}" for name, area in areas if area is not None)
+        display.print_line(f"    AUC of each class against the others: {shown}")
+    if score.saliency is not None:
+        means = (f"{title} {getattr(score.saliency, name):.4f}" for name, title in SALIENCY_METRICS.items())
+        display.print_line(f"    predicted saliency against the gaze: {', '.join(means)}")
     return score

@@ -123,11 +123,12 @@ def _shrink_and_evaluate(networks: Networks, compared: Compared) -> Candidate:
 
 
 def time_networks(networks: Networks, compared: Sequence[Compared]) -> list[Latency]:
-    """Times the networks, one of each."""
+    """Times the networks, one of each, and keeps where they look, if they predict it."""
     networks.display.phase("Comparison: timing the networks")
 
     def timed() -> list[Latency]:
         models = {each.name: _of_first_seed(networks, each) for each in compared}
+        networks.keep_saliency_examples(models)
         return measure_latencies(models, networks.data.image_shape)
 
     return team().of_first(timed)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
+from ckrm_kernels.comparison.saliency_examples import SaliencyExamples
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
@@ -30,6 +31,8 @@ class Findings:
     conclusions: sentences; advice: sentences too, on what to change where the search shrunk nothing
     brief, provenance: how the experiment was made, in a sentence and in whole, see `provenance`
     folders: for each candidate trained from scratch, by name, the folder of its networks, relative to the search's
+    classes: the names of the data's
+    saliency: some held-out images as the networks of the first seed see them, where they predict saliency
     """
 
     network: str
@@ -49,3 +52,5 @@ class Findings:
     brief: str
     provenance: Mapping[str, str]
     folders: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    saliency: SaliencyExamples | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,16 @@ from typing import Any
 from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
+from ckrm_kernels.comparison.saliency_examples import (
+    SaliencyExamples,
+    first_of_each_class,
+    load_examples,
+    saliency_examples,
+    save_examples,
+)
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.data.summary import DataSummary
-from ckrm_kernels.models import Network
+from ckrm_kernels.models import Network, predicts_saliency
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.run_folders import RECORD
 from ckrm_kernels.training import Runtime
@@ -24,6 +31,8 @@ from ckrm_kernels.training.runs import jobs_of, run_with_bars
 from ckrm_kernels.training.workers import Job, OnEvent, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.widths_by_error import calibration_images, widths_by_error
+
+_EXAMPLES = "saliency.safetensors"  # in the experiment's folder
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,16 @@ class Networks:
         images, ties = calibration_images(self.data.train), self.config.network.width_of_layer()
         options = {"multiple": rule.multiple, "minimum": rule.minimum}
         return widths_by_error(models, ties, images, rule.parameters, **options)
+
+    def saliency_examples(self) -> SaliencyExamples | None:
+        """Those that `keep_saliency_examples` kept, None where there are none."""
+        return load_examples(self.folder.parent / _EXAMPLES)
+
+    def keep_saliency_examples(self, models: Mapping[str, nn.Module]) -> None:
+        """Keeps some held-out images as the networks, by name, see them, for a report that has no data."""
+        part, path = self.data.held_out, self.folder.parent / _EXAMPLES
+        if part.gaze is not None and all(map(predicts_saliency, models.values())):
+            save_examples(path, saliency_examples(models, part, first_of_each_class(part)))
 
     @property
     def seconds(self) -> float:

@@ -120,4 +120,6 @@ def gather_findings(experiment: Experiment) -> Findings:
         brief=in_brief(config, data),
         provenance=provenance(config, data, state.sessions, len(seconds), sum(seconds)),
         folders=experiment.folders,
+        classes=data.classes,
+        saliency=experiment.networks.saliency_examples(),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ckrm_kernels.data import Part
 from ckrm_kernels.shrinking.plan import plan_shrink
+from ckrm_kernels.shrinking.trained_runs import example_inputs
 
 CALIBRATION = 256  # images of the training part
 
@@ -31,8 +32,9 @@ def widths_by_error(
     """
     kept: dict[str, list[int]] = {}
     for model in models:
+        examples = example_inputs(model, images[:2])
         plan = plan_shrink(
-            model, images[:2], calibration=images, parameters=parameters, round_to=multiple, minimum=minimum
+            model, examples, calibration=images, parameters=parameters, round_to=multiple, minimum=minimum
         )
         for layer in plan.layers:
             if layer.name in width_of_layer:

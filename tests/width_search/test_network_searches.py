@@ -10,10 +10,11 @@ from rich.console import Console
 from small_training import interrupted_after
 
 from ckrm_kernels.data import DataConfig
-from ckrm_kernels.models import ResNetShape
+from ckrm_kernels.models import MTUNetShape, ResNetShape
 from ckrm_kernels.storage.settings import read_config
 from ckrm_kernels.training import Runtime, TrainingConfig
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
+from ckrm_kernels.width_search.pipeline import report
 from ckrm_kernels.width_search.state import config_of
 
 # so much weight decay that a few steps make a layer redundant
@@ -105,3 +106,28 @@ def test_a_search_of_gg_cam(monkeypatch, tmp_path):
         "features.layer1.0.conv2",
     ]
     assert list(standard.widths) == ["conv1", "layer1.0.conv1", "layer1"]
+
+
+@pytest.mark.parametrize("by", [pytest.param("redundancy", marks=pytest.mark.exhaustive), "error"])
+def test_a_search_of_mt_unet_shows_where_its_networks_look(monkeypatch, tmp_path, by):
+    monkeypatch.setattr(DataConfig, "load", lambda self, track=None: gaze_digits())
+    config = WidthSearchConfig(
+        network=MTUNetShape(encoder=((3, 3), (6, 6)), decoder=((3, 3, 3),), saliency=3),
+        training=TrainingConfig(epochs=1, optimizer="adamw", learning_rate=0.01),
+        rule=RuleConfig(by=by, minimum=1),
+        seeds=1,
+        final_seeds=1,
+        most_rounds=2,
+        target=0.0,
+        margin=0.5,
+    )
+    standard, *narrower = search(tmp_path, config).candidates
+    assert [layer.name for layer in standard.layers] == list(config.network.widths()) == list(standard.widths)
+    assert len(narrower) == (2 if by == "error" else 0)
+    monkeypatch.setattr(DataConfig, "load", None)
+    findings = report(tmp_path, Console(quiet=True))
+    assert list(findings.saliency.predicted) == [each.name for each in findings.candidates]
+    assert "Where they look" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "figures/saliency.png").exists()
+    if by == "error":
+        assert sum(narrower[0].widths.values()) < sum(standard.widths.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from ckrm_kernels.data.pillow import check_pillow, read_mask
 from ckrm_kernels.data.preprocess import Arrays, Preprocessing
 from ckrm_kernels.data.split import split_by_class
 from ckrm_kernels.storage.built_once import cache_folder
+from ckrm_kernels.whole_numbers import as_whole
 
 FRAMES = {frame.image_size: frame for frame in (Frame(3200, 2560, 5), Frame(3072, 2560, 2))}
-STEP = 32  # pixels of the image for one cell of gaze map and regions, each way: the total stride of a ResNet
+STEP = 32  # pixels of the image for one cell of the regions, each way: the total stride of a ResNet
 CLASSES = ("normal", "cardiomegaly", "pneumonia")
 _FLAGS = ("Normal", "CHF", "pneumonia")  # the master sheet's columns for them
 _TABLES = {"gaze": ("eye_gaze.csv", None), "fixations": ("fixations.csv", "FPOGD")}
@@ -38,6 +39,7 @@ def egd_cxr(
     split_seed: int = 0,
     *,
     gaze: Literal["gaze", "fixations"] = "gaze",
+    gaze_step: int = STEP,
     skip_bad: bool = False,
     cache: str | None = None,
     track: Track = untracked,
@@ -47,17 +49,20 @@ def egd_cxr(
     folder: EGD-CXR 1.0.0, with master_sheet.csv; image_folder: MIMIC-CXR's DICOM files, with files/p10 and so on
     image_size: (640, 512), MT-UNet's, or (1536, 1280), GG-CAM's
     gaze: maps from every point of eye_gaze.csv, or from fixations.csv, each fixation by its duration
+    gaze_step: pixels of the image for one cell of its gaze map, each way, a divisor of both sides: GG-CAM's is 32, on
+        whose grid a ResNet's maps are; MT-UNet's is 1, since it predicts the gaze at every pixel
     skip_bad: leave records out that lack an image, a gaze or a mask, or whose files do not decode; the split is that of
         all records
     cache: see `DataConfig`; track: shows progress while images are decoded
     out: images (N, 1, H, W) float16, over the largest value of each. Half precision keeps 11 bits of the 12 that the
-        files have, where bytes would keep 8. Gaze maps (N, H / 32, W / 32) float32, over the largest value of each;
-        regions (N, 2, H / 32, W / 32), heart and lungs
+        files have, where bytes would keep 8. Gaze maps (N, H / gaze_step, W / gaze_step) float32, over the largest
+        value of each; regions (N, 2, H / 32, W / 32), heart and lungs
     """
     check_pydicom()
     check_pillow("reading chest X-rays")
     if image_size not in FRAMES:
         raise ValueError(f"image_size must be {' or '.join(map(str, FRAMES))} for egd-cxr, got {image_size}")
+    check_gaze_step(gaze_step, image_size)
     root, images = existing_folder(folder), existing_folder(image_folder)
     records = _read_records(root, images)
     table = root / _TABLES[gaze][0]
@@ -68,6 +73,7 @@ def egd_cxr(
         "name": "egd-cxr",
         "image_size": list(image_size),
         "gaze": gaze,
+        "gaze_step": gaze_step,
         "split_seed": split_seed,
         "contents": {
             **contents_of_files(root, files, cached, track),
@@ -77,7 +83,8 @@ def egd_cxr(
 
     def decoder() -> Callable[[int], Arrays]:
         points = read_points(table, {record.name for record in records}, weight=_TABLES[gaze][1])
-        return lambda index: _read(records[index], FRAMES[image_size], points.get(records[index].name), table)
+        drawn = _Drawn(FRAMES[image_size], gaze_step, table)
+        return lambda index: _read(records[index], points.get(records[index].name), drawn)
 
     labels = [record.label for record in records]
     patients = {patient: number for number, patient in enumerate(sorted({record.patient for record in records}))}
@@ -86,6 +93,13 @@ def egd_cxr(
     preprocessing = Preprocessing(identity, (root, images), labels, indices, decoder, normalize=False)
     parts, skipped = preprocessing.parts(cached, skip_bad, track)
     return Dataset("egd-cxr", len(CLASSES), *parts, CLASSES, identity, skipped, _REGION_OF_CLASS)
+
+
+def check_gaze_step(gaze_step: int, image_size: tuple[int, int]) -> None:
+    """Raises ValueError where the step is no whole number >= 1 that divides both sides of the image."""
+    step = as_whole(gaze_step)
+    if step is None or step < 1 or any(side % step for side in image_size):
+        raise ValueError(f"gaze_step must be a whole number that divides both of {image_size}, got {gaze_step!r}")
 
 
 @dataclass(frozen=True)
@@ -122,13 +136,22 @@ def _read_records(root: Path, images: Path) -> list[_Record]:
     return records
 
 
-def _read(record: _Record, frame: Frame, points: Points | None, table: Path) -> Arrays:
+class _Drawn(NamedTuple):
+    """How a record is drawn: on which frame, with gaze maps of which step, of which table."""
+
+    frame: Frame
+    gaze_step: int
+    table: Path
+
+
+def _read(record: _Record, points: Points | None, drawn: _Drawn) -> Arrays:
     """Image, gaze map and regions of a record."""
+    frame, gaze_step, table = drawn
     pixels = read_xray(record.image)
     image = frame.sample(pixels)
     if not image.max() > 0:
         raise BadFile(record.image, "is black all over")
-    gaze = None if points is None else gaze_map(points, pixels.shape, frame, STEP)
+    gaze = None if points is None else gaze_map(points, pixels.shape, frame, gaze_step)
     if gaze is None:
         raise BadFile(table, f"has no gaze on the image of {record.name}")
     regions = []

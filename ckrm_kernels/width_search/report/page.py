@@ -16,11 +16,17 @@ from ckrm_kernels.width_search.findings import Findings
 from ckrm_kernels.width_search.report.layers import layers_section
 from ckrm_kernels.width_search.report.quality import quality_section
 from ckrm_kernels.width_search.report.redundancy import redundancy_section
+from ckrm_kernels.width_search.report.saliency import saliency_section
 from ckrm_kernels.width_search.report.search_path import search_section
 from ckrm_kernels.width_search.report.structure import structure_section
 from ckrm_kernels.width_search.shrunk_networks import SHRUNK, TUNED
 
 _LEAD = 3  # sentences
+_SALIENCY = (
+    "Where a network expects people to look: a probability for each pixel, q, beside the gaze, p, scaled to the sum 1. "
+    "KL is their divergence, the sum of p ln(p / q), 0 at best; CC their correlation over the pixels, 1 at best; "
+    "histogram similarity the sum of the smaller of both, 1 at best. All are means over the held-out images."
+)
 _FALL = (
     ": a redundant width falls to their number, or by a fixed factor where that is next to no step. Between a width "
     "within target and a redundant one the search tries one in the middle, until they are near each other"
@@ -43,6 +49,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
         sections=[
             structure_section(findings),
             quality_section(findings, drawings),
+            *([saliency_section(findings, drawings)] if findings.saliency else []),
             redundancy_section(findings, drawings),
             search_section(findings, drawings),
             layers_section(findings),
@@ -123,6 +130,7 @@ def _terms(findings: Findings) -> dict[str, str]:
             "the others, averaged over the classes (macro AUC). Validation accuracy is what the search goes by; the "
             "comparison is made on held-out images, which it never saw."
         ),
+        **({} if findings.saliency is None else {"saliency": _SALIENCY}),
         "multiply-adds, checkpoint, latency": (
             "What one image costs in multiplications with additions, what the weights take as a file, and how long a "
             "forward pass takes, all networks timed in turns."

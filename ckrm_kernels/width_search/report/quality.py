@@ -13,6 +13,7 @@ from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
 from ckrm_kernels.presentation.markup import Table, render, swatch
 from ckrm_kernels.presentation.numbers import duration, percent, size
 from ckrm_kernels.presentation.tables import csv_text, together
+from ckrm_kernels.training.saliency import SALIENCY_METRICS
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report.boxplots import box_plots
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = {"accuracy": "Accuracy", "auc": "AUC"}
+_FIELDS = ("mean", "low", "high", "per_model")
 
 
 def quality_figures(findings: Findings) -> dict[str, Figure]:
@@ -43,6 +45,7 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
         drawings=[drawings[metric] for metric in METRICS],
         caption=f"{boxes}A dot is {each}, trained from its own seed.",
         means=_means(findings.candidates),
+        saliency=_means_of_saliency(findings.candidates),
         comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
         in_words=[f"{METRICS[each.metric]}: {in_words(each)}." for each in findings.comparisons],
         costs=_costs(findings),
@@ -51,13 +54,15 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
 
 def quality_csv(findings: Findings) -> str:
     """A row for each candidate: means with intervals, each network's value, and costs."""
-    of_metrics = [f"{metric}_{field}" for metric in METRICS for field in ("mean", "low", "high", "per_model")]
+    of_metrics = [f"{metric}_{field}" for metric in METRICS for field in _FIELDS]
+    of_metrics += [f"saliency_{metric}_{field}" for metric in _saliency(findings.candidates) for field in _FIELDS]
     costs = ["parameters", "multiply_adds", "checkpoint_bytes"]
     rows = [
         [
             each.name,
             len(each.scores),
             *(cell for metric in METRICS for cell in _metric_cells(values_of(each, metric))),
+            *(cell for metric in _saliency(findings.candidates) for cell in _metric_cells(each.saliency(metric))),
             *(getattr(each, cost) for cost in costs),
         ]
         for each in findings.candidates
@@ -107,6 +112,20 @@ def _means(candidates: Sequence[Candidate]) -> Table:
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
     return Table(caption, ["network", "trained", *METRICS.values()], rows)
+
+
+def _means_of_saliency(candidates: Sequence[Candidate]) -> Table | None:
+    metrics = _saliency(candidates)
+    rows = [
+        [swatch(each.name), *(with_interval(mean_interval(each.saliency(metric))) for metric in metrics)]
+        for each in candidates
+    ]
+    return Table("Predicted saliency against the gaze", ["network", *metrics.values()], rows) if metrics else None
+
+
+def _saliency(candidates: Sequence[Candidate]) -> Mapping[str, str]:
+    """The metrics of saliency, by their names; none where the networks predict no saliency."""
+    return SALIENCY_METRICS if candidates[0].scores[0].saliency else {}
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> Table:

@@ -16,6 +16,7 @@ from ckrm_kernels.width_search.report.quality import (
     quality_figures,
 )
 from ckrm_kernels.width_search.report.redundancy import layers_csv, redundancy_figures
+from ckrm_kernels.width_search.report.saliency import SALIENCY, saliency_figures
 from ckrm_kernels.width_search.report.search_path import search_figures, widths_csv
 from ckrm_kernels.width_search.report.structure import structure_csv
 
@@ -29,6 +30,7 @@ def write_report(findings: Findings, folder: Path) -> list[Path]:
     files: dict[str, bytes | str] = {}
     drawings = {}
     figures = {**quality_figures(findings), **redundancy_figures(findings), **search_figures(findings)}
+    figures |= saliency_figures(findings)
     for name, figure in figures.items():
         files[f"figures/{name}.png"] = png_file(figure)
         files[f"figures/{name}.svg"] = svg_file(figure, name)
@@ -51,5 +53,7 @@ def _label(name: str, findings: Findings) -> str:
         return f"Box plots of {METRICS[name]} of the networks {', '.join(each.name for each in findings.candidates)}"
     if name == "widths":
         return f"The widths of {len(findings.rounds)} rounds of the search, one line for each width"
+    if name == SALIENCY:
+        return f"Images, the gaze on them, and the saliency predicted by {', '.join(findings.weights)}"
     of_network = f"in each layer of the {name.removeprefix('omega-')} network"
     return f"Distribution of Omega at {findings.similarity.in_words()} {of_network}"

@@ -1,6 +1,8 @@
 import shutil
 import sys
 from functools import cache
+from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +22,14 @@ from egd_files import (
 )
 from gaze_definition import blurred, in_frame, points_of
 from PIL import Image
+from rich.console import Console
 
-from ckrm_kernels.data import BadFile, DataConfig, egd_cxr
+from ckrm_kernels.data import BadFile, DataConfig, Part, egd_cxr
 from ckrm_kernels.data.chest_xrays.frame import Frame
+from ckrm_kernels.models import mt_unet_shape
+from ckrm_kernels.storage.settings import read_config
+from ckrm_kernels.training import Runtime, evaluate, saliency_scores
+from ckrm_kernels.training.runs import RunsConfig, train_runs
 
 FRAME = Frame(3200, 2560, 5)
 
@@ -168,6 +175,69 @@ def test_fixations_count_by_their_duration(written, loaded, tmp_path):
     expected = in_frame(blurred(points_of(*points_at(index)), size_of(index)), FRAME)[::160, ::160]
     assert np.abs(data.validation.gaze[0].numpy() - expected / expected.max()).max() < 1e-6
     assert data.identity != loaded[0].identity
+
+
+@pytest.fixture(scope="session")
+def at_every_pixel(written, tmp_path_factory):
+    """The data set with gaze maps of the images' size, which MT-UNet predicts."""
+    cache = str(tmp_path_factory.mktemp("pixels"))
+    return DataConfig("egd-cxr", str(written / "egd"), str(written / "mimic"), gaze_step=1, cache=cache).load()
+
+
+def test_gaze_maps_of_the_images_size(loaded, at_every_pixel):
+    part, coarse = at_every_pixel.held_out, loaded[0].held_out
+    assert at_every_pixel.identity != loaded[0].identity
+    assert part.gaze.shape == (6, 640, 512)
+    assert part.regions.shape == coarse.regions.shape == (6, 2, 20, 16)
+    assert torch.equal(part.images, coarse.images)
+    index = index_of(part.images[0])
+    expected = in_frame(blurred(points_of(*[(x, y, 1.0) for x, y, _ in points_at(index)]), size_of(index)), FRAME)
+    expected = expected[::5, ::5]
+    assert np.abs(part.gaze[0].numpy() - expected / expected.max()).max() < 1e-6
+
+
+def test_mt_unet_takes_its_format(at_every_pixel):
+    data = at_every_pixel
+    network = mt_unet_shape((2, 2), in_channels=3, classes=7).adapted_to(data)
+    assert (network.in_channels, network.classes) == (1, 3)
+    model = network.build()
+    network.loss(model, data.train.batch(torch.tensor([5])), None).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    held_out = data.held_out
+    few = Part(held_out.images[:2].float(), torch.arange(2), held_out.gaze[:2])
+    score = evaluate(model, few, data.classes)
+    assert score.auc_of_class[2] is None
+    with torch.no_grad():
+        expected = saliency_scores(model.eval().saliency(few.images), few.gaze).mean(0)
+    assert [score.saliency.divergence, score.saliency.similarity] == pytest.approx(expected[[0, 2]].tolist())
+
+
+@pytest.mark.exhaustive
+def test_mt_unet_is_trained_on_it_by_its_configuration(copy, tmp_path):
+    write_tables(copy / "egd", range(12, RECORDS))
+    places = {"folder": str(copy / "egd"), "image_folder": str(copy / "mimic"), "cache": str(tmp_path / "cache")}
+    file = Path(__file__).parents[3] / "docs/mt-unet.toml"
+    settings = ["training.epochs=1", "training.batch_size=2"]
+    config = read_config(RunsConfig(), file, settings, {"network": "mt-unet-small", "data": places})
+    file = StringIO()
+    score = train_runs(tmp_path / "run", config, runtime=Runtime(device="cpu"), console=Console(file=file, width=200))[
+        0
+    ]
+    shown = " ".join(file.getvalue().split())
+    areas = zip(("normal", "cardiomegaly", "pneumonia"), score.auc_of_class, strict=True)
+    assert "AUC of each class against the others: " + ", ".join(f"{name} {area:.4f}" for name, area in areas) in shown
+    assert f"CC {score.saliency.correlation:.4f}, histogram similarity {score.saliency.similarity:.4f}" in shown
+    assert score.saliency.similarity > 0
+    assert sum(score.auc_of_class) / 3 == pytest.approx(score.auc)
+
+
+@pytest.mark.parametrize("step", [0, 3, 0.5, 1024])
+def test_a_step_of_the_gaze_maps_that_is_refused(written, step):
+    message = r"gaze_step must be a whole number that divides both of \(640, 512\), got "
+    with pytest.raises(ValueError, match=message):
+        egd_cxr(written / "egd", written / "mimic", gaze_step=step)
+    with pytest.raises(ValueError, match=message):
+        DataConfig("egd-cxr", "a", "b", gaze_step=step)
 
 
 def test_black_and_white_may_be_exchanged(copy, load):

@@ -28,13 +28,14 @@ from torch import nn
 from ckrm_kernels import reference
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, Level, MeasuredLayer, measure_networks
+from ckrm_kernels.comparison.saliency_examples import SaliencyExamples
 from ckrm_kernels.comparison.statistics import Comparison, Interval, compare
 from ckrm_kernels.comparison.verdict import in_words, verdict
 from ckrm_kernels.presentation.numbers import signed
 from ckrm_kernels.presentation.pixels import picture, psi_stops
 from ckrm_kernels.report.result import TARGET, LayerRedundancy, ScaleFreeRedundancy
 from ckrm_kernels.similarity import Similarity
-from ckrm_kernels.training import Score
+from ckrm_kernels.training import SaliencyScore, Score
 from ckrm_kernels.version import __version__
 from ckrm_kernels.width_search.findings import Findings, Latency
 from ckrm_kernels.width_search.report import write_report
@@ -644,6 +645,56 @@ def test_labels_keep_order_distance_and_limits(places):
     assert apart[-1] <= 100 + 1e-9
     if all(after - before >= 5 for before, after in pairwise(places)):
         assert apart == pytest.approx(places)
+
+
+# ---- saliency --------------------------------------------------------------------------------------------------------
+
+
+def with_saliency() -> Findings:
+    """The findings of networks that predict saliency, of two images of classes named in the worst way."""
+    whole, generator = findings(), torch.Generator().manual_seed(0)
+
+    def maps() -> torch.Tensor:
+        return torch.rand(2, 5, 4, generator=generator)
+
+    names = [each.name for each in whole.candidates]
+    examples = SaliencyExamples(
+        maps(), maps(), {name: maps() for name in names}, dict.fromkeys(names, (0.25, -0.5)), (1, 0)
+    )
+    candidates = tuple(
+        replace(
+            each,
+            scores=tuple(
+                replace(score, saliency=SaliencyScore(0.5 + place + seed / 10, 0.5, 0.75))
+                for seed, score in enumerate(each.scores)
+            ),
+        )
+        for place, each in enumerate(whole.candidates)
+    )
+    return replace(whole, candidates=candidates, classes=(NASTY, f"b {NASTY}"), saliency=examples)
+
+
+def test_saliency_has_its_pictures_its_table_and_its_columns(tmp_path):
+    files = {str(file.relative_to(tmp_path)) for file in write_report(with_saliency(), tmp_path)}
+    assert {"figures/saliency.png", "figures/saliency.svg"} <= files
+    page = Page((tmp_path / "report.html").read_text())
+    sections = ["Quality", "Where they look", "Redundancy"]
+    assert [heading for heading in page.headings if heading in sections] == sections
+    assert f"saliency predicted by {', '.join(SCORES)}" in " ".join(filter(None, page.labels))
+    head, *body = next(table for table in page.tables if "CC" in table[0])
+    assert head == ["network", "KL", "CC", "histogram similarity"]
+    spread = STUDENT[3] * 0.1 / 3**0.5
+    for place, (row, name) in enumerate(zip(body, SCORES, strict=True)):
+        mean = 0.6 + place
+        assert row[:2] == [name, f"{mean:.4f} [{mean - spread:.4f}, {mean + spread:.4f}]"]
+    assert rows(tmp_path, "quality.csv")[0]["saliency_divergence_per_model"] == "0.5 0.6 0.7"
+    assert "<script" not in (tmp_path / "report.html").read_text()
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_without_saliency_the_page_says_nothing_of_it(written, page):
+    assert "saliency" not in page.words
+    assert "saliency" not in (written[0] / "tables/quality.csv").read_text()
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------
