@@ -117,7 +117,7 @@ def _plane(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
 def _coloured(values: NDArray[np.float64], colour: str) -> NDArray[np.float64]:
     """Values in [-1, 1] as shades of a colour, dark to light."""
     middle = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
-    dark, light = 0.15 * middle, 1 - 0.04 * (1 - middle)
+    dark, light = 0.25 * middle, 1 - 0.2 * (1 - middle)
     share = values[..., None]
     return np.where(share < 0, middle + share * (middle - dark), middle + share * (light - middle))
 

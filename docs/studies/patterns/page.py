@@ -1,0 +1,210 @@
+"""The page of the study: its tables, its figures, and the text around them in index.md.jinja."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from networks import Trained
+from replaced import ALL, STRIDED, Replaced
+from rows import KINDS, Row
+from scipy.stats import spearmanr
+
+from ckrm_kernels.patterns.figure import figure, figure_file
+from ckrm_kernels.patterns.matching import match_layers
+from ckrm_kernels.storage.files import write_atomically
+
+DRAWN = ("efficientnet-lite0", "mobilenet-v2", "text detector", "small, seed 0")
+SHARES = ("identity", "blur", "edge", "zero", "none", "by_chance")
+SMALL, UNTRAINED = "small, seed", "small, untrained"
+STRIDED_KIND, LAST, OTHERS = KINDS[:3]
+
+
+def write(
+    folder: Path,
+    networks: Sequence[Trained],
+    rows: Sequence[Row],
+    results: Sequence[Replaced],
+    compared: Sequence[dict[str, Any]],
+    random: Sequence[dict[str, Any]],
+) -> None:
+    """Writes index.md and its figures. compared, random: what `nearness` gives"""
+    for network in networks:
+        if network.name in DRAWN:
+            write_atomically(folder / f"{_file(network.name)}.png", _drawn(network))
+    templates = Environment(loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True)
+    text = templates.get_template("index.md.jinja").render(
+        packages=packages(networks, rows),
+        kinds=kinds([row for row in rows if row.package]),
+        strided=strided(rows),
+        depths=depths(rows),
+        replaced=table_of_replaced(results),
+        others=others(results),
+        share=lambda **of: f"{fmean(row.blur for row in _such(rows, **of)):.0%}",
+        layers=len([row for row in rows if row.package]),
+        small=small(rows),
+        similarities=similarities(compared),
+        random=random_kernels(random),
+        figures={name: f"{_file(name)}.png" for name in DRAWN},
+    )
+    write_atomically(folder / "index.md", text.rstrip() + "\n")
+
+
+def packages(networks: Sequence[Trained], rows: Sequence[Row]) -> str:
+    """Which networks, and where they come from."""
+    lines = []
+    for network in networks:
+        own = [row for row in rows if row.network == network.name]
+        depthwise = sum("depthwise" in row.kind for row in own)
+        package = network.package.replace("==", " ") or "trained here"
+        lines.append([network.name, package, network.learned, str(len(own)), str(depthwise)])
+    return markdown(["network", "package", "learned", "layers", "depthwise"], lines, words=3)
+
+
+def kinds(rows: Sequence[Row]) -> str:
+    """Means of the layers of each kind."""
+    head = ["kind", "layers", "lambda", "chance", "beyond chance", "distinct", "dead", *_heads()]
+    lines = []
+    for kind in KINDS:
+        own = [row for row in rows if row.kind == kind]
+        filters = [int(row.shape.split("x")[0]) for row in own]
+        distinct = fmean(row.distinct / count for row, count in zip(own, filters, strict=True))
+        dead = fmean(row.dead / count for row, count in zip(own, filters, strict=True))
+        measured = [f"{_mean(own, 'redundancy'):.3f}", f"{_mean(own, 'chance'):.3f}"]
+        repeats = str(sum(row.finding == "repeats" for row in own))
+        shares = [f"{_mean(own, name):.0%}" for name in SHARES]
+        lines.append([kind, str(len(own)), *measured, repeats, f"{distinct:.0%}", f"{dead:.1%}", *shares])
+    return markdown(head, lines)
+
+
+def strided(rows: Sequence[Row]) -> str:
+    """Blurs in strided, last and other depthwise layers, network by network."""
+    head = ["network", *(f"{kind}{what}" for kind in ("strided", "last", "others") for what in ("", ", by chance"))]
+    lines = []
+    for network in dict.fromkeys(row.network for row in rows):
+        own = [_such(rows, network=network, kind=kind) for kind in (STRIDED_KIND, LAST, OTHERS)]
+        if all(own):
+            lines.append([network, *(f"{_mean(each, what):.0%}" for each in own for what in ("blur", "by_chance"))])
+    return markdown(head, lines)
+
+
+def depths(rows: Sequence[Row]) -> str:
+    """Identities, edges and blurs in depthwise layers of stride 1 but the last, by thirds of the network's depth."""
+    names = ("identity", "edge", "blur")
+    head = ["network", *(f"{name}, {part}" for name in names for part in ("first third", "middle", "last third"))]
+    head += [f"{name} by depth" for name in names]
+    lines = []
+    for network in dict.fromkeys(row.network for row in rows):
+        own = _such(rows, network=network, kind=OTHERS)
+        if len(own) < 3:
+            continue
+        thirds = [[row for row in own if min(int(3 * row.depth), 2) == third] for third in range(3)]
+        shares = [f"{_mean(third, name):.0%}" if third else "" for name in names for third in thirds]
+        lines.append([network, *shares, *(_correlation(own, name) for name in names)])
+    return markdown(head, lines)
+
+
+def small(rows: Sequence[Row]) -> str:
+    """The layers of the small networks, mean of the seeds, beside those of the untrained one."""
+    trained = [row for row in rows if row.network.startswith(SMALL)]
+    head = ["layer", "stride", "lambda", "chance", "distinct", "identity", "blur", "edge", "none", "untrained: none"]
+    lines = []
+    for before in _such(rows, network=UNTRAINED):
+        own = _such(trained, layer=before.layer)
+        numbers = [f"{_mean(own, name):.3f}" for name in ("redundancy", "chance")]
+        filters = int(before.shape.split("x")[0])
+        shares = [f"{_mean(own, name):.0%}" for name in ("identity", "blur", "edge", "none")]
+        distinct = f"{_mean(own, 'distinct'):.1f} of {filters}"
+        lines.append([before.shape, str(before.stride), *numbers, distinct, *shares, f"{before.none:.0%}"])
+    return markdown(head, lines)
+
+
+def table_of_replaced(results: Iterable[Replaced]) -> str:
+    """The strided layers, and all together; of the small networks, the first."""
+    shown = [each for each in results if each.stride > 1 and _is_shown(each.network)]
+    head = ["network", "layer", "kept", "repeats", "random", "shuffled", "matched", "patterns", "other patterns"]
+    lines = []
+    for each in shown:
+        kept, matched = f"{each.kept} of {each.kernels}", f"{each.matched / each.kernels:.0%}"
+        replaced = (each.repeats, each.random, each.shuffled)
+        patterns = (each.patterns, each.other_patterns)
+        cosines, of_patterns = ([f"{value:.3f}" for value in values] for values in (replaced, patterns))
+        lines.append([each.network, f"`{each.layer}`" if "." in each.layer else each.layer, kept, *cosines, matched])
+        lines[-1] += of_patterns
+    return markdown(head, lines, words=2)
+
+
+def others(results: Iterable[Replaced]) -> str:
+    """Means of the layers, strided and not, by network."""
+    single = [each for each in results if each.layer not in (ALL, STRIDED)]
+    head = ["network", "layers", "number", "kept", "repeats", "random", "shuffled", "matched", "patterns"]
+    lines = []
+    for network in dict.fromkeys(each.network for each in single):
+        for word, is_strided in (("strided", True), ("others", False)):
+            own = [each for each in single if each.network == network and (each.stride > 1) == is_strided]
+            kept, matched = (fmean(getattr(each, name) / each.kernels for each in own) for name in ("kept", "matched"))
+            cosines = [
+                f"{fmean(getattr(each, name) for each in own):.3f}" for name in ("repeats", "random", "shuffled")
+            ]
+            patterns = f"{fmean(each.patterns for each in own):.3f}"
+            lines.append([network, word, str(len(own)), f"{kept:.0%}", *cosines, f"{matched:.0%}", patterns])
+    return markdown(head, lines, words=2)
+
+
+def similarities(compared: Sequence[dict[str, Any]]) -> str:
+    """How each similarity tells noisy patterns apart."""
+    head = list(compared[0])
+    lines = [
+        [row["similarity"], f"{row['threshold']:.3f}", *(f"{row[name]:.0%}" for name in head[2:])] for row in compared
+    ]
+    return markdown(head, lines)
+
+
+def random_kernels(random: Sequence[dict[str, Any]]) -> str:
+    """The shares of random kernels that look like a pattern, of normal and of uniform weights."""
+    head = list(random[0])
+    lines = [[row["size"], *(" / ".join(f"{share:.2%}" for share in row[name]) for name in head[1:])] for row in random]
+    return markdown(head, lines)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table whose first columns are words and whose others are numbers."""
+    rule = ["---" if place < words else "--:" for place in range(len(head))]
+    return "\n".join("| " + " | ".join(each) + " |" for each in (head, rule, *lines))
+
+
+def _heads() -> list[str]:
+    return [name.replace("_", " ") for name in SHARES]
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return fmean(getattr(row, name) for row in rows)
+
+
+def _such(rows: Sequence[Row], **of: Any) -> list[Row]:
+    """Those with these values; of a kind, among the trained ones."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in of.items())]
+
+
+def _correlation(rows: Sequence[Row], name: str) -> str:
+    """Spearman's of a share with the depth."""
+    found = spearmanr([row.depth for row in rows], [getattr(row, name) for row in rows]).statistic
+    return "" if math.isnan(found) else f"{found:+.2f}"
+
+
+def _is_shown(network: str) -> bool:
+    return not network.startswith(SMALL) or network == DRAWN[-1]
+
+
+def _drawn(network: Trained) -> bytes:
+    layers, _ = network.layers()
+    spatial = [layer for layer in layers if layer.shape and len(layer.shape) > 2 and max(layer.shape[2:]) > 1]
+    return figure_file(figure(match_layers(spatial)), "png")
+
+
+def _file(name: str) -> str:
+    return name.replace(",", "").replace(" ", "-")
