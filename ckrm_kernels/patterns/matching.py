@@ -63,7 +63,8 @@ def match_patterns(
     than a layer's kernels, named; and for NaN or Inf in a layer, named. Nothing of the model changes.
     """
     if isinstance(weight_or_model, Tensor):
-        checked_weight(weight_or_model, "weight_or_model")
+        if checked_weight(weight_or_model, "weight_or_model").is_meta:
+            raise ValueError("weight_or_model is on the meta device, it has no values")
         layers, name = [Layer("", "Tensor", (weight_or_model.detach(),))], "a tensor"
     elif isinstance(weight_or_model, nn.Module):
         with torch.no_grad():
@@ -153,7 +154,9 @@ def _comparison(
     backend: Backend | None,
 ) -> _Comparison:
     patterns = patterns_of(bank, names, kernel_size)
-    kernels = [pattern.kernels for pattern in patterns] or [torch.zeros(1, *kernel_size, dtype=torch.float64)]
+    kernels = [pattern.kernels for pattern in patterns] or [
+        torch.zeros(1, *kernel_size, dtype=torch.float64, device="cpu")
+    ]
     owners = [names.index(pattern.name) for pattern in patterns for _ in pattern.kernels]
     return _Comparison(
         torch.cat(kernels).unsqueeze(1),
@@ -226,10 +229,10 @@ def _spread(values: Tensor, most: int) -> Tensor:
 
 def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Shown:
     """Some of the kernels, evenly spread, with the distribution of the layer's values."""
-    most = -(-_SHOWN // len(banks))
-    kernels = torch.cat([_spread(bank, most) for bank in banks]).cpu().float()
-    places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])])
-    limit = max(float(bank.abs().max()) for bank in banks) or 1.0
+    most, step = -(-_SHOWN // len(banks)), -(-len(banks) // _SHOWN)  # of a bank, and from one to the next
+    kernels = torch.cat([_spread(bank, most) for bank in banks[::step]]).cpu().float()
+    places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])[::step]])
+    limit = max(abs(float(end)) for bank in banks for end in bank.aminmax()) or 1.0
     counts = torch.stack([torch.histc(bank.float(), _BINS, -limit, limit).cpu() for bank in banks]).sum(0)
     return Shown(kernels, tuple(names[each] for each in places), limit, tuple(map(int, counts)))
 

@@ -208,6 +208,7 @@ def test_what_is_no_bank(name):
         (torch.ones(3), {}, ValueError, "weight_or_model must have the shape"),
         (torch.ones(2, 2, 3, 3, dtype=torch.int64), {}, TypeError, "weight_or_model must be float32"),
         (torch.tensor([1.0, math.nan]).expand(4, 1, 3, 2), {}, ValueError, "weight_or_model has NaN or Inf in filters"),
+        (torch.ones(2, 2, 3, 3, device="meta"), {}, ValueError, "weight_or_model is on the meta device"),
         (torch.ones(2, 2, 3, 3), {"threshold": 1.5}, ValueError, "threshold must lie in"),
         (torch.ones(2, 2, 3, 3), {"threshold": -0.5, "signed": False}, ValueError, "threshold must lie in"),
         (torch.ones(2, 2, 3, 3), {"signed": 1}, TypeError, "signed must be True or False"),
@@ -253,6 +254,19 @@ def test_a_layer_with_nan_is_named():
         model[1].weight[3, 2] = math.nan
     with pytest.raises(ValueError, match=r"layer '1' has NaN or Inf in filters \[3\]: no kernel was compared"):
         match_patterns(model)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 3), (4, 3, 1, 1), (4, 3)])
+def test_weights_without_kernels(shape):
+    report = match_patterns(torch.ones(shape))
+    assert report.layers[0].status == "skipped"
+    assert "No kernel was compared" in str(report)
+
+
+def test_many_groups_are_drawn_with_few_kernels():
+    layer = match_patterns(nn.Conv2d(200, 400, 3, groups=200)).layers[0]
+    assert len(layer.shown.kernels) == len(layer.shown.patterns) == 50
+    assert layer.places.shape == (400, 1)
 
 
 def test_few_random_kernels_look_like_a_pattern():
