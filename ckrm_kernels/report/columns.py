@@ -78,8 +78,8 @@ def _every(report: RedundancyReport) -> list[Column[LayerRedundancy]]:
             "median", f"median {similarity_word(report)}", "", lambda layer: _number(layer.quantile(0.5), ".2f"), 14
         ),
         *[
-            Column(f"patterns {name}", name, "kernels", _of_patterns(name), 9)
-            for name in ("identity", "blur", "edge", "zero", "none", "chance")
+            Column(f"patterns {name}", name, "kernels", _of_patterns(name), rank)
+            for name, rank in (("identity", 3), ("blur", 3), ("edge", 3), ("zero", 6), ("none", 9), ("chance", 9))
         ],
         Column("finding", "finding", "", finding, 2, True),
         Column("note", "note", "", note, 15, True),
