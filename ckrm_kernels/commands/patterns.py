@@ -111,8 +111,11 @@ def _read(checkpoint: str, weights: str | None, like: str | None) -> Checkpoint:
 
     make = constructor_at(checkpoint, "CHECKPOINT")
     assert make is not None
+    model = make()
+    if not isinstance(model, torch.nn.Module):
+        raise typer.BadParameter(f"{checkpoint} must make a torch.nn.Module, got {type(model).__name__}")
     with torch.no_grad():
-        return Checkpoint(tuple(model_layers(make())), (Source(checkpoint),), ())
+        return Checkpoint(tuple(model_layers(model)), (Source(checkpoint),), ())
 
 
 def _content(report: PatternReport, option: str, path: Path) -> str | bytes:

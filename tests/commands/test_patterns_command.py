@@ -52,6 +52,8 @@ def test_a_constructor(ckrm, tmp_path, monkeypatch):
     assert (code, "0.0% blur" in out) == (0, True)
     assert ckrm("patterns", "of_blurs:net", "--like", "of_blurs:net")[0] == 2
     assert ckrm("patterns", "of_blurs:no")[0] == 2
+    code, _, err = ckrm("patterns", "builtins:dict")
+    assert (code, "must make a torch.nn.Module, got dict" in " ".join(err.replace("│", " ").split())) == (2, True)
 
 
 def test_json_on_the_standard_output(ckrm, checkpoint):

@@ -25,7 +25,7 @@ from ckrm_kernels.presentation.tables import csv_text
 from ckrm_kernels.storage.files import write_atomically
 
 HERE = Path(__file__).parent
-REPLACED = ("efficientnet-lite0", "mobilenet-v2", "small")
+REPLACED = ("efficientnet-lite0", "mobilenet-v2", "small, seed 0", "small, strong decay")
 """Networks whose kernels are replaced, one of each family that can be run here."""
 
 

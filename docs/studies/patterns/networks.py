@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import torch
 from pictures import crops
-from small import small_network, test_images
+from small import STRONG_DECAY, small_network, test_images
 from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints import read_checkpoints, read_model
@@ -80,6 +80,8 @@ def networks() -> list[Trained]:
     for seed in range(3):
         make = partial(small_network, RUNS / f"small-seed-{seed}.pt", seed)
         found.append(Trained(f"small, seed {seed}", "", "Fashion-MNIST", partial(_of_model, make), make, test_images))
+    make = partial(small_network, RUNS / "small-strong-decay.pt", 0, STRONG_DECAY)
+    found.append(Trained("small, strong decay", "", "Fashion-MNIST", partial(_of_model, make), make, test_images))
     return found
 
 

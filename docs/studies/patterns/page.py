@@ -8,19 +8,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from networks import Trained
+from networks import RUNS, Trained
 from replaced import ALL, STRIDED, Replaced
 from rows import KINDS, Row
 from scipy.stats import spearmanr
+from small import DECAY, STRONG_DECAY
 
 from ckrm_kernels.patterns.figure import figure, figure_file
 from ckrm_kernels.patterns.matching import match_layers
 from ckrm_kernels.storage.files import write_atomically
 
-DRAWN = ("efficientnet-lite0", "mobilenet-v2", "text detector", "small, seed 0")
+DRAWN = ("efficientnet-lite0", "mobilenet-v2", "text detector", "small, strong decay")
 SHARES = ("identity", "blur", "edge", "zero", "none", "by_chance")
-SMALL, UNTRAINED = "small, seed", "small, untrained"
+SMALL, STRONG, UNTRAINED = "small, seed", "small, strong decay", "small, untrained"
 STRIDED_KIND, LAST, OTHERS = KINDS[:3]
 
 
@@ -49,6 +51,9 @@ def write(
         ALL=ALL,
         layers=len([row for row in rows if row.package]),
         small=small(rows),
+        accuracies=accuracies(),
+        decay=f"{DECAY:g}",
+        strong_decay=f"{STRONG_DECAY:g}",
         similarities=similarities(compared),
         random=random_kernels(random),
         figures={name: f"{_file(name)}.png" for name in DRAWN},
@@ -111,23 +116,30 @@ def depths(rows: Sequence[Row]) -> str:
 
 
 def small(rows: Sequence[Row]) -> str:
-    """The layers of the small networks, mean of the seeds, beside those of the untrained one."""
+    """The layers of the small networks, mean of the seeds, beside those of the untrained and the decayed one."""
     trained = [row for row in rows if row.network.startswith(SMALL)]
-    head = ["layer", "stride", "lambda", "chance", "distinct", "identity", "blur", "edge", "none", "untrained: none"]
+    head = ["layer", "stride"]
+    for word in ("untrained", "trained", "strong decay"):
+        head += [f"{word}: lambda", "chance", "identity", "blur", "edge"]
     lines = []
     for before in _such(rows, network=UNTRAINED):
-        own = _such(trained, layer=before.layer)
-        numbers = [f"{_mean(own, name):.3f}" for name in ("redundancy", "chance")]
-        filters = int(before.shape.split("x")[0])
-        shares = [f"{_mean(own, name):.0%}" for name in ("identity", "blur", "edge", "none")]
-        distinct = f"{_mean(own, 'distinct'):.1f} of {filters}"
-        lines.append([before.shape, str(before.stride), *numbers, distinct, *shares, f"{before.none:.0%}"])
+        line = [before.shape, str(before.stride)]
+        for own in ([before], _such(trained, layer=before.layer), _such(rows, network=STRONG, layer=before.layer)):
+            line += [f"{_mean(own, name):.3f}" for name in ("redundancy", "chance")]
+            line += [f"{_mean(own, name):.0%}" for name in ("identity", "blur", "edge")]
+        lines.append(line)
     return markdown(head, lines)
 
 
+def accuracies() -> str:
+    """Of the small networks, on the test images."""
+    values = [torch.load(path)["accuracy"] for path in sorted(RUNS.glob("small-*.pt"))]
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
 def table_of_replaced(results: Iterable[Replaced]) -> str:
-    """The strided layers, and all together; of the small networks, the first."""
-    shown = [each for each in results if each.stride > 1 and _is_shown(each.network)]
+    """The strided layers, and all together."""
+    shown = [each for each in results if each.stride > 1]
     head = ["network", "layer", "kept", "repeats", "random", "shuffled", "matched", "patterns", "other patterns"]
     lines = []
     for each in shown:
@@ -196,10 +208,6 @@ def _correlation(rows: Sequence[Row], name: str) -> str:
     """Spearman's of a share with the depth."""
     found = spearmanr([row.depth for row in rows], [getattr(row, name) for row in rows]).statistic
     return "" if math.isnan(found) else f"{found:+.2f}"
-
-
-def _is_shown(network: str) -> bool:
-    return not network.startswith(SMALL) or network == DRAWN[-1]
 
 
 def _drawn(network: Trained) -> bytes:

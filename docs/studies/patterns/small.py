@@ -13,6 +13,7 @@ from ckrm_kernels.storage.files import write_atomically
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 IMAGES, EPOCHS, BATCH, RATE = 12_000, 4, 64, 0.1
+DECAY, STRONG_DECAY = 5e-4, 1e-2
 BLOCKS = ((48, 1), (64, 2), (64, 1), (96, 2), (96, 1), (96, 1))
 """The width and the stride of each depthwise layer and the 1x1 layer after it."""
 
@@ -30,14 +31,14 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
-def small_network(path: Path | None, seed: int) -> nn.Module:
-    """The network trained from a seed, kept in the file; without one, as it is initialised."""
+def small_network(path: Path | None, seed: int, decay: float = DECAY) -> nn.Module:
+    """The network trained from a seed with a weight decay, kept in the file; without one, as it is initialised."""
     torch.manual_seed(seed)
     model = network()
     if path is None:
         return model.eval()
     if not path.exists():
-        accuracy = train(model, seed)
+        accuracy = train(model, seed, decay)
         state = {"state_dict": model.state_dict(), "accuracy": accuracy}
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -52,11 +53,11 @@ def test_images() -> Tensor:
     return mnist(FOLDER).held_out.batch(torch.arange(1000)).images
 
 
-def train(model: nn.Module, seed: int) -> float:
+def train(model: nn.Module, seed: int, decay: float) -> float:
     """SGD with one cycle; gives the accuracy on the test images."""
     data = mnist(FOLDER)
     steps = EPOCHS * (IMAGES // BATCH)
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=decay, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(EPOCHS):
