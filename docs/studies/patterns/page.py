@@ -43,6 +43,7 @@ def write(
         packages=packages(networks, rows),
         kinds=kinds([row for row in rows if row.package]),
         strided=strided(rows),
+        centres=centres([row for row in rows if row.package and row.kind == STRIDED_KIND and row.blur > 0.2]),
         depths=depths(rows),
         replaced=table_of_replaced(results),
         others=others(results),
@@ -51,7 +52,8 @@ def write(
         ALL=ALL,
         layers=len([row for row in rows if row.package]),
         small=small(rows),
-        accuracies=accuracies(),
+        accuracy_of_seeds=accuracies("small-seed-*.pt"),
+        accuracy_of_strong=accuracies("small-strong-decay.pt"),
         decay=f"{DECAY:g}",
         strong_decay=f"{STRONG_DECAY:g}",
         similarities=similarities(compared),
@@ -99,6 +101,16 @@ def strided(rows: Sequence[Row]) -> str:
     return markdown(head, lines)
 
 
+def centres(rows: Sequence[Row]) -> str:
+    """Where the blurs of strided layers are."""
+    head = ["network", "layer", "kernel", "in the middle", "off centre", "down", "right"]
+    lines = []
+    for row in rows:
+        shares = [f"{row.centred:.0%}", f"{row.off_centre:.0%}", f"{row.down:+.2f}", f"{row.right:+.2f}"]
+        lines.append([row.network, f"`{row.layer}`", "x".join(row.shape.split("x")[2:]), *shares])
+    return markdown(head, lines, words=3)
+
+
 def depths(rows: Sequence[Row]) -> str:
     """Identities, edges and blurs in depthwise layers of stride 1 but the last, by thirds of the network's depth."""
     names = ("identity", "edge", "blur")
@@ -131,10 +143,10 @@ def small(rows: Sequence[Row]) -> str:
     return markdown(head, lines)
 
 
-def accuracies() -> str:
-    """Of the small networks, on the test images."""
-    values = [torch.load(path)["accuracy"] for path in sorted(RUNS.glob("small-*.pt"))]
-    return f"{min(values):.3f} to {max(values):.3f}"
+def accuracies(files: str) -> str:
+    """Of small networks on the test images, the lowest and the highest."""
+    values = [torch.load(path)["accuracy"] for path in RUNS.glob(files)]
+    return " to ".join(f"{value:.3f}" for value in sorted({min(values), max(values)}))
 
 
 def table_of_replaced(results: Iterable[Replaced]) -> str:

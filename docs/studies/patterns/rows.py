@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
+import torch
 from networks import Trained
 
 from ckrm_kernels.layers import Layer
 from ckrm_kernels.measurement import measure_layers
+from ckrm_kernels.patterns.bank import GAUSSIAN, NEGATIVE, OFF_CENTRE, family_of
 from ckrm_kernels.patterns.matching import match_layers
-from ckrm_kernels.patterns.result import PatternReport
+from ckrm_kernels.patterns.result import LayerPatterns, PatternReport
 from ckrm_kernels.similarity import Similarity
 
 THRESHOLD = 0.6
@@ -25,9 +27,13 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A layer. depth: its place among the network's spatial convolutions, from 0 to 1; of_chance: near to a pattern
+    """A layer.
 
-    lambda^0.6 and its chance level, distinct are scale-free; dead filters; shares of the spatial kernels
+    depth: its place among the network's spatial convolutions, from 0 to 1
+    redundancy, chance, distinct: lambda^0.6, its chance level and the distinct filters, scale-free; dead: filters
+    identity to none: shares of the spatial kernels; by_chance: near to any pattern with their positions permuted
+    centred, off_centre: shares near to a Gaussian in the middle, and half a position from it; down, right: where the
+        centre of the absolute values of the blurs lies from the middle, in positions, their median; 0 without blurs
     """
 
     network: str
@@ -49,6 +55,10 @@ class Row:
     none: float
     by_chance: float
     mostly: str
+    centred: float
+    off_centre: float
+    down: float
+    right: float
 
 
 def rows_of(network: Trained) -> tuple[list[Row], PatternReport]:
@@ -80,6 +90,9 @@ def rows_of(network: Trained) -> tuple[list[Row], PatternReport]:
                 **{name: value for name, value in asdict(found.patterns).items() if name != "chance"},
                 by_chance=found.patterns.chance,
                 mostly=of.most_frequent,
+                centred=_of_either_sign(of, GAUSSIAN),
+                off_centre=_of_either_sign(of, OFF_CENTRE),
+                **_centre(layer, of, patterns.names),
             )
         )
     return rows, patterns
@@ -88,6 +101,26 @@ def rows_of(network: Trained) -> tuple[list[Row], PatternReport]:
 def columns() -> list[str]:
     """Of a row."""
     return [field.name for field in fields(Row)]
+
+
+def _of_either_sign(layer: LayerPatterns, name: str) -> float:
+    assert layer.shares is not None
+    return layer.shares[name] + layer.shares[NEGATIVE + name]
+
+
+def _centre(layer: Layer, found: LayerPatterns, names: tuple[str, ...]) -> dict[str, float]:
+    assert found.places is not None
+    blurs = [place for place, name in enumerate(names) if family_of(name) == "blur"]
+    kernels = torch.cat([bank.flatten(0, 1) for bank in layer.banks])[
+        torch.isin(found.places.flatten(), torch.tensor(blurs))
+    ]
+    if kernels.dim() != 3 or not len(kernels):
+        return {"down": 0.0, "right": 0.0}
+    weights = kernels.detach().double().abs()
+    weights /= weights.sum((1, 2), keepdim=True)
+    middles = [torch.arange(size) - (size - 1) / 2 for size in weights.shape[1:]]
+    down, right = ((weights.sum(3 - axis) * middles[axis - 1]).sum(1).median().item() for axis in (1, 2))
+    return {"down": down, "right": right}
 
 
 def _kind(layer: Layer, stride: int, is_last: bool) -> str:
