@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ckrm_kernels.extras import require
 from ckrm_kernels.patterns.bank import NONE, ZERO, family_of, in_words
 from ckrm_kernels.patterns.result import LayerPatterns, PatternReport, Shown
 from ckrm_kernels.patterns.table import families, shown_name, summary
@@ -135,8 +134,8 @@ def _distribution(axes: Axes, shown: Shown) -> None:
 
 
 def _legend(drawn: Figure, colours: dict[str, str]) -> None:
-    with require("plot", "matplotlib"):
-        from matplotlib.patches import Patch
+    from matplotlib.patches import Patch
+
     words = {NONE: "no pattern"}
     handles = [Patch(color=colour, label=words.get(family, family)) for family, colour in colours.items()]
     drawn.legend(

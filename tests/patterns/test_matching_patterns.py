@@ -108,6 +108,13 @@ def test_blocks_change_nothing(monkeypatch):
     assert whole.chance == in_blocks.chance
 
 
+def test_the_reference_gives_the_same():
+    weight = torch.randn(20, 5, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, other = (match_patterns(weight, threshold=0.7, backend=backend).layers[0] for backend in (None, "reference"))
+    assert torch.equal(one.places, other.places)
+    torch.testing.assert_close(one.nearness, other.nearness, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_dtypes(dtype):
     weight = torch.stack((gaussian(3, 1.1), edge_detectors()[0])).view(2, 1, 3, 3).to(dtype)
