@@ -2,13 +2,16 @@
 
 import csv
 import json
+from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
 from ckrm_kernels import measure
+from ckrm_kernels.commands.patterns import patterns
 from ckrm_kernels.patterns import edge_detectors, gaussian
+from ckrm_kernels.patterns.matching import THRESHOLD
 
 
 def network():
@@ -61,6 +64,10 @@ def test_json_on_the_standard_output(ckrm, checkpoint):
     assert code == 0
     assert [layer["name"] for layer in json.loads(out)["layers"]] == ["0"]
     assert "look like a pattern" in err
+
+
+def test_the_threshold_is_that_of_the_function():
+    assert signature(patterns).parameters["threshold"].default == THRESHOLD
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ckrm_kernels.data import Part, mnist
+from ckrm_kernels.data import Part, fashion_mnist
 from ckrm_kernels.storage.files import write_atomically
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 IMAGES, EPOCHS, BATCH, RATE = 12_000, 4, 64, 0.1
 DECAY, STRONG_DECAY = 5e-4, 1e-2
 BLOCKS = ((48, 1), (64, 2), (64, 1), (96, 2), (96, 1), (96, 1))
@@ -50,12 +49,12 @@ def small_network(path: Path | None, seed: int, decay: float = DECAY) -> nn.Modu
 
 def test_images() -> Tensor:
     """(1000, 1, 28, 28) float32, the first test images."""
-    return mnist(FOLDER).held_out.batch(torch.arange(1000)).images
+    return fashion_mnist().held_out.batch(torch.arange(1000)).images
 
 
 def train(model: nn.Module, seed: int, decay: float) -> float:
     """SGD with one cycle; gives the accuracy on the test images."""
-    data = mnist(FOLDER)
+    data = fashion_mnist()
     steps = EPOCHS * (IMAGES // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=decay, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
