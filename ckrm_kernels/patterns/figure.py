@@ -6,6 +6,7 @@ import textwrap
 from io import BytesIO
 from itertools import cycle
 from math import ceil
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,8 @@ def figure(report: PatternReport) -> Figure:
     columns = min(max(len(shown), 3), _COLUMNS)
     rows = ceil(len(shown) / columns)
     some = f", {len(shown)} of {len(layers)} layers drawn" if len(shown) < len(layers) else ""
-    title = textwrap.wrap(f"{summary(report).rstrip('.')}{some}.", int(_WIDTH * columns * 12))
+    names = "".join(f"{PurePath(source.name).name}: " for source in report.sources[:1])
+    title = textwrap.wrap(f"{names}{summary(report).rstrip('.')}{some}.", int(_WIDTH * columns * 12))
     head = 0.2 + _LINE * len(title)
     height = head + _HEIGHT * max(rows, 1) + _FOOT
     result = new_figure(height, _WIDTH * columns, wanted_by="plot")

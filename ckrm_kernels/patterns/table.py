@@ -32,6 +32,8 @@ def lines(report: PatternReport, width: int | None = None) -> Iterator[Line]:
     yield Line("")
     for word, text in explanations(report).items():
         yield from wrapped(f"{word}: {text}", width, "soft")
+    for source in report.sources:
+        yield from wrapped(f"measured: {source.name}", width, "soft")
 
 
 def summary(report: PatternReport) -> str:
