@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -48,8 +47,9 @@ def write(
         replaced=table_of_replaced(results),
         others=others(results),
         found=lambda network, layer: next(each for each in results if (each.network, each.layer) == (network, layer)),
-        STRIDED=STRIDED,
-        ALL=ALL,
+        strided_alone=strided_alone(rows, results),
+        strided_together=ranges([each for each in results if each.layer == STRIDED and _is_packaged(rows, each)]),
+        all_together=ranges([each for each in results if each.layer == ALL and _is_packaged(rows, each)]),
         layers=len([row for row in rows if row.package]),
         small=small(rows),
         accuracy_of_seeds=accuracies("small-seed-*.pt"),
@@ -164,6 +164,26 @@ def table_of_replaced(results: Iterable[Replaced]) -> str:
     return markdown(head, lines, words=2)
 
 
+def strided_alone(rows: Sequence[Row], results: Sequence[Replaced]) -> dict[str, dict[str, str]]:
+    """The ranges in the strided layers of the packaged networks whose lambda is above a half, and in the others."""
+    redundancy = {(row.network, row.layer): row.redundancy for row in rows if row.package and row.kind == STRIDED_KIND}
+    found = [each for each in results if (each.network, each.layer) in redundancy]
+    high = [each for each in found if redundancy[each.network, each.layer] > 0.5]
+    return {"high": ranges(high), "low": ranges([each for each in found if each not in high])}
+
+
+def ranges(results: Sequence[Replaced]) -> dict[str, str]:
+    """How many there are, the least and the greatest cosine of each kind, and of the matched share in percent."""
+    names = ("repeats", "random", "shuffled", "patterns", "other_patterns")
+    values = {name: [getattr(each, name) for each in results] for name in names}
+    matched = [100 * each.matched / each.kernels for each in results]
+    return {
+        "count": str(len(results)),
+        "matched": f"{min(matched):.0f} to {max(matched):.0f} %",
+        **{name: f"{min(each):.2f} to {max(each):.2f}" for name, each in values.items()},
+    }
+
+
 def others(results: Iterable[Replaced]) -> str:
     """Means of the layers, strided and not, by network."""
     single = [each for each in results if each.layer not in (ALL, STRIDED)]
@@ -201,6 +221,33 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1
     """A table whose first columns are words and whose others are numbers."""
     rule = ["---" if place < words else "--:" for place in range(len(head))]
     return "\n".join("| " + " | ".join(each) + " |" for each in (head, rule, *lines))
+
+
+def _is_packaged(rows: Sequence[Row], result: Replaced) -> bool:
+    return any(row.network == result.network and row.package for row in rows)
+
+
+def _heads() -> list[str]:
+    return [name.replace("_", " ") for name in SHARES]
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return fmean(getattr(row, name) for row in rows)
+
+
+def _such(rows: Sequence[Row], **of: Any) -> list[Row]:
+    """Those with these values; of a kind, among the trained ones."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in of.items())]
+
+
+def _correlation(rows: Sequence[Row], name: str) -> str:
+    """Spearman's of a share with the depth."""
+    depths, shares = [row.depth for row in rows], [getattr(row, name) for row in rows]
+    return f"{spearmanr(depths, shares).statistic:+.2f}" if len(set(shares)) > 1 else ""
+
+
+def _is_packaged(rows: Sequence[Row], result: Replaced) -> bool:
+    return any(row.network == result.network and row.package for row in rows)
 
 
 def _heads() -> list[str]:
