@@ -111,5 +111,22 @@ def test_tables(study):
     assert study.page.markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | --: |\n| x | 1 |"
 
 
+def test_shares_by_depth(study):
+    rows = study.rows.rows_of(trained(study))[0]
+    of = {"kind": study.rows.KINDS[2], "identity": 0.5}
+    layers = [study.rows.Row(**{**asdict(rows[0]), **of, "depth": d, "edge": 1 - d, "blur": d}) for d in (0, 0.5, 1)]
+    line = study.page.depths(layers).split("\n")[2].strip("| ").split(" | ")
+    assert line[1:] == ["50%", "50%", "50%", "100%", "50%", "0%", "0%", "50%", "100%", "", "-1.00", "+1.00"]
+
+
+def test_tables_of_what_was_replaced(study):
+    found = study.replaced.replaced(trained(study), "1")
+    assert "| net | 1 | 2 of 8 | 1.000 |" in study.page.table_of_replaced([found])
+    assert "| net | strided | 1 | 25% | 1.000 |" in study.page.others(
+        [found, study.replaced.replaced(trained(study), "3")]
+    )
+    assert study.page.ranges([found])["matched"] == "100 to 100 %"
+
+
 def test_the_small_network(study):
     assert study.small.network()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

@@ -236,7 +236,7 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _such(rows: Sequence[Row], **of: Any) -> list[Row]:
-    """Those with these values; of a kind, among the trained ones."""
+    """Those with these values."""
     return [row for row in rows if all(getattr(row, name) == value for name, value in of.items())]
 
 
@@ -244,29 +244,6 @@ def _correlation(rows: Sequence[Row], name: str) -> str:
     """Spearman's of a share with the depth."""
     depths, shares = [row.depth for row in rows], [getattr(row, name) for row in rows]
     return f"{spearmanr(depths, shares).statistic:+.2f}" if len(set(shares)) > 1 else ""
-
-
-def _is_packaged(rows: Sequence[Row], result: Replaced) -> bool:
-    return any(row.network == result.network and row.package for row in rows)
-
-
-def _heads() -> list[str]:
-    return [name.replace("_", " ") for name in SHARES]
-
-
-def _mean(rows: Sequence[Row], name: str) -> float:
-    return fmean(getattr(row, name) for row in rows)
-
-
-def _such(rows: Sequence[Row], **of: Any) -> list[Row]:
-    """Those with these values; of a kind, among the trained ones."""
-    return [row for row in rows if all(getattr(row, name) == value for name, value in of.items())]
-
-
-def _correlation(rows: Sequence[Row], name: str) -> str:
-    """Spearman's of a share with the depth."""
-    found = spearmanr([row.depth for row in rows], [getattr(row, name) for row in rows]).statistic
-    return "" if math.isnan(found) else f"{found:+.2f}"
 
 
 def _drawn(network: Trained) -> bytes:
