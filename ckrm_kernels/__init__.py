@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from ckrm_kernels.functional import cross_psi, pairwise_psi, psi_of_pairs
     from ckrm_kernels.groups import RedundantGroups, redundant_groups
     from ckrm_kernels.measurement import measure
+    from ckrm_kernels.patterns import LayerPatterns, PatternReport, match_patterns
     from ckrm_kernels.report import LayerRedundancy, RedundancyReport
     from ckrm_kernels.sampling import RedundancyEstimate, chance_redundancy, estimate_redundancy
     from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
     from ckrm_kernels.shrinking.saved import load_shrunk, save_shrunk
 
 __all__ = [
+    "LayerPatterns",
     "LayerRedundancy",
+    "PatternReport",
     "RedundancyEstimate",
     "RedundancyReport",
     "RedundantGroups",
@@ -29,6 +32,7 @@ __all__ = [
     "cross_psi",
     "estimate_redundancy",
     "load_shrunk",
+    "match_patterns",
     "measure",
     "pairwise_psi",
     "plan_shrink",
@@ -40,7 +44,9 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "LayerPatterns": "patterns",
     "LayerRedundancy": "report",
+    "PatternReport": "patterns",
     "RedundancyEstimate": "sampling",
     "RedundancyReport": "report",
     "RedundantGroups": "groups",
@@ -49,6 +55,7 @@ _MODULE_OF = {
     "cross_psi": "functional",
     "estimate_redundancy": "sampling",
     "load_shrunk": "shrinking.saved",
+    "match_patterns": "patterns",
     "measure": "measurement",
     "pairwise_psi": "functional",
     "plan_shrink": "shrinking.plan",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import datetime, timezone
 from os import PathLike
 from typing import Any, NamedTuple
@@ -22,8 +22,9 @@ from ckrm_kernels.functional import counts_of_banks, unit_scale
 from ckrm_kernels.layer_numbers import LayerNumbers, Level, Wanted, detailed_numbers, plain_numbers
 from ckrm_kernels.layers import Layer, descriptions, model_layers
 from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.patterns.matching import match_layers
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.report import KernelPatterns, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.version import __version__
@@ -40,6 +41,7 @@ def measure(
     *,
     pointwise: Pointwise = "skip",
     details: bool = True,
+    patterns: bool = False,
     progress: bool = False,
     **options: Unpack[SimilarityOptions],
 ) -> RedundancyReport:
@@ -54,6 +56,7 @@ def measure(
         length F1 ("vector")
     details: False leaves out what takes most of the time: the chance levels, the numbers of distinct and of dead
         filters, and the same of the scale-free layer
+    patterns: also what share of each layer's spatial kernels looks like a known one, see `match_patterns`
     progress: show on standard error how many layers are done
     options: see `SimilarityOptions`; the default eps is an absolute number, so a layer's redundancy falls as its
         weights grow; scale_free=True removes that
@@ -68,12 +71,14 @@ def measure(
     Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
     layer, before anything is measured.
     """
-    similarity, backend = resolve(options, "measure", "threshold", "pointwise", "details", "progress")
+    similarity, backend = resolve(options, "measure", "threshold", "pointwise", "details", "patterns", "progress")
     models = _checked_models(model_or_models)
     with torch.no_grad():
         layers = [model_layers(model) for model in models]
         track: Track = tracked if progress else iter
-        report = measure_layers(layers, threshold, pointwise, similarity, details, track, backend=backend)
+        report = measure_layers(
+            layers, threshold, pointwise, similarity, details, track, backend=backend, patterns=patterns
+        )
     return replace(report, sources=tuple(Source(type(model).__name__) for model in models))
 
 
@@ -90,6 +95,7 @@ def measure_layers(
     sources: Sequence[Source] = (),
     notes: Sequence[str] = (),
     scale_free_beside: bool = True,
+    patterns: bool = False,
 ) -> RedundancyReport:
     """`measure` on the layers of each model.
 
@@ -125,7 +131,8 @@ def measure_layers(
     rows = []
     for plan, numbers in zip(track(plans), found, strict=True):
         _check_known(plan, numbers)
-        rows.append(_row(plan, numbers, similarity.lowest) if numbers else _skipped(plan.layer, plan.note))
+        row = _row(plan, numbers, similarity.lowest) if numbers else _skipped(plan.layer, plan.note)
+        rows.append(replace(row, patterns=_patterns_of(plan, backend)) if patterns and numbers else row)
     return RedundancyReport(
         tuple(rows),
         limit,
@@ -248,6 +255,15 @@ def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedund
         scale_free=ScaleFreeRedundancy(**_over_models(scale_free)) if scale_free else None,
         lowest=lowest,
     )
+
+
+def _patterns_of(plan: _Plan, backend: Backend | None) -> KernelPatterns | None:
+    """What the layer's spatial kernels look like, the mean over the models; None where they are single numbers."""
+    if is_pointwise(plan.layer.banks[0]):
+        return None
+    of_models = [replace(plan.layer, banks=tuple(banks), note="") for banks in plan.banks]
+    found = [astuple(each.as_columns()) for each in match_layers(of_models, backend=backend).measured]
+    return KernelPatterns(*map(statistics.fmean, zip(*found, strict=True))) if found else None
 
 
 def _over_models(levels: Sequence[Level]) -> dict[str, Any]:

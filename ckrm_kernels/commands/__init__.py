@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import ablate, compare, demo, doctor, export, measure, models, search, shrink, train
+from ckrm_kernels.commands import (
+    ablate,
+    compare,
+    demo,
+    doctor,
+    export,
+    measure,
+    models,
+    patterns,
+    search,
+    shrink,
+    train,
+)
 
 app = typer.Typer(
     name="ckrm",
@@ -38,6 +50,7 @@ def _root(
 _COMMANDS = (  # in the order of `ckrm --help`
     doctor.doctor,
     measure.measure,
+    patterns.patterns,
     models.models,
     train.train,
     search.search,

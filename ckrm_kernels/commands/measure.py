@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,27 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckrm_kernels.choices import Pointwise, Sort
+from ckrm_kernels.commands.output_files import STDOUT, check_outputs, check_read, write
 from ckrm_kernels.commands.shared import (
     Eps,
+    LayerPattern,
+    Like,
+    MeasuringThreads,
     ScaleFree,
     Signed,
     SimilarityName,
     Threshold,
+    Weights,
+    constructor_at,
     interruptible,
     show,
     use_threads,
     wrong_use,
 )
-from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.progress import tracked
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ckrm_kernels.report import RedundancyReport
     from ckrm_kernels.similarity import Similarity
-
-_STDOUT = Path("-")
 
 
 def measure(
@@ -48,26 +47,20 @@ def measure(
     pointwise: Annotated[
         Pointwise, typer.Option(help="1x1 and linear layers: skip, slice by slice, or a filter as one slice.")
     ] = "skip",
-    weights: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Of several weights in a file: model, ema, or their key.")
-    ] = None,
-    like: Annotated[
-        str | None,
-        typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read into this model, which knows groups and transposition."),
-    ] = None,
+    weights: Weights = None,
+    like: Like = None,
     every: Annotated[
         bool, typer.Option("--all", help="List each skipped layer, not one line for each reason.")
     ] = False,
-    layer: Annotated[
-        str, typer.Option(metavar="PATTERN", help="Only layers with this in their name, or a glob: 'layer1.*'.")
-    ] = "*",
+    patterns: Annotated[
+        bool, typer.Option("--patterns", help="Also the shares of kernels that look like blurs, edges, identities.")
+    ] = False,
+    layer: LayerPattern = "*",
     sort: Annotated[
         Sort | None, typer.Option(help="Largest first; by default the model's order, with --top excess over chance.")
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N measured layers.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads; by default torch's, or OMP_NUM_THREADS.")
-    ] = None,
+    threads: MeasuringThreads = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as CSV.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figure: png, pdf or svg.")] = None,
@@ -89,13 +82,13 @@ def measure(
 
     files = {"json": json, "csv": csv, "plot": plot, "html": html}
     measured = _checked_similarity(similarity, signed, eps, scale_free, threshold)
-    _check_outputs(files, checkpoints)
-    constructor = _constructor(like)
+    check_outputs(files, checkpoints)
+    constructor = constructor_at(like)
     use_threads(threads)
     with interruptible("nothing was written; run the same command again"):
         reading = partial(tracked, doing="reading", lines=False)
         read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading)
-        _check_read(files, [Path(source.name) for each in read for source in each.sources])
+        check_read(files, [Path(source.name) for each in read for source in each.sources])
         structures: dict[Any, list[Any]] = {}
         for each in read:
             structures.setdefault(structure_of(each.layers), []).append(each)
@@ -107,7 +100,7 @@ def measure(
         for same in structures.values():
             with wrong_use("--layer"):
                 fitting([each.name for each in same[0].layers], layer)
-        stream = sys.stderr if _STDOUT in files.values() else sys.stdout
+        stream = sys.stderr if STDOUT in files.values() else sys.stdout
         any_measured = False
         for number, same in enumerate(structures.values()):
             report = measure_layers(
@@ -118,12 +111,13 @@ def measure(
                 track=partial(tracked, lines=False),
                 sources=[source for each in same for source in each.sources],
                 notes=list(dict.fromkeys(note for each in same for note in each.notes)),
+                patterns=patterns,
             )
             report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
             if number:
                 print(file=stream)
             show(partial(lines, report, every=every), stream)
-            _write(report, files)
+            write(files, partial(_content, report))
             any_measured = any_measured or bool(report.measured)
     if not any_measured:
         raise typer.Exit(1)
@@ -141,70 +135,6 @@ def _checked_similarity(name: str, signed: bool, eps: float, scale_free: bool, t
     with wrong_use("--threshold"):
         checked_threshold(threshold, similarity.lowest)
     return similarity
-
-
-def _constructor(like: str | None) -> Any:
-    """What `--like` names; None without it."""
-    if like is None:
-        return None
-    from ckrm_kernels.checkpoints.into_model import constructor_of
-
-    with wrong_use("--like"):
-        return constructor_of(like)
-
-
-def _check_outputs(files: dict[str, Path | None], checkpoints: Sequence[Path]) -> None:
-    """Refuses what could not be written or would be lost, before anything is measured."""
-    for option, path in files.items():
-        if path is not None and path.is_dir():
-            raise typer.BadParameter(f"{path} is a folder", param_hint=f"--{option}")
-        _check_kept(
-            option, path, [(f"--{other}", taken) for other, taken in files.items() if taken and other != option]
-        )
-    _check_read(files, checkpoints)
-    plot = files["plot"]
-    if plot is None:
-        return
-    with require("--plot", "matplotlib"):
-        from matplotlib.backend_bases import FigureCanvasBase
-    accepted = FigureCanvasBase.get_supported_filetypes()
-    if plot != _STDOUT and plot.suffix[1:].lower() not in accepted:
-        raise typer.BadParameter(f"{plot} must end in one of {', '.join(sorted(accepted))}", param_hint="--plot")
-
-
-def _check_read(files: dict[str, Path | None], read: Sequence[Path]) -> None:
-    """Refuses to write over what was read."""
-    for option, path in files.items():
-        _check_kept(option, path, [("a file of the checkpoint", each) for each in read])
-
-
-def _check_kept(option: str, path: Path | None, others: Sequence[tuple[str, Path]]) -> None:
-    for what, other in others:
-        if path is not None and path.resolve() == other.resolve():
-            raise typer.BadParameter(f"{path} is also {what}", param_hint=f"--{option}")
-
-
-def _errors() -> Console:
-    """The error stream, where progress is shown if it is a terminal."""
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _write(report: RedundancyReport, files: dict[str, Path | None]) -> None:
-    from ckrm_kernels.storage.files import write_atomically
-
-    console = _errors()
-    for option, path in files.items():
-        if path is None:
-            continue
-        with console.status(f"making the {option}") if console.is_terminal else nullcontext():
-            content = _content(report, option, path)
-        if path == _STDOUT:
-            typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
-        else:
-            write_atomically(path, content)
-            typer.echo(f"wrote {path}", err=True)
 
 
 def _content(report: RedundancyReport, option: str, path: Path) -> str | bytes:

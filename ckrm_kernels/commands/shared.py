@@ -60,6 +60,19 @@ Preset = Annotated[
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training part.")]
+Weights = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Of several weights in a file: model, ema, or their key.")
+]
+Like = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CONSTRUCTOR", help="Read into this model, which knows groups and transposition."),
+]
+LayerPattern = Annotated[
+    str, typer.Option(metavar="PATTERN", help="Only layers with this in their name, or a glob: 'layer1.*'.")
+]
+MeasuringThreads = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="CPU threads; by default torch's, or OMP_NUM_THREADS.")
+]
 Threshold = Annotated[
     float, typer.Option(help="Pairs of filters with Psi above it count as redundant; in [0, 1], signed in [-1, 1].")
 ]
@@ -115,6 +128,16 @@ def wrong_use(option: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def constructor_at(like: str | None, option: str = "--like") -> Callable[[], Any] | None:
+    """What makes the model that an option names as module:constructor; None without it."""
+    if like is None:
+        return None
+    from ckrm_kernels.checkpoints.into_model import constructor_of
+
+    with wrong_use(option):
+        return constructor_of(like)
 
 
 def show(lines: Callable[[int | None], Iterable[Line]], stream: TextIO) -> None:

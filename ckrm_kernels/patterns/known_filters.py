@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 import torch
 from torch import Tensor
 
@@ -28,8 +31,15 @@ def gaussian(size: int, sigma: float) -> Tensor:
     Raises ValueError for others.
     """
     size = whole_number("size", size, least=1)
-    if not 0 < sigma < float("inf"):
+    if not 0 < sigma < inf:
         raise ValueError(f"sigma must be a finite number > 0, got {sigma!r}")
-    position = torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2
-    line = torch.softmax(-position.square() / (2 * sigma**2), 0)
-    return line[:, None] * line
+    return gaussian_of((size, size), sigma)
+
+
+def gaussian_of(shape: Sequence[int], sigma: float, shifts: Sequence[float] = ()) -> Tensor:
+    """The same in any number of dimensions. shifts: of its centre from the middle, in positions, in each"""
+    result = torch.ones((), dtype=torch.float64, device="cpu")
+    for size, shift in zip(shape, shifts or [0.0] * len(shape), strict=True):
+        position = torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2 - shift
+        result = result.unsqueeze(-1) * torch.softmax(-position.square() / (2 * sigma**2), 0)
+    return result

@@ -43,3 +43,5 @@ DARK = {
 }
 NEGATIVE, POSITIVE = "#7a5cbe", "#e88624"
 """The colours of weights, which are drawn as pixels: the same on both papers."""
+PATTERNS = {"identity": "#3d6fb5", "blur": "#1b8a7a", "edge": "#8a56b0", "zero": "#c8374d", "none": "#7d838a"}
+"""The colours of kernels that look like a known pattern, that are all but zero, and that look like none."""

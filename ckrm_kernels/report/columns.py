@@ -77,6 +77,10 @@ def _every(report: RedundancyReport) -> list[Column[LayerRedundancy]]:
         Column(
             "median", f"median {similarity_word(report)}", "", lambda layer: _number(layer.quantile(0.5), ".2f"), 14
         ),
+        *[
+            Column(f"patterns {name}", name, "kernels", _of_patterns(name), rank)
+            for name, rank in (("identity", 3), ("blur", 3), ("edge", 3), ("zero", 6), ("none", 9), ("chance", 9))
+        ],
         Column("finding", "finding", "", finding, 2, True),
         Column("note", "note", "", note, 15, True),
     ]
@@ -99,6 +103,10 @@ def _of_pairs(value: Callable[[LayerRedundancy], float | None]) -> Callable[[Lay
 
 def _of_scale_free(name: str) -> Callable[[LayerRedundancy], str]:
     return _of_pairs(lambda layer: getattr(layer.scale_free, name, None))
+
+
+def _of_patterns(name: str) -> Callable[[LayerRedundancy], str]:
+    return lambda layer: _number(getattr(layer.patterns, name, None), ".1%")
 
 
 def _distinct(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.extras import require
 from ckrm_kernels.presentation.tables import csv_text, together
-from ckrm_kernels.report.result import LayerRedundancy, RedundancyReport, ScaleFreeRedundancy
+from ckrm_kernels.report.result import KernelPatterns, LayerRedundancy, RedundancyReport, ScaleFreeRedundancy
 from ckrm_kernels.report.words import verdict
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def frame(report: RedundancyReport) -> pandas.DataFrame:
 def as_csv(report: RedundancyReport) -> str:
     """See `RedundancyReport.to_csv`; empty where there is no value, the kernel as 3x3."""
     of_all = {name: _in_one_field(value) for name, value in _of_all(report).items()}
-    rows = []
+    rows, columns = [], _csv_columns(with_patterns=any(layer.patterns for layer in report.layers))
     for layer in report.layers:
         values = {**_flat(layer), "kernel_size": "x".join(map(str, layer.kernel_size or ()))}
-        rows.append([_in_one_field(values[name]) for name in _csv_columns()] + list(of_all.values()))
-    return csv_text([*_csv_columns(), *of_all], rows)
+        rows.append([_in_one_field(values.get(name)) for name in columns] + list(of_all.values()))
+    return csv_text([*columns, *of_all], rows)
 
 
 def _of_all(report: RedundancyReport) -> dict[str, Any]:
@@ -55,20 +55,25 @@ def _of_all(report: RedundancyReport) -> dict[str, Any]:
 
 
 def _of_layer(layer: LayerRedundancy) -> dict[str, Any]:
-    return {**asdict(layer), "finding": layer.finding, "median_psi": layer.quantile(0.5)}
+    values = {**asdict(layer), "finding": layer.finding, "median_psi": layer.quantile(0.5)}
+    return values if layer.patterns else {name: value for name, value in values.items() if name != "patterns"}
 
 
 def _flat(layer: LayerRedundancy) -> dict[str, Any]:
-    """A layer's values with the fields of `ScaleFreeRedundancy` beside the others."""
+    """A layer's values with the fields of `ScaleFreeRedundancy` and `KernelPatterns` beside the others."""
     values = _of_layer(layer)
     within = values.pop("scale_free") or {}
-    return {**values, **{f"scale_free_{field.name}": within.get(field.name) for field in fields(ScaleFreeRedundancy)}}
+    scale_free = {f"scale_free_{field.name}": within.get(field.name) for field in fields(ScaleFreeRedundancy)}
+    patterns = {f"patterns_{name}": share for name, share in values.pop("patterns", {}).items()}
+    return {**values, **scale_free, **patterns}
 
 
-def _csv_columns() -> list[str]:
-    own = [field.name for field in fields(LayerRedundancy) if field.name != "scale_free"]
+def _csv_columns(with_patterns: bool) -> list[str]:
+    own = [field.name for field in fields(LayerRedundancy) if field.name not in ("scale_free", "patterns")]
     scale_free = [f"scale_free_{field.name}" for field in fields(ScaleFreeRedundancy)]
-    return [*(name for name in own if not name.startswith("histogram")), *scale_free, "finding", "median_psi"]
+    patterns = [f"patterns_{field.name}" for field in fields(KernelPatterns)] if with_patterns else []
+    shown = [name for name in own if not name.startswith("histogram")]
+    return [*shown, *scale_free, "finding", "median_psi", *patterns]
 
 
 def _in_one_field(value: Any) -> Any:

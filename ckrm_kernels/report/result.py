@@ -64,6 +64,23 @@ class ScaleFreeRedundancy:
 
 
 @dataclass(frozen=True)
+class KernelPatterns:
+    """Shares of a layer's spatial kernels, its slices, which `match_patterns` finds near to a known pattern.
+
+    identity, blur, edge: to the identity, to a Gaussian blur or a constant, to an edge detector, of either sign
+    zero: all but zero; none: all others
+    chance: near to a pattern once the positions in each are permuted
+    """
+
+    identity: float
+    blur: float
+    edge: float
+    zero: float
+    none: float
+    chance: float
+
+
+@dataclass(frozen=True)
 class LayerRedundancy:
     """One layer with a weight, measured or skipped.
 
@@ -87,6 +104,7 @@ class LayerRedundancy:
         are
     scale_free: None where the similarity measured does not depend on scale, where skipped, or without details
     lowest: the edge of the histogram's first bin, -1 of a signed similarity; the last one ends at 1
+    patterns: of the spatial kernels, means over the models; None unless asked for, where skipped or K = 1
     """
 
     name: str
@@ -112,6 +130,7 @@ class LayerRedundancy:
     live_chance: float | None = None
     scale_free: ScaleFreeRedundancy | None = None
     lowest: float = 0.0
+    patterns: KernelPatterns | None = None
 
     @property
     def finding(self) -> Finding | None:
@@ -215,9 +234,10 @@ class RedundancyReport:
     def to_csv(self, path: str | PathLike[str] | None = None) -> str | None:
         """The report as CSV, a row a layer: the fields of `LayerRedundancy` but the histograms, finding, median_psi.
 
-        Fields of `ScaleFreeRedundancy` begin with scale_free_. The values of the models are in one field, divided by
-        blanks. What holds for all layers is in the last columns of every row, so that a reader needs no second file:
-        threshold, models, similarity, pointwise, sources, notes, created and versions.
+        Fields of `ScaleFreeRedundancy` begin with scale_free_, those of `KernelPatterns`, if asked for, with patterns_.
+        The values of the models are in one field, divided by blanks. What holds for all layers is in the last columns
+        of every row, so that a reader needs no second file: threshold, models, similarity, pointwise, sources, notes,
+        created and versions.
         path: where to write it; without one, it is returned
         """
         from ckrm_kernels.report.data import as_csv

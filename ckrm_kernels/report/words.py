@@ -75,6 +75,11 @@ def explanations(report: RedundancyReport) -> dict[str, str]:
     if any(layer.dead for layer in layers):
         alike = ", all alike" if report.similarity.name == "psi" else ""
         terms["dead"] = f"filters that are all but zero{alike}; live: lambda and chance among the others"
+    if any(layer.patterns for layer in layers):
+        terms["kernels"] = (
+            "shares of spatial kernels near to the identity, to a blur, to an edge detector, of either sign, all but "
+            "zero, near to none; chance: near to any once the positions in each are permuted"
+        )
     return terms
 
 

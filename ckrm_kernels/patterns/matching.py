@@ -1,0 +1,245 @@
+"""Each spatial kernel of a weight or a model to the pattern that it is nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distribution import checked_threshold
+from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.functional import checked_weight
+from ckrm_kernels.layer_numbers import DEAD
+from ckrm_kernels.layers import Layer, model_layers
+from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.patterns.bank import NONE, ZERO, Bank, names_of, patterns_of
+from ckrm_kernels.patterns.result import LayerPatterns, PatternReport, Shown
+from ckrm_kernels.report.result import Source
+from ckrm_kernels.sampling import permuted_sets
+from ckrm_kernels.similarity import Similarity
+from ckrm_kernels.version import __version__
+
+THRESHOLD = 0.9
+"""Of random 3x3 kernels, with normal or uniform weights, six or seven in a thousand exceed it with a known pattern."""
+Track = Callable[[Sequence[Any]], Iterable[Any]]
+_BLOCK = 1 << 15  # slices that are compared at once
+_SAMPLE, _MOST_ROUNDS = 4096, 16  # of permuted slices
+_SHOWN = 64  # kernels that a figure can draw
+_BINS = 60
+
+
+def match_patterns(
+    weight_or_model: Tensor | nn.Module,
+    bank: Bank = None,
+    threshold: float = THRESHOLD,
+    signed: bool = True,
+    *,
+    backend: Backend | None = None,
+) -> PatternReport:
+    """Each spatial kernel, a slice of a filter, as the pattern that it is nearest to (the VGNet paper's section 3).
+
+    weight_or_model: a weight (F2, F1, *K), or a model, of which every layer with a weight has a row
+    bank: what the kernels are compared with. None: identity, gaussian (of several widths), gaussian off centre (by half
+        a position, as where padding is on one side only), constant, the six edge detectors of `edge_detectors` and,
+        where the sign counts, the negatives of all these, "-identity" and so on. Names of some of these. Or a dict of
+        names and kernels of one's own, floating-point tensors of as many dimensions as the model's kernels have and no
+        larger; smaller ones are put in the middle of zeros
+    threshold: a kernel whose cosine with no pattern is above it is of none; in [-1, 1], unsigned in [0, 1]
+    signed: whether a kernel and its negative differ; else a pattern stands for its negative, too
+    backend: None picks; "reference", "cpu", "triton" or "cuda" forces
+    out: `PatternReport`
+
+    The nearness of a kernel to a pattern is their cosine as `cross_psi` has it, of slices as filters of one slice: it
+    takes out the scale of each kernel and keeps its mean, by which alone a blur, the identity and a Laplacian differ.
+    A kernel whose root mean square is at most a hundredth of its layer's is "zero". In kernels larger than 3x3, an edge
+    detector is there twice, in the middle and stretched to the whole (bilinearly, less its mean); in kernels that are
+    lines, summed across them; in those of a size below 3 or of three dimensions, not at all.
+
+    Raises TypeError or ValueError for a bank that is none: an unknown name, a pattern of zeros, with NaN, or larger
+    than a layer's kernels, named; and for NaN or Inf in a layer, named. Nothing of the model changes.
+    """
+    if isinstance(weight_or_model, Tensor):
+        if checked_weight(weight_or_model, "weight_or_model").is_meta:
+            raise ValueError("weight_or_model is on the meta device, it has no values")
+        layers, name = [Layer("", "Tensor", (weight_or_model.detach(),))], "a tensor"
+    elif isinstance(weight_or_model, nn.Module):
+        with torch.no_grad():
+            layers, name = model_layers(weight_or_model), type(weight_or_model).__name__
+    else:
+        raise TypeError(f"weight_or_model must be a tensor or a module, got {type(weight_or_model).__name__}")
+    return match_layers(layers, bank, threshold, signed, backend=backend, sources=[Source(name)])
+
+
+@torch.no_grad()
+def match_layers(
+    layers: Sequence[Layer],
+    bank: Bank = None,
+    threshold: float = THRESHOLD,
+    signed: bool = True,
+    *,
+    track: Track = iter,
+    backend: Backend | None = None,
+    sources: Sequence[Source] = (),
+    notes: Sequence[str] = (),
+) -> PatternReport:
+    """`match_patterns` on layers that are read already. track: wraps the iteration over them, to show progress"""
+    similarity = Similarity("cosine", signed=signed)
+    limit = checked_threshold(threshold, similarity.lowest)
+    names = names_of(bank, signed)
+    comparisons = {
+        size: _comparison(bank, names, size, limit, similarity, backend)
+        for size in {each.shape[2:] for each in layers if each.shape and not is_pointwise(each.banks[0])}
+    }
+    for layer in layers:
+        if layer.banks and layer.banks[0].shape[2:] in comparisons:
+            _check_finite(layer)
+    rows = [_row(layer, comparisons) for layer in track(layers)]
+    return PatternReport(
+        tuple(rows),
+        names,
+        limit,
+        signed,
+        tuple(sources),
+        tuple(notes),
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        {"ckrm_kernels": __version__, "torch": torch.__version__},
+    )
+
+
+class _Comparison(NamedTuple):
+    """What the kernels of one size are compared with.
+
+    kernels: (M, 1, *K) float64 on the CPU; owners: for each the place of its pattern among the names
+    names: of the patterns, then "zero" and "none"
+    """
+
+    kernels: Tensor
+    owners: Tensor
+    names: tuple[str, ...]
+    threshold: float
+    similarity: Similarity
+    backend: Backend | None
+
+    def of_slices(self, slices: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, *K) and which of them are zero, (n,) bool -> the place among the names, and the cosine of the nearest."""
+        slices = slices.to(result_dtype(slices.dtype)).unsqueeze(1)
+        kernels = self.kernels.to(slices.device, slices.dtype)
+        cosine = implementation(self.backend, slices, kernels).cross_psi(slices, kernels, self.similarity)
+        nearness, nearest = cosine.max(1)
+        place = self.owners.to(slices.device)[nearest]
+        place = torch.where(nearness > self.threshold, place, self.names.index(NONE))
+        return torch.where(zero, self.names.index(ZERO), place), torch.where(zero, 0, nearness)
+
+    def of_bank(self, bank: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of a bank (F2, F1, *K), with zero (F2, F1); (F2, F1) each. A block of slices is held at a time."""
+        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        found = [
+            self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
+            for some, which in zip(bank.split(filters), zero.split(filters), strict=True)
+        ]
+        place, nearness = (torch.cat(each).view(bank.shape[:2]) for each in zip(*found, strict=True))
+        return place, nearness
+
+
+def _comparison(
+    bank: Bank,
+    names: tuple[str, ...],
+    kernel_size: Sequence[int],
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> _Comparison:
+    patterns = patterns_of(bank, names, kernel_size)
+    kernels = [pattern.kernels for pattern in patterns] or [
+        torch.zeros(1, *kernel_size, dtype=torch.float64, device="cpu")
+    ]
+    owners = [names.index(pattern.name) for pattern in patterns for _ in pattern.kernels]
+    return _Comparison(
+        torch.cat(kernels).unsqueeze(1),
+        torch.tensor(owners or [len(names) + 1], device="cpu"),
+        (*names, ZERO, NONE),
+        threshold,
+        similarity,
+        backend,
+    )
+
+
+def _row(layer: Layer, comparisons: dict[tuple[int, ...], _Comparison]) -> LayerPatterns:
+    shape = layer.shape
+    if shape is None:
+        return LayerPatterns(layer.name, layer.kind, None, None, None, "skipped", layer.note)
+    sizes = (layer.name, layer.kind, shape[0], shape[1], shape[2:])
+    comparison = comparisons.get(shape[2:])
+    if comparison is None or 0 in shape[:2]:
+        reason = "no kernels" if 0 in shape[:2] else "pointwise, a kernel of one number has no pattern"
+        return LayerPatterns(*sizes, "skipped", reason)
+    zero = _zero_kernels(layer.banks)
+    found = [comparison.of_bank(bank, which) for bank, which in zip(layer.banks, zero, strict=True)]
+    place, nearness = (torch.cat(each).cpu() for each in zip(*found, strict=True))
+    counts = place.flatten().bincount(minlength=len(comparison.names))
+    shares = dict(zip(comparison.names, (counts.double() / place.numel()).tolist(), strict=True))
+    return LayerPatterns(
+        *sizes,
+        "measured",
+        "",
+        place,
+        nearness,
+        shares,
+        _by_chance(layer.banks, zero, comparison),
+        _shown(layer.banks, place, comparison.names),
+    )
+
+
+def _zero_kernels(banks: Sequence[Tensor]) -> list[Tensor]:
+    """Of each bank (F2, F1, *K) which slices are all but zero beside the whole layer: (F2, F1) bool."""
+    norms = [torch.cat([_norms(some) for some in bank.split(_BLOCK // max(bank.shape[1], 1) or 1)]) for bank in banks]
+    together = torch.stack(norms)
+    limit = DEAD * together.square().mean().sqrt()
+    return [norm <= limit for norm in norms]
+
+
+def _norms(filters: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(filters.flatten(2).double(), dim=2)
+
+
+def _by_chance(banks: Sequence[Tensor], zero: Sequence[Tensor], comparison: _Comparison) -> float:
+    """The share of kernels that a pattern is near to once their positions are permuted, of about 4,096 or all."""
+    slices = torch.cat([_spread(bank, _SAMPLE // len(banks) or 1) for bank in banks])
+    which = torch.cat([_spread(each, _SAMPLE // len(banks) or 1) for each in zero])
+    rounds = min(-(-_SAMPLE // len(slices)), _MOST_ROUNDS)
+    generator = torch.Generator().manual_seed(0)
+    matched = 0
+    for together in permuted_sets([slices.unsqueeze(1)], rounds, generator):
+        for (permuted,) in together:
+            place, _ = comparison.of_slices(permuted.squeeze(1), which)
+            matched += int((place < len(comparison.names) - 2).sum())
+    return matched / (rounds * len(slices))
+
+
+def _spread(values: Tensor, most: int) -> Tensor:
+    """(F2, F1, ...) -> at most so many of the slices, evenly spread: (n, ...)."""
+    slices = values.shape[0] * values.shape[1]
+    chosen = torch.arange(min(slices, most), device=values.device) * max(slices, most) // most
+    return values[chosen // values.shape[1], chosen % values.shape[1]]
+
+
+def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Shown:
+    """Some of the kernels, evenly spread, with the distribution of the layer's values."""
+    most, step = -(-_SHOWN // len(banks)), -(-len(banks) // _SHOWN)  # of a bank, and from one to the next
+    kernels = torch.cat([_spread(bank, most) for bank in banks[::step]]).cpu().float()
+    places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])[::step]])
+    limit = max(abs(float(end)) for bank in banks for end in bank.aminmax()) or 1.0
+    counts = torch.stack([torch.histc(bank.float(), _BINS, -limit, limit).cpu() for bank in banks]).sum(0)
+    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(map(int, counts)))
+
+
+def _check_finite(layer: Layer) -> None:
+    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
+        raise ValueError(f"{where} has NaN or Inf in filters {bad[:8]}: no kernel was compared")
