@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ckrm_kernels
-from ckrm_kernels.commands import compare, demo, doctor, export, measure, models, search, shrink, train
+from ckrm_kernels.commands import compare, demo, doctor, eliminate, export, measure, models, search, shrink, train
 
 app = typer.Typer(
     name="ckrm",
@@ -43,6 +43,7 @@ _COMMANDS = (  # in the order of `ckrm --help`
     search.search,
     search.report,
     shrink.shrink,
+    eliminate.eliminate,
     compare.compare,
     export.export,
     demo.demo,

@@ -5,6 +5,7 @@ from ckrm_kernels.models.ggcam import GGCAM, CAMHead, GazeLoss, localization_hit
 from ckrm_kernels.models.kinds import AnyNetwork, network_of
 from ckrm_kernels.models.network import ClassMaps, Network, WidthTies
 from ckrm_kernels.models.resnet import ResNet, ResNetShape, resnet_shape
+from ckrm_kernels.models.three_convolutions import SkippableConvolutions, ThreeConvolutions
 from ckrm_kernels.models.zoo import NETWORKS, NamedNetwork, network_shape
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "Network",
     "ResNet",
     "ResNetShape",
+    "SkippableConvolutions",
+    "ThreeConvolutions",
     "WidthTies",
     "count_multiply_adds",
     "count_parameters",

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 from ckrm_kernels.imported import imported
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import ResNetShape
+from ckrm_kernels.models.three_convolutions import ThreeConvolutions
 from ckrm_kernels.models.zoo import NETWORKS, network_shape
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.run_folders import RECORD, finished_run
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.storage.tagged import ByKind
 
-KINDS: dict[str, type[Network]] = {"resnet": ResNetShape}
+KINDS: dict[str, type[Network]] = {"resnet": ResNetShape, "three-convolutions": ThreeConvolutions}
 
 
 def network_class(kind: Any) -> type[Any]:

@@ -57,6 +57,7 @@ class Network(WidthTies, Protocol):
 
     def check_training(self, training: TrainingChoices) -> None:
         """Raises ValueError where the network can't be trained so."""
+        return None
 
     def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """The mean loss of a batch, a scalar to make small.
@@ -89,4 +90,4 @@ class ClassMaps(Protocol):
 
 def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
     """Mean cross entropy of the logits of a batch; class_weights: (classes,), None weighs all alike."""
-    return functional.cross_entropy(model(batch.images), batch.labels, class_weights)
+    return functional.cross_entropy(model(*batch.inputs), batch.labels, class_weights)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import HeadName, ResNetShape, resnet_shape
+from ckrm_kernels.models.three_convolutions import ThreeConvolutions
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ _ALL = (
         "resnet-paper-digits",
         "bottlenecks in the paper's form for 8x8 digits, too wide for them",
         ResNetShape(32, ((24, 24), (48, 48), (96, 96)), None, block="bottleneck", form="paper-small"),
+    ),
+    NamedNetwork(
+        "three-convolutions", "CNN 1 of layer elimination, for 28x28 images; `ckrm eliminate`", ThreeConvolutions()
     ),
 )
 NETWORKS: dict[str, NamedNetwork] = {each.name: each for each in _ALL}

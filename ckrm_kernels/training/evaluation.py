@@ -75,11 +75,14 @@ def logits(model: nn.Module, part: Part) -> Tensor:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[..., Tensor]) -> Tensor:
     """What the function, one of the model's, gives for the images of those rows, in evaluation mode."""
     training, device = model.training, next(model.parameters()).device
     size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
     model.eval()
-    outputs = [function(part.batch(indices).images.to(device)).cpu() for indices in rows.split(size)]
+    outputs = []
+    for indices in rows.split(size):
+        inputs = [each.to(device) for each in part.batch(indices).inputs]
+        outputs.append(function(*inputs).cpu())
     model.train(training)
     return torch.cat(outputs)
