@@ -12,7 +12,16 @@ from ckrm_kernels.comparison.verdict import with_interval
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.layer_elimination.config import EliminationConfig
 from ckrm_kernels.layer_elimination.picked_images import sheet
-from ckrm_kernels.layer_elimination.results import BY_LABEL, CNN_1, FULL, PREDICTED, WITHOUT, Elimination, SeedResult
+from ckrm_kernels.layer_elimination.results import (
+    BATCH,
+    BY_LABEL,
+    CNN_1,
+    FULL,
+    PREDICTED,
+    WITHOUT,
+    Elimination,
+    SeedResult,
+)
 from ckrm_kernels.layer_elimination.strongest import Selection
 from ckrm_kernels.models import count_parameters, without_memory
 from ckrm_kernels.presentation.markup import Table, image, render
@@ -68,8 +77,8 @@ def _lead(result: Elimination) -> str:
         f"CNN 2 names the layer of {percent(layer, 1)} of the chosen images that it was not trained on; the most "
         f"frequent layer has {percent(frequent, 1)} of them. On all {result.images:,} held-out images of the data, "
         f"where no layer is known, CNN 3 with the layers that CNN 2 predicts is right in {percent(predicted, 1)}, with "
-        f"all layers in {percent(full, 1)}; CNN 1, which saw all training images, in {percent(first, 1)}; a network of the "
-        f"same chosen images that skips nothing in {percent(without, 1)}."
+        f"all layers in {percent(full, 1)}; CNN 1, which saw all training images, in {percent(first, 1)}; a network of "
+        f"the same chosen images that skips nothing in {percent(without, 1)}."
     )
 
 
@@ -97,7 +106,8 @@ def _headline(result: Elimination) -> list[tuple[str, str, str]]:
 
 
 def _accuracy(result: Elimination) -> Table:
-    chosen = sum(map(sum, result.seeds[0].confusion))
+    counts = sorted({sum(map(sum, each.confusion)) for each in result.seeds})
+    chosen = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     interval = " and its 95% interval" if len(result.seeds) >= FEWEST else ""
     rows = [
         [
@@ -134,9 +144,7 @@ def _cost(result: Elimination) -> Table:
         ]
         for key, name in names.items()
     ]
-    caption = (
-        f"What an image costs, the mean over held-out images; timed in turns with {result.timed} at once, 1 thread"
-    )
+    caption = f"What an image costs, the mean over held-out images; timed in turns, {BATCH} images at once, 1 thread"
     return Table(caption, ["network", "multiply-adds", "of CNN 1", "time", "of CNN 1"], rows)
 
 

@@ -19,7 +19,7 @@ from ckrm_kernels.layer_elimination.chosen_data import (
 )
 from ckrm_kernels.layer_elimination.config import EliminationConfig
 from ckrm_kernels.layer_elimination.page import page
-from ckrm_kernels.layer_elimination.results import Elimination, SeedResult, evaluated, timed_images
+from ckrm_kernels.layer_elimination.results import Elimination, SeedResult, evaluated
 from ckrm_kernels.layer_elimination.strongest import Selection, check_enough, strongest_activations
 from ckrm_kernels.models import Network, count_parameters, without_memory
 from ckrm_kernels.models.three_convolutions import LAYERS
@@ -137,7 +137,7 @@ class _Phases:
         """The result of every seed; those that results.json holds stay, with the times that were measured."""
         file, data = self._folder / _RESULTS, self._data
         known = {each.seed: each for each in _stored_results(file)}
-        result = Elimination(len(data.held_out), timed_images(data), ())
+        result = Elimination(len(data.held_out), ())
         for place, (seed, selection) in enumerate(selections.items()):
             if seed not in known:
                 models = {name: of_seeds[place].trained() for name, of_seeds in jobs.items()}
