@@ -64,8 +64,7 @@ def check_every_layer(selection: Selection) -> None:
             what = "no image is" if count == 0 else left
             raise ValueError(
                 f"{what} left to layer {layer}, which chose {selection.found[layer - 1]}: higher layers chose the "
-                f"others, too, and CNN 2 needs at least {FEWEST} of each layer; raise images_per_map or maps, "
-                "or train another network"
+                f"others, too, and CNN 2 needs at least {FEWEST} of each layer; raise images_per_map or maps"
             )
 
 

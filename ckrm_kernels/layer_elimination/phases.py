@@ -110,7 +110,10 @@ class _Phases:
             f"seed {job.seed}: {len(selection.rows)} of {counted(len(data.train), 'training image')} chosen; "
             f"by layers 1 to {LAYERS}: {_listed(selection.found)}; left to each: {_listed(selection.won)}"
         )
-        check_every_layer(selection)
+        try:
+            check_every_layer(selection)
+        except ValueError as error:
+            raise ValueError(f"seed {job.seed}: {error}; CNN 1 is trained and stays") from error
         write_selection(file, selection, identity)
         return selection
 

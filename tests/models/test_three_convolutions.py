@@ -141,7 +141,10 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, list[torch.Tensor]]:
     """Of each parameter a copy, and of what the optimiser remembers of it."""
     return {
-        name: [parameter.detach().clone(), *(torch.as_tensor(each).clone() for each in optimizer.state[parameter].values())]
+        name: [
+            parameter.detach().clone(),
+            *(torch.as_tensor(each).clone() for each in optimizer.state[parameter].values()),
+        ]
         for name, parameter in model.named_parameters()
     }
 
@@ -169,10 +172,16 @@ def test_rows_of_a_part_keep_their_depths():
         ((torch.zeros(2, 2, 5, 5),), r"images must be \(N, 2, 5, 6\), got \(2, 2, 5, 5\)"),
         ((torch.zeros(2, 1, 5, 6),), r"images must be \(N, 2, 5, 6\), got \(2, 1, 5, 6\)"),
         ((torch.zeros(2, 2, 5, 5), torch.ones(2).long()), r"images must be \(N, 2, 5, 6\)"),
-        ((torch.zeros(2, 2, 5, 6), torch.ones(3).long()), r"depths must be int64 \(2,\), one .*, got torch.int64 \(3,\)"),
+        (
+            (torch.zeros(2, 2, 5, 6), torch.ones(3).long()),
+            r"depths must be int64 \(2,\), one .*, got torch.int64 \(3,\)",
+        ),
         ((torch.zeros(2, 2, 5, 6), torch.ones(2)), r"depths must be int64 \(2,\), one .* got torch.float32 \(2,\)"),
         ((torch.zeros(2, 2, 5, 6), torch.tensor([0, 1])), "depths must lie from 1 to 3, got 0 to 1"),
-        ((torch.zeros(2, 2, 5, 6), torch.tensor([2, 2**60])), "depths must lie from 1 to 3, got 2 to 1152921504606846976"),
+        (
+            (torch.zeros(2, 2, 5, 6), torch.tensor([2, 2**60])),
+            "depths must lie from 1 to 3, got 2 to 1152921504606846976",
+        ),
     ],
 )
 def test_inputs_refused(arguments, message):
