@@ -18,11 +18,18 @@ class Batch(NamedTuple):
     images: (B, C, H, W) float32, normalised
     labels: (B,) int64
     gaze: (B, h, w) float32 in [0, 1], or None
+    depths: (B,) int64, how many of its layers a network that can skip some has each image pass, or None
     """
 
     images: Tensor
     labels: Tensor
     gaze: Tensor | None
+    depths: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a network's forward pass is given."""
+        return (self.images,) if self.depths is None else (self.images, self.depths)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Part:
     gaze: (N, h, w) in [0, 1], where people looked
     regions: (N, R, h, w) bool, such as heart and lungs, for localisation
     normalization: applied to the images of a batch; None leaves them as they are
+    depths: (N,) int64, how many of its layers a network that can skip some has each image pass
     As the data set of a `torch.utils.data.DataLoader` whose collate_fn returns its argument, it is read by batches.
     """
 
@@ -68,9 +76,10 @@ class Part:
     gaze: Tensor | None = None
     regions: Tensor | None = None
     normalization: Normalization | None = None
+    depths: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("images", "gaze", "regions"):
+        for name in ("images", "gaze", "regions", "depths"):
             rows = getattr(self, name)
             if rows is not None and rows.shape[0] != len(self):
                 raise ValueError(f"{name} must have a row for each of {len(self)} labels, got {rows.shape[0]}")
@@ -84,7 +93,15 @@ class Part:
         if self.normalization is not None:
             images = self.normalization(images)
         gaze = None if self.gaze is None else self.gaze[indices].float()
-        return Batch(images, self.labels[indices], gaze)
+        depths = None if self.depths is None else self.depths[indices]
+        return Batch(images, self.labels[indices], gaze, depths)
+
+    def rows(self, indices: Tensor) -> Part:
+        """A part of the rows at indices (B,) int64, copied into memory."""
+        gaze, regions, depths = (
+            None if each is None else each[indices] for each in (self.gaze, self.regions, self.depths)
+        )
+        return Part(self.images[indices], self.labels[indices], gaze, regions, self.normalization, depths)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         return self.batch(torch.tensor(indices, dtype=torch.int64))

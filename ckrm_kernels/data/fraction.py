@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ckrm_kernels.data.dataset import Dataset, Part
+from ckrm_kernels.data.dataset import Dataset
 
 
 def with_fraction(data: Dataset, fraction: float, seed: int) -> Dataset:
@@ -18,9 +18,7 @@ def with_fraction(data: Dataset, fraction: float, seed: int) -> Dataset:
     """
     if fraction == 1:
         return data
-    whole, rows = data.train, rows_by_class(data.train.labels, fraction, seed)
-    gaze, regions = (None if each is None else each[rows] for each in (whole.gaze, whole.regions))
-    train = Part(whole.images[rows], whole.labels[rows], gaze, regions, whole.normalization)
+    train = data.train.rows(rows_by_class(data.train.labels, fraction, seed))
     return replace(data, train=train, identity={**data.identity, "fraction": fraction})
 
 

@@ -6,6 +6,7 @@ from ckrm_kernels.models.kinds import AnyNetwork, network_of
 from ckrm_kernels.models.mt_unet import MTUNet, MTUNetShape, MultiTaskLoss, mt_unet_shape
 from ckrm_kernels.models.network import ClassMaps, Network, SaliencyMaps, WidthTies, predicts_saliency, whole_pass
 from ckrm_kernels.models.resnet import ResNet, ResNetShape, resnet_shape
+from ckrm_kernels.models.three_convolutions import SkippableConvolutions, ThreeConvolutions
 from ckrm_kernels.models.vgnet import VGNet, VGNetShape, vgnet_shape
 from ckrm_kernels.models.zoo import NETWORKS, NamedNetwork, network_shape
 
@@ -24,6 +25,8 @@ __all__ = [
     "ResNet",
     "ResNetShape",
     "SaliencyMaps",
+    "SkippableConvolutions",
+    "ThreeConvolutions",
     "VGNet",
     "VGNetShape",
     "WidthTies",

@@ -14,6 +14,7 @@ from ckrm_kernels.imported import imported
 from ckrm_kernels.models.mt_unet import MTUNetShape
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import ResNetShape
+from ckrm_kernels.models.three_convolutions import ThreeConvolutions
 from ckrm_kernels.models.vgnet import VGNetShape
 from ckrm_kernels.models.zoo import NETWORKS, network_shape
 from ckrm_kernels.storage.files import read_json
@@ -21,7 +22,12 @@ from ckrm_kernels.storage.run_folders import RECORD, finished_run
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.storage.tagged import ByKind
 
-KINDS: dict[str, type[Network]] = {"resnet": ResNetShape, "vgnet": VGNetShape, "mt-unet": MTUNetShape}
+KINDS: dict[str, type[Network]] = {
+    "resnet": ResNetShape,
+    "vgnet": VGNetShape,
+    "mt-unet": MTUNetShape,
+    "three-convolutions": ThreeConvolutions,
+}
 
 
 def network_class(kind: Any) -> type[Any]:

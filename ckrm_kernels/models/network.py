@@ -124,5 +124,5 @@ def cross_entropy(model: nn.Module, batch: Batch, class_weights: Tensor | None, 
     class_weights: (classes,), None weighs all alike
     label_smoothing: the share of each label that all classes have alike, in [0, 1)
     """
-    logits = model(batch.images)
+    logits = model(*batch.inputs)
     return functional.cross_entropy(logits, batch.labels, class_weights, label_smoothing=label_smoothing)

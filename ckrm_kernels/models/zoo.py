@@ -9,6 +9,7 @@ from typing import Any
 from ckrm_kernels.models.mt_unet import MTUNetShape, mt_unet_shape
 from ckrm_kernels.models.network import Network
 from ckrm_kernels.models.resnet import HeadName, ResNetShape, resnet_shape
+from ckrm_kernels.models.three_convolutions import ThreeConvolutions
 from ckrm_kernels.models.vgnet import SIZES, VARIANTS, VariantName, VGNetShape, vgnet_shape
 
 
@@ -80,6 +81,9 @@ _ALL = (
         "mt-unet", "MT-UNet, class and saliency of chest X-rays; one parameter is its loss's", mt_unet_shape()
     ),
     NamedNetwork("mt-unet-small", "MT-UNet of three narrow levels, for small images with gaze maps", MTUNetShape()),
+    NamedNetwork(
+        "three-convolutions", "CNN 1 of layer elimination, for 28x28 images; `ckrm eliminate`", ThreeConvolutions()
+    ),
 )
 NETWORKS: dict[str, NamedNetwork] = {each.name: each for each in _ALL}
 

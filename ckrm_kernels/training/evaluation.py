@@ -97,7 +97,7 @@ def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
 
 def logits(model: nn.Module, part: Part) -> Tensor:
     """(N, classes) on the CPU, computed on the model's device in evaluation mode; the model's mode is restored."""
-    return _outputs(model, part, torch.arange(len(part)), lambda batch: model(batch.images))
+    return _outputs(model, part, torch.arange(len(part)), lambda batch: model(*batch.inputs))
 
 
 def saliency_maps(model: nn.Module, part: Part, rows: Tensor) -> Tensor:

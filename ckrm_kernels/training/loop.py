@@ -101,11 +101,13 @@ class _Training:
     def _loss(self, batch: Batch) -> Tensor:
         state, config = self._state, self._state.config
         images, labels = (each.to(state.device, non_blocking=True) for each in (batch.images, batch.labels))
-        gaze = None if batch.gaze is None else batch.gaze.to(state.device, non_blocking=True)
+        gaze, depths = (
+            None if each is None else each.to(state.device, non_blocking=True) for each in (batch.gaze, batch.depths)
+        )
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(state.device.type, getattr(torch, config.precision), config.precision != "float32"):
-            return state.objective(Batch(images, labels, gaze))
+            return state.objective(Batch(images, labels, gaze, depths))
 
     def _evaluated(self) -> Epoch:
         """The epoch that has just gone through all its batches."""
