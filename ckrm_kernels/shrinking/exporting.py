@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.fx import traceback
 
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import Inputs, replaced, tensors_in
 from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
 
@@ -61,7 +62,7 @@ def exported(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tor
                 return torch.export.export(_OfTensors(_twin(model, training), inputs), tensors, strict=True)
             except Exception:
                 words = str(error).strip().partition("\n")[0]
-                raise ValueError(f"the model can't be traced: {words}{_line(error)}") from error
+                raise ValueError(f"{_what_fails(model, inputs)}: {words}{_line(error)}") from error
 
 
 @contextmanager
@@ -87,6 +88,17 @@ def _twin(model: nn.Module, training: bool) -> nn.Module:
         return copy.deepcopy(model, shared).train(training)
     except Exception as error:
         raise ValueError(f"the model can't be copied: {error}") from error
+
+
+def _what_fails(model: nn.Module, inputs: Inputs) -> str:
+    """Whether the model can't be traced, or does not even run on the inputs."""
+    try:
+        with torch.no_grad():
+            copied(model).eval()(*inputs.args, **inputs.kwargs)
+    except Exception:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs.tensors())
+        return f"model must run on example_inputs, and fails on tensors of {shapes}"
+    return "the model can't be traced"
 
 
 def _line(error: Exception) -> str:

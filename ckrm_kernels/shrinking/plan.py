@@ -18,7 +18,7 @@ from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
-from ckrm_kernels.shrinking.calibration import Calibration
+from ckrm_kernels.shrinking.calibration import Calibration, check_runs
 from ckrm_kernels.shrinking.carrying import carry_over
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.counting import size_of
@@ -196,6 +196,8 @@ def plan_shrink(
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, inputs)
     data = None if calibration is None else Calibration(calibration, inputs, images=images)
+    if data is not None:
+        check_runs(model, data)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
     check_minimum(graph, minimum)
     proofs = prove(model, graph, inputs, seed=seed)

@@ -247,6 +247,23 @@ def test_a_model_that_decides_by_its_data_is_refused_by_the_line(capsys):
     assert "GraphModule" not in "".join(capsys.readouterr())
 
 
+class OfTwo(nn.Sequential):
+    """Takes batches of two alone."""
+
+    def forward(self, x):
+        return super().forward(x.view(2, 3, 8, 8))
+
+
+def test_inputs_that_the_model_does_not_run_on_are_named():
+    with pytest.raises(
+        ValueError, match=r"model must run on example_inputs, and fails on tensors of 2x4x8x8: .* channel"
+    ):
+        plan_shrink(plain_network(), torch.zeros(2, 4, 8, 8), parameters=0.5)
+    net = OfTwo(*plain_network()).eval()
+    with pytest.raises(ValueError, match=r"model must run on the calibration in batches of 32 inputs, .*RuntimeError"):
+        plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
+
+
 def test_an_optimizer_goes_on_with_the_small_model():
     net = plain_network().train()
     optimizer = torch.optim.Adam(net.parameters())
