@@ -1,5 +1,6 @@
 """docs/studies/vgnet.md: its table is that of the numbers beside it."""
 
+import csv
 import json
 import re
 import statistics
@@ -16,7 +17,7 @@ FOUND = {each["variant"]: each for each in json.loads((STUDIES / "vgnet.json").r
 ROWS = {
     line.split(" | ")[0].removeprefix("| VGNet").lower(): line.split(" | ")
     for line in (STUDIES / "vgnet.md").read_text().splitlines()
-    if line.startswith("| VGNet")
+    if line.startswith("| VGNet") and len(line.split(" | ")) == 8
 }
 
 
@@ -32,6 +33,21 @@ def test_the_page_has_the_numbers_of_the_file(variant):
         numbers = [sign + digits for sign, digits in re.findall(r"(\W)(0\.\d+)", difference)]
         found = [float(each.replace(MINUS, "-")) for each in numbers]
         assert found[1:] == pytest.approx([interval.low, interval.high], abs=5e-5)
+
+
+def test_differences_from_networks_with_norms():
+    rows = csv.DictReader((STUDIES / "vgnet_norms.csv").read_text().splitlines())
+    with_norms = [float(row["accuracy"]) for row in rows]
+    page = (STUDIES / "vgnet.md").read_text().replace(MINUS, "-")
+    for name, first, second in (
+        ("VGNetG with norms less VGNetG", with_norms, FOUND["g"]["accuracies"]),
+        ("VGNetF1 less VGNetG with norms", FOUND["f1"]["accuracies"], with_norms),
+        ("VGNetF3 less VGNetG with norms", FOUND["f3"]["accuracies"], with_norms),
+    ):
+        test = stats.ttest_rel(first, second)
+        low, high = test.confidence_interval(0.95)
+        mean = statistics.fmean(first) - statistics.fmean(second)
+        assert f"| {name} | {mean:+.4f} [{low:+.4f}, {high:+.4f}] | {test.pvalue:.3f} |" in page
 
 
 def test_what_is_said_to_be_told_apart_is():
