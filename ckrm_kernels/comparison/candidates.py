@@ -19,9 +19,12 @@ from ckrm_kernels.training.run_files import as_safetensors
 class Candidate:
     """One of the networks compared.
 
-    name: "standard", "searched" or "uniform"; "narrower" instead of "searched" where a search chose no narrower network
-    parameters, multiply_adds: of the network, the latter for one image; checkpoint_bytes: its weights as a file
-    scores: on the held-out part, of each seed; layers: as measured over the seeds
+    name: "standard", "searched" and so on; "narrower" instead of "searched" where a search chose no narrower network
+    widths: empty where each seed has its own
+    parameters, multiply_adds: of the network of the first seed, the latter for one image; checkpoint_bytes: its weights
+        as a file
+    scores: on the held-out part, of each seed
+    layers: as measured over the seeds; none where each seed has its own widths
     """
 
     name: str
@@ -54,7 +57,7 @@ def evaluate_candidate(
     layers: Sequence[MeasuredLayer],
     data: Dataset,
 ) -> Candidate:
-    """Evaluates the trained networks of one shape on the held-out part."""
+    """Evaluates trained networks, one of each seed, on the held-out part."""
     scores = tuple(evaluate(model, data.held_out, data.classes) for model in models)
     parameters, multiply_adds = count_parameters(models[0]), count_multiply_adds(models[0], data.image_shape)
     size = len(as_safetensors(models[0].state_dict()))
@@ -62,14 +65,15 @@ def evaluate_candidate(
 
 
 def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
-    """The second, narrowed, with the standard and with the uniform one, by accuracy and by AUC; none of a single one.
+    """The second, narrowed, with each of the others, by accuracy and by AUC; none of a single one.
 
-    candidates: standard, searched or narrower, uniform; or standard alone
+    candidates: standard, searched or narrower, and any yardsticks for it; or standard alone
     """
     if len(candidates) == 1:
         return ()
-    standard, narrowed, uniform = candidates
-    return tuple(comparison for other in (standard, uniform) for comparison in compare_scores(narrowed, other, margin))
+    standard, narrowed, *yardsticks = candidates
+    others = (standard, *yardsticks)
+    return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin))
 
 
 def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:

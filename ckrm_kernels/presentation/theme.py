@@ -1,7 +1,7 @@
 """The colours of every page and figure: one meaning, one colour, on light paper and on dark.
 
 text, soft, line, back: of type, of what matters less, of rules and of the paper
-standard, searched, narrower, uniform: a candidate
+standard, searched, narrower, uniform, uniform-macs, shrunk, tuned: a candidate
 redundant: a pair of filters with Psi above the threshold, a layer or a width that is not within target
 below: a pair of filters with Psi up to the threshold
 scale: a layer in which small weights alone are above the threshold
@@ -18,6 +18,9 @@ LIGHT = {
     "searched": "#1b8a7a",
     "narrower": "#76569b",
     "uniform": "#8a6d3b",
+    "uniform-macs": "#5f7d2e",
+    "shrunk": "#b0562b",
+    "tuned": "#0f7fa8",
     "redundant": "#c8374d",
     "below": "#5680b3",
     "scale": "#8a5a12",
@@ -31,6 +34,9 @@ DARK = {
     "searched": "#4cc3ae",
     "narrower": "#b79ada",
     "uniform": "#d3ab6a",
+    "uniform-macs": "#a3c46a",
+    "shrunk": "#e59a6f",
+    "tuned": "#5cc0e6",
     "redundant": "#f0788a",
     "below": "#7aa6d8",
     "scale": "#d9a441",

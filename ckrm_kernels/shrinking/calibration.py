@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
+from ckrm_kernels.shrinking.bench import random_state_kept
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import as_inputs, replaced, tensors_in
 from ckrm_kernels.whole_numbers import whole_number
 
@@ -58,6 +60,21 @@ class Calibration(Sequence[Call]):
     def __getitem__(self, index: Any) -> Any:
         first = range(0, self.images, self.batch)[index]
         return self._example.call([tensor[first : first + self.batch] for tensor in self._tensors])
+
+
+def check_runs(model: nn.Module, calibration: Calibration) -> None:
+    """Raises ValueError, with the model's own words, where it can't run on the calibration's batches."""
+    private = copied(model).eval()
+    args, kwargs = calibration[0]
+    try:
+        with random_state_kept(model), torch.no_grad():
+            private(*args, **kwargs)
+    except Exception as error:
+        words = next(iter(str(error).strip().splitlines()), "")
+        raise ValueError(
+            f"model must run on the calibration in batches of {images_of((args, kwargs))} inputs, and fails with "
+            f"{type(error).__name__}: {words}"
+        ) from error
 
 
 def images_of(call: Call) -> int:
@@ -150,6 +167,8 @@ def _check_dtype(given: Tensor, example: Tensor) -> None:
 
 def _check_finite(tensors: list[Tensor]) -> None:
     for tensor in tensors:
+        if tensor.is_meta:
+            raise ValueError("calibration is on the meta device, without values; accepted are inputs that have some")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError("calibration has inputs with NaN or Inf; accepted are finite ones")
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ckrm_kernels.shrinking.copying import tensors_of
 from ckrm_kernels.shrinking.couplings import Graph
-from ckrm_kernels.shrinking.surgery import Kept, Removed, cut_in_place, cut_to, kept_indices
+from ckrm_kernels.shrinking.surgery import Kept, Removed, cut_in_place, cut_to, kept_indices, shapes_of
 
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
@@ -69,20 +68,16 @@ def _averaged(ema: Any, original: nn.Module) -> nn.Module:
     """What of the given module has the original's tensors."""
     if not isinstance(ema, nn.Module):
         raise TypeError(f"ema must be a module, such as torch.optim.swa_utils.AveragedModel, got {type(ema).__name__}")
-    wanted = _shapes(original)
+    wanted = shapes_of(original)
     inner = getattr(ema, "module", None)
     for candidate in (ema, inner):
-        if isinstance(candidate, nn.Module) and _shapes(candidate) == wanted:
+        if isinstance(candidate, nn.Module) and shapes_of(candidate) == wanted:
             return candidate
-    found = _shapes(inner if isinstance(inner, nn.Module) else ema)
+    found = shapes_of(inner if isinstance(inner, nn.Module) else ema)
     other = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
     raise ValueError(
         f"ema must average the model's weights: {other} must have the shape {wanted.get(other)}, got {found.get(other)}"
     )
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}
 
 
 def _carried(
@@ -110,6 +105,10 @@ def _carried(
 def _check_parameters(optimizer: Any, names: Mapping[int, str]) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "optimizer must keep a state for each parameter, got LBFGS: make a new one for the small model"
+        )
     given: Sequence[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
     other = [tuple(p.shape) for p in given if id(p) not in names]
     if other:

@@ -13,7 +13,8 @@ Role = Literal["produces", "follows", "consumes"]
 class Entries:
     """Where a coupling's filters lie along one dimension of one tensor.
 
-    tensor: the qualified name of a parameter or buffer of the model; of a shared one, the first
+    tensor: the qualified name of a parameter or buffer of the model; of a shared one, the first; in a coupling's
+        `norms` that of a module's attribute
     dim: the dimension, from 0
     positions: for each filter of the coupling its indices in that dimension, ascending; several where one filter's
         output is flattened, or filters leave in blocks
@@ -41,12 +42,14 @@ class Coupling:
     entries: in the order in which the network runs
     statistics_change: a LayerNorm, GroupNorm, InstanceNorm or the like reduces over its filters, so that a network
         without some of them is another function than one whose consumers ignore them
+    norms: where they lie in the widths that norms without tensors of their own hold, such as "norm.num_features"
     """
 
     name: str
     width: int
     entries: tuple[Entries, ...]
     statistics_change: bool = False
+    norms: tuple[Entries, ...] = ()
 
     def with_role(self, role: Role) -> tuple[Entries, ...]:
         """Its entries that have the role."""

@@ -15,9 +15,12 @@ from ckrm_kernels.shrinking.calibration import Calibration
 from ckrm_kernels.shrinking.choices import order
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.elimination import Curve, eliminate
+from ckrm_kernels.shrinking.finished_parts import FinishedParts
 from ckrm_kernels.shrinking.moments import input_moments, passes, tensor_of
 
 Choice = Chooser | Callable[[Tensor], Tensor]
+
+_KIND = "curve"
 
 
 def measured_curves(
@@ -26,21 +29,33 @@ def measured_curves(
     orders: Mapping[str, Sequence[int] | None],
     calibration: Calibration,
     progress: bool,
+    keep: FinishedParts | None = None,
 ) -> dict[str, Curve]:
     """The relative error that a coupling's consumers can't make up for, filter by filter, from the inputs they see.
 
     orders: by coupling, in which its filters leave; None for that of the least error
+    keep: where curves are kept as they are finished, and found by an equal call
     Couplings none of whose consumers can be observed have none.
     """
-    found: dict[str, Curve] = {}
-    for part in passes(graph, model, map(graph.coupling, orders)):
+    kept = {} if keep is None else {name: _kept(keep, name) for name in orders}
+    found = {name: curve for name, curve in kept.items() if curve is not None}
+    for part in passes(graph, model, [graph.coupling(name) for name in orders if name not in found]):
         readers = {layer.name for coupling in part for layer in graph.consumers(coupling)}
         seen = input_moments(model, graph, calibration, sorted(readers), progress=progress)
         for coupling in tracked(part, "choosing filters", "couplings") if progress else part:
             curve = eliminate(model, graph, coupling, seen, orders[coupling.name])
-            if curve is not None:
-                found[coupling.name] = curve
-    return found
+            if curve is None:
+                continue
+            found[coupling.name] = curve
+            if keep is not None:
+                error = torch.tensor(curve.error, dtype=torch.float64)
+                keep.keep(_KIND, coupling.name, None, {"order": torch.tensor(curve.order), "error": error})
+    return {name: found[name] for name in orders if name in found}
+
+
+def _kept(keep: FinishedParts, name: str) -> Curve | None:
+    part = keep.find(_KIND, name)
+    return part and Curve(tuple(part.tensors["order"].tolist()), tuple(part.tensors["error"].tolist()))
 
 
 def orders_of(

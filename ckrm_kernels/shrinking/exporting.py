@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.fx import traceback
 
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import Inputs, replaced, tensors_in
 from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
 
@@ -43,39 +45,60 @@ PREFIX = "model."
 """Of the model's names in the exported program."""
 
 
-def exported(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def exported(model: nn.Module, inputs: Inputs, *, training: bool = False) -> torch.export.ExportedProgram:
     """The program of the model in evaluation mode; the model, its buffers and the random numbers stay as they were.
 
+    training: in training mode instead
     By running the model, watched; where that is refused by compiling its source, which takes checks of values and NumPy
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
     tensors = tuple(inputs.tensors())
     with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), _silence():
         try:
-            return torch.export.export(_Watched(with_computed_sizes(_twin(model)), inputs), tensors, strict=False)
+            twin = with_computed_sizes(_twin(model, training))
+            return torch.export.export(_Watched(twin, inputs), tensors, strict=False)
         except Exception as error:
             try:
-                return torch.export.export(_OfTensors(_twin(model), inputs), tensors, strict=True)
+                return torch.export.export(_OfTensors(_twin(model, training), inputs), tensors, strict=True)
             except Exception:
                 words = str(error).strip().partition("\n")[0]
-                raise ValueError(f"the model can't be traced: {words}{_line(error)}") from error
+                raise ValueError(f"{_what_fails(model, inputs)}: {words}{_line(error)}") from error
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the exporter's warnings, and without the programs that it prints where it refuses a model."""
+    """Without the exporter's warnings and log, and without the programs that it prints where it refuses a model."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch")]
+    heard = [logger for logger in loggers if not logger.disabled]
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        for logger in heard:  # their handlers hold the streams of before
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger in heard:
+                logger.disabled = False
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy that shares the model's tensors, in evaluation mode."""
+def _twin(model: nn.Module, training: bool) -> nn.Module:
+    """A copy that shares the model's tensors, in evaluation or training mode."""
     shared: dict[int, Any] = {id(tensor): tensor for module in model.modules() for tensor in tensors_in(vars(module))}
     try:
-        return copy.deepcopy(model, shared).eval()
+        return copy.deepcopy(model, shared).train(training)
     except Exception as error:
         raise ValueError(f"the model can't be copied: {error}") from error
+
+
+def _what_fails(model: nn.Module, inputs: Inputs) -> str:
+    """Whether the model can't be traced, or does not even run on the inputs."""
+    try:
+        with torch.no_grad():
+            copied(model).eval()(*inputs.args, **inputs.kwargs)
+    except Exception:
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in inputs.tensors())
+        return f"model must run on example_inputs, and fails on tensors of {shapes}"
+    return "the model can't be traced"
 
 
 def _line(error: Exception) -> str:

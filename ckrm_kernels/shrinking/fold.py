@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrize
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
+from ckrm_kernels.shrinking.finished_parts import FinishedParts
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
@@ -32,11 +34,15 @@ WIDEST = 4608
 """The most columns whose products are summed: 512 channels under a 3x3 kernel. Of more, as many rows are kept as take
 twice the memory of these sums."""
 
+AT_ONCE = 2**30
+"""Bytes of the original's outputs that are held at once; where its layers give more, it is run several times."""
+
 _ROWS_PER_COLUMN = 8
 _LEAST_ROWS = 8192
 _ROWS_AT_ONCE = 2048
 _AGREES = 0.05  # of the largest output: what half precision, or TF32 in a product of many terms, may be off
 _COPIES = 6  # of the sums: to fit, to check, each as a regression, the penalised one and its factor
+_KIND = "layer"
 _RIDGES = (1, 10, 100, 1000)
 
 
@@ -62,6 +68,7 @@ def refit(
     *,
     ridge: float = 1e-3,
     progress: bool = False,
+    keep: FinishedParts | None = None,
 ) -> dict[str, Refit]:
     """Refits the layers that read removed filters, front to back, in place; a row for each.
 
@@ -70,29 +77,81 @@ def refit(
 
     small: `surgery.without(original, graph, removed)`; calibration: inputs in batches, the same in every pass
     ridge: the factor of the squared distance from the weights as they were, in units of the inputs' mean square
+    keep: where layers are kept as they are finished, and found by an equal call
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks", equation 3.
     """
     layers = _consumers(graph, removed)
-    found = {}
+    found: dict[str, Refit] = {}
     with evaluating(small, original):
-        for layer in tracked(layers, "refitting", "layers") if progress else layers:
-            pair = _Pair(small, original, graph, layer, _kept(original, graph, removed, layer.weight, layer.output_dim))
-            reason = pair.why_not()
-            found[layer.name] = Refit(None, None, reason) if reason else _refitted(pair, calibration, ridge)
-    return found
+        pairs = [
+            _Pair(small, original, graph, layer, _kept(original, graph, removed, layer.weight, layer.output_dim))
+            for layer in layers
+        ]
+        for pair in pairs:
+            row = _found(pair, keep)
+            if row is not None:
+                found[pair.layer.name] = row
+        pairs = [pair for pair in pairs if pair.layer.name not in found]
+        sizes = [_sizes(original, graph, removed, pair.layer).outputs for pair in pairs]
+        outputs = _Outputs(pairs, sizes, calibration)
+        for pair in tracked(pairs, "refitting", "layers") if progress else pairs:
+            row = found[pair.layer.name] = _refitted(pair, outputs.of(pair), calibration, ridge)
+            if keep is not None:
+                keep.keep(_KIND, pair.layer.name, row, pair.fitted)
+    return {layer.name: found[layer.name] for layer in layers}
+
+
+def _found(pair: _Pair, keep: FinishedParts | None) -> Refit | None:
+    """Of a layer that can't be refitted why not; of one that is refitted already its row, its tensors put in place."""
+    reason = pair.why_not()
+    if reason is not None:
+        return Refit(None, None, reason)
+    part = None if keep is None else keep.find(_KIND, pair.layer.name)
+    if part is None:
+        return None
+    for name, tensor in pair.fitted.items():
+        tensor.copy_(part.tensors[name])
+    return Refit(*part.value)
 
 
 def memory(original: nn.Module, graph: Graph, removed: Removed) -> int:
     """Bytes that `refit` takes at most beside the two networks and one batch in them."""
-    return max((_bytes(original, graph, removed, layer) for layer in _consumers(graph, removed)), default=0)
+    sizes = [_sizes(original, graph, removed, layer) for layer in _consumers(graph, removed)]
+    held = max((size.sums for size in sizes), default=0)
+    return held + max((sum(part) for part in _parts([size.outputs for size in sizes])), default=0)
 
 
-def _bytes(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> int:
+class _Sizes(NamedTuple):
+    """Bytes that the refit of a layer takes: of sums of products, and of what the original gives."""
+
+    sums: int
+    outputs: int
+
+
+def _sizes(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> _Sizes:
     weight = tensor_of(original, layer.weight)
     inputs = len(_kept(original, graph, removed, layer.weight, layer.input_dim))
     columns = inputs * weight.shape[2:].numel() // (layer.groups if layer.kind == "transposed" else 1)
     held = layer.groups * columns**2 if columns <= WIDEST else 2 * WIDEST**2
-    return 8 * _COPIES * held
+    outputs = len(_kept(original, graph, removed, layer.weight, layer.output_dim))
+    outputs *= layer.groups if layer.kind == "transposed" else 1
+    return _Sizes(8 * _COPIES * held, _rows_of(columns) * (outputs * weight.element_size() + 8))
+
+
+def _rows_of(columns: int) -> int:
+    """How many rows suffice."""
+    return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns) if columns <= WIDEST else 2 * WIDEST**2 // columns
+
+
+def _parts(sizes: Sequence[int]) -> list[list[int]]:
+    """The sizes, in parts of at most `AT_ONCE` bytes, or of one size."""
+    parts: list[list[int]] = []
+    for size in sizes:
+        if parts and sum(parts[-1]) + size <= AT_ONCE:
+            parts[-1].append(size)
+        else:
+            parts.append([size])
+    return parts
 
 
 def _consumers(graph: Graph, removed: Removed) -> list[Layer]:
@@ -138,6 +197,14 @@ class _Pair:
         norm = self.small.get_submodule(self.layer.norm)
         return norm if isinstance(norm.running_mean, Tensor) else None
 
+    @property
+    def fitted(self) -> dict[str, Tensor]:
+        """The tensors that a refit changes."""
+        found = {"weight": self.module.weight, "bias": self.module.bias}
+        if self.norm is not None:
+            found["mean"] = self.norm.running_mean
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
     def why_not(self) -> str | None:
         """Why it can't be refitted, if so."""
         if not self.layer.is_module:
@@ -150,22 +217,62 @@ class _Pair:
         return None
 
     @property
-    def at_most(self) -> int:
-        """The rows that suffice."""
-        columns = self.matrix().shape[2]
-        return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns) if columns <= WIDEST else 2 * WIDEST**2 // columns
+    def columns(self) -> int:
+        """Of the small layer's matrix."""
+        return unfolding.matrix(self.module, self.module.weight).shape[2]
+
+    @property
+    def groups(self) -> int:
+        """Of the small layer's matrix."""
+        return len(unfolding.matrix(self.module, self.module.weight))
 
     def matrix(self) -> Tensor:
         """The small layer's weight: (groups, filters, columns), float64."""
         return unfolding.matrix(self.module, self.module.weight).double()
 
-    def wanted(self, module: Any, output: Tensor, at_most: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Positions of a call of the original's layer, and what its filters that stay gave there, by group."""
+    def rows(self, module: Any, output: Tensor, at_most: int, seed: int) -> _Rows:
+        """What the filters that stay gave at sampled positions of a call of the original's layer, by group."""
         positions = unfolding.sampled(unfolding.row_count(module, output), at_most, seed)
         rows, kept = unfolding.rows(module, output, positions), torch.tensor(self.kept, device=output.device)
         if self.layer.kind == "transposed":
-            return positions, rows.unflatten(1, (self.layer.groups, -1)).index_select(2, kept)
-        return positions, rows.index_select(1, kept).unflatten(1, (len(self.matrix()), -1))
+            return _Rows(positions, rows.unflatten(1, (self.layer.groups, -1)).index_select(2, kept))
+        return _Rows(positions, rows.index_select(1, kept).unflatten(1, (self.groups, -1)))
+
+
+class _Rows(NamedTuple):
+    """Of a call: positions (rows,), and the outputs there (rows, groups, filters of a group)."""
+
+    positions: Tensor
+    outputs: Tensor
+
+
+class _Outputs:
+    """What layers of the original give on the calibration, of as many layers in one pass as `AT_ONCE` allows."""
+
+    def __init__(self, pairs: Sequence[_Pair], sizes: Sequence[int], calibration: Batches) -> None:
+        """sizes: bytes of each layer's"""
+        left = iter(pairs)
+        self._parts = [[next(left) for _ in part] for part in _parts(sizes)]
+        self._calibration = calibration
+        self._seen: dict[str, list[list[_Rows]]] = {}
+
+    def of(self, pair: _Pair) -> list[list[_Rows]]:
+        """Those of a layer, by batch and call; each layer once, in order."""
+        if pair.layer.name not in self._seen:
+            self._observe(self._parts.pop(0))
+        return self._seen.pop(pair.layer.name)
+
+    def _observe(self, part: list[_Pair]) -> None:
+        self._seen = {pair.layer.name: [] for pair in part}
+        calls = {pair.layer.name: pair.layer.calls for pair in part}
+        for index, (args, kwargs) in enumerate(self._calibration):
+            takes = {pair.layer.name: partial(self._take, pair, index) for pair in part}
+            for name, rows in calls_of(part[0].original, calls, args, kwargs, takes).items():
+                self._seen[name].append(rows)
+
+    def _take(self, pair: _Pair, seed: int, module: Any, input: Tensor, output: Tensor) -> _Rows:
+        at_most = -(-_rows_of(pair.columns) // (len(self._calibration) * pair.layer.calls))
+        return pair.rows(module, output, at_most, seed)
 
 
 class _Observation:
@@ -173,30 +280,27 @@ class _Observation:
 
     def __init__(self, pair: _Pair, batches: int) -> None:
         self.pair = pair
-        wide = pair.matrix().shape[2] > WIDEST
-        self.fitting: Any = Rows() if wide else Sums()
+        self.fitting: Any = Rows() if pair.columns > WIDEST else Sums()
         self.held_out: Any = self.fitting.alike()
         self.linear = True
         self._batches, self._batch = batches, -1
-        self._wanted: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Runs both networks on a batch, up to the layer."""
+    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[_Rows]) -> None:
+        """Runs the small network on a batch, up to the layer. wanted: what the original gives in each call"""
         self._batch += 1
-        layer = self.pair.layer
-        self._wanted = calls_of(self.pair.original, layer.name, layer.calls, args, kwargs, self._want)
-        calls_of(self.pair.small, layer.name, layer.calls, args, kwargs, self._see)
+        name, left = self.pair.layer.name, iter(wanted)
 
-    def _want(self, module: Any, input: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        at_most = -(-self.pair.at_most // (self._batches * self.pair.layer.calls))
-        return self.pair.wanted(module, output, at_most, self._batch)
+        def see(module: Any, input: Tensor, output: Tensor) -> None:
+            self._see(module, input, output, next(left))
 
-    def _see(self, module: Any, input: Tensor, output: Tensor) -> None:
-        positions, targets = self._wanted.pop(0)
+        calls_of(self.pair.small, {name: self.pair.layer.calls}, args, kwargs, {name: see})
+
+    def _see(self, module: Any, input: Tensor, output: Tensor, wanted: _Rows) -> None:
         size = unfolding.output_size(module, output)
-        self.linear = self.linear and _computes_a_product(module, input, output, positions[:16])
+        self.linear = self.linear and _computes_a_product(module, input, output, wanted.positions[:16])
         count = unfolding.row_count(module, output)
-        for places, t in zip(positions.split(_ROWS_AT_ONCE), targets.split(_ROWS_AT_ONCE), strict=True):
+        parts = (each.split(_ROWS_AT_ONCE) for each in wanted)
+        for places, t in zip(*parts, strict=True):
             x = unfolding.columns(module, input, places, size)
             held = self._held(places, count).to(x.device)
             self.fitting.add(x[~held], t[~held])
@@ -220,10 +324,10 @@ def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: T
     return off <= _AGREES or not bool(torch.isfinite(product).all())
 
 
-def _refitted(pair: _Pair, calibration: Batches, ridge: float) -> Refit:
+def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], calibration: Batches, ridge: float) -> Refit:
     seen = _Observation(pair, len(calibration))
-    for args, kwargs in calibration:
-        seen.add(args, kwargs)
+    for (args, kwargs), wanted in zip(calibration, outputs, strict=True):
+        seen.add(args, kwargs, wanted)
     if not (seen.fitting.count and seen.held_out.count):
         return Refit(None, None, "too few calibration inputs reach it")
     if not seen.linear:
@@ -231,13 +335,13 @@ def _refitted(pair: _Pair, calibration: Batches, ridge: float) -> Refit:
     module, norm, weight = pair.module, pair.norm, pair.matrix()
     centred = module.bias is not None or norm is not None
     bias = weight.new_zeros(weight.shape[:2]) if module.bias is None else module.bias.double().view(weight.shape[:2])
-    check = seen.held_out.problem(centred)
-    if not (check.finite and seen.fitting.problem(centred).finite):
+    fit, check = seen.fitting.problem(centred), seen.held_out.problem(centred)
+    if not (check.finite and fit.finite):
         return Refit(None, None, "its inputs or outputs are not finite")
-    before, (after, best) = check.share(weight, bias), _best_ridge(seen.fitting.problem(centred), check, weight, ridge)
+    before, (after, best) = check.share(weight, bias), _best_ridge(fit, check, weight, ridge)
     if not after < before:
         return Refit(before, before, f"its error on held-out inputs would be {after:.3g}")
-    del check
+    del fit, check
     every = seen.fitting.joined(seen.held_out).problem(centred)
     fitted = every.solved(weight, best)
     _write(module, norm, fitted, every.constant(fitted).flatten())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ckrm_kernels.shrinking.exporting import exported
 from ckrm_kernels.shrinking.inputs import as_inputs
 from ckrm_kernels.shrinking.traceable import check_traceable
 from ckrm_kernels.shrinking.traced_layers import is_layer
-from ckrm_kernels.shrinking.tracing import Traced, traced
+from ckrm_kernels.shrinking.tracing import Traced, Tracing
 
 _Place = tuple[str, int]
 _Filter = dict[_Place, list[int]]
@@ -22,7 +23,8 @@ _Filter = dict[_Place, list[int]]
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """The graph of a model, by one run of its exported program on labels; the model stays as it was.
 
-    model: any module with a convolution or linear map, traced in evaluation mode
+    model: any module with a convolution or linear map, traced in evaluation mode, and in training mode too where
+        some of its parameters are used or layers read in training alone, if that can be traced
     example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a pair (tuple, dict);
         a batch of two or more
     Raises TypeError for inputs of another type; ValueError for a model that can't be traced, in the exporter's words.
@@ -30,15 +32,20 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     inputs = as_inputs("example_inputs", example_inputs)
     check_traceable(model)
     batch = next((tensor.shape[0] for tensor in inputs.tensors() if tensor.dim()), 1)
-    found = traced(model, exported(model, inputs), batch)
+    tracing = Tracing(model, batch)
+    found = tracing.run(exported(model, inputs))
     if not found.layers.by_weight:
         raise ValueError("model must run a convolution or linear layer, got none")
+    not_run = _not_run(model, found)
+    if not_run or _unused(model, found) or _unread(found):
+        with suppress(ValueError):
+            tracing.run(exported(model, inputs, training=True), training=True)
     filters = _filters(found)
     _fix_whole_layers(found, filters)
     return Graph(
         layers=tuple(found.layers.by_weight.values()),
         couplings=_couplings(found, filters),
-        fixed={**_fixed(found), **_not_run(model, found)},
+        fixed={**_fixed(found), **not_run},
         unsupported=tuple(dict.fromkeys(found.unsupported)),
     )
 
@@ -86,7 +93,9 @@ def _couplings(found: Traced, filters: Mapping[int, _Filter]) -> tuple[Coupling,
                 )
                 for place in sorted(places, key=order.__getitem__)
             ]
-            couplings.append(Coupling(layer.name, len(roots), tuple(entries), not statistics.isdisjoint(roots)))
+            norms = tuple(entry for entry in entries if entry.tensor in found.norms)
+            tensors = tuple(entry for entry in entries if entry.tensor not in found.norms)
+            couplings.append(Coupling(layer.name, len(roots), tensors, not statistics.isdisjoint(roots), norms))
     return tuple(couplings)
 
 
@@ -101,6 +110,21 @@ def _fixed(found: Traced) -> dict[str, str]:
         if reason is not None:
             fixed[layer.name] = reason
     return fixed
+
+
+def _unused(model: nn.Module, found: Traced) -> bool:
+    """Whether the traced program does not use some parameter."""
+    used = {tensor for tensor, _, _ in found.classes.owned()}
+    return any(name not in used for name, parameter in model.named_parameters() if parameter.numel() > 1)
+
+
+def _unread(found: Traced) -> bool:
+    """Whether filters that can leave are read by no layer."""
+    classes, roles = found.classes, found.layers.roles
+    by_role: dict[str, set[int]] = {"produces": set(), "consumes": set()}
+    for tensor, dim, labels in classes.owned():
+        by_role.get(roles.get((tensor, dim), ""), set()).update(map(classes.find, labels))
+    return any(classes.reason(root) is None for root in by_role["produces"] - by_role["consumes"])
 
 
 def _not_run(model: nn.Module, found: Traced) -> dict[str, str]:

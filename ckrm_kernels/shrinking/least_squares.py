@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ckrm_kernels.shrinking.products import add_products, mirror
+
 
 class Sums:
     """The sums of products of rows: memory for columns x columns, however many rows there are.
@@ -30,9 +32,17 @@ class Sums:
         x, t = x.double().transpose(0, 1), t.double().transpose(0, 1)
         if not self._shift:
             self._shift += [x.mean(1, keepdim=True), t.mean(1, keepdim=True)]
+        if not self._sums:
+            groups, columns, targets = len(x), x.shape[2], t.shape[2]
+            shapes = [(columns, columns), (columns, targets), (targets,), (columns,), (targets,)]
+            self._sums += [x.new_zeros(groups, *shape) for shape in shapes]
         x, t = x - self._shift[0], t - self._shift[1]
-        new = [x.mT @ x, x.mT @ t, t.square().sum(1), x.sum(1), t.sum(1)]
-        self._sums = [old.add_(each) for old, each in zip(self._sums, new, strict=True)] if self._sums else new
+        xx, xt, tt, x_sum, t_sum = self._sums
+        add_products(xx, x)
+        xt.baddbmm_(x.mT, t)
+        tt += t.square().sum(1)
+        x_sum += x.sum(1)
+        t_sum += t.sum(1)
         self.count += x.shape[1]
 
     def joined(self, other: Sums) -> Sums:
@@ -45,7 +55,7 @@ class Sums:
     def problem(self, centred: bool) -> SummedProblem:
         """The regression on the rows; centred: with a constant."""
         xx, xt, tt, x, t = (each / self.count for each in self._sums)
-        xx, xt, tt = xx - _outer(x, x), xt - _outer(x, t), tt - t.square()
+        xx, xt, tt = mirror(xx).sub_(_outer(x, x)), xt - _outer(x, t), tt - t.square()
         x, t = x + self._shift[0].squeeze(1), t + self._shift[1].squeeze(1)
         return SummedProblem(xx, xt, tt, x, t, centred)
 

@@ -15,6 +15,7 @@ from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.calibration import Calibration, images_of
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Coupling, Graph, Layer
+from ckrm_kernels.shrinking.products import add_products, mirror
 
 WIDEST = 4608
 """The most columns that are kept apart: 512 channels under a 3x3 kernel. Beyond, those of a channel are aggregated."""
@@ -202,12 +203,12 @@ class _Sums:
         parts = [by_group] if self.columns.shape[1] == 1 else by_group[:, :, self.columns].unbind(3)
         for part in parts:
             self.total += part.sum(1)
-            self.products.baddbmm_(part.mT, part)
+            add_products(self.products, part)
         self.rows += len(unfolded) * len(parts)
 
     def moments(self) -> Moments:
         """What was summed."""
-        mean, second = self.total / self.rows, self.products / self.rows
+        mean, second = self.total / self.rows, mirror(self.products) / self.rows
         if not bool(torch.isfinite(second).all()):
             raise ValueError(f"the inputs of layer {self.layer.name!r} have NaN or Inf on the calibration")
         return Moments(self.rows, mean, second, self.columns)

@@ -32,29 +32,40 @@ class _Reached(BaseException):
 
 def calls_of(
     model: nn.Module,
-    name: str,
-    calls: int,
+    calls: Mapping[str, int],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    take: Callable[[nn.Module, Tensor, Tensor], Taken],
-) -> list[Taken]:
-    """What `take(module, input, output)` gives in each call of the module of the name, in one forward pass.
+    take: Mapping[str, Callable[[nn.Module, Tensor, Tensor], Taken]],
+) -> dict[str, list[Taken]]:
+    """What `take(module, input, output)` gives in each call of some modules, by their names, in one forward pass.
 
-    calls: how many there are; the pass ends after the last
-    take: sees tensors that the model may change in place afterwards
+    calls: how many there are of each; the pass ends after the last of all
+    take: of each module; sees tensors that the model may change in place afterwards
     """
-    taken: list[Taken] = []
-
-    def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
-        taken.append(take(module, given[0] if given else next(iter(named.values())), output))
-        if len(taken) >= calls:
-            raise _Reached
-
-    handle = model.get_submodule(name).register_forward_hook(hook, with_kwargs=True)
+    taken: dict[str, list[Taken]] = {name: [] for name in calls}
+    handles = [
+        model.get_submodule(name).register_forward_hook(_hook(name, calls, take[name], taken), with_kwargs=True)
+        for name in calls
+    ]
     try:
         model(*args, **kwargs)
     except _Reached:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return taken
+
+
+def _hook(
+    name: str,
+    calls: Mapping[str, int],
+    take: Callable[[nn.Module, Tensor, Tensor], Taken],
+    taken: dict[str, list[Taken]],
+) -> Callable[..., None]:
+    def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+        taken[name].append(take(module, given[0] if given else next(iter(named.values())), output))
+        if all(len(taken[each]) >= count for each, count in calls.items()):
+            raise _Reached
+
+    return hook

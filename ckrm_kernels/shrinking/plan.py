@@ -18,12 +18,14 @@ from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
-from ckrm_kernels.shrinking.calibration import Calibration
+from ckrm_kernels.shrinking.calibration import Calibration, check_runs
 from ckrm_kernels.shrinking.carrying import carry_over
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.counting import size_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.curves import Choice, measured_curves, orders_of, up_to, weight_curves
 from ckrm_kernels.shrinking.elimination import Curve
+from ckrm_kernels.shrinking.finished_parts import FinishedParts
 from ckrm_kernels.shrinking.fold import Refit, memory, refit
 from ckrm_kernels.shrinking.graph import trace
 from ckrm_kernels.shrinking.inputs import Inputs, as_inputs
@@ -32,7 +34,7 @@ from ckrm_kernels.shrinking.plan_views import PlanViews
 from ckrm_kernels.shrinking.proof import Proof, prove, prove_removal
 from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
-from ckrm_kernels.shrinking.surgery import without
+from ckrm_kernels.shrinking.surgery import shapes_of, without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
 from ckrm_kernels.shrinking.widths import Minimum, check_minimum, ignored
 from ckrm_kernels.shrinking.within_budget import Removed, within_budget
@@ -72,6 +74,10 @@ class ShrinkPlan(PlanViews):
     _calibration: Calibration | None
     _merges: bool
     _refits: dict[str, Refit] = field(default_factory=dict)
+    _shapes: dict[str, tuple[int, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_shapes", shapes_of(self.model))
 
     @property
     def layers(self) -> tuple[ShrunkLayer, ...]:
@@ -87,6 +93,7 @@ class ShrinkPlan(PlanViews):
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         ema: nn.Module | None = None,
         progress: bool = False,
+        keep: FinishedParts | None = None,
     ) -> nn.Module:
         """The small model: a copy of the model as it is now, without the filters that leave.
 
@@ -95,21 +102,34 @@ class ShrinkPlan(PlanViews):
         optimizer: from now on trains the small model, its state shrunk too; scheduler: goes on with it
         ema: a model of averaged weights (`torch.optim.swa_utils.AveragedModel`), shrunk too
         progress: shows on standard error how far it is
+        keep: where refitted layers are kept as they are finished, and found by an equal call; `ckrm shrink`'s
+        Raises ValueError where the model's tensors have other shapes than when it was planned.
         """
-        small, refits = self._small(fold, progress)
+        self._check_unchanged()
+        small, refits = self._small(fold, progress, keep)
         carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()
         self._refits.update(refits)
         return small
 
-    def _small(self, fold: bool, progress: bool) -> tuple[nn.Module, dict[str, Refit]]:
+    def _check_unchanged(self) -> None:
+        shapes = shapes_of(self.model)
+        for name in (*self._shapes, *shapes):
+            if (was := self._shapes.get(name)) != (now := shapes.get(name)):
+                raise ValueError(
+                    f"the plan's model must be as it was planned: {name} was of shape {was}, and is now of {now}; "
+                    "plan it again"
+                )
+
+    def _small(self, fold: bool, progress: bool, keep: FinishedParts | None) -> tuple[nn.Module, dict[str, Refit]]:
         if fold and self._merges:
             widths = {c.name: c.width - len(self.removed.get(c.name, ())) for c in self.graph.couplings}
             return merging.merge(self.model, self.graph, widths).small, {}
         small = without(self.model, self.graph, self.removed)
         if not fold or self._calibration is None:
             return small, {}
-        refits = refit(small, self.model, self.graph, self.removed, self._calibration, progress=progress)
+        original = copied(self.model)  # which its own forward pass may change
+        refits = refit(small, original, self.graph, self.removed, self._calibration, progress=progress, keep=keep)
         left = {name for name, each in refits.items() if each.after is None}
         norms = {layer.norm for layer in self.graph.layers if layer.name in left and layer.norm}
         if norms:
@@ -135,6 +155,7 @@ def plan_shrink(
     images: int = 256,
     seed: int = 0,
     progress: bool = False,
+    keep: FinishedParts | None = None,
 ) -> ShrinkPlan:
     """Plans which filters of a trained model can leave, and proves that what is left is the network it claims to be.
 
@@ -163,6 +184,7 @@ def plan_shrink(
     images: how many of the calibration are used
     seed: of all that is drawn by chance
     progress: shows on standard error how far it is
+    keep: where measured errors are kept as they are finished, and found by an equal call; `ckrm shrink`'s
     Raises TypeError or ValueError before anything is done: for arguments that no model can have, a model that can't be
     traced (data-dependent control flow, quantised, scripted, sharded, without a convolution), a budget out of reach,
     calibration that is empty, NaN or of another shape.
@@ -174,12 +196,14 @@ def plan_shrink(
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, inputs)
     data = None if calibration is None else Calibration(calibration, inputs, images=images)
+    if data is not None:
+        check_runs(model, data)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
     check_minimum(graph, minimum)
     proofs = prove(model, graph, inputs, seed=seed)
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
     measured = {row.name: row for row in measure(model, limit, pointwise="vector", signed=True, scale_free=True).layers}
-    wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress)
+    wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress, keep)
     free = [coupling for coupling in graph.couplings if coupling.name not in staying]
     curves = _curves(model, graph, free, data, measured, wishes)
     wanted = within_budget(
@@ -201,7 +225,7 @@ def plan_shrink(
         after=after,
         choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
         budget=budget.in_words(),
-        notes=_notes(model, graph, removed, data, merges, before.latency / len(inputs.tensors()[0])),
+        notes=_notes(model, graph, removed, data, merges, (before.latency, after.latency), inputs),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"ckrm_kernels": __version__, "torch": torch.__version__},
         _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),
@@ -222,6 +246,7 @@ class _Wishes:
     minimum: Minimum
     seed: int
     progress: bool
+    keep: FinishedParts | None
 
 
 def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, round_to: Any, seed: Any) -> None:
@@ -251,14 +276,14 @@ def _curves(
         return weight_curves(model, graph, free, wishes.choose, wishes.seed)
     if wishes.budget.kind != "redundant":
         orders = orders_of(wishes.choose, model, graph, free, wishes.seed)
-        return measured_curves(model, graph, orders, data, wishes.progress)
+        return measured_curves(model, graph, orders, data, wishes.progress, wishes.keep)
     first = {coupling.name: repeats(model, graph, coupling, measured, wishes.threshold) for coupling in free}
     found = {
         name: [*leaving, *(f for f in range(graph.coupling(name).width) if f not in leaving)]
         for name, leaving in first.items()
         if leaving
     }
-    curves = measured_curves(model, graph, found, data, wishes.progress)
+    curves = measured_curves(model, graph, found, data, wishes.progress, wishes.keep)
     return {name: up_to(curve, len(first[name])) for name, curve in curves.items()}
 
 
@@ -300,9 +325,15 @@ def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) ->
 
 
 def _notes(
-    model: nn.Module, graph: Graph, removed: Removed, data: Calibration | None, merges: bool, seconds: float
+    model: nn.Module,
+    graph: Graph,
+    removed: Removed,
+    data: Calibration | None,
+    merges: bool,
+    seconds: tuple[float, float],
+    inputs: Inputs,
 ) -> tuple[str, ...]:
-    """What is to be known. seconds: of a forward pass of one input"""
+    """What is to be known. seconds: of a forward pass of the inputs in the model and in the small one"""
     found = []
     if merges:
         found.append("without calibration, filters are merged by their weights alone, which keeps less accuracy")
@@ -310,7 +341,8 @@ def _notes(
         found.append("without calibration, nothing makes up for the filters that leave")
     else:
         readers = {layer.name for name in removed for layer in graph.consumers(graph.coupling(name))}
-        passes = max(len(readers) * data.images * seconds, 1)  # of both networks, each up to the layer, half of it
+        each = seconds[0] + len(readers) * seconds[1] / 2  # the small one runs up to each layer, on average half of it
+        passes = max(each * data.images / len(inputs.tensors()[0]), 1)
         found.append(
             f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
             f"{duration(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"

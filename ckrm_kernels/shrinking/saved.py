@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.extras import require
 from ckrm_kernels.shrinking.copying import copied, tensors_of
-from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices
+from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices, shapes_of
+from ckrm_kernels.shrinking.torch_modules import norm_sizes
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
 
@@ -72,7 +73,8 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
         raise TypeError(f"model must be a torch.nn.Module or what makes one, got {type(made).__name__}")
     path = folder / PLAN
     plan = _read(path)
-    _check_original(path, plan["original"], _shapes(made))
+    absent = norm_sizes(made).keys() - plan["original"].keys()  # from plans of before norms had entries
+    _check_original(path, plan["original"], {name: each for name, each in _shapes(made).items() if name not in absent})
     kept = _checked_kept(path, plan["kept"], plan["original"])
     cut_in_place(made, kept)
     _load(folder / WEIGHTS, plan["sha256"], made)
@@ -80,8 +82,8 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Of all parameters and buffers, shared ones under their first name."""
-    return {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
+    """Of all parameters and buffers, shared ones under their first name, and of norms without them."""
+    return {name: list(shape) for name, shape in shapes_of(model).items()}
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:
@@ -104,14 +106,14 @@ def _content(model: nn.Module) -> bytes:
 
 def _check_cut(model: nn.Module, original: Mapping[str, list[int]], kept: Kept) -> None:
     """Refuses a model that is not the original without the filters of the plan."""
-    tensors = tensors_of(model)
+    shapes = shapes_of(model)
     for name, shape in original.items():
         wanted = [len(kept.get(name, {}).get(dim, range(size))) for dim, size in enumerate(shape)]
-        found = list(tensors[name].shape) if name in tensors else None
+        found = list(shapes[name]) if name in shapes else None
         if found != wanted:
             what = "none" if found is None else str(tuple(found))
             raise ValueError(f"model must be what this plan's apply gave: {name} must be {tuple(wanted)}, got {what}")
-    if added := [name for name in tensors if name not in original]:
+    if added := [name for name in shapes if name not in original]:
         raise ValueError(f"model must be what this plan's apply gave, and it has another tensor {added[0]}")
 
 

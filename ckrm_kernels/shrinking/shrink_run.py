@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.extras import check_installed
+from ckrm_kernels.shrinking.finished_parts import FinishedParts
 from ckrm_kernels.shrinking.inputs import as_inputs
 from ckrm_kernels.shrinking.kept_plan import keep_plan, kept_plan
 from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
@@ -23,7 +24,7 @@ from ckrm_kernels.storage.settings import check_same
 from ckrm_kernels.version import __version__
 
 SETTINGS, PAGE, TEXT, DATA = "settings.json", "report.html", "report.txt", "report.json"
-_PLANNED = "planned.json"
+_PLANNED, _UNFINISHED = "planned.json", "unfinished"
 
 
 @dataclass(frozen=True)
@@ -62,32 +63,48 @@ def shrink_into(run: ShrinkRun, make: Callable[[], nn.Module], *, progress: bool
 
     make: makes the original model anew, into which the result is loaded once it is written, to see that it can be
     The folder ends with the plan and the weights (see `save_shrunk`), report.html, report.txt, report.json and
-    settings.json. Killed at any moment, a later call of the same settings goes on from the plan or finds it done.
+    settings.json. Killed at any moment, a later call of the same settings goes on to the same bits, from the curves and
+    refitted layers that are finished, or finds it done.
     Raises ValueError where the folder holds the result of other settings, or what this function did not write.
     """
     check_installed("shrinking into files", "safetensors", "matplotlib")
     settings = run.settings()
+    keep = FinishedParts(run.folder / _UNFINISHED, {**settings, "torch": torch.__version__})
     with locked(run.folder):
-        if _is_done(run.folder, settings):
-            return None
-        plan = _planned(run, settings, progress)
-        small = plan.apply(progress=progress)
-        save_shrunk(run.folder, plan, small)
-        _check_loads(run.folder, make, small)
-        plan.to_json(run.folder / DATA)
-        write_atomically(run.folder / TEXT, f"{plan}\n")
-        plan.to_html(run.folder / PAGE)
-        (run.folder / _PLANNED).unlink()
+        plan = None if _is_done(run.folder, settings) else _shrunk(run, settings, make, progress, keep)
+        (run.folder / _PLANNED).unlink(missing_ok=True)
+        keep.remove()
         return plan
 
 
-def _planned(run: ShrinkRun, settings: dict[str, Any], progress: bool) -> ShrinkPlan:
+def _shrunk(
+    run: ShrinkRun, settings: dict[str, Any], make: Callable[[], nn.Module], progress: bool, keep: FinishedParts
+) -> ShrinkPlan:
+    """The plan, its small model and all views of it written; the page last."""
+    plan = _planned(run, settings, progress, keep)
+    small = plan.apply(progress=progress, keep=keep)
+    save_shrunk(run.folder, plan, small)
+    _check_loads(run.folder, make, small)
+    plan.to_json(run.folder / DATA)
+    write_atomically(run.folder / TEXT, f"{plan}\n")
+    plan.to_html(run.folder / PAGE)
+    return plan
+
+
+def _planned(run: ShrinkRun, settings: dict[str, Any], progress: bool, keep: FinishedParts) -> ShrinkPlan:
     """The plan, which is kept until all is written; that which was kept, if any."""
     path, images = run.folder / _PLANNED, run.options["images"]
     plan = kept_plan(path, run.model, run.example_inputs, run.calibration, images)
     if plan is None:
-        plan = plan_shrink(run.model, run.example_inputs, calibration=run.calibration, progress=progress, **run.options)
-        write_json(run.folder / SETTINGS, settings)  # not before: what can't be planned leaves nothing
+        data = run.calibration
+        try:
+            plan = plan_shrink(
+                run.model, run.example_inputs, calibration=data, progress=progress, keep=keep, **run.options
+            )
+        except (TypeError, ValueError):  # what can't be planned leaves nothing
+            keep.remove()
+            raise
+        write_json(run.folder / SETTINGS, settings)
         keep_plan(path, plan)
     return plan
 

@@ -10,13 +10,23 @@ from torch import Tensor, nn
 
 from ckrm_kernels.shrinking.copying import copied, is_plain, like, tensors_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
-from ckrm_kernels.shrinking.torch_modules import check_parametrised, own_tensors, refresh_computed, set_widths
+from ckrm_kernels.shrinking.torch_modules import (
+    check_parametrised,
+    norm_sizes,
+    own_tensors,
+    refresh_computed,
+    set_norm_size,
+    set_widths,
+)
 
 Removed = Mapping[str, Collection[int]]
 """For each coupling, by its name, the filters that leave."""
 
 Kept = Mapping[str, Mapping[int, Sequence[int]]]
-"""For each tensor that loses anything, by its name, and each dimension that does, the ascending indices that stay."""
+"""For each tensor that loses anything, by its name, and each dimension that does, the ascending indices that stay.
+
+Likewise for each width that a norm without tensors of its own holds, by module and attribute.
+"""
 
 
 def without(model: nn.Module, graph: Graph, removed: Removed, *, share: bool = False) -> nn.Module:
@@ -34,9 +44,10 @@ def without(model: nn.Module, graph: Graph, removed: Removed, *, share: bool = F
     """
     kept = kept_indices(graph, removed, model)
     tensors = tensors_of(model)
-    cut = {id(tensors[name]): cut_to(tensors[name], dims) for name, dims in kept.items()}
+    cut = {id(tensors[name]): cut_to(tensors[name], dims) for name, dims in kept.items() if name in tensors}
     small = copied(model, cut, share=share)
     _settle(small, {id(tensor) for tensor in cut.values()})
+    _narrow_norms(small, kept)
     return small
 
 
@@ -83,29 +94,30 @@ def permuted(model: nn.Module, coupling: Coupling, sources: Sequence[int], *, sh
 def cut_in_place(model: nn.Module, kept: Kept) -> None:
     """Cuts a model's own tensors, which stay the same objects; their gradients are dropped."""
     tensors = tensors_of(model)
-    cut = {name: cut_to(tensors[name], dims) for name, dims in kept.items()}
+    cut = {name: cut_to(tensors[name], dims) for name, dims in kept.items() if name in tensors}
     for name, tensor in cut.items():
         tensors[name].grad = None
         tensors[name].data = tensor.data
     _settle(model, {id(tensors[name]) for name in cut})
+    _narrow_norms(model, kept)
 
 
 def kept_indices(graph: Graph, removed: Removed, model: nn.Module) -> Kept:
     """What stays of the model's tensors without these filters; checked, with the errors of `without`."""
-    tensors = tensors_of(model)
+    shapes = shapes_of(model)
     gone: dict[str, dict[int, set[int]]] = {}
     for name, filters in _checked(graph, removed).items():
-        for entry in graph.coupling(name).entries:
-            if entry.tensor not in tensors or entry.dim >= tensors[entry.tensor].dim():
+        for entry in (*graph.coupling(name).entries, *graph.coupling(name).norms):
+            if entry.dim >= len(shapes.get(entry.tensor, ())):
                 raise ValueError(f"graph must be the model's, which has no dimension {entry.dim} of {entry.tensor!r}")
             leaving = entry.of(filters)
-            size = tensors[entry.tensor].shape[entry.dim]
+            size = shapes[entry.tensor][entry.dim]
             if leaving and not 0 <= leaving[0] <= leaving[-1] < size:
                 raise ValueError(f"graph must be the model's, whose {entry.tensor!r} has {size} in {entry.dim}")
             if leaving:
                 gone.setdefault(entry.tensor, {}).setdefault(entry.dim, set()).update(leaving)
     kept = {
-        name: {dim: [i for i in range(tensors[name].shape[dim]) if i not in leaving] for dim, leaving in dims.items()}
+        name: {dim: [i for i in range(shapes[name][dim]) if i not in leaving] for dim, leaving in dims.items()}
         for name, dims in gone.items()
     }
     for name, dims in kept.items():
@@ -114,6 +126,11 @@ def kept_indices(graph: Graph, removed: Removed, model: nn.Module) -> Kept:
                 raise ValueError(f"removed must leave something of {name!r}, got all of its dimension {dim}")
     check_parametrised(model, kept)
     return kept
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of its parameters and buffers, shared ones under their first name, and of its norms without tensors."""
+    return {**{name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}, **norm_sizes(model)}
 
 
 def cut_to(tensor: Tensor, kept: Mapping[int, Sequence[int]]) -> Tensor:
@@ -149,6 +166,12 @@ def _checked(graph: Graph, removed: Removed) -> dict[str, set[int]]:
 
 def _index(indices: Sequence[int], tensor: Tensor) -> Tensor:
     return torch.tensor(indices, dtype=torch.int64, device=tensor.device)
+
+
+def _narrow_norms(model: nn.Module, kept: Kept) -> None:
+    """Make the widths that norms without tensors hold those that stay."""
+    for name in kept.keys() & norm_sizes(model).keys():
+        set_norm_size(model, name, {dim: len(indices) for dim, indices in kept[name].items()})
 
 
 def _settle(copied: nn.Module, changed: Collection[int]) -> None:

@@ -24,6 +24,46 @@ def own_tensors(module: Any) -> Iterator[Tensor]:
         yield from module.parametrizations.buffers()
 
 
+def size_attribute(module: nn.Module) -> str | None:
+    """Where a norm without tensors of its own holds its width; None of any other module."""
+    if next(own_tensors(module), None) is not None:
+        return None
+    return next((name for kind, name in _SIZES.items() if isinstance(module, kind)), None)
+
+
+_SIZES: dict[type[nn.Module], str] = {
+    _NormBase: "num_features",
+    nn.GroupNorm: "num_channels",
+    nn.LayerNorm: "normalized_shape",
+    nn.RMSNorm: "normalized_shape",
+}
+
+
+def norm_sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """What the norms without tensors of their own hold, by the names of module and attribute."""
+    found = {}
+    for path, module in model.named_modules():
+        if (name := size_attribute(module)) is not None:
+            size = getattr(module, name)
+            found[f"{path}.{name}".removeprefix(".")] = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    return found
+
+
+def set_norm_size(model: nn.Module, name: str, sizes: Mapping[int, int]) -> None:
+    """Give a norm without tensors of its own another width.
+
+    name: of module and attribute; sizes: by dimension
+    """
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        module.normalized_shape = tuple(sizes.get(d, size) for d, size in enumerate(module.normalized_shape))
+        return
+    if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
+        module.num_groups = sizes[0]
+    setattr(module, attribute, sizes[0])
+
+
 @torch.no_grad()
 def set_widths(module: nn.Module) -> None:
     """Make the widths that a module of torch's, or of a subclass, holds those of its tensors; others stay."""
@@ -37,6 +77,7 @@ def set_widths(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.GroupNorm):
+        module.num_groups = len(weight) if module.num_groups == module.num_channels else module.num_groups
         module.num_channels = len(weight)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         module.normalized_shape = tuple(weight.shape)
@@ -73,12 +114,23 @@ def check_parametrised(model: nn.Module, kept: Mapping[str, Iterable[int]]) -> N
     """
     for name, dims in kept.items():
         layer, tensor, computing = _computing(model, name)
+        if (reason := mixes_filters(model, name)) is not None:
+            raise ValueError(f"{layer}: {reason}")
         for each in computing:
-            if isinstance(each, (SpectralNorm, _SpectralNorm, _Orthogonal)):
-                kind = type(each).__name__.strip("_")
-                raise ValueError(f"{layer}: its weight is computed from all its filters ({kind}); make it a plain one")
             if isinstance(each, (WeightNorm, _WeightNorm)) and {*dims} != {each.dim}:
                 raise ValueError(f"{layer}: {tensor} is normalised over dimensions {[*dims]}, which can't be cut")
+
+
+def mixes_filters(model: nn.Module, name: str) -> str | None:
+    """Why a tensor can't be cut along any dimension: a weight is computed from all of it; None if it can."""
+    for each in _computing(model, name)[2]:
+        if isinstance(each, (SpectralNorm, _SpectralNorm, _Orthogonal)):
+            kind = type(each).__name__.strip("_")
+            return (
+                f"its weight is computed from all its filters ({kind}); make it a plain one, such as by "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+    return None
 
 
 def _computing(model: nn.Module, name: str) -> tuple[str, str, list[Any]]:

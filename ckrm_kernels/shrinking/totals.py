@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ckrm_kernels.comparison.latency import time_in_turns
+from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import Inputs
 
 _SECONDS = 0.5
@@ -23,18 +24,13 @@ def bytes_of_weights(model: nn.Module) -> int:
 def latencies(models: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, float]:
     """The median seconds of a forward pass of each model in evaluation mode, timed in turns with one thread.
 
+    models: private copies of them run, since a forward pass may change a model
     inputs: of the forward pass, on the models' device
     """
-    modes = {name: [(module, module.training) for module in model.modules()] for name, model in models.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for model in models.values():
-            model.eval()
-        calls = {name: partial(model, *inputs.args, **inputs.kwargs) for name, model in models.items()}
+        calls = {name: partial(copied(model).eval(), *inputs.args, **inputs.kwargs) for name, model in models.items()}
         return time_in_turns(calls, inputs.device, _SECONDS)
     finally:
         torch.set_num_threads(threads)
-        for kept in modes.values():
-            for module, training in kept:
-                module.training = training

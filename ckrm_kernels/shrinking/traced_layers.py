@@ -33,19 +33,22 @@ class TracedLayers:
         """Whether the layer makes filters of its own, as all but depthwise ones do."""
         return self.roles.get((layer.weight, layer.output_dim)) == "produces"
 
-    def note(self, node: fx.Node, call: Call) -> None:
-        """Add the layer that the call runs, if it runs one."""
-        if call.name == "embedding" and call["weight"].tensor:
+    def note(self, node: fx.Node, call: Call, *, training: bool = False) -> None:
+        """Add the layer that the call runs, if it runs one; in training what it is to the filters alone."""
+        if call.name in ("embedding", "embedding_bag") and call["weight"].tensor:
             self.roles.setdefault((call["weight"].tensor, 1), "produces")
         if call.name == "linear" or call.name in CONVOLUTIONS:
             weight = self._weight(call)
-            if weight is None:
+            if weight is None and not is_depthwise(call):  # a depthwise one follows its channels
                 call.fix_all(call["weight"], "a weight computed from others")
-            else:
-                self._add(self._layer(node, call, weight), depthwise=is_depthwise(call))
+            elif weight is not None:
+                layer = self._layer(node, call, weight)
+                if not training:
+                    self._add(layer)
+                if not is_depthwise(call):
+                    self._set_roles(layer)
 
-    def _add(self, layer: Layer, depthwise: bool) -> None:
-        """A depthwise convolution follows what it reads; any other layer produces and consumes."""
+    def _add(self, layer: Layer) -> None:
         known = self.by_weight.get(layer.weight)
         if known is not None:
             layer = replace(
@@ -56,11 +59,13 @@ class TracedLayers:
                 calls=known.calls + 1,
             )
         self.by_weight[layer.weight] = layer
-        if not depthwise:
-            self.roles[layer.weight, layer.output_dim] = "produces"
-            self.roles[layer.weight, layer.input_dim] = "consumes"
-            if layer.bias is not None:
-                self.roles.setdefault((layer.bias, 0), "produces")
+
+    def _set_roles(self, layer: Layer) -> None:
+        """A depthwise convolution follows what it reads; any other layer produces and consumes."""
+        self.roles[layer.weight, layer.output_dim] = "produces"
+        self.roles[layer.weight, layer.input_dim] = "consumes"
+        if layer.bias is not None:
+            self.roles.setdefault((layer.bias, 0), "produces")
 
     def _layer(self, node: fx.Node, call: Call, weight: str) -> Layer:
         module = module_of(node, self._model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.utils import _pytree as pytree
 
 from ckrm_kernels.shrinking.exporting import PREFIX
 from ckrm_kernels.shrinking.label_rules import RULES, Along, Call
+from ckrm_kernels.shrinking.label_rules.norms import RULES as NORMS
 from ckrm_kernels.shrinking.labels import Classes, Labels
+from ckrm_kernels.shrinking.torch_modules import mixes_filters, norm_sizes, size_attribute
 from ckrm_kernels.shrinking.traced_layers import TracedLayers, module_of
 from ckrm_kernels.shrinking.watching import source_of
 
@@ -23,30 +25,37 @@ from ckrm_kernels.shrinking.watching import source_of
 class Traced:
     """What a run on labels found.
 
+    norms: the sizes that norms without tensors of their own hold, by module and attribute
     unsupported: operations without a rule, each with its line
     """
 
     layers: TracedLayers
+    norms: Mapping[str, tuple[int, ...]]
     classes: Classes = field(default_factory=Classes)
     unsupported: list[str] = field(default_factory=list)
 
 
-def traced(model: nn.Module, program: torch.export.ExportedProgram, batch: int) -> Traced:
-    """The program run on labels.
+class Tracing:
+    """Runs on labels of a model's programs, one after the other.
 
-    model: whose names are given; batch: how many examples the program's inputs hold
+    model: whose names are given; batch: how many examples the programs' inputs hold
     """
-    return _Run(model, batch).program(program)
 
-
-class _Run:
     def __init__(self, model: nn.Module, batch: int):
         self._model = model
         self._names = {id(tensor): name for name, tensor in chain(model.named_parameters(), model.named_buffers())}
+        self._paths = {id(module): path for path, module in model.named_modules()}
         self._labels: dict[str, Labels] = {}
-        self.found = Traced(TracedLayers(model, batch))
+        self._training = False
+        self.found = Traced(TracedLayers(model, batch), norm_sizes(model))
 
-    def program(self, program: torch.export.ExportedProgram) -> Traced:
+    def run(self, program: torch.export.ExportedProgram, *, training: bool = False) -> Traced:
+        """What was found so far, with what this program adds.
+
+        training: it is that of training, after that of evaluation: layers that it alone runs read and make filters,
+            and are none of the network's
+        """
+        self._training = training
         signature = program.graph_signature
         held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         inputs = []
@@ -89,11 +98,18 @@ class _Run:
 
     def _held(self, held: _Held) -> Labels:
         """The labels of a parameter or buffer: an own one for each index of each dimension."""
-        if held.name not in self._labels:
-            shape = tuple(held.tensor.shape)
-            along = {d: self.found.classes.new(held.name, d, size) for d, size in enumerate(shape) if size > 1}
-            self._labels[held.name] = Labels(shape, along, held.name)
-        return self._labels[held.name]
+        labels = self._labelled(held.name, tuple(held.tensor.shape))
+        reason = mixes_filters(self._model, held.name)
+        if reason is not None:
+            for vector in labels.along.values():
+                self.found.classes.fix(vector, reason)
+        return labels
+
+    def _labelled(self, name: str, shape: tuple[int, ...]) -> Labels:
+        if name not in self._labels:
+            along = {d: self.found.classes.new(name, d, size) for d, size in enumerate(shape) if size > 1}
+            self._labels[name] = Labels(shape, along, name)
+        return self._labels[name]
 
     def _node(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
@@ -107,7 +123,17 @@ class _Run:
         call = _call(node, given, keywords, self.found.classes)
         return None if call is None else self._call(node, call)
 
+    def _with_own_width(self, node: fx.Node, call: Call) -> Call:
+        """Of a norm without tensors: the width that its module holds as one more argument."""
+        module = module_of(node, self._model) if call.name in NORMS else None
+        held = None if module is None else size_attribute(module)
+        if held is None:
+            return call
+        name = f"{self._paths[id(module)]}.{held}".removeprefix(".")
+        return replace(call, arguments={**call.arguments, "width": self._labelled(name, self.found.norms[name])})
+
     def _call(self, node: fx.Node, call: Call) -> Any:
+        call = self._with_own_width(node, call)
         rule = RULES.get(call.name)
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = RULES["add"]
@@ -115,14 +141,15 @@ class _Run:
             along = None if rule is None else rule(call)
         except Exception:  # a use that the rule does not know, such as sizes that depend on values
             along = None
-        if along is None:
+        labelled = [tensor for tensor in call.tensors() if tensor.along]
+        if along is None and labelled:
             self.found.unsupported.append(call.name + (f" ({call.source.place})" if call.source.place else ""))
         if along is None or isinstance(module_of(node, self._model), nn.MultiheadAttention):
-            for tensor in call.tensors():
+            for tensor in labelled:
                 call.fix_all(tensor, "an operation without a rule" if along is None else "attention of a given width")
         if along is None:
             return _unlabelled(node)
-        self.found.layers.note(node, call)
+        self.found.layers.note(node, call, training=self._training)
         return _results(node, [_lasting(each, call) for each in (along if isinstance(along, list) else [along])])
 
 

@@ -30,6 +30,8 @@ def with_computed_sizes(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for name in _OWN_SIZES & set(vars(module)) if isinstance(module, _LAYERS) else ():
             setattr(module, name, Computed(getattr(module, name)))
+        if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
+            module.num_groups = Computed(module.num_groups)
     return model
 
 
@@ -78,6 +80,8 @@ class Watching(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func == _DATA:  # which export takes for a constant
+            return args[0].detach()
         if func in _READ_SIZES:
             sizes = func(*_plain(args), **_plain(kwargs))
             return torch.Size(Computed(size) for size in sizes) if isinstance(sizes, torch.Size) else Computed(sizes)
@@ -88,6 +92,7 @@ class Watching(TorchFunctionMode):
             return func(*_plain(args), **_plain(kwargs))
 
 
+_DATA = vars(torch._C.TensorBase)["data"].__get__
 _READ_SIZES = {vars(torch._C.TensorBase)["shape"].__get__, torch.Tensor.size, torch.Tensor.numel}
 
 

@@ -228,32 +228,39 @@ def run_job(job: Job, on_event: Callable[[Event], None]) -> None:
 
     torch's threads and random state are restored.
     """
-    threads, device = torch.get_num_threads(), job.runtime.torch_device()
+    with seeded(job.runtime, job.seed):
+        started = time.perf_counter()
+        model = job.network.build().to(job.runtime.torch_device())
+        unfinished, data = UnfinishedRun(job.folder, job.identity()), job.load_data()
+        changed = data.identity and differences(data.identity, job.data)
+        if changed:
+            raise ValueError(f"the data of {job.folder} changed while networks were trained: {changed}")
+        history = train(
+            model,
+            data,
+            job.config,
+            job.seed,
+            on_event,
+            on_event,
+            loss=job.network.loss,
+            runtime=job.runtime,
+            unfinished=unfinished,
+            on_resumed=on_event,
+        )
+        if not job.runtime.data_parallel or team().is_first:
+            run = Run(job.identity(), history, time.perf_counter() - started)
+            save_run(job.folder, model, run, metadata_of(run.identity["network"], data, job.seed))
+
+
+@contextmanager
+def seeded(runtime: Runtime, seed: int) -> Iterator[None]:
+    """torch's random state as of the seed, and the threads of the runtime, on a CPU one by default; then restored."""
+    threads, device = torch.get_num_threads(), runtime.torch_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.runtime.threads or 1)
+        torch.set_num_threads(runtime.threads or 1)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            started = time.perf_counter()
-            torch.manual_seed(job.seed)
-            model = job.network.build().to(device)
-            unfinished, data = UnfinishedRun(job.folder, job.identity()), job.load_data()
-            changed = data.identity and differences(data.identity, job.data)
-            if changed:
-                raise ValueError(f"the data of {job.folder} changed while networks were trained: {changed}")
-            history = train(
-                model,
-                data,
-                job.config,
-                job.seed,
-                on_event,
-                on_event,
-                loss=job.network.loss,
-                runtime=job.runtime,
-                unfinished=unfinished,
-                on_resumed=on_event,
-            )
-            if not job.runtime.data_parallel or team().is_first:
-                run = Run(job.identity(), history, time.perf_counter() - started)
-                save_run(job.folder, model, run, metadata_of(run.identity["network"], data, job.seed))
+            torch.manual_seed(seed)
+            yield
     finally:
         torch.set_num_threads(threads)

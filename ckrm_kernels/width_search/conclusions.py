@@ -12,6 +12,7 @@ from ckrm_kernels.comparison.verdict import in_words, with_interval
 from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
+from ckrm_kernels.width_search.shrunk_networks import SHRUNK, TUNED
 
 
 def conclusions(
@@ -25,7 +26,7 @@ def conclusions(
 ) -> list[str]:
     """The sentences of a finished experiment.
 
-    candidates: standard, and, where there is a narrower round, searched or narrower, and uniform
+    candidates: standard, and, where there is a narrower round, searched or narrower, and its yardsticks
     comparisons: as `compare_candidates` gives them; target, psi: of the search
     most_frequent: share of the held-out images that are of the most frequent class
     """
@@ -80,8 +81,8 @@ def _alone(standard: Candidate) -> str:
 def _compared(
     rounds: Sequence[Round], outcome: Outcome, candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
 ) -> list[str]:
-    """What the narrowed network costs and how well it does beside the standard and the uniform one."""
-    standard, narrowed, uniform = candidates
+    """What the narrowed network costs and how well it does beside the standard one and the yardsticks."""
+    standard, narrowed, *yardsticks = candidates
     by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
     which = f"The {narrowed.name} network"
     if not outcome.chosen:
@@ -94,10 +95,20 @@ def _compared(
         f"Held-out accuracy of {counted(len(standard.scores), 'network')} each: "
         f"standard {mean_and_deviation(standard.accuracies)}, "
         f"{narrowed.name} {mean_and_deviation(narrowed.accuracies)}; {in_words(by_accuracy['standard'])}.",
-        f"Narrowed alike to {uniform.parameters:,} parameters: {mean_and_deviation(uniform.accuracies)}, with "
-        f"{uniform.multiply_adds / narrowed.multiply_adds:.2f} times the {narrowed.name} network's multiply-adds; "
-        f"{in_words(by_accuracy['uniform'])}.",
+        *(_beside(each, narrowed, by_accuracy[each.name]) for each in yardsticks),
     ]
+
+
+def _beside(yardstick: Candidate, narrowed: Candidate, comparison: Comparison) -> str:
+    """What a yardstick is, how well it does, and how the narrowed network compares with it."""
+    made = {
+        "uniform": f"Narrowed alike to {yardstick.parameters:,} parameters",
+        "uniform-macs": f"Narrowed alike to {yardstick.multiply_adds:,} multiply-adds",
+        SHRUNK: "The standard networks shrunk, their weights refitted and nothing trained",
+        TUNED: "The same after one epoch of tuning",
+    }[yardstick.name]
+    cost = f"{yardstick.multiply_adds / narrowed.multiply_adds:.2f} times the {narrowed.name} network's multiply-adds"
+    return f"{made}: {mean_and_deviation(yardstick.accuracies)}, with {cost}; {in_words(comparison)}."
 
 
 def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) -> list[str]:

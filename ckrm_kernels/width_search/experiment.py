@@ -7,6 +7,7 @@ there and ends with the same result.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,14 @@ class Experiment:
 
     @property
     def folders(self) -> dict[str, str]:
-        """For each of the networks compared, by name, the folder of its runs, relative to that of the experiment."""
-        paths = {each.name: self.networks.folder_of(each.folder, each.shape) for each in self.compared}
+        """For each network compared that was trained, by name, the folder of its runs, relative to the experiment's."""
+        paths = {each.name: self.networks.folder_of(each.folder, each.shape) for each in self.compared if each.shape}
         return {name: path.relative_to(self.folder).as_posix() for name, path in paths.items()}
 
-    @property
+    @cached_property
     def compared(self) -> list[Compared]:
-        """The networks that the finished search leaves to compare."""
-        return networks_compared(self.config.network, self.state.rounds, self.outcome)
+        """The networks that the finished search leaves to compare; to be asked for once it is finished."""
+        return networks_compared(self.config.network, self.state.rounds, self.outcome, self.summary.image_shape)
 
     @property
     def finished(self) -> bool:

@@ -24,13 +24,13 @@ class Findings:
     target: a layer is within target when lambda is at most this, or no more than chance
     rounds, outcome: of the search
     candidates: the standard network first, then, where there is a narrower round, the searched one, or that of the best
-        narrower round, and the uniformly narrowed one
-    comparisons: the second candidate with standard, and with uniform, by each metric
+        narrower round, and its yardsticks, see `networks_compared`
+    comparisons: the second candidate with each of the others, by each metric
     latencies: of all candidates, on each device
     weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
     conclusions: sentences; advice: sentences too, on what to change where the search shrunk nothing
     brief, provenance: how the experiment was made, in a sentence and in whole, see `provenance`
-    folders: for each candidate, by name, the folder of its trained networks, relative to that of the search
+    folders: for each candidate trained from scratch, by name, the folder of its networks, relative to the search's
     classes: the names of the data's
     saliency: some held-out images as the networks of the first seed see them, where they predict saliency
     """

@@ -26,7 +26,8 @@ def forecast(
     """What is left of a search in one of its rounds, if every network to come takes as long as one of this round.
 
     The least is left where this round ends the search, the most where it goes on to its limit; from the first round,
-    where the standard network may have nothing to shrink, the least is that network alone.
+    where the standard network may have nothing to shrink, the least is that network alone. Where widths are found by
+    error, the standard networks are then shrunk and tuned, one after the other, which is left out: it is an epoch each.
 
     rounds: that are done; finished: networks of the current one that are
     seconds: that one network of the current round takes; standard: that one of the standard network takes
@@ -38,7 +39,8 @@ def forecast(
         return math.ceil(networks / side_by_side)
 
     current, rest = config.seeds - finished, max(config.search().most_rounds - rounds - 1, 0)
-    compared = (more, config.final_seeds)  # the narrowed network, of whose runs some are there, and the uniform one
+    yardsticks = 2 if config.rule.by == "error" else 1
+    compared = (more, *[config.final_seeds] * yardsticks)  # the narrowed network, of whose runs some are there, first
     least = 0 if rounds == 0 else 1
     most = 0 if rounds == 0 and rest == 0 else 1
     of_standard = waves(more) * standard

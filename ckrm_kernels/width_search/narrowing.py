@@ -1,11 +1,11 @@
-"""The yardstick for a searched network: every layer narrowed alike, to the same number of parameters."""
+"""The yardstick for a searched network: every layer narrowed alike, to the same size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from ckrm_kernels.models import Network, count_parameters, without_memory
+from ckrm_kernels.models import Network, count_multiply_adds, count_parameters, without_memory
 from ckrm_kernels.whole_numbers import whole_number
 
 
@@ -14,24 +14,30 @@ def parameters_of(network: Network) -> int:
     return count_parameters(without_memory(network))
 
 
-def narrowed_alike(network: Network, parameters: int) -> Network:
-    """The network with all its widths times one factor <= 1 whose number of parameters is nearest to the given one.
+def multiply_adds_of(network: Network, image_shape: Sequence[int]) -> int:
+    """Multiply-adds of a network for one image (channels, height, width), without the memory for it."""
+    return count_multiply_adds(without_memory(network), image_shape)
 
-    Widths are rounded to whole numbers and at least 1, so the number is met nearly, not always exactly.
+
+def narrowed_alike(network: Network, wanted: int, size_of: Callable[[Network], int] = parameters_of) -> Network:
+    """The network with all its widths times one factor <= 1 whose size is nearest to the wanted one.
+
+    wanted: >= 1; size_of: what is counted of a network, by default its parameters
+    Widths are rounded to whole numbers and at least 1, so the size is met nearly, not always exactly.
     """
-    parameters = whole_number("parameters", parameters)
+    wanted = whole_number("wanted", wanted)
     widths = set(network.widths().values())
     low, high = 0.0, 1.0
     while high - low > 1 / (4 * max(widths)) ** 2:
         middle = (low + high) / 2
-        if parameters_of(_scaled(network, middle)) < parameters:
+        if size_of(_scaled(network, middle)) < wanted:
             low = middle
         else:
             high = middle
     # rounding, of inferred widths too, may let the number fall where the factor rises: what lies around is tried, too
     around = {factor for width in widths for factor in _steps(width, low - 1 / min(widths), high + 1 / min(widths))}
     factors = sorted({low, high, *around})
-    return min((_scaled(network, factor) for factor in factors), key=lambda each: abs(parameters_of(each) - parameters))
+    return min((_scaled(network, factor) for factor in factors), key=lambda each: abs(size_of(each) - wanted))
 
 
 def _steps(width: int, low: float, high: float) -> Iterator[float]:

@@ -22,7 +22,11 @@ def write_outputs(experiment: Experiment, findings: Findings) -> None:
     """Writes the finished experiment's files, then shows it: the reader of the output may be gone."""
     folder, display = experiment.folder, experiment.display
     drawn = [
-        *(tables.layers_of(each, findings.threshold, findings.similarity) for each in findings.candidates),
+        *(
+            tables.layers_of(each, findings.threshold, findings.similarity)
+            for each in findings.candidates
+            if each.layers
+        ),
         rounds_table(findings.rounds, findings.similarity),
     ]
     write_atomically(

@@ -91,6 +91,7 @@ def gather_findings(experiment: Experiment) -> Findings:
     weights = {
         each.name: load_tensors(experiment.networks.jobs(each.folder, each.shape)[0].folder)
         for each in experiment.compared
+        if each.shape
     }
     seconds = experiment.networks.seconds_of_runs
     return Findings(

@@ -26,7 +26,7 @@ _CHANGEABLE = ("margin", "most_rounds", "final_seeds", "target", "rule")
 class State:
     """What is finished: the rounds of the search, the networks compared, and their times, which come last.
 
-    candidates: standard first, then, where there is a narrower round, searched or narrower, and uniform
+    candidates: standard first, then, where there is a narrower round, searched or narrower, and its yardsticks
     sessions: the starts of the work, the first one first
     """
 

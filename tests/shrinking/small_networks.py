@@ -423,6 +423,99 @@ def instance_norm() -> nn.Module:
     return Network(run, stem=_conv(3, 6), norm=nn.InstanceNorm2d(6, affine=True), last=nn.Linear(6, 4))
 
 
+def norms_of_each_channel() -> nn.Module:
+    """Without tensors of their own, and as many groups as channels."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.batch(m.alone(m.instance(m.stem(x)))).relu()
+        return m.last(_mean(m.groups(m.inner(x)).relu()))
+
+    norms = {"instance": nn.InstanceNorm2d(6), "alone": nn.GroupNorm(6, 6, affine=False), "groups": nn.GroupNorm(5, 5)}
+    batch = nn.BatchNorm2d(6, affine=False, track_running_stats=False)
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), batch=batch, last=nn.Linear(5, 4), **norms)
+
+
+def norms_over_channels() -> nn.Module:
+    """Without tensors of their own."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.layer(m.stem(x).movedim(1, -1)).movedim(-1, 1).relu()
+        x = m.groups(m.second(x)).relu()
+        return m.last(m.root(_mean(m.third(x))))
+
+    norms = {"layer": nn.LayerNorm(6, elementwise_affine=False), "root": nn.RMSNorm(5, elementwise_affine=False)}
+    layers = {"stem": _conv(3, 6), "second": _conv(6, 8), "third": _conv(8, 5), "last": nn.Linear(5, 4)}
+    return Network(run, groups=nn.GroupNorm(2, 8, affine=False), **norms, **layers)
+
+
+def groups_of_one_by_a_constant() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(F.group_norm(F.group_norm(m.inner(m.stem(x)), 6), m.inner.out_channels).relu()))
+
+    return Network(run, stem=_conv(3, 5), inner=_conv(5, 6), last=nn.Linear(6, 4))
+
+
+def read_by_data() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        return m.last(_mean(torch.cat([x.data, m.inner(x)], 1)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), last=nn.Linear(11, 4))
+
+
+def unpooled() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x, places = F.max_pool2d(m.stem(x), 2, return_indices=True)
+        return m.last(_mean(F.max_unpool2d(m.inner(x), places, 2)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 6), last=nn.Linear(6, 4))
+
+
+def blurred() -> nn.Module:
+    """One kernel for as many channels as there are."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = m.stem(x)
+        kernel = torch.outer(m.line, m.line / m.line.sum()).expand(x.shape[1], 1, 3, 3)
+        return m.last(_mean(m.inner(F.conv2d(x, kernel, stride=2, groups=x.shape[1]))))
+
+    return Network(run, stem=_conv(3, 6), line=torch.empty(3), inner=_conv(6, 5), last=nn.Linear(5, 4))
+
+
+def folded() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(F.fold(m.inner(m.stem(x)).flatten(2), (9, 9), 2)))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 20), last=nn.Linear(5, 4))
+
+
+def in_frequencies() -> nn.Module:
+    """A scale of each channel and frequency, then real and imaginary parts beside each other."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft2(m.stem(x)) * torch.view_as_complex(m.scales)
+        mixed = m.mix(torch.cat([spectrum.real, spectrum.imag], 1))
+        return m.last(_mean(torch.fft.irfft2(torch.complex(*mixed.chunk(2, 1)))))
+
+    scales = nn.Parameter(torch.empty(6, 8, 5, 2))
+    return Network(run, stem=_conv(3, 6), scales=scales, mix=_conv(12, 10, 1), last=nn.Linear(5, 4))
+
+
+def frequencies_of_filters() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(m.inner(torch.fft.fft(m.stem(x), dim=1).abs())))
+
+    return Network(run, stem=_conv(3, 6), inner=_conv(6, 5), last=nn.Linear(5, 4))
+
+
+def spectral_norm() -> nn.Module:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        return m.last(_mean(m.inner(m.stem(x))))
+
+    inner = nn.utils.parametrizations.spectral_norm(_conv(6, 5))
+    return Network(run, stem=_conv(3, 6), inner=inner, last=nn.Linear(5, 4))
+
+
 def response_norm() -> nn.Module:
     def run(m: Network, x: torch.Tensor) -> torch.Tensor:
         return m.last(_mean(m.norm(m.stem(x)).relu()))
@@ -439,6 +532,59 @@ def attention() -> nn.Module:
 
     layers = {"widen": nn.Linear(8, 7), "narrow": nn.Linear(7, 8), "last": nn.Linear(8, 4)}
     return Network(run, qkv=nn.Linear(8, 24), **layers)
+
+
+def _heads(x: torch.Tensor) -> torch.Tensor:
+    return x.view(*x.shape[:2], -1, 2).transpose(1, 2)
+
+
+def attention_of_any_heads() -> nn.Module:
+    """Their number is computed, so that whole heads can leave."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        return m.last(m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {name: nn.Linear(5, 8) for name in ("query", "key", "value")}
+    return Network(run, **layers, out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def attention_by_products() -> nn.Module:
+    """A bias of each head among the scores."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        scores = (q @ k.transpose(-2, -1) * 0.7 + m.bias).softmax(-1)
+        return m.last(m.out((scores @ v).transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {name: nn.Linear(5, 8) for name in ("query", "key", "value")}
+    return Network(run, **layers, bias=nn.Parameter(torch.empty(4, 4, 4)), out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def attention_in_groups() -> nn.Module:
+    """More heads ask than answer."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (_heads(layer(x)) for layer in (m.query, m.key, m.value))
+        x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return m.last(m.out(x.transpose(1, 2).flatten(2)).mean(1))
+
+    layers = {"query": nn.Linear(5, 8), "key": nn.Linear(5, 4), "value": nn.Linear(5, 4)}
+    return Network(run, **layers, out=nn.Linear(8, 5), last=nn.Linear(5, 4))
+
+
+def other_names() -> nn.Module:
+    """Operations by their other names, and statistics along space."""
+
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        x = torch.subtract(torch.multiply(m.stem(x), 2), torch.divide(m.other(x), 3))
+        x = torch.concatenate([torch.absolute(x), torch.special.expit(torch.negative(x))], 1)
+        x = x @ m.mix + torch.diff(x, dim=-1)
+        x = x.quantile(0.3, -1) + x.kthvalue(2, -1)[0] + torch.vstack([x[:1], x[1:]]).mean(-1)
+        return m.last(m.inner(torch.hstack([x, x * 2]).mean(-1)))
+
+    layers = {"stem": _conv(3, 6), "other": _conv(3, 6), "inner": nn.Linear(24, 5), "last": nn.Linear(5, 4)}
+    return Network(run, mix=torch.empty(8, 7), **layers)
 
 
 def recurrent() -> nn.Module:
@@ -633,8 +779,31 @@ NETWORKS: dict[str, Small] = {
     "RMS norm": Small(rms_norm, {"first": 6}, statistics=("first",), inputs=((2, 4, 3),)),
     "group norm": Small(group_norm, {"stem": 4}, statistics=("stem",)),
     "instance norm": Small(instance_norm, {"stem": 6}),
+    "norms of each channel": Small(norms_of_each_channel, {"stem": 6, "inner": 5}),
+    "norms over channels": Small(
+        norms_over_channels, {"stem": 6, "second": 4, "third": 5}, statistics=("stem", "second", "third")
+    ),
+    "groups of one by a constant": Small(
+        groups_of_one_by_a_constant, {"stem": 5}, {"inner": "all its filters leave together", **_EITHER}
+    ),
+    "read by .data": Small(read_by_data, {"stem": 6, "inner": 5}),
+    "unpooled": Small(unpooled, {"stem": 6}),
+    "blurred": Small(blurred, {"stem": 6, "inner": 5}),
+    "folded": Small(folded, {"stem": 6, "inner": 5}),
+    "in frequencies": Small(in_frequencies, {"stem": 6, "mix": 5}),
+    "frequencies of filters": Small(frequencies_of_filters, {"inner": 5}, {"stem": "Fourier transform", **_EITHER}),
+    "spectral norm": Small(spectral_norm, {}, {"stem": "(SpectralNorm)", "inner": "(SpectralNorm)", **_EITHER}),
     "response norm": Small(response_norm, {"stem": 6}, statistics=("stem",)),
     "attention": Small(attention, {"widen": 7}, {"qkv": "(matmul", "narrow": "", **_EITHER}, inputs=((2, 4, 8),)),
+    "attention of any heads": Small(attention_of_any_heads, {"query": 4, "out": 5}, inputs=((2, 4, 5),)),
+    "attention by products": Small(attention_by_products, {"query": 4, "out": 5}, inputs=((2, 4, 5),)),
+    "attention in groups": Small(
+        attention_in_groups,
+        {"out": 5},
+        {**dict.fromkeys(("query", "key", "value"), "attention"), **_EITHER},
+        inputs=((2, 4, 5),),
+    ),
+    "other names": Small(other_names, {"stem": 6, "inner": 5}),
     "recurrent": Small(recurrent, {"second": 7}, {"first": "(gru", **_EITHER}, inputs=((2, 4, 3),)),
     "softmax over filters": Small(softmax_over_filters, {"inner": 5}, {"stem": "x.softmax(1)", **_EITHER}),
     "mean over filters": Small(mean_over_filters, {"inner": 5}, {"stem": "x.mean(1, keepdim=True)", **_EITHER}),

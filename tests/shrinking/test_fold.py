@@ -309,8 +309,27 @@ def test_more_columns_than_are_summed_are_solved_by_rows(monkeypatch: pytest.Mon
     torch.testing.assert_close(small(*calibration[0][0]), model(*calibration[0][0]), atol=1e-6, rtol=1e-6)
 
 
+def test_however_many_layers_are_seen_in_one_pass_the_refits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = consumer_of("linear")
+    calibration = batches(*shape)
+    graph, removed = graph_of(model.double().eval()), {"0": (0, 3), "2": (1,)}
+    runs: list[int] = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = []
+    for at_once, passes in ((fold.AT_ONCE, 1), (1, 2)):
+        runs.clear()
+        monkeypatch.setattr(fold, "AT_ONCE", at_once)
+        small = without(model, graph, removed)
+        small._forward_pre_hooks.clear()
+        found.append((fold.refit(small, model, graph, removed, calibration), small.state_dict()))
+        assert len(runs) == passes * len(calibration)
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
+
+
 def test_memory_counts_the_columns_that_stay() -> None:
     model, _ = consumer_of("padded")
     graph = graph_of(model.double())
-    assert fold.memory(model, graph, {"0": (0, 1)}) == 6 * 8 * (4 * 6) ** 2
+    outputs = 8192 * (4 * 8 + 8)  # rows of four filters, and their positions
+    assert fold.memory(model, graph, {"0": (0, 1)}) == 6 * 8 * (4 * 6) ** 2 + outputs
     assert fold.memory(model, graph, {}) == 0

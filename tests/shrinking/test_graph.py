@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ckrm_kernels.shrinking.couplings import Graph
 from ckrm_kernels.shrinking.graph import trace
+from ckrm_kernels.shrinking.plan import plan_shrink
 from ckrm_kernels.shrinking.surgery import without
 from tests.shrinking.small_networks import NETWORKS
 
@@ -36,6 +37,13 @@ _QUICK = (
     "scales",
     "tied",
     "layer norm",
+    "norms of each channel",
+    "norms over channels",
+    "read by .data",
+    "unpooled",
+    "in frequencies",
+    "attention of any heads",
+    "other names",
     "attention",
     "without a rule",
 )
@@ -74,6 +82,52 @@ def test_a_shrunk_network_is_the_original_that_ignores_what_left(name: str) -> N
             assert one.shape == other.shape
             if exact:
                 torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_norms_without_tensors_have_the_width_that_is_left() -> None:
+    model, graph = _traced("norms of each channel")
+    small = without(model, graph, {"stem": [0, 3, 5], "inner": [1]})
+    assert (small.instance.num_features, small.batch.num_features) == (3, 3)
+    assert (small.alone.num_groups, small.alone.num_channels) == (3, 3)
+    assert (small.groups.num_groups, small.groups.num_channels) == (4, 4)
+    model, graph = _traced("norms over channels")
+    small = without(model, graph, {"stem": [2], "second": [0, 1], "third": [4]})
+    assert (small.layer.normalized_shape, small.root.normalized_shape) == ((5,), (4,))
+    assert (small.groups.num_groups, small.groups.num_channels) == (2, 4)
+    assert model.layer.normalized_shape == (6,)
+
+
+class _Auxiliary(nn.Module):
+    """A head and a parameter that training alone uses, and a head whose output is dropped in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.inner = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 3)
+        self.side, self.auxiliary, self.classes = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 7, 1), nn.Linear(7, 3)
+        self.last, self.noise = nn.Linear(5, 3), nn.Parameter(torch.randn(5, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        x = self.norm(self.stem(x)).relu()
+        inner = self.inner(x) + self.noise if self.training else self.inner(x)
+        y, side = self.last(inner.mean((2, 3))), self.side(x)
+        return (y, side, self.classes(self.auxiliary(x).relu().mean((2, 3)))) if self.training else y
+
+
+def test_layers_that_training_alone_runs_are_cut_with_what_they_read() -> None:
+    torch.manual_seed(0)
+    model, images = _Auxiliary().double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    before = copy.deepcopy(model.state_dict())
+    graph = trace(model, images)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {coupling.name: coupling.width for coupling in graph.couplings} == {"stem": 6, "inner": 5}
+    assert set(graph.fixed) == {"side", "last", "auxiliary", "classes"}
+    assert {layer.name for layer in graph.layers} == {"stem", "inner", "side", "last"}
+    removed = {"stem": [1, 4], "inner": [0]}
+    small = without(model, graph, removed)
+    for one, other in zip(small(images), _ignoring(model, graph, removed)(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    small = plan_shrink(model, images, calibration=images.repeat(4, 1, 1, 1), parameters=0.8).apply()
+    assert [each.shape[1] for each in small.train()(images)] == [3, 4, 3]
 
 
 def _some(width: int) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +133,20 @@ def _branch(m: Network, x: torch.Tensor) -> torch.Tensor:
 def test_models_that_are_refused(model: nn.Module, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         trace(model, IMAGES)
+
+
+def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    log, lines = logging.getLogger("torch.fx.experimental.symbolic_shapes"), io.StringIO()
+    handler = logging.StreamHandler(lines)
+    log.addHandler(handler)  # pytest's own capture stands between torch's handler and the stream
+    try:
+        with pytest.raises(ValueError, match="the model can't be traced"):
+            trace(_network(_branch), IMAGES)
+    finally:
+        log.removeHandler(handler)
+    assert capfd.readouterr() == ("", "")
+    assert lines.getvalue() == ""
+    assert not log.disabled
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")

@@ -105,6 +105,36 @@ def test_the_model_stays_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+class Counting(nn.Sequential):
+    """Counts its calls in a buffer and keeps its last input."""
+
+    def __init__(self) -> None:
+        super().__init__(*plain_network())
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x
+        return super().forward(x)
+
+
+def test_what_a_forward_pass_changes_is_changed_in_copies():
+    net = Counting().eval()
+    plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5).apply()
+    assert net.calls == 0
+    assert not hasattr(net, "last")
+
+
+def test_a_model_that_has_changed_since_is_planned_again():
+    net = plain_network()
+    plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
+    net[3] = nn.Conv2d(12, 20, 3)
+    with pytest.raises(
+        ValueError, match=r"3.weight was of shape \(16, 12, 3, 3\), and is now of \(20, 12, 3, 3\); plan"
+    ):
+        plan.apply()
+
+
 def test_applied_twice_it_is_the_same():
     plan = plan_shrink(plain_network(), EXAMPLE, calibration=IMAGES, macs=0.6)
     first, second = state_of(plan.apply()), state_of(plan.apply())
@@ -215,6 +245,23 @@ def test_a_model_that_decides_by_its_data_is_refused_by_the_line(capsys):
     with pytest.raises(ValueError, match=r"can't be traced: .* \(test_plan.py, line \d+: `if self.conv\(images\)"):
         plan_shrink(Undecided(), EXAMPLE, parameters=0.5)
     assert "GraphModule" not in "".join(capsys.readouterr())
+
+
+class OfTwo(nn.Sequential):
+    """Takes batches of two alone."""
+
+    def forward(self, x):
+        return super().forward(x.view(2, 3, 8, 8))
+
+
+def test_inputs_that_the_model_does_not_run_on_are_named():
+    with pytest.raises(
+        ValueError, match=r"model must run on example_inputs, and fails on tensors of 2x4x8x8: .* channel"
+    ):
+        plan_shrink(plain_network(), torch.zeros(2, 4, 8, 8), parameters=0.5)
+    net = OfTwo(*plain_network()).eval()
+    with pytest.raises(ValueError, match=r"model must run on the calibration in batches of 32 inputs, .*RuntimeError"):
+        plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
 
 
 def test_an_optimizer_goes_on_with_the_small_model():

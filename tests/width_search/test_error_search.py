@@ -1,5 +1,6 @@
 """The search that takes the widths that shrinking keeps: `ckrm search --rule error`."""
 
+import json
 from dataclasses import replace
 from io import StringIO
 
@@ -8,10 +9,11 @@ import torch
 from rich.console import Console
 from test_search import layer
 
-from ckrm_kernels.data import Part
+from ckrm_kernels.data import Part, digits
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.plan import plan_shrink
-from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.shrinking.saved import load_shrunk
+from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load, train
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
@@ -115,7 +117,7 @@ def test_a_limit_of_one_round_and_nothing_to_change():
 
 def test_of_at_most_two_rounds():
     assert CONFIG.search().most_rounds == 2
-    assert forecast(CONFIG, 0, 0, 1.0, 1, 1.0).most_networks == 3
+    assert forecast(CONFIG, 0, 0, 1.0, 1, 1.0).most_networks == 4  # standard, searched and two uniform ones
 
 
 @pytest.mark.parametrize(
@@ -144,17 +146,51 @@ def search(folder, config):
 
 def test_a_search_compares_the_widths_kept_and_is_reported(tmp_path):
     findings = search(tmp_path / "run", CONFIG)
-    assert [each.name for each in findings.candidates] == ["standard", "searched", "uniform"]
-    standard, searched, _ = findings.candidates
+    names = ["standard", "searched", "uniform", "uniform-macs", "shrunk", "tuned"]
+    assert [each.name for each in findings.candidates] == names
+    standard, searched, _, uniform, shrunk, tuned = findings.candidates
     assert searched.widths == findings.rounds[0].trained.kept
+    assert abs(uniform.multiply_adds / searched.multiply_adds - 1) < 0.2
+    assert shrunk.parameters == tuned.parameters <= 0.6 * standard.parameters
+    assert [each.second for each in findings.comparisons if each.metric == "auc"] == [names[0], *names[2:]]
     assert searched.parameters <= 0.6 * standard.parameters
     assert any(sentence.startswith("The searched network keeps ") for sentence in findings.conclusions)
     assert findings.provenance["rule"] == "by error, parameters 0.6, minimum 2, multiple 1, at most 2 rounds"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "round 1 has the widths that the standard networks keep, shrunk to 60% of the parameters" in page
     assert "falls to their number" not in page
+    assert all(f'class="swatch {name}"' in page for name in names)
+    _check_shrunk(tmp_path / "run", shrunk, tuned)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:4]}))
+    (tmp_path / "run" / "networks" / "tuned" / "seed-0" / "plan.json").unlink()  # killed while it was tuned
     again = search(tmp_path / "run", CONFIG)
     assert again.candidates == findings.candidates
+    with pytest.raises(ValueError, match="which must be one of standard, searched, uniform, uniform-macs, which"):
+        load(tmp_path / "run", which="shrunk")
     for rule in (replace(CONFIG.rule, parameters=0.5), RuleConfig(minimum=2)):
         with pytest.raises(ValueError, match="rule"):
             search(tmp_path / "run", replace(CONFIG, rule=rule))
+
+
+def _check_shrunk(folder, shrunk, tuned):
+    """They are the standard network shrunk, and that trained for one epoch more at a tenth of the learning rate."""
+    data, standard = digits(), load(folder, which="standard").model
+    images = calibration_images(data.train)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plan = plan_shrink(standard, images[:2], calibration=images, parameters=0.6, minimum=2)
+        small = plan.apply()
+        assert_same(small, load_shrunk(SHAPE.build, folder / "networks" / "shrunk" / "seed-0"))
+        assert shrunk.scores == (evaluate(small, data.held_out, 10),)
+        train(small, data, replace(CONFIG.training, learning_rate=0.01), 0)
+        assert_same(small, load_shrunk(SHAPE.build, folder / "networks" / "tuned" / "seed-0"))
+        assert tuned.scores == (evaluate(small, data.held_out, 10),)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def assert_same(one, other):
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name

@@ -16,6 +16,7 @@ from ckrm_kernels.width_search.rules import BracketRule, Change, StageRule
 from ckrm_kernels.width_search.search import Round, Search, Trained
 from ckrm_kernels.width_search.tables import never_trained
 
+IMAGE = (1, 8, 8)
 SEARCH = Search(Limited({}, {}), BracketRule(), margin=0.01, most_rounds=3)
 
 
@@ -91,25 +92,32 @@ def test_the_best_narrower_round_is_compared_under_a_name_of_its_own():
     shape = ResNetShape(stem=6, inner=((8,),), out=(32,))
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     rounds[1] = replace(rounds[1], widths={"conv1": 6, "layer1.0.conv1": 6, "layer1": 12})
-    found = networks_compared(shape, rounds, outcome)
+    found = networks_compared(shape, rounds, outcome, IMAGE)
     assert [each.name for each in found] == ["standard", "narrower", "uniform"]
     assert found[1].shape.widths() == rounds[1].widths
-    chosen = networks_compared(shape, rounds, replace(outcome, chosen=1))
+    chosen = networks_compared(shape, rounds, replace(outcome, chosen=1), IMAGE)
     assert [each.name for each in chosen] == ["standard", "searched", "uniform"]
     assert [each.folder for each in chosen] == [each.folder for each in found]
-    assert [each.name for each in networks_compared(shape, rounds[:1], replace(outcome, narrower=None))] == ["standard"]
+    by_error = networks_compared(shape, rounds, replace(outcome, chosen=1, by_error=True), IMAGE)
+    assert [each.name for each in by_error[3:]] == ["uniform-macs", "shrunk", "tuned"]
+    assert [each.widths for each in by_error[4:]] == [{}, {}]
+    assert [each.name for each in networks_compared(shape, rounds[:1], replace(outcome, narrower=None), IMAGE)] == [
+        "standard"
+    ]
 
 
 def test_what_was_evaluated_is_kept_up_to_the_first_other_network():
     shape = ResNetShape(stem=6, inner=((8,),), out=(32,))
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     rounds[1] = replace(rounds[1], widths={"conv1": 6, "layer1.0.conv1": 6, "layer1": 12})
-    wanted = networks_compared(shape, rounds, outcome)
+    wanted = networks_compared(shape, rounds, outcome, IMAGE)
     evaluated = [replace(compared(each.name, 0.9), widths=each.shape.widths()) for each in wanted]
     assert still_valid(evaluated, wanted, 3) == evaluated
     assert still_valid(evaluated[:2], wanted, 3) == evaluated[:2]
     assert still_valid(evaluated, wanted, 4) == []
-    assert still_valid(evaluated, networks_compared(shape, rounds, replace(outcome, chosen=1)), 3) == evaluated[:1]
+    assert (
+        still_valid(evaluated, networks_compared(shape, rounds, replace(outcome, chosen=1), IMAGE), 3) == evaluated[:1]
+    )
     others = [evaluated[0], replace(evaluated[1], widths={}), evaluated[2]]
     assert still_valid(others, wanted, 3) == evaluated[:1]
 

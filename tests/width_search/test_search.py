@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.settings import typed
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.conclusions import conclusions
-from ckrm_kernels.width_search.narrowing import narrowed_alike, parameters_of
+from ckrm_kernels.width_search.narrowing import multiply_adds_of, narrowed_alike, parameters_of
 from ckrm_kernels.width_search.report.omega_figure import comparison_figure
 from ckrm_kernels.width_search.rules import BracketRule, Change, Observation
 from ckrm_kernels.width_search.search import Outcome, Round, Search, Trained, observe_widths
@@ -360,8 +361,24 @@ class TestNarrowing:
         ratios = [narrowed[name] / shape[name] for name in shape]
         assert max(ratios) - min(ratios) < 1 / 32
 
+    def test_the_nearest_number_of_multiply_adds(self):
+        def by_hand(network):  # of one 8x8 image: 3x3 and 1x1 convolutions at two resolutions, and the linear layer
+            stem, ((first,), (second,)), (one, two) = network.stem, network.inner, network.out
+            stage1 = 64 * (9 * stem * first + 9 * first * one + stem * one)
+            return 64 * 9 * stem + stage1 + 16 * (9 * one * second + 9 * second * two + one * two) + 10 * two
+
+        shape = ResNetShape(stem=6, inner=((8,), (16,)), out=(8, 16))
+        size_of = partial(multiply_adds_of, image_shape=(1, 8, 8))
+        assert size_of(shape) == by_hand(shape)
+        widths = shape.widths().items()
+        scaled = [{name: max(round(width * step / 400), 1) for name, width in widths} for step in range(1, 401)]
+        counts = [by_hand(shape.with_widths(each)) for each in scaled]
+        for wanted in (20_000, 60_000):
+            found = by_hand(narrowed_alike(shape, wanted, size_of))
+            assert abs(found - wanted) <= min(abs(count - wanted) for count in counts)
+
     def test_a_number_refused(self):
-        with pytest.raises(ValueError, match="parameters must be a whole number >= 1, got 0"):
+        with pytest.raises(ValueError, match="wanted must be a whole number >= 1, got 0"):
             narrowed_alike(ResNetShape(), 0)
 
 

@@ -9,10 +9,11 @@ from ckrm_kernels.shrinking.labels import Labels, Vector
 def elementwise(call: Call) -> Along:
     """The operands are broadcast; along each dimension what meets leaves together."""
     operands = list(call.tensors())
-    return {dim: vector for dim in range(len(call.shape)) if (vector := _meeting(call, operands, dim)) is not None}
+    return {dim: vector for dim in range(len(call.shape)) if (vector := meeting(call, operands, dim)) is not None}
 
 
-def _meeting(call: Call, operands: list[Labels], dim: int) -> Vector | None:
+def meeting(call: Call, operands: list[Labels], dim: int) -> Vector | None:
+    """The labels along one dimension of a result of broadcast operands, which leave together; None without any."""
     size, from_the_end = call.shape[dim], dim - len(call.shape)
     meeting = [
         operand.vector(from_the_end)
@@ -44,11 +45,14 @@ _ELEMENTWISE = (
     "log_sigmoid relu6 selu celu silu gelu mish hardswish hardsigmoid hardtanh elu softplus leaky_relu rrelu"
     " threshold softshrink hardshrink relu sigmoid tanh where clamp masked_fill lerp addcmul addcdiv copy add sub mul"
     " div rsub pow maximum minimum square type_as __and__ __or__ __xor__ logical_and logical_or logical_not isnan"
+    " complex polar real imag conj _conj resolve_conj multiply divide true_divide floor_divide subtract absolute"
+    " negative greater greater_equal less less_equal not_equal isclose"
+    " special_erf special_erfc special_expit special_logit"
 )
 _UNCHANGED = (
     "dropout alpha_dropout feature_dropout feature_alpha_dropout native_dropout to _to_copy clone contiguous detach"
     " alias lift_fresh_copy zeros_like ones_like full_like empty_like rand_like randn_like bernoulli float"
-    " half double bfloat16 fill zero requires_grad"
+    " half double bfloat16 fill zero requires_grad one_hot"
 )
 
 RULES: dict[str, Rule] = {

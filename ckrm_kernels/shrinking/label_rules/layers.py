@@ -83,6 +83,15 @@ def embedding(call: Call) -> Along:
     return {**indices.along, len(indices.shape): weight.vector(1)}
 
 
+def embedding_bag(call: Call) -> list[Along]:
+    """The same, summed over the words of a bag."""
+    for tensor in call.tensors():
+        if tensor is not call["weight"]:
+            call.fix_all(tensor, "words of an embedding")
+    call.fix(call["weight"].vector(0), "rows of an embedding")
+    return [{1: call["weight"].vector(1)}, *({} for _ in call.shapes[1:])]
+
+
 CONVOLUTIONS = named(
     convolution,
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution _convolution",
@@ -92,4 +101,5 @@ RULES: dict[str, Rule] = {
     **CONVOLUTIONS,
     "linear": linear,
     "embedding": embedding,
+    "embedding_bag": embedding_bag,
 }

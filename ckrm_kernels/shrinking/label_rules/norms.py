@@ -1,4 +1,7 @@
-"""Normalisations: their parameters follow the filters; some take statistics over filters."""
+"""Normalisations: their parameters follow the filters; some take statistics over filters.
+
+A norm without tensors of its own has the width that its module holds among its parameters.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,15 @@ def over_last_dimensions(call: Call) -> Along:
 
 
 def over_groups(call: Call) -> Along:
-    """Group norm: statistics over each group of channels; the groups stay of equal width."""
+    """Group norm: statistics over each group of channels; the groups stay of equal width.
+
+    As many groups as channels are an instance norm, if their number follows that of the channels.
+    """
     tensor, *parameters = call.tensors()
-    channels = tensor.vector(1)
-    call.classes.mark_statistics(channels)
-    call.join_rows(channels, call["num_groups"], "groups of equal width")
+    channels, groups = tensor.vector(1), call["num_groups"]
+    if groups < len(channels) or not call.source.computes(groups):
+        call.classes.mark_statistics(channels)
+        call.join_rows(channels, groups, "groups of equal width")
     for parameter in parameters:
         call.join(channels, parameter.vector(0), _WIDTH)
     return dict(tensor.along)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
@@ -107,6 +109,13 @@ def concatenate(call: Call) -> Along:
     return along
 
 
+def put_beside(call: Call) -> Along:
+    """Along the second dimension (hstack) or the first (vstack)."""
+    if any(len(tensor.shape) < 2 for tensor in call.tensors()):
+        raise NotImplementedError(call.name)
+    return concatenate(replace(call, arguments={**call.arguments, "dim": int(call.name == "hstack")}))
+
+
 def stack(call: Call) -> Along:
     """Along a new dimension; along the others what meets leaves together."""
     tensors = list(call.tensors())
@@ -134,5 +143,7 @@ RULES: dict[str, Rule] = {
     "glu": glu,
     "cat": concatenate,
     "concat": concatenate,
+    "concatenate": concatenate,
+    **named(put_beside, "hstack vstack"),
     "stack": stack,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
+from ckrm_kernels.shrinking.label_rules.elementwise import meeting
 from ckrm_kernels.shrinking.labels import Labels
 
 _SUM = "a matrix product over its filters"
@@ -16,11 +17,22 @@ def matmul(call: Call) -> Along:
     call.fix(first.vector(-1), _SUM)
     call.fix(second.vector(-2), _SUM)
     rank = len(call.shape)
-    along = {rank - 2: first.vector(-2), rank - 1: second.vector(-1)}
-    for operand in (first, second):
-        batch = {dim: vector for dim, vector in operand.along.items() if dim < len(operand.shape) - 2}
-        call.fix_all(Labels(operand.shape, batch), "a batch of matrix products")
-    return along
+    return {**_batch(call, [first, second]), rank - 2: first.vector(-2), rank - 1: second.vector(-1)}
+
+
+def _batch(call: Call, operands: list[Labels]) -> Along:
+    """Along all but the last two dimensions operands are broadcast; what meets leaves together."""
+    dims = range(len(call.shape) - 2)
+    return {dim: vector for dim in dims if (vector := meeting(call, operands, dim)) is not None}
+
+
+def attention(call: Call) -> Along:
+    """Scaled dot products along the last dimension; heads of query, key and value leave together if each has all."""
+    operands = list(call.tensors())
+    for operand in operands:
+        last = {dim: vector for dim, vector in operand.along.items() if dim >= len(operand.shape) - 2}
+        call.fix_all(operand if call["enable_gqa"] else Labels(operand.shape, last), _FROZEN[call.name])
+    return {} if call["enable_gqa"] else _batch(call, operands)
 
 
 def einsum(call: Call) -> Along:
@@ -71,6 +83,6 @@ RULES: dict[str, Rule] = {
     **named(matmul, "matmul mm bmm"),
     **named(frozen, "addmm addbmm baddbmm mv dot vdot"),
     "einsum": einsum,
-    "scaled_dot_product_attention": frozen,
+    "scaled_dot_product_attention": attention,
     **named(frozen_pieces, "gru lstm rnn_tanh rnn_relu"),
 }

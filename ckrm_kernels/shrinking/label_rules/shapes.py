@@ -153,6 +153,29 @@ def patches(call: Call) -> Along:
     return along
 
 
+def folded(call: Call) -> Along:
+    """Columns summed back where their windows lie: blocks of as many as a window has elements make one channel."""
+    tensor, size = call["self"], call["kernel_size"][0] * call["kernel_size"][-1]
+    channel = len(tensor.shape) - 2
+    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
+    call.fix(tensor.vector(channel + 1), "windows along its filters")
+    if channel in tensor.along:
+        blocks = tensor.along[channel].view(-1, size)
+        call.join_rows(blocks.t().reshape(-1), size, "blocks of channels")
+        along[channel] = blocks[:, 0]
+    return along
+
+
+def parts_of_complex(call: Call) -> Along:
+    """Real and imaginary parts along a new last dimension, or such a dimension made one number."""
+    tensor = call["self"]
+    if call.name == "view_as_real":
+        return dict(tensor.along)
+    last = len(tensor.shape) - 1
+    call.fix(tensor.vector(last), "real and imaginary parts")
+    return {dim: vector for dim, vector in tensor.along.items() if dim < last}
+
+
 def windows(call: Call) -> Along:
     """Windows along one dimension, as a new last one."""
     tensor = call["self"]
@@ -228,6 +251,8 @@ RULES: dict[str, Rule] = {
     "channel_shuffle": channels_shuffled,
     "native_channel_shuffle": channels_shuffled,
     "im2col": patches,
+    "col2im": folded,
+    **named(parts_of_complex, "view_as_real view_as_complex"),
     "unfold": windows,
     "index_select": taken,
     "gather": taken,

@@ -19,6 +19,7 @@ from ckrm_kernels.width_search.report.redundancy import redundancy_section
 from ckrm_kernels.width_search.report.saliency import saliency_section
 from ckrm_kernels.width_search.report.search_path import search_section
 from ckrm_kernels.width_search.report.structure import structure_section
+from ckrm_kernels.width_search.shrunk_networks import SHRUNK, TUNED
 
 _LEAD = 3  # sentences
 _SALIENCY = (
@@ -160,11 +161,18 @@ def _networks(findings: Findings) -> dict[str, str]:
         else "that of the most accurate of the narrower rounds, none of which was chosen"
     )
     name = findings.candidates[1].name
+    yardsticks = {
+        "uniform": "The standard network with all widths narrowed alike to about as many parameters as the "
+        f"{name} one, trained alike.",
+        "uniform-macs": "The same, to about as many multiply-adds.",
+        SHRUNK: "The trained standard networks, each with its own filters removed by <code>plan_shrink</code> and the "
+        "weights that read them refitted on images of the training part: nothing is trained.",
+        TUNED: "Those, trained for one epoch more at a tenth of the learning rate.",
+    }
+    shown = {each.name for each in findings.candidates}
     return {
-        f"standard, {name}, uniform": (
-            f"The network that the search began with; {narrowed}; and the standard one with all widths narrowed alike "
-            f"to about as many parameters as the {name} one."
-        )
+        f"standard, {name}": f"The network that the search began with, and {narrowed}.",
+        **{name: Markup(text) for name, text in yardsticks.items() if name in shown},
     }
 
 

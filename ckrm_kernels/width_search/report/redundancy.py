@@ -58,7 +58,7 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
     beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
     summary = ", ".join(["λ", *(text for name, text in beside.items() if name in names), "distinct filters"])
     shown = [drawings[f"omega-{each.name}"] for each in findings.candidates[:2]]
-    tables = [_numbers(each, names) for each in findings.candidates]
+    tables = [_numbers(each, names) for each in findings.candidates if each.layers]
     return render(__file__, drawings=shown, note=note, summary=summary, tables=tables)
 
 

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 KINDS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {}
-READS = {"functional_convolution": {"weight": 1}, "einsum": {"weight": 0}, "matmul_parameter": {"weight": 0}}
+READS = {
+    "functional_convolution": {"weight": 1},
+    "einsum": {"weight": 0},
+    "matmul_parameter": {"weight": 0},
+    "mixture_of_kernels": {"weight": 2},
+    "embedding_tied_to_the_head": {"embed.weight": 1},
+    "head_tied_to_the_stem": {"encode.weight": 0},
+}
 """Of weights that no layer's module holds: the dimension that reads channels."""
 
 

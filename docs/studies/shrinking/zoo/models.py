@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 import built
 import joined  # noqa: F401 (enters its networks in KINDS)
 import kinds
+import operators  # noqa: F401
+import predictions  # noqa: F401
 import rearranged  # noqa: F401
 import streams  # noqa: F401
 import surroundings  # noqa: F401
+import tasks
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ def models() -> dict[str, Model]:
         name.replace("_", " "): Model("hand-made", build, kinds.READS.get(name, {}))
         for name, build in kinds.KINDS.items()
     }
-    families = {"transformers": built.TRANSFORMERS, "MONAI": built.MONAI, "ckrm_kernels": built.OWN}
+    families = {
+        "transformers": built.TRANSFORMERS | tasks.TRANSFORMERS,
+        "MONAI": built.MONAI | tasks.MONAI,
+        "ckrm_kernels": built.OWN,
+    }
     for family, builders in families.items():
         found |= {name: Model(family, build, built.READS.get(name, {})) for name, build in builders.items()}
     return found
