@@ -16,7 +16,7 @@ from ckrm_kernels.models import predicts_saliency
 from ckrm_kernels.models.gaze import resized
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.training.evaluation import saliency_maps
-from ckrm_kernels.training.run_files import as_safetensors, damage_named
+from ckrm_kernels.training.run_files import as_safetensors
 from ckrm_kernels.training.saliency import saliency_scores
 
 _MOST = 4  # images
@@ -89,20 +89,29 @@ def load_examples(path: Path) -> SaliencyExamples | None:
     """What `save_examples` wrote, None where there is no file; raises ValueError, naming it, where it is damaged."""
     if not path.exists():
         return None
-    with damage_named(path, "delete it to do without its pictures"):
-        from safetensors import safe_open
+    try:
+        return _read(path)
+    except OSError:  # which names it
+        raise
+    except Exception as error:
+        cure = "delete it to do without its pictures"
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); {cure}") from error
 
-        with safe_open(path, "pt") as file:
-            names = json.loads(file.metadata()["networks"])
-            parts = [f"{part}.{name}" for part in ("predicted", "correlations") for name in names]
-            tensors = {name: file.get_tensor(name) for name in ("images", "gaze", "labels", *parts)}
-        return SaliencyExamples(
-            tensors["images"],
-            tensors["gaze"],
-            {name: tensors[f"predicted.{name}"] for name in names},
-            {name: tuple(tensors[f"correlations.{name}"].tolist()) for name in names},
-            tuple(tensors["labels"].tolist()),
-        )
+
+def _read(path: Path) -> SaliencyExamples:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        names = json.loads(file.metadata()["networks"])
+        parts = [f"{part}.{name}" for part in ("predicted", "correlations") for name in names]
+        tensors = {name: file.get_tensor(name) for name in ("images", "gaze", "labels", *parts)}
+    return SaliencyExamples(
+        tensors["images"],
+        tensors["gaze"],
+        {name: tensors[f"predicted.{name}"] for name in names},
+        {name: tuple(tensors[f"correlations.{name}"].tolist()) for name in names},
+        tuple(tensors["labels"].tolist()),
+    )
 
 
 def _drawn(maps: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GAP, _HEAD, _FOOT = 0.08, 0.32, 0.24  # inches: between pictures, above the first row, below each
+_GAP, _HEAD, _FOOT = 0.08, 0.42, 0.24  # inches: between pictures, above the first row, below each
 _LONGEST_NAME = 16
+_LETTER = 0.62  # the mean width of a letter, in its size
 _MAPS = "magma"
 
 
@@ -53,6 +54,9 @@ def saliency_figure(examples: SaliencyExamples, classes: Sequence[str] = ()) -> 
     wide = (WIDTH - 2 * MARGIN - (len(columns) - 1) * _GAP) / len(columns)
     high = min(wide * height / width, 2 * wide)
     total = _HEAD + count * (high + _FOOT)
+    titles = {name: shortened(name, _LONGEST_NAME).replace("-", "-\n") for name in columns}
+    longest = max(len(line) for title in titles.values() for line in title.split("\n"))
+    size = min(TYPE, 72 * wide / (_LETTER * longest))
     figure = new_figure(total)
     for column, (name, (maps, colours)) in enumerate(columns.items()):
         left = MARGIN + column * (wide + _GAP)
@@ -63,8 +67,7 @@ def saliency_figure(examples: SaliencyExamples, classes: Sequence[str] = ()) -> 
             below, small = _below(examples, name, row, classes), TYPE - 2
             axes.set_xlabel(below, fontsize=small, color=LIGHT["soft"], labelpad=2, parse_math=False)
             if row == 0:
-                title = shortened(name, _LONGEST_NAME)
-                axes.set_title(title, fontsize=TYPE, color=LIGHT["text"], pad=5, parse_math=False)
+                axes.set_title(titles[name], fontsize=size, color=LIGHT["text"], pad=5, parse_math=False)
     return figure
 
 

@@ -57,7 +57,7 @@ def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
     if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
         return None
     record = read_json(folder / RECORD)
-    with damage_named(folder / RECORD):
+    with _damage_named(folder / RECORD):
         run = Run(
             _completed(record["identity"]),
             tuple(Epoch(**epoch) for epoch in record["history"]),
@@ -70,7 +70,7 @@ def check_replaceable(folder: Path, identity: dict[str, Any]) -> None:
     """Raises ValueError, naming the difference, where the folder holds a finished run of another identity."""
     if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
         return
-    with damage_named(folder / RECORD):
+    with _damage_named(folder / RECORD):
         theirs = _completed(dict(read_json(folder / RECORD)["identity"]))
     data = differences(identity.get("data", {}), theirs.get("data", {}))
     others = settings.differences({**theirs, "data": 0}, {**identity, "data": 0}, "absent")
@@ -88,14 +88,14 @@ def check_replaceable(folder: Path, identity: dict[str, Any]) -> None:
 def load_metadata(folder: Path) -> dict[str, str]:
     """What the file of the run's weights says of them; raises ValueError, naming the file, where it is damaged."""
     safetensors = _safetensors()
-    with damage_named(folder / WEIGHTS), safetensors.safe_open(folder / WEIGHTS, "pt") as file:
+    with _damage_named(folder / WEIGHTS), safetensors.safe_open(folder / WEIGHTS, "pt") as file:
         return dict(file.metadata() or {})
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """The finished run's weights by name; raises ValueError, naming the file, where they are damaged."""
     safetensors = _safetensors()
-    with damage_named(folder / WEIGHTS):
+    with _damage_named(folder / WEIGHTS):
         tensors: dict[str, Tensor] = safetensors.load_file(folder / WEIGHTS)
     return tensors
 
@@ -103,7 +103,7 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads the run's weights into the model and leaves it in evaluation mode."""
     tensors = load_tensors(folder)
-    with damage_named(folder / WEIGHTS):
+    with _damage_named(folder / WEIGHTS):
         model.load_state_dict(tensors)
     model.eval()
 
@@ -132,7 +132,7 @@ class UnfinishedRun:
         path = self.folder / _UNFINISHED
         if not path.exists():
             return
-        with damage_named(path):
+        with _damage_named(path):
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if _completed(saved["identity"]) == self.identity:
                 load_state_dict(saved["state"])
@@ -146,14 +146,14 @@ def _completed(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def damage_named(path: Path, cure: str = "delete it to train anew") -> Iterator[None]:
+def _damage_named(path: Path) -> Iterator[None]:
     """Turns whatever a damaged file leads to, where it is read and used, into a ValueError that names it."""
     try:
         yield
     except OSError:  # which names it
         raise
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); {cure}") from error
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); delete it to train anew") from error
 
 
 def as_safetensors(tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ckrm_kernels.shrinking.plan import plan_shrink
 from ckrm_kernels.shrinking.saved import PLAN, load_shrunk, save_shrunk
+from ckrm_kernels.shrinking.trained_runs import example_inputs
 from ckrm_kernels.storage.run_folders import seed_folder
 from ckrm_kernels.training import TrainingConfig
 from ckrm_kernels.training.loop import train
@@ -42,9 +43,10 @@ def shrink_standard(networks: Networks, job: Job) -> None:
         return
     rule, images = networks.config.rule, calibration_images(networks.data.train)
     with seeded(job.runtime, job.seed):
+        model = job.trained()
         plan = plan_shrink(
-            job.trained(),
-            images[:2],
+            model,
+            example_inputs(model, images[:2]),
             calibration=images,
             parameters=rule.parameters,
             round_to=rule.multiple,

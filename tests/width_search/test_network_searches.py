@@ -123,7 +123,9 @@ def test_a_search_of_mt_unet_shows_where_its_networks_look(monkeypatch, tmp_path
     )
     standard, *narrower = search(tmp_path, config).candidates
     assert [layer.name for layer in standard.layers] == list(config.network.widths()) == list(standard.widths)
-    assert len(narrower) == (2 if by == "error" else 0)
+    names = ["searched", "uniform", "uniform-macs", "shrunk", "tuned"] if by == "error" else []
+    assert [each.name for each in narrower] == names
+    assert all(len(each.saliency("correlation")) == 1 for each in (standard, *narrower))
     monkeypatch.setattr(DataConfig, "load", None)
     findings = report(tmp_path, Console(quiet=True))
     assert list(findings.saliency.predicted) == [each.name for each in findings.candidates]

@@ -53,7 +53,7 @@ def _label(name: str, findings: Findings) -> str:
         return f"Box plots of {METRICS[name]} of the networks {', '.join(each.name for each in findings.candidates)}"
     if name == "widths":
         return f"The widths of {len(findings.rounds)} rounds of the search, one line for each width"
-    if name == SALIENCY:
-        return f"Images, the gaze on them, and the saliency predicted by {', '.join(findings.weights)}"
+    if name == SALIENCY and findings.saliency is not None:
+        return f"Images, the gaze on them, and the saliency predicted by {', '.join(findings.saliency.predicted)}"
     of_network = f"in each layer of the {name.removeprefix('omega-')} network"
     return f"Distribution of Omega at {findings.similarity.in_words()} {of_network}"
