@@ -106,7 +106,8 @@ def _norm_scales(model: nn.Module, coupling: Coupling) -> Tensor:
             scales.append(torch.stack([weight[list(positions)].sum() for positions in entry.positions]))
     if not scales:
         raise ValueError(
-            f'choose="bn" needs a norm with weights behind the filters of {coupling.name!r}; there is none'
+            f'choose="bn" needs a norm with weights behind the filters of {coupling.name!r}; there is none: name the '
+            "layer in ignore, or choose otherwise"
         )
     return torch.stack(scales).sum(0)
 

@@ -47,10 +47,8 @@ def test_wrong_settings_are_named(ckrm, tmp_path):
         "ckrm: the configuration: maps must be at most the width of network, 16, got 99\n",
     )
     code, _, err = ckrm("eliminate", "--set", "images_per_maps=9", *output)
-    assert (code, err) == (
-        1,
-        "ckrm: the configuration has no setting images_per_maps; is it images_per_map or data.image_folder?\n",
-    )
+    assert code == 1
+    assert err.startswith("ckrm: the configuration has no setting images_per_maps; is it images_per_map")
     code, _, err = ckrm("eliminate", "--set", "data.fraction=0.1", *output)
     assert code == 1
     assert err.startswith(
