@@ -273,7 +273,7 @@ def test_a_run_is_calibrated_with_its_own_training_part(run, ckrm, tmp_path, mon
     assert len(images) == 20
     assert all(image.numpy().tobytes() in training for image in images)
     validation = DataConfig("mnist", folder=str(run.parent / "data")).load().validation
-    x, labels, _ = validation.batch(torch.arange(len(validation)))
+    x, labels, *_ = validation.batch(torch.arange(len(validation)))
     scores = [(model(x).argmax(1) == labels).double().mean() for model in (original, names["model"])]
     assert f"validation part: {scores[0]:.4f}, of the small model {scores[1]:.4f}" in out
     again = load_shrunk(original, tmp_path / "out").state_dict()

@@ -77,7 +77,7 @@ def colourful(dtype: torch.dtype = torch.uint8) -> Part:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
 def test_a_batch_is_normalised_by_channel(dtype):
     part, indices = colourful(dtype), torch.tensor([7, 0, 7])
-    images, labels, gaze = part.batch(indices)
+    images, labels, gaze, _ = part.batch(indices)
     assert images.dtype == gaze.dtype == torch.float32
     for row, index in enumerate(indices.tolist()):
         stored = part.images[index].float()

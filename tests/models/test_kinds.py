@@ -82,9 +82,9 @@ def test_a_configuration_takes_the_name_of_a_network(config):
     [
         (
             ["network.kind=vgg"],
-            r"the configuration: network: kind must be resnet, or module:Class of a network's class, got 'vgg'$",
+            r"the configuration: network: kind must be resnet, .*or module:Class of a network's class, got 'vgg'$",
         ),
-        (["network.kind=3"], "network: kind must be resnet, or module:Class of a network's class, got 3$"),
+        (["network.kind=3"], "network: kind must be resnet, .*or module:Class of a network's class, got 3$"),
         (["network=3"], "the configuration: network: must be a table of settings with a kind, got 3$"),
         (["network.kind=nowhere:Net"], "network: kind 'nowhere:Net' can't be imported: No module named 'nowhere'"),
         (["network=plain_network:Net"], "kind 'plain_network:Net' can't be imported: module 'plain_network' has no"),
@@ -123,7 +123,7 @@ def test_networks_refused_in_configurations(settings, message):
 def test_a_saved_network_without_its_kind_or_with_an_unknown_setting():
     saved = asdict(RunsConfig(network=ResNetShape()))
     without = {**saved, "network": {name: value for name, value in saved["network"].items() if name != "kind"}}
-    with pytest.raises(ValueError, match=r"saved: network: kind must be resnet, or module:Class .*, got None$"):
+    with pytest.raises(ValueError, match=r"saved: network: kind must be resnet, .*or module:Class .*, got None$"):
         typed(RunsConfig, without, "saved")
     with pytest.raises(ValueError, match=r"saved has no setting network\.stam$"):
         typed(RunsConfig, {**saved, "network": {**saved["network"], "stam": 3}}, "saved")
@@ -134,7 +134,7 @@ def test_the_kind_of_a_network_leads_back_to_its_class():
     assert network_class(PLAIN) is PlainNetwork
     with pytest.raises(ValueError, match="kind of the network's class must be 'odd_networks:WithoutKind', got 'plain"):
         check_kind(WithoutKind())
-    with pytest.raises(ValueError, match="kind must be resnet, or module:Class of a network's class, got None"):
+    with pytest.raises(ValueError, match=r"kind must be resnet, .*or module:Class of a network's class, got None"):
         check_kind("resnet-digits")
 
     @dataclass(frozen=True)

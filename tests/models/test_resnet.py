@@ -375,7 +375,7 @@ def test_published_numbers_of_parameters(name, parameters):
 
 def test_every_network_is_listed_under_its_name():
     assert all(name == network.name for name, network in NETWORKS.items())
-    assert len(NETWORKS) == 11
+    assert len(NETWORKS) == 12
 
 
 def test_the_paper_has_no_pool_and_a_stride_of_32():

@@ -130,7 +130,7 @@ def test_the_regions_are_heart_and_lungs(found):
 
 def test_a_batch_holds_image_label_and_gaze(loaded):
     part = loaded[0].train
-    images, labels, gaze = part.batch(torch.tensor([3, 1]))
+    images, labels, gaze, _ = part.batch(torch.tensor([3, 1]))
     assert torch.equal(images, part.images[[3, 1]].float())
     assert torch.equal(labels, part.labels[[3, 1]])
     assert torch.equal(gaze, part.gaze[[3, 1]])
