@@ -9,7 +9,7 @@ from typing import Any
 
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.comparison.latency import Latency
-from ckrm_kernels.comparison.measured_layers import Level, MeasuredLayer
+from ckrm_kernels.comparison.measured_layers import CONFIGURED, SCALE_FREE, Level, MeasuredLayer
 from ckrm_kernels.comparison.statistics import deviation
 from ckrm_kernels.report.columns import NOTHING
 from ckrm_kernels.report.result import TARGET, exceeds_chance
@@ -38,6 +38,9 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     for metric, title in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
         values = [each.saliency(metric) for each in candidates]
         table.add_row(f"saliency {title}", *(mean_and_deviation(each) if each else "" for each in values))
+    table.add_row("lambda of all pairs", *(_of_all_pairs(each.layers, CONFIGURED) for each in candidates))
+    if any(SCALE_FREE in layer.levels for each in candidates for layer in each.layers):
+        table.add_row("the same, scale-free", *(_of_all_pairs(each.layers, SCALE_FREE) for each in candidates))
     for latency in latencies:
         images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
         times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)
@@ -94,6 +97,13 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 def listed(widths: dict[str, int]) -> str:
     """The widths alone, in order."""
     return "/".join(map(str, widths.values()))
+
+
+def _of_all_pairs(layers: Sequence[MeasuredLayer], level: str) -> str:
+    """The share of the pairs of all layers that are redundant; a dash where no layer is measured."""
+    pairs = sum(layer.pairs for layer in layers)
+    above = sum(layer.pairs * layer.levels[level].mean for layer in layers)
+    return f"{above / pairs:.3f}" if pairs else NOTHING
 
 
 def _level(level: Level) -> tuple[str, str]:
