@@ -12,7 +12,8 @@ from ckrm_kernels.commands import shared
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUNS", help="Folders of `ckrm train`, the first the standard.")
+        list[Path],
+        typer.Argument(metavar="RUNS", help="Folders of `ckrm train` or `ckrm search`, the first the standard."),
     ],
     margin: Annotated[float, typer.Option(help="The largest difference that counts as none.")] = 0.01,
     threshold: shared.Threshold = 0.6,

@@ -32,9 +32,9 @@ def compare_runs(
     threshold: float = 0.6,
     similarity: Similarity = Similarity(),  # noqa: B008
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
-    """Compares the networks that `ckrm train` left in each folder, on the held-out part of their data.
+    """Compares the networks that `ckrm train`, or a search, left in each folder, on the held-out part of their data.
 
-    folders: two or more, the first that of the standard network; all of the same data
+    folders: two or more, the first that of the standard network; all of the same data. See `TrainedRuns.of`
     margin: the largest difference that counts as none, > 0
     json: where the result is written, too
     console: a rich console, by default one on standard output

@@ -50,8 +50,13 @@ def _of_search(folder: Path, which: str | None) -> str:
     return folders[which or found]
 
 
+def finished_seeds(folder: Path) -> list[int]:
+    """The seeds of the finished networks in a folder, ascending."""
+    return sorted(int(path.name.removeprefix(_SEED)) for path in folder.glob(f"{_SEED}*") if _is_finished(path))
+
+
 def _of_seed(folder: Path, seed: int | None) -> Path:
-    finished = sorted(int(path.name.removeprefix(_SEED)) for path in folder.glob(f"{_SEED}*") if _is_finished(path))
+    finished = finished_seeds(folder)
     if not finished:
         raise ValueError(f"{folder} holds no trained network, with {WEIGHTS} and {RECORD}, and no finished search")
     if seed is not None and seed not in finished:

@@ -14,10 +14,10 @@ from ckrm_kernels.data.summary import DataSummary, check_same_data
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.extras import check_installed
 from ckrm_kernels.models import AnyNetwork, Network, count_parameters, network_shape, without_memory
-from ckrm_kernels.models.kinds import as_network, check_kind, network_settings
+from ckrm_kernels.models.kinds import as_network, check_kind, described_network, network_settings
 from ckrm_kernels.storage.files import read_json, write_json
 from ckrm_kernels.storage.lock import locked
-from ckrm_kernels.storage.run_folders import seed_folder
+from ckrm_kernels.storage.run_folders import RECORD, finished_run, finished_seeds, seed_folder
 from ckrm_kernels.storage.settings import Tables, as_json, check_kinds, check_same, completed, typed
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.evaluation import Score, evaluate, localization
@@ -154,13 +154,31 @@ class TrainedRuns:
 
     @classmethod
     def of(cls, folder: Path, display: Display) -> TrainedRuns:
-        """The runs that `ckrm train` left in a folder."""
+        """The runs that `ckrm train` left in a folder, or those of one network of a search.
+
+        folder: of `ckrm train`; of a finished search, for the network that it ended with; or, within a search's, that
+            of one of its networks, such as networks/uniform
+        """
+        search = _search_of(folder)
+        if search is not None:
+            return cls._of_search(search, finished_run(folder).parent, display)
         path = folder / _CONFIG
         if not path.exists():
             raise ValueError(f"{folder} holds no runs of `ckrm train`: {_CONFIG} is missing")
         value = _read(path)
         value.pop("version", None)
         return cls(folder, typed(RunsConfig, value, str(path)), Runtime(), display)
+
+    @classmethod
+    def _of_search(cls, search: Path, folder: Path, display: Display) -> TrainedRuns:
+        seeds = finished_seeds(folder)
+        network = described_network(
+            read_json(seed_folder(folder, seeds[0]) / RECORD)["identity"]["network"], str(folder)
+        )
+        value = read_json(search / _CONFIG)
+        data: DataConfig = typed(DataConfig, value["data"], f"{search / _CONFIG}: data")
+        training: TrainingConfig = typed(TrainingConfig, value["training"], f"{search / _CONFIG}: training")
+        return cls(folder, RunsConfig(network, data, training, tuple(seeds)), Runtime(), display)
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""
@@ -189,6 +207,14 @@ class TrainedRuns:
         kept = read_json(self.folder / _DATA) if (self.folder / _DATA).exists() else {}
         identity = kept.get("identity", {}) if isinstance(kept, dict) else {}
         check_same_data(self.data.identity, identity, self.config.data.place, f"{self.folder} holds runs")
+
+
+def _search_of(folder: Path) -> Path | None:
+    """The search that the folder is of, or lies in as that of one network."""
+    for each in (folder, *folder.absolute().parents[1:2]):
+        if (each / _CONFIG).exists() and "rule" in read_json(each / _CONFIG):
+            return each
+    return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from test_search import layer
 
+from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import Part, digits
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.plan import plan_shrink
@@ -41,6 +42,7 @@ def networks(count):
     return found
 
 
+@pytest.mark.exhaustive
 def test_the_widths_are_the_medians_of_what_shrinking_keeps():
     models, images = networks(3), torch.randn(32, 1, 8, 8)
     kept = [
@@ -161,6 +163,9 @@ def test_a_search_compares_the_widths_kept_and_is_reported(tmp_path):
     assert "falls to their number" not in page
     assert all(f'class="swatch {name}"' in page for name in names)
     _check_shrunk(tmp_path / "run", shrunk, tuned)
+    runs = [tmp_path / "run" / "networks" / "round-0", tmp_path / "run"]  # of one network; of the one it ended with
+    again, *_ = compare_runs(runs, 0.01, console=Console(file=StringIO()))
+    assert [(each.name, each.scores) for each in again] == [("round-0", standard.scores), ("run", searched.scores)]
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:4]}))
     (tmp_path / "run" / "networks" / "tuned" / "seed-0" / "plan.json").unlink()  # killed while it was tuned

@@ -108,7 +108,7 @@ def test_a_search_of_gg_cam(monkeypatch, tmp_path):
     assert list(standard.widths) == ["conv1", "layer1.0.conv1", "layer1"]
 
 
-@pytest.mark.parametrize("by", [pytest.param("redundancy", marks=pytest.mark.exhaustive), "error"])
+@pytest.mark.parametrize("by", ["redundancy", pytest.param("error", marks=pytest.mark.exhaustive)])
 def test_a_search_of_mt_unet_shows_where_its_networks_look(monkeypatch, tmp_path, by):
     monkeypatch.setattr(DataConfig, "load", lambda self, track=None: gaze_digits())
     config = WidthSearchConfig(
