@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ckrm_kernels.shrinking.copying import tensors_of
 from ckrm_kernels.shrinking.couplings import Graph
 from ckrm_kernels.shrinking.surgery import Kept, Removed, cut_in_place, cut_to, kept_indices, shapes_of
+
+_Carried = tuple[list[list[Tensor]], dict[Any, Any]]
+"""Of an optimizer: the parameters of each group, and the state."""
 
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
@@ -36,24 +40,54 @@ def carry_over(
         in place and given back; its weights are not refitted as a fold refits the small model's
     Raises TypeError or ValueError before anything is changed: for an optimizer with other parameters than the
     original's, state of another shape than its parameter's (factored, as Adafactor's, or LBFGS's), a scheduler of
-    another optimizer, averaged weights of another model, models that are wrapped for parallel training.
+    another optimizer, averaged weights of another model or held by the original itself, models that are wrapped for
+    parallel training.
     """
+    kept, averaged, carried = _checked(
+        original, small, graph, removed, optimizer=optimizer, scheduler=scheduler, ema=ema
+    )
+    if averaged is not None:
+        cut_in_place(averaged, kept)
+    if optimizer is not None and carried is not None:
+        groups, state = carried
+        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
+            group["params"][:] = parameters  # the list stays, which some optimizers hold as well
+        optimizer.state.clear()
+        optimizer.state.update(state)
+    return ema
+
+
+def check_carried(
+    original: nn.Module,
+    graph: Graph,
+    removed: Removed,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    ema: nn.Module | None = None,
+) -> None:
+    """Raises the errors of `carry_over`, and changes nothing."""
+    _checked(original, original, graph, removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
+
+
+def _checked(
+    original: nn.Module,
+    small: nn.Module,
+    graph: Graph,
+    removed: Removed,
+    *,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: Any,
+    ema: nn.Module | None,
+) -> tuple[Kept, nn.Module | None, _Carried | None]:
+    """What stays of each tensor, the averaged weights, and the optimizer's groups and state for the small model."""
     for name, model in (("original", original), ("small", small), ("ema", ema)):
         _check_unwrapped(name, model)
     if scheduler is not None and (optimizer is None or getattr(scheduler, "optimizer", None) is not optimizer):
         raise ValueError("scheduler must be one of the optimizer that is given, got one of another")
     kept = kept_indices(graph, removed, original)
     averaged = None if ema is None else _averaged(ema, original)
-    if optimizer is not None:
-        groups, state = _carried(optimizer, original, small, kept)
-    if averaged is not None:
-        cut_in_place(averaged, kept)
-    if optimizer is not None:
-        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
-            group["params"][:] = parameters  # the list stays, which some optimizers hold as well
-        optimizer.state.clear()
-        optimizer.state.update(state)
-    return ema
+    return kept, averaged, None if optimizer is None else _carried(optimizer, original, small, kept)
 
 
 def _check_unwrapped(name: str, model: nn.Module | None) -> None:
@@ -72,6 +106,7 @@ def _averaged(ema: Any, original: nn.Module) -> nn.Module:
     inner = getattr(ema, "module", None)
     for candidate in (ema, inner):
         if isinstance(candidate, nn.Module) and shapes_of(candidate) == wanted:
+            _check_own_tensors(candidate, original)
             return candidate
     found = shapes_of(inner if isinstance(inner, nn.Module) else ema)
     other = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
@@ -80,9 +115,15 @@ def _averaged(ema: Any, original: nn.Module) -> nn.Module:
     )
 
 
-def _carried(
-    optimizer: torch.optim.Optimizer, original: nn.Module, small: nn.Module, kept: Kept
-) -> tuple[list[list[Tensor]], dict[Any, Any]]:
+def _check_own_tensors(averaged: nn.Module, original: nn.Module) -> None:
+    """Refuses averaged weights that are the original's, which cutting them in place would change."""
+    originals = {id(tensor) for tensor in tensors_of(original).values()}
+    for name, tensor in tensors_of(averaged).items():
+        if id(tensor) in originals:
+            raise ValueError(f"ema must hold weights of its own, and its {name} is the model's own tensor")
+
+
+def _carried(optimizer: torch.optim.Optimizer, original: nn.Module, small: nn.Module, kept: Kept) -> _Carried:
     """The parameters of each group, and the state, of the small model."""
     names = {id(parameter): name for name, parameter in original.named_parameters()}
     parameters = dict(small.named_parameters())

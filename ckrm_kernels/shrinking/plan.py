@@ -19,7 +19,7 @@ from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
 from ckrm_kernels.shrinking.calibration import Calibration, check_runs
-from ckrm_kernels.shrinking.carrying import carry_over
+from ckrm_kernels.shrinking.carrying import carry_over, check_carried
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.counting import size_of
 from ckrm_kernels.shrinking.couplings import Coupling, Graph
@@ -103,9 +103,11 @@ class ShrinkPlan(PlanViews):
         ema: a model of averaged weights (`torch.optim.swa_utils.AveragedModel`), shrunk too
         progress: shows on standard error how far it is
         keep: where refitted layers are kept as they are finished, and found by an equal call; `ckrm shrink`'s
-        Raises ValueError where the model's tensors have other shapes than when it was planned.
+        Raises, before anything is done, ValueError where the model's tensors have other shapes than when it was
+        planned, and ValueError or TypeError for an optimizer, scheduler or ema that can't be carried over.
         """
         self._check_unchanged()
+        check_carried(self.model, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         small, refits = self._small(fold, progress, keep)
         carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()

@@ -165,6 +165,12 @@ class Adafactor(torch.optim.Adafactor):
             r"ema must average the model's weights: stem.weight must have the shape \(5, 2, 3, 3\), got \(6, 2, 3, 3\)",
             {"ema": lambda m, o: AveragedModel(residual(width=6)[0])},
         ),
+        (
+            ValueError,
+            "ema must hold weights of its own, and its stem.weight is the model's own",
+            {"ema": lambda m, o: m},
+        ),
+        (ValueError, "its stem.weight is the model's own tensor", {"ema": lambda m, o: nn.ModuleDict({"module": m})}),
         (ValueError, "must have the shape .*, got None", {"ema": lambda m, o: nn.Linear(2, 2)}),
         (ValueError, "'row_var' of .* must have its shape .* make a new optimizer", {"make": Adafactor}),
     ],

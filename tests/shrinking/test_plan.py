@@ -135,6 +135,21 @@ def test_a_model_that_has_changed_since_is_planned_again():
         plan.apply()
 
 
+def test_what_can_not_be_carried_over_is_refused_before_the_fold(monkeypatch):
+    net = plain_network()
+    plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
+    monkeypatch.setattr(type(plan), "_small", lambda *_: pytest.fail("folded"))
+    before = state_of(net)
+    other = torch.optim.Adam(plain_network().parameters())
+    for refused, words in (
+        ({"optimizer": other}, "optimizer must"),
+        ({"ema": net}, "ema must hold weights of its own"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            plan.apply(**refused)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
 def test_applied_twice_it_is_the_same():
     plan = plan_shrink(plain_network(), EXAMPLE, calibration=IMAGES, macs=0.6)
     first, second = state_of(plan.apply()), state_of(plan.apply())
