@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.fx import traceback
 
+from ckrm_kernels.shrinking.bench import random_state_kept
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import Inputs, replaced, tensors_in
 from ckrm_kernels.shrinking.watching import Watching, is_of_a_model, place_of, with_computed_sizes
@@ -41,6 +43,9 @@ class _Watched(_OfTensors):
             return super().forward(*tensors)
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""The exporter and the streams and log that are silenced are the whole process's: threads take turns."""
+
 PREFIX = "model."
 """Of the model's names in the exported program."""
 
@@ -53,7 +58,7 @@ def exported(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tor
     Raises ValueError with the exporter's own words and, where they name it, the line of the model's source.
     """
     tensors = tuple(inputs.tensors())
-    with torch.random.fork_rng(devices=[]), traceback.preserve_node_meta(), _silence():
+    with _ONE_AT_A_TIME, random_state_kept(model), traceback.preserve_node_meta(), _silence():
         try:
             twin = with_computed_sizes(_twin(model, training))
             return torch.export.export(_Watched(twin, inputs), tensors, strict=False)

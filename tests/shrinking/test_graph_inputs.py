@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,6 +152,15 @@ def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_threads_trace_at_once_and_the_streams_come_back() -> None:
+    model, example = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval(), torch.ones(2, 2, 4, 4)
+    streams = sys.stdout, sys.stderr
+    with ThreadPoolExecutor(3) as pool:
+        graphs = list(pool.map(lambda _: trace(model, example), range(6)))
+    assert (sys.stdout, sys.stderr) == streams
+    assert {graph.couplings for graph in graphs} == {trace(model, example).couplings}
+
+
 def test_scripted_and_quantised_models_are_refused() -> None:
     with pytest.warns(DeprecationWarning, match="jit"):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4)))
