@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -106,10 +108,16 @@ def in_words(error: Exception) -> str:
 
 @contextmanager
 def random_state_kept(model: nn.Module) -> Iterator[None]:
-    """Puts the global random state back after use."""
+    """Puts the global random state back after use: torch's, on the model's devices too, NumPy's and Python's."""
     devices = {tensor.device.index or 0 for tensor in tensors_of(model).values() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        yield
+    numpys = np.random.get_state()  # noqa: NPY002 - the global one is what a model may draw from
+    pythons = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            yield
+    finally:
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
 
 
 class _Narrow(TorchDispatchMode):

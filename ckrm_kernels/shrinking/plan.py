@@ -17,6 +17,7 @@ from ckrm_kernels.presentation.numbers import counted, duration, size
 from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
+from ckrm_kernels.shrinking.bench import random_state_kept
 from ckrm_kernels.shrinking.budget import Budget, checked_budget
 from ckrm_kernels.shrinking.calibration import Calibration, check_runs
 from ckrm_kernels.shrinking.carrying import carry_over, check_carried
@@ -108,7 +109,8 @@ class ShrinkPlan(PlanViews):
         """
         self._check_unchanged()
         check_carried(self.model, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
-        small, refits = self._small(fold, progress, keep)
+        with random_state_kept(self.model):  # which the model's forward pass may draw from
+            small, refits = self._small(fold, progress, keep)
         carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()
         self._refits.update(refits)
@@ -197,19 +199,34 @@ def plan_shrink(
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
     graph = trace(model, inputs)
-    data = None if calibration is None else Calibration(calibration, inputs, images=images)
+    wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress, keep)
+    with random_state_kept(model):  # a loader and the model's forward pass may draw from it
+        data = None if calibration is None else Calibration(calibration, inputs, images=images)
+        return _planned(model, graph, inputs, data, ignore, wishes)
+
+
+def _planned(
+    model: nn.Module,
+    graph: Graph,
+    inputs: Inputs,
+    data: Calibration | None,
+    ignore: Iterable[str | nn.Module],
+    wishes: _Wishes,
+) -> ShrinkPlan:
+    """The plan, of a model that could be traced and of options that were checked."""
+    budget, choose, minimum = wishes.budget, wishes.choose, wishes.minimum
     if data is not None:
         check_runs(model, data)
     staying = dict.fromkeys(ignored(model, graph, ignore), "ignored")
     check_minimum(graph, minimum)
-    proofs = prove(model, graph, inputs, seed=seed)
+    proofs = prove(model, graph, inputs, seed=wishes.seed)
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
-    measured = {row.name: row for row in measure(model, limit, pointwise="vector", signed=True, scale_free=True).layers}
-    wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress, keep)
+    rows = measure(model, wishes.threshold, pointwise="vector", signed=True, scale_free=True).layers
+    measured = {row.name: row for row in rows}
     free = [coupling for coupling in graph.couplings if coupling.name not in staying]
     curves = _curves(model, graph, free, data, measured, wishes)
     wanted = within_budget(
-        model, graph, curves, budget, inputs, uniform=wishes.uniform, round_to=round_to, minimum=minimum
+        model, graph, curves, budget, inputs, uniform=wishes.uniform, round_to=wishes.round_to, minimum=minimum
     )
     merges = data is None and choose == "error"
     if merges:

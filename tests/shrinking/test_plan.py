@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,6 +125,27 @@ def test_what_a_forward_pass_changes_is_changed_in_copies():
     plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5).apply()
     assert net.calls == 0
     assert not hasattr(net, "last")
+
+
+class Drawing(nn.Sequential):
+    """Draws in every forward pass, of every global generator, what it does not use."""
+
+    def forward(self, x):
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+        return super().forward(x)
+
+
+def random_states() -> tuple:
+    numpys = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpys[1].tolist(), numpys[2:], random.getstate()
+
+
+def test_no_random_state_changes():
+    batches = torch.utils.data.DataLoader(IMAGES, 16, shuffle=True)
+    net = Drawing(*plain_network()).eval()
+    before = random_states()
+    plan_shrink(net, EXAMPLE, calibration=batches, parameters=0.5).apply()
+    assert random_states() == before
 
 
 def test_a_model_that_has_changed_since_is_planned_again():
