@@ -35,7 +35,7 @@ from ckrm_kernels.shrinking.plan_views import PlanViews
 from ckrm_kernels.shrinking.proof import Proof, prove, prove_removal
 from ckrm_kernels.shrinking.redundant import repeats
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
-from ckrm_kernels.shrinking.surgery import shapes_of, without
+from ckrm_kernels.shrinking.surgery import parts_of, without
 from ckrm_kernels.shrinking.totals import bytes_of_weights, latencies
 from ckrm_kernels.shrinking.widths import Minimum, check_minimum, ignored
 from ckrm_kernels.shrinking.within_budget import Removed, within_budget
@@ -75,10 +75,10 @@ class ShrinkPlan(PlanViews):
     _calibration: Calibration | None
     _merges: bool
     _refits: dict[str, Refit] = field(default_factory=dict)
-    _shapes: dict[str, tuple[int, ...]] = field(init=False)
+    _parts: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_shapes", shapes_of(self.model))
+        object.__setattr__(self, "_parts", parts_of(self.model))
 
     @property
     def layers(self) -> tuple[ShrunkLayer, ...]:
@@ -104,8 +104,9 @@ class ShrinkPlan(PlanViews):
         ema: a model of averaged weights (`torch.optim.swa_utils.AveragedModel`), shrunk too
         progress: shows on standard error how far it is
         keep: where refitted layers are kept as they are finished, and found by an equal call; `ckrm shrink`'s
-        Raises, before anything is done, ValueError where the model's tensors have other shapes than when it was
-        planned, and ValueError or TypeError for an optimizer, scheduler or ema that can't be carried over.
+        Raises, before anything is done, ValueError where the model has other modules or tensors, or tensors of another
+        shape, dtype or device, than when it was planned, and ValueError or TypeError for an optimizer, scheduler or ema
+        that can't be carried over.
         """
         self._check_unchanged()
         check_carried(self.model, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
@@ -117,12 +118,11 @@ class ShrinkPlan(PlanViews):
         return small
 
     def _check_unchanged(self) -> None:
-        shapes = shapes_of(self.model)
-        for name in (*self._shapes, *shapes):
-            if (was := self._shapes.get(name)) != (now := shapes.get(name)):
+        parts = parts_of(self.model)
+        for name in (*self._parts, *parts):
+            if (was := self._parts.get(name, "absent")) != (now := parts.get(name, "absent")):
                 raise ValueError(
-                    f"the plan's model must be as it was planned: {name} was of shape {was}, and is now of {now}; "
-                    "plan it again"
+                    f"the plan's model must be as it was planned: {name} was {was}, and is now {now}; plan it again"
                 )
 
     def _small(self, fold: bool, progress: bool, keep: FinishedParts | None) -> tuple[nn.Module, dict[str, Refit]]:

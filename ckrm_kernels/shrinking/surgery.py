@@ -133,6 +133,16 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {**{name: tuple(tensor.shape) for name, tensor in tensors_of(model).items()}, **norm_sizes(model)}
 
 
+def parts_of(model: nn.Module) -> dict[str, str]:
+    """In words the type of each module, and of each tensor the shape, dtype and device, by name."""
+    tensors = tensors_of(model)
+    kinds = {name: f", {tensor.dtype}, on {tensor.device}" for name, tensor in tensors.items()}
+    return {
+        **{f"module {name or 'itself'}": f"a {type(module).__name__}" for name, module in model.named_modules()},
+        **{name: f"of shape {shape}{kinds.get(name, '')}" for name, shape in shapes_of(model).items()},
+    }
+
+
 def cut_to(tensor: Tensor, kept: Mapping[int, Sequence[int]]) -> Tensor:
     """A tensor like this one with the indices that stay of each dimension, its memory in the same order."""
     if not is_plain(tensor):

@@ -151,7 +151,6 @@ def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert not log.disabled
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_threads_trace_at_once_and_the_streams_come_back() -> None:
     model, example = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval(), torch.ones(2, 2, 4, 4)
     streams = sys.stdout, sys.stderr
@@ -161,6 +160,7 @@ def test_threads_trace_at_once_and_the_streams_come_back() -> None:
     assert {graph.couplings for graph in graphs} == {trace(model, example).couplings}
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_scripted_and_quantised_models_are_refused() -> None:
     with pytest.warns(DeprecationWarning, match="jit"):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4)))

@@ -148,13 +148,24 @@ def test_no_random_state_changes():
     assert random_states() == before
 
 
-def test_a_model_that_has_changed_since_is_planned_again():
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda net: net.__setitem__(3, nn.Conv2d(12, 20, 3)),
+            r"3.weight was of shape \(16, 12, 3, 3\), .* is now of shape \(20, 12, 3, 3\), .*; plan",
+        ),
+        (lambda net: net.__setitem__(2, nn.Sigmoid()), "module 2 was a ReLU, and is now a Sigmoid"),
+        (lambda net: net.append(nn.ReLU()), "was absent, and is now a ReLU"),
+        (lambda net: net.half(), "0.weight was .* torch.float32, on cpu, and is now .* torch.float16"),
+        (lambda net: net.to("meta"), "on cpu, and is now .* on meta"),
+    ],
+)
+def test_a_model_that_has_changed_since_is_planned_again(change, words):
     net = plain_network()
     plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
-    net[3] = nn.Conv2d(12, 20, 3)
-    with pytest.raises(
-        ValueError, match=r"3.weight was of shape \(16, 12, 3, 3\), and is now of \(20, 12, 3, 3\); plan"
-    ):
+    change(net)
+    with pytest.raises(ValueError, match=words):
         plan.apply()
 
 
