@@ -20,6 +20,7 @@ from ckrm_kernels.extras import require
 from ckrm_kernels.shrinking.copying import copied, tensors_of
 from ckrm_kernels.shrinking.surgery import Kept, cut_in_place, kept_indices, shapes_of
 from ckrm_kernels.shrinking.torch_modules import norm_sizes
+from ckrm_kernels.shrinking.traceable import check_traceable
 from ckrm_kernels.storage.files import sha256_of, write_atomically, write_json
 from ckrm_kernels.version import __version__
 
@@ -65,12 +66,10 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     folder: with `plan.json` and `model.safetensors`; nothing of them is run
     Raises FileNotFoundError where one is missing, ValueError, naming the file and what is wrong in it, for damaged,
     foreign or hand-edited ones, and for a model that the plan is not of, naming the first tensor that differs;
-    TypeError for a model that is none.
+    TypeError for a model that is none; either for one without values of its own (lazy, on the meta device, sharded).
     """
     folder = Path(folder)
-    made = copied(model) if isinstance(model, nn.Module) else model()
-    if not isinstance(made, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module or what makes one, got {type(made).__name__}")
+    made = _made(model)
     path = folder / PLAN
     plan = _read(path)
     absent = norm_sizes(made).keys() - plan["original"].keys()  # from plans of before norms had entries
@@ -79,6 +78,15 @@ def load_shrunk(model: nn.Module | Callable[[], nn.Module], folder: str | PathLi
     cut_in_place(made, kept)
     _load(folder / WEIGHTS, plan["sha256"], made)
     return made.eval()
+
+
+def _made(model: Any) -> nn.Module:
+    """A copy of the model, or what a constructor makes, that can hold values."""
+    made = model() if callable(model) and not isinstance(model, nn.Module) else model
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module or what makes one, got {type(made).__name__}")
+    check_traceable(made)
+    return copied(made) if made is model else made
 
 
 def _shapes(model: nn.Module) -> dict[str, list[int]]:
@@ -185,7 +193,8 @@ def _load(path: Path, digest: str, small: nn.Module) -> None:
         here, there = (None if name not in each else tuple(each[name].shape) for each in (wanted, tensors))
         if here != there:
             raise ValueError(f"{path}: {name} must be {here or 'absent'} in the small model, got {there or 'nothing'}")
-        if wanted[name].is_floating_point() != tensors[name].is_floating_point():
+        dtypes = {wanted[name].dtype, tensors[name].dtype}
+        if len(dtypes) > 1 and not all(dtype.is_floating_point for dtype in dtypes):
             raise ValueError(f"{path}: {name} must be like {wanted[name].dtype}, got {tensors[name].dtype}")
     for name, tensor in wanted.items():
         tensor.data = tensors[name].to(tensor.device)

@@ -256,6 +256,36 @@ def test_truncated_or_other_weights_are_refused(folder):
         load_shrunk(Net, folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32])
+def test_whole_numbers_of_another_dtype_are_refused(folder, dtype):
+    from hashlib import sha256
+
+    import safetensors.torch
+
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.int64)
+    path.write_bytes(safetensors.torch.save({**tensors, name: tensors[name].to(dtype)}))
+    edited(folder, sha256=sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=f"{name} must be like torch.int64, got {dtype}"):
+        load_shrunk(Net, folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        (lambda: Net().to("meta"), ValueError, "on the meta device"),
+        (Net().to("meta"), ValueError, "on the meta device"),
+        (nn.Sequential(nn.LazyConv2d(3, 3)), ValueError, "0 is a lazy layer"),
+        ("models:Net", TypeError, "model must be a torch.nn.Module or what makes one, got str"),
+        (lambda: None, TypeError, "model must be a torch.nn.Module or what makes one, got NoneType"),
+    ],
+)
+def test_what_can_hold_no_values_is_refused(folder, model, error, words):
+    with pytest.raises(error, match=words):
+        load_shrunk(model, folder)
+
+
 def test_a_write_that_fails_leaves_no_plan_of_other_weights(folder, monkeypatch):
     """Where the second file can't be written, the first one's weights have no plan that would not fit them."""
     plan, small = shrunk(seed=1)
