@@ -126,6 +126,7 @@ class _Example:
             raise TypeError(f"calibration is one tensor, while example_inputs are {len(self.tensors)}")
         result = []
         for given, example in zip(tensors, self.tensors, strict=True):
+            _check_values(given)
             _check_dtype(given, example)
             if given.shape == example.shape[1:]:
                 given = given.unsqueeze(0)
@@ -159,6 +160,13 @@ def _items(data: Any) -> Iterable[Any]:
         raise TypeError(f"calibration is a {type(data).__name__}; accepted is {_ACCEPTED}") from None
 
 
+def _check_values(given: Tensor) -> None:
+    if given.is_meta:
+        raise ValueError("calibration is on the meta device, without values; accepted are inputs that have some")
+    if given.layout != torch.strided:
+        raise ValueError(f"calibration has a tensor of the layout {given.layout}; accepted are dense ones")
+
+
 def _check_dtype(given: Tensor, example: Tensor) -> None:
     if given.dtype != example.dtype and not (given.is_floating_point() and example.is_floating_point()):
         hint = "; scale the images as the network's training did" if example.is_floating_point() else ""
@@ -167,8 +175,6 @@ def _check_dtype(given: Tensor, example: Tensor) -> None:
 
 def _check_finite(tensors: list[Tensor]) -> None:
     for tensor in tensors:
-        if tensor.is_meta:
-            raise ValueError("calibration is on the meta device, without values; accepted are inputs that have some")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError("calibration has inputs with NaN or Inf; accepted are finite ones")
 

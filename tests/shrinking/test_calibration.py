@@ -100,6 +100,7 @@ def test_floating_inputs_are_given_in_the_dtype_of_the_example():
         (IMAGES[:1], "calibration has one input; accepted"),
         (IMAGES * torch.nan, "NaN or Inf"),
         (IMAGES.to("meta"), "on the meta device, without values"),
+        (IMAGES.to_sparse(), "of the layout torch.sparse_coo; accepted are dense ones"),
         ([IMAGES, IMAGES / 0], "NaN or Inf"),
         (torch.zeros(4, 3, 5, 4), r"shape \(3, 5, 4\), example_inputs of \(3, 4, 4\)"),
         (torch.zeros(4, 4), r"shape \(4,\), example_inputs of \(3, 4, 4\)"),
