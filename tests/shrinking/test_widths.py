@@ -174,6 +174,7 @@ def test_where_every_drop_saves_as_much_and_costs_more_than_the_last_it_is_the_b
 def test_budgets_as_numbers():
     half = removals(MODEL, GRAPH, CURVES, parameters=0.5)
     assert half == removals(MODEL, GRAPH, CURVES, parameters=TOTAL.parameters // 2)
+    assert not any(removals(MODEL, GRAPH, CURVES, parameters=10**400).values())  # more than a float can hold
     assert half == {
         "stem": CURVES["stem"].order[: len(half["stem"])],
         "narrow": CURVES["narrow"].order[: len(half["narrow"])],
