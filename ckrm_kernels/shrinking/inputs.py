@@ -31,6 +31,11 @@ class Inputs:
         return Inputs(*replaced((self.args, self.kwargs), map(change, self.tensors())))
 
     @property
+    def batch(self) -> int:
+        """How many examples the first tensor with dimensions holds."""
+        return next((len(tensor) for tensor in self.tensors() if tensor.dim()), 1)
+
+    @property
     def device(self) -> torch.device:
         """Of the first tensor."""
         return next((tensor.device for tensor in self.tensors()), torch.device("cpu"))

@@ -110,9 +110,9 @@ class ShrinkPlan(PlanViews):
         """
         self._check_unchanged()
         check_carried(self.model, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
-        with random_state_kept(self.model):  # which the model's forward pass may draw from
+        with torch.inference_mode(False), random_state_kept(self.model):  # so that the small one can be trained
             small, refits = self._small(fold, progress, keep)
-        carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
+            carry_over(self.model, small, self.graph, self.removed, optimizer=optimizer, scheduler=scheduler, ema=ema)
         self._refits.clear()
         self._refits.update(refits)
         return small
@@ -198,6 +198,8 @@ def plan_shrink(
     _check_options(budget, calibration, choose, widths, round_to, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
+    if not inputs.batch:
+        raise ValueError("example_inputs must be a batch of 2 or more, got an empty one")
     graph = trace(model, inputs)
     wishes = _Wishes(budget, choose, widths == "uniform", limit, round_to, minimum, seed, progress, keep)
     with random_state_kept(model):  # a loader and the model's forward pass may draw from it

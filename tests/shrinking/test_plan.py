@@ -190,6 +190,15 @@ def test_applied_twice_it_is_the_same():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_what_is_made_in_inference_mode_can_be_trained():
+    net = plain_network()
+    with torch.inference_mode():
+        plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.5)
+        small = plan.apply()
+    small(EXAMPLE).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), plan.apply().parameters(), strict=True))
+
+
 @pytest.mark.parametrize("choose", ["error", "psi", "l1"])
 def test_without_calibration(choose):
     net = plain_network()
@@ -301,6 +310,11 @@ class OfTwo(nn.Sequential):
 
     def forward(self, x):
         return super().forward(x.view(2, 3, 8, 8))
+
+
+def test_an_empty_batch_is_no_example():
+    with pytest.raises(ValueError, match="example_inputs must be a batch of 2 or more, got an empty one"):
+        plan_shrink(plain_network(), EXAMPLE[:0], parameters=0.5)
 
 
 def test_inputs_that_the_model_does_not_run_on_are_named():
