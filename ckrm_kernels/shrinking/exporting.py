@@ -73,17 +73,14 @@ def exported(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tor
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without the exporter's warnings and log, and without the programs that it prints where it refuses a model."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch")]
-    heard = [logger for logger in loggers if not logger.disabled]
+    level = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
-        for logger in heard:  # their handlers hold the streams of before
-            logger.disabled = True
+        logging.disable(logging.CRITICAL)  # handlers hold the streams of before, and modules yet to be imported log too
         try:
             yield
         finally:
-            for logger in heard:
-                logger.disabled = False
+            logging.disable(level)
 
 
 def _twin(model: nn.Module, training: bool) -> nn.Module:

@@ -148,7 +148,17 @@ def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         log.removeHandler(handler)
     assert capfd.readouterr() == ("", "")
     assert lines.getvalue() == ""
-    assert not log.disabled
+    assert log.isEnabledFor(logging.ERROR)
+
+
+def test_a_log_that_is_made_while_tracing_is_silent_too(caplog: pytest.LogCaptureFixture) -> None:
+    def run(m: Network, x: torch.Tensor) -> torch.Tensor:
+        logging.getLogger("torch.imported_while_tracing").error("noise")
+        return _branch(m, x)
+
+    with pytest.raises(ValueError, match="the model can't be traced"):
+        trace(_network(run), IMAGES)
+    assert "noise" not in caplog.text
 
 
 def test_threads_trace_at_once_and_the_streams_come_back() -> None:
