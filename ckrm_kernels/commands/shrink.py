@@ -182,6 +182,8 @@ def _of_constructor(
             typer.echo(f"note: {note}", err=True)
     else:
         model = _with_weights_of_its_own(make, path)
+    dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), examples.dtype)
+    examples, calibration = examples.to(dtype), None if calibration is None else calibration.to(dtype)
     module, _, name = path.partition(":")
     lines = (f"from {module} import {name.partition('.')[0]}", f"model = load_shrunk({name}, FOLDER)")
     return _Source(model, make, path, examples, calibration, lines)
@@ -192,11 +194,14 @@ def _with_weights_of_its_own(make: Callable[[], nn.Module], path: str) -> nn.Mod
     import torch
     from torch import nn
 
+    from ckrm_kernels.shrinking.traceable import check_traceable
+
     first, second = make(), make()
     if not isinstance(first, nn.Module):
         raise typer.BadParameter(
             f"{path} must make a torch.nn.Module, got {type(first).__name__}", param_hint="NETWORK"
         )
+    check_traceable(first)
     states = first.state_dict(), second.state_dict()
     if any(not torch.equal(states[0][name].nan_to_num(), states[1][name].nan_to_num()) for name in states[0]):
         raise typer.BadParameter(

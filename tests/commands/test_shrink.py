@@ -105,6 +105,22 @@ def test_the_same_command_finds_it_done_and_another_is_refused(place, ckrm):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_a_tensor_in_double_precision_is_taken_in_the_models(place, ckrm):
+    assert ckrm(*NET, *HALF)[0] == 0
+    np.save("double.npy", np.load("images.npy").astype(np.float64))
+    assert ckrm(*NET, *HALF, "--calibration", "double.npy", "--output", "of_double")[0] == 0
+    assert Path("out/model.safetensors").read_bytes() == Path("of_double/model.safetensors").read_bytes()
+
+
+def test_a_lazy_model_is_named(place, ckrm):
+    Path("lazy_nets.py").write_text(
+        "from torch import nn\ndef made():\n    return nn.Sequential(nn.LazyConv2d(4, 3))\n"
+    )
+    code, _, err = ckrm("shrink", "lazy_nets:made", *HALF)
+    assert code == 1
+    assert "0 is a lazy layer without parameters yet" in err
+
+
 def test_images_in_a_folder_are_those_of_the_tensor(place, ckrm):
     """The file's pixels are those of the images, scaled to [0, 1] as these are."""
     assert ckrm(*NET, *HALF)[0] == 0
