@@ -225,6 +225,8 @@ def _planned(
     staying |= {name: f"not proved: {proof.reason}" for name, proof in proofs.items() if not proof.holds}
     rows = measure(model, wishes.threshold, pointwise="vector", signed=True, scale_free=True).layers
     measured = {row.name: row for row in rows}
+    if budget.kind in ("tolerance", "redundant"):  # the error that was asked for must be that of all that reads them
+        staying = {name: f"{them} could not be observed" for name, them in _unobserved(graph).items()} | staying
     free = [coupling for coupling in graph.couplings if coupling.name not in staying]
     curves = _curves(model, graph, free, data, measured, wishes)
     wanted = within_budget(
@@ -345,6 +347,17 @@ def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) ->
     return before, after
 
 
+def _unobserved(graph: Graph) -> dict[str, str]:
+    """Of each coupling that modules and others read the others, which no hook sees and no fold refits, in words."""
+    found = {}
+    for coupling in graph.couplings:
+        readers = graph.consumers(coupling)
+        others = [layer.name for layer in readers if not layer.is_module]
+        if 0 < len(others) < len(readers):
+            found[coupling.name] = f"its reader {' and '.join(others)}"
+    return found
+
+
 def _notes(
     model: nn.Module,
     graph: Graph,
@@ -368,6 +381,11 @@ def _notes(
             f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
             f"{duration(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
         )
+    found += [
+        f"{name}: {them} could not be observed: its error is in no figure, and no fold makes up for it"
+        for name, them in _unobserved(graph).items()
+        if data is not None and name in removed
+    ]
     if graph.unsupported:
         found.append(f"operations without a rule: {', '.join(graph.unsupported)}")
     return tuple(found)

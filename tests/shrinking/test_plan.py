@@ -312,6 +312,32 @@ class OfTwo(nn.Sequential):
         return super().forward(x.view(2, 3, 8, 8))
 
 
+class ReadTwice(nn.Module):
+    """Filters that a small module reads, and a parameter that no module holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Linear(12, 5)
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = torch.cat([nn.functional.conv2d(x, self.weight), self.second(x)], 1)
+        return self.head(x.relu().mean((2, 3)))
+
+
+def test_an_error_that_could_not_be_observed_is_not_taken_for_none():
+    net = ReadTwice().eval()
+    plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, tolerance=0.9)
+    first = plan.layers[0]
+    assert (first.name, first.reached, first.why) == ("first", 8, "its reader weight could not be observed")
+    assert not any("first: its reader" in note for note in plan.notes)
+    plan = plan_shrink(net, EXAMPLE, calibration=IMAGES, parameters=0.2)
+    assert plan.layers[0].reached < 8
+    assert any(note.startswith("first: its reader weight could not be observed") for note in plan.notes)
+
+
 def test_an_empty_batch_is_no_example():
     with pytest.raises(ValueError, match="example_inputs must be a batch of 2 or more, got an empty one"):
         plan_shrink(plain_network(), EXAMPLE[:0], parameters=0.5)
