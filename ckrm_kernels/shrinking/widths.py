@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from heapq import heapify, heappop, heapreplace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 from torch import nn
@@ -232,7 +232,10 @@ def check_minimum(graph: Graph, minimum: Minimum) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    """Whether it is a finite number; a whole one may be beyond a float's range."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value))
 
 
 class _Options:
