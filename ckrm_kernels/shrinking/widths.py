@@ -232,9 +232,10 @@ def check_minimum(graph: Graph, minimum: Minimum) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return (isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value))) and type(
-        value
-    ) is not bool
+    """Whether it is a finite number; a whole one may be beyond a float's range."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Integral) or (isinstance(value, Real) and math.isfinite(value))
 
 
 class _Options:
