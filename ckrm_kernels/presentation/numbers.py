@@ -34,6 +34,19 @@ def duration(seconds: float) -> str:
     return f"{seconds * factor:.3g} {unit}"
 
 
+def roughly(seconds: float) -> str:
+    """A duration in one or two units, such as "40 s", "12 min", "3 h 20 min" or "2 days 4 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 and minutes < 600 else "")
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"{days} days" + (f" {hours} h" if hours else "")
+
+
 def times(numbers: Sequence[int]) -> str:
     """Numbers with times signs between them."""
     return "×".join(map(str, numbers))

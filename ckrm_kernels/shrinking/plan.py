@@ -13,7 +13,7 @@ from torch import nn
 from ckrm_kernels.choices import Chooser
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.measurement import measure
-from ckrm_kernels.presentation.numbers import counted, duration, size
+from ckrm_kernels.presentation.numbers import counted, roughly, size
 from ckrm_kernels.report import LayerRedundancy
 from ckrm_kernels.shrinking import merging
 from ckrm_kernels.shrinking.batch_norm import reestimate
@@ -379,7 +379,7 @@ def _notes(
         passes = max(each * data.images / len(inputs.tensors()[0]), 1)
         found.append(
             f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
-            f"{duration(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
+            f"{roughly(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
         )
     found += [
         f"{name}: {them} could not be observed: its error is in no figure, and no fold makes up for it"

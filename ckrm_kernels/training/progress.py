@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.distributed import team
 from ckrm_kernels.extras import require
+from ckrm_kernels.presentation.numbers import roughly
 from ckrm_kernels.storage.files import append_line
-from ckrm_kernels.training.forecast import FirstEpoch, remaining_seconds, roughly
+from ckrm_kernels.training.forecast import FirstEpoch, remaining_seconds
 from ckrm_kernels.training.history import Epoch, Event, Resumed, Step
 
 Item = TypeVar("Item")

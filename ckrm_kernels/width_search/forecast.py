@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ckrm_kernels.presentation.numbers import counted
-from ckrm_kernels.training.forecast import roughly
+from ckrm_kernels.presentation.numbers import counted, roughly
 from ckrm_kernels.width_search.config import WidthSearchConfig
 
 

@@ -13,9 +13,8 @@ from ckrm_kernels.data.identity import digest_of_json
 from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network
 from ckrm_kernels.models.zoo import NETWORKS
-from ckrm_kernels.presentation.numbers import counted, times
+from ckrm_kernels.presentation.numbers import counted, roughly, times
 from ckrm_kernels.training import TrainingConfig
-from ckrm_kernels.training.forecast import roughly
 from ckrm_kernels.width_search.config import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.narrowing import parameters_of
 from ckrm_kernels.width_search.sessions import Session

@@ -6,8 +6,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from ckrm_kernels.presentation.numbers import roughly
 from ckrm_kernels.training import Epoch, Resumed, Step
-from ckrm_kernels.training.forecast import Pace, remaining_seconds, roughly
+from ckrm_kernels.training.forecast import Pace, remaining_seconds
 from ckrm_kernels.training.progress import Display, Forecast, TrainingBars
 
 
