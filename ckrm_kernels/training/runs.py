@@ -210,11 +210,11 @@ class TrainedRuns:
 
 
 def _search_of(folder: Path) -> Path | None:
-    """The search that the folder is of, or lies in as that of one network."""
-    for each in (folder, *folder.absolute().parents[1:2]):
-        if (each / _CONFIG).exists() and "rule" in read_json(each / _CONFIG):
-            return each
-    return None
+    """The search that the folder is of, or lies in as that of one network, which has no configuration of its own."""
+    candidates = [folder] if (folder / _CONFIG).exists() else folder.absolute().parents[1:2]
+    return next(
+        (each for each in candidates if (each / _CONFIG).exists() and "rule" in read_json(each / _CONFIG)), None
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,7 +26,8 @@ _RATE = 0.1  # of the learning rate that the standard network was trained with
 
 def tuning(training: TrainingConfig) -> TrainingConfig:
     """How a shrunk network is tuned: as the standard one was trained, for one epoch at a tenth of its learning rate."""
-    return replace(training, epochs=1, learning_rate=_RATE * training.learning_rate, early_stop=None)
+    rate = _RATE * training.learning_rate
+    return replace(training, epochs=1, learning_rate=rate, early_stop=None, warmup_epochs=0)
 
 
 def finished_seeds(networks: Networks) -> int:

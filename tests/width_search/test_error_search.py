@@ -14,7 +14,9 @@ from ckrm_kernels.data import Part, digits
 from ckrm_kernels.models import ResNetShape, count_parameters
 from ckrm_kernels.shrinking.plan import plan_shrink
 from ckrm_kernels.shrinking.saved import load_shrunk
-from ckrm_kernels.training import Runtime, TrainingConfig, evaluate, load, train
+from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, evaluate, load, train
+from ckrm_kernels.training.progress import Display
+from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
@@ -22,6 +24,7 @@ from ckrm_kernels.width_search.forecast import forecast
 from ckrm_kernels.width_search.pipeline import search_widths
 from ckrm_kernels.width_search.rules import BracketRule
 from ckrm_kernels.width_search.search import Outcome, Trained
+from ckrm_kernels.width_search.shrunk_networks import tuning
 from ckrm_kernels.width_search.widths_by_error import calibration_images, widths_by_error
 
 SHAPE = ResNetShape(stem=6, inner=((8,),), out=(12,))
@@ -70,6 +73,12 @@ def test_calibration_is_of_the_training_images_and_always_the_same():
     assert len(images.unique()) == 256
     assert torch.equal(images, calibration_images(part))
     assert len(calibration_images(replace(part, images=part.images[:7], labels=part.labels[:7]))) == 7
+
+
+def test_a_recipe_with_warm_up_can_be_tuned():
+    found = tuning(PRESETS["vgnet"])
+    assert (found.epochs, found.warmup_epochs, found.learning_rate) == (1, 0, pytest.approx(0.02))
+    assert (found.label_smoothing, found.weight_decay_on) == (0.1, "weights")
 
 
 class Plain:
@@ -166,6 +175,11 @@ def test_a_search_compares_the_widths_kept_and_is_reported(tmp_path):
     runs = [tmp_path / "run" / "networks" / "round-0", tmp_path / "run"]  # of one network; of the one it ended with
     again, *_ = compare_runs(runs, 0.01, console=Console(file=StringIO()))
     assert [(each.name, each.scores) for each in again] == [("round-0", standard.scores), ("run", searched.scores)]
+    trained = tmp_path / "run" / "other" / "trained"  # of `ckrm train`, wherever it lies, with settings of its own
+    train_runs(
+        trained, RunsConfig(SHAPE, training=replace(CONFIG.training, epochs=2)), console=Console(file=StringIO())
+    )
+    assert TrainedRuns.of(trained, Display(Console(file=StringIO()))).config.training.epochs == 2
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:4]}))
     (tmp_path / "run" / "networks" / "tuned" / "seed-0" / "plan.json").unlink()  # killed while it was tuned
