@@ -32,8 +32,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     inputs = as_inputs("example_inputs", example_inputs)
     check_traceable(model)
-    batch = next((tensor.shape[0] for tensor in inputs.tensors() if tensor.dim()), 1)
-    tracing = Tracing(model, batch)
+    tracing = Tracing(model, inputs.batch)
     found = tracing.run(exported(model, inputs))
     if not found.layers.by_weight:
         raise ValueError("model must run a convolution or linear layer, got none")

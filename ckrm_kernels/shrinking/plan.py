@@ -376,7 +376,7 @@ def _notes(
     else:
         readers = {layer.name for name in removed for layer in graph.consumers(graph.coupling(name))}
         each = seconds[0] + len(readers) * seconds[1] / 2  # the small one runs up to each layer, on average half of it
-        passes = max(each * data.images / len(inputs.tensors()[0]), 1)
+        passes = max(each * data.images / inputs.batch, 1)
         found.append(
             f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
             f"{roughly(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"

@@ -8,6 +8,7 @@ import torch
 
 from ckrm_kernels.shrinking.label_rules.call import Along, Call, Rule, named
 from ckrm_kernels.shrinking.label_rules.products import frozen
+from ckrm_kernels.shrinking.labels import Vector
 
 
 def moved(call: Call) -> Along:
@@ -103,30 +104,12 @@ def padded(call: Call) -> Along:
 
 def pixel_shuffled(call: Call) -> Along:
     """Blocks of r^2 channels make one."""
-    tensor, factor = call["self"], call["upscale_factor"] ** 2
-    channel = len(tensor.shape) - 3
-    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
-    for dim, vector in tensor.along.items():
-        if dim > channel:
-            call.fix(vector, "pixels of its filters moved")
-    if channel in tensor.along:
-        blocks = tensor.along[channel].view(-1, factor)
-        call.join_rows(blocks.t().reshape(-1), factor, "blocks of channels")
-        along[channel] = blocks[:, 0]
-    return along
+    return _blocks_made_one(call, 3, call["upscale_factor"] ** 2, "pixels of its filters moved")
 
 
 def pixel_unshuffled(call: Call) -> Along:
     """One channel makes a block of r^2."""
-    tensor = call["self"]
-    channel = len(tensor.shape) - 3
-    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
-    for dim, vector in tensor.along.items():
-        if dim > channel:
-            call.fix(vector, "pixels of its filters moved")
-    if channel in tensor.along:
-        along[channel] = tensor.along[channel].repeat_interleave(call["downscale_factor"] ** 2)
-    return along
+    return _made_blocks(call, call["downscale_factor"] ** 2, "pixels of its filters moved")
 
 
 def channels_shuffled(call: Call) -> Along:
@@ -141,29 +124,45 @@ def channels_shuffled(call: Call) -> Along:
 
 def patches(call: Call) -> Along:
     """Windows as columns: each channel makes a block of as many as the window has elements."""
-    tensor = call["self"]
-    channel = len(tensor.shape) - 3
-    size = call["kernel_size"]
-    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
-    for dim, vector in tensor.along.items():
-        if dim > channel:
-            call.fix(vector, "windows along its filters")
-    if channel in tensor.along:
-        along[channel] = tensor.along[channel].repeat_interleave(size[0] * size[-1])
-    return along
+    return _made_blocks(call, _elements(call), "windows along its filters")
 
 
 def folded(call: Call) -> Along:
     """Columns summed back where their windows lie: blocks of as many as a window has elements make one channel."""
-    tensor, size = call["self"], call["kernel_size"][0] * call["kernel_size"][-1]
-    channel = len(tensor.shape) - 2
-    along = {dim: vector for dim, vector in tensor.along.items() if dim < channel}
-    call.fix(tensor.vector(channel + 1), "windows along its filters")
-    if channel in tensor.along:
-        blocks = tensor.along[channel].view(-1, size)
+    return _blocks_made_one(call, 2, _elements(call), "windows along its filters")
+
+
+def _elements(call: Call) -> int:
+    """Of a window, whose sides may be given as one number."""
+    return int(call["kernel_size"][0] * call["kernel_size"][-1])
+
+
+def _blocks_made_one(call: Call, from_the_end: int, size: int, reason: str) -> Along:
+    """Along the channels, so many dimensions from the end, blocks of a size make one each; those behind them stay."""
+    along, channels = _before_channels(call, from_the_end, reason)
+    if channels is not None:
+        blocks = channels.view(-1, size)
         call.join_rows(blocks.t().reshape(-1), size, "blocks of channels")
-        along[channel] = blocks[:, 0]
+        along[len(call["self"].shape) - from_the_end] = blocks[:, 0]
     return along
+
+
+def _made_blocks(call: Call, size: int, reason: str) -> Along:
+    """Along the channels, three dimensions from the end, each makes a block of a size; those behind them stay."""
+    along, channels = _before_channels(call, 3, reason)
+    if channels is not None:
+        along[len(call["self"].shape) - 3] = channels.repeat_interleave(size)
+    return along
+
+
+def _before_channels(call: Call, from_the_end: int, reason: str) -> tuple[Along, Vector | None]:
+    """The labels before the dimension of channels, and along it; filters in the dimensions behind it can't leave."""
+    tensor = call["self"]
+    channel = len(tensor.shape) - from_the_end
+    for dim, vector in tensor.along.items():
+        if dim > channel:
+            call.fix(vector, reason)
+    return {dim: vector for dim, vector in tensor.along.items() if dim < channel}, tensor.along.get(channel)
 
 
 def parts_of_complex(call: Call) -> Along:
