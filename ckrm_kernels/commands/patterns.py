@@ -121,7 +121,8 @@ def _read(checkpoint: str, weights: str | None, like: str | None) -> Checkpoint:
 def _content(report: PatternReport, option: str, path: Path) -> str | bytes:
     """What goes into a file; the figure on the standard output is a PNG file."""
     if option == "plot":
-        from ckrm_kernels.patterns.figure import figure, figure_file
+        from ckrm_kernels.patterns.figure import figure
+        from ckrm_kernels.presentation.drawing import figure_file
 
         return figure_file(figure(report), path.suffix[1:].lower() or "png")
     return report.to_json()

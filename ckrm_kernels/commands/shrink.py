@@ -239,13 +239,13 @@ def _of_run(folder: Path, which: str | None, seed: int | None, images: int) -> _
     from rich.console import Console
     from rich.progress import track
 
-    from ckrm_kernels.shrinking.trained_runs import data_of, training_images
+    from ckrm_kernels.shrinking.trained_runs import data_of, some_images
     from ckrm_kernels.training import load
     from ckrm_kernels.training.evaluation import loss_and_accuracy
 
     trained = load(folder, which=which, seed=seed)
     data = data_of(trained, partial(track, console=Console(stderr=True), transient=True))
-    calibration = training_images(data, images)
+    calibration = some_images(data.train, images)
     given = {"which": which, "seed": seed}
     arguments = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
     lines = (

@@ -13,7 +13,7 @@ from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
 from ckrm_kernels.comparison.statistics import Interval, mean_interval
-from ckrm_kernels.data.identity import differences
+from ckrm_kernels.comparison.trained_runs import check_same_data
 from ckrm_kernels.distributed import joined
 from ckrm_kernels.extras import check_installed
 from ckrm_kernels.models import VGNetShape, count_parameters
@@ -126,11 +126,8 @@ def ablate_vgnet(
 def _compared(folder: Path, scores: Mapping[VariantName, Mapping[int, Score]], display: Display) -> Ablation:
     display.phase("Comparing the variants")
     groups = {variant: TrainedRuns.of(folder / variant, display) for variant in VARIANTS}
+    check_same_data(list(groups.values()))
     first = groups[REFERENCE]
-    for group in groups.values():
-        different = differences(group.data.identity, first.data.identity)
-        if different:
-            raise ValueError(f"{group.folder} was trained on other data than {first.folder}: {different}")
     variants: list[AblatedVariant] = []
     for variant, group in groups.items():
         of_seeds = [scores[variant][seed] for seed in group.config.seeds]

@@ -6,7 +6,8 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,18 +37,23 @@ class Latency:
 def measure_latencies(networks: Mapping[str, nn.Module], image_shape: Sequence[int]) -> list[Latency]:
     """Times the networks with one image and with many, up to 64, on a CPU's core, and on a GPU where there is one.
 
-    One thread, because what else the machine does disturbs several far more.
-
     networks: by name
     image_shape: (channels, height, width)
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     many = max(min(_MANY, _PIXELS // math.prod(image_shape)), 1)
     batches = sorted({1, many})
+    with one_thread():
+        return [_latency(networks, image_shape, batch, torch.device(device)) for device in devices for batch in batches]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, because what else the machine does disturbs several far more; then on as many as before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_latency(networks, image_shape, batch, torch.device(device)) for device in devices for batch in batches]
+        yield
     finally:
         torch.set_num_threads(threads)
 

@@ -81,10 +81,16 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
     if not 0 < margin < math.inf:
         raise ValueError(f"margin must be a finite number > 0, got {margin!r}")
     groups = [TrainedRuns.of(folder, display) for folder in folders]
+    check_same_data(groups)
+    for group in groups:
+        for job in group.jobs():
+            job.result()
+    return groups
+
+
+def check_same_data(groups: Sequence[TrainedRuns]) -> None:
+    """Raises ValueError, naming both folders, where one was trained on other data than the first."""
     for group in groups:
         different = differences(group.data.identity, groups[0].data.identity)
         if different:
             raise ValueError(f"{group.folder} was trained on other data than {groups[0].folder}: {different}")
-        for job in group.jobs():
-            job.result()
-    return groups

@@ -31,6 +31,14 @@ class Batch(NamedTuple):
         """What a network's forward pass is given."""
         return (self.images,) if self.depths is None else (self.images, self.depths)
 
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
+        """The same rows on a device."""
+        images, labels = (each.to(device, non_blocking=non_blocking) for each in (self.images, self.labels))
+        gaze, depths = (
+            None if each is None else each.to(device, non_blocking=non_blocking) for each in (self.gaze, self.depths)
+        )
+        return Batch(images, labels, gaze, depths)
+
 
 @dataclass(frozen=True)
 class Normalization:

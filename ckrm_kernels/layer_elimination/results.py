@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ckrm_kernels.comparison.latency import time_in_turns
+from ckrm_kernels.comparison.latency import one_thread, time_in_turns
 from ckrm_kernels.data import Dataset, Part
 from ckrm_kernels.layer_elimination.predicted_depth import PredictedDepth
 from ckrm_kernels.layer_elimination.strongest import Selection
@@ -143,7 +143,7 @@ def _multiply_adds(
 
 
 def _seconds(cnn_1: nn.Module, routed: PredictedDepth, data: Dataset, depths: Tensor) -> dict[str, float]:
-    """Of an image, on one thread of the CPU, as what else the machine does disturbs several far more.
+    """Of an image, on one thread of the CPU.
 
     Each call goes through all batches: a single one would be timed with what the call before left in caches and memory.
     """
@@ -157,12 +157,8 @@ def _seconds(cnn_1: nn.Module, routed: PredictedDepth, data: Dataset, depths: Te
         "cnn-3": partial(_through, routed.network, known),
         PREDICTED: partial(_through, routed, unknown),
     }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         seconds = time_in_turns(calls, torch.device("cpu"), _SECONDS)
-    finally:
-        torch.set_num_threads(threads)
     return {name: each / sum(map(len, images)) for name, each in seconds.items()}
 
 

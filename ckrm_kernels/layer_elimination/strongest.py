@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ckrm_kernels.data import Part
+from ckrm_kernels.data import Batch, Part
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.models import SkippableConvolutions
-
-_BATCH, _PIXELS = 256, 1 << 22  # the most of each at once
+from ckrm_kernels.training.evaluation import outputs_of
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,10 @@ def check_enough(images: int, layers: int, maps: int, images_per_map: int) -> No
         )
 
 
-@torch.no_grad()
 def _mean_activations(model: SkippableConvolutions, part: Part, maps: int, track: Track) -> Tensor:
     """(N, layers x maps) float32 on the CPU."""
-    training, device = model.training, next(model.parameters()).device
-    size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
-    model.eval()
-    scores = []
-    for indices in track(torch.arange(len(part)).split(size), "choosing images"):
-        images = part.batch(indices).images.to(device)
-        means = [features[:, :maps].abs().mean((2, 3)).cpu() for features in model.activations(images)]
-        scores.append(torch.cat(means, 1))
-    model.train(training)
-    return torch.cat(scores)
+
+    def means(batch: Batch) -> Tensor:
+        return torch.cat([features[:, :maps].abs().mean((2, 3)) for features in model.activations(batch.images)], 1)
+
+    return outputs_of(model, part, torch.arange(len(part)), means, partial(track, description="choosing images"))

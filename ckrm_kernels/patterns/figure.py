@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from io import BytesIO
 from itertools import cycle
 from math import ceil
 from pathlib import PurePath
@@ -51,16 +50,6 @@ def figure(report: PatternReport) -> Figure:
         _draw(result, layer, name, colours, (left + 0.08 / columns, top, 0.84 / columns))
     _legend(result, colours)
     return result
-
-
-def figure_file(drawn: Figure, suffix: str) -> bytes:
-    """The figure as a file. suffix: a format of matplotlib"""
-    from matplotlib import rc_context
-
-    buffer = BytesIO()
-    with rc_context({"svg.fonttype": "none"}):
-        drawn.savefig(buffer, format=suffix, dpi=150)
-    return buffer.getvalue()
 
 
 def _colours(report: PatternReport) -> dict[str, str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ckrm_kernels.patterns.bank import NONE, ZERO, family_of
 from ckrm_kernels.report.result import KernelPatterns, Source
-from ckrm_kernels.storage.files import write_atomically
+from ckrm_kernels.storage.files import text_or_file, write_atomically
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -125,11 +125,7 @@ class PatternReport:
 
         path: where to write it; without one, it is returned
         """
-        text = json.dumps(_plain(self), indent=2, allow_nan=False)
-        if path is None:
-            return text
-        write_atomically(Path(path), text)
-        return None
+        return text_or_file(json.dumps(_plain(self), indent=2, allow_nan=False), path)
 
     def plot(self, path: str | PathLike[str] | None = None) -> matplotlib.figure.Figure:
         """Kernels of each layer, coloured by pattern, above the distribution of its values (the paper's Figs. 1 to 5).
@@ -137,7 +133,8 @@ class PatternReport:
         At most 24 layers, evenly spread over the model; the extra `report` installs matplotlib.
         path: where to write it as well, ending in .png, .pdf, .svg or another format of matplotlib
         """
-        from ckrm_kernels.patterns.figure import figure, figure_file
+        from ckrm_kernels.patterns.figure import figure
+        from ckrm_kernels.presentation.drawing import figure_file
 
         result = figure(self)
         if path is not None:

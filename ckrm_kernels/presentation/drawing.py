@@ -53,6 +53,18 @@ def png_file(figure: Figure, dots_per_inch: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+def figure_file(
+    figure: Figure, suffix: str, *, dots_per_inch: int = 150, metadata: dict[str, Any] | None = None
+) -> bytes:
+    """The figure as a file in a format of matplotlib's, named by its suffix; the text of an SVG file is text."""
+    from matplotlib import rc_context
+
+    buffer = BytesIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format=suffix, dpi=dots_per_inch, metadata=metadata)
+    return buffer.getvalue()
+
+
 def svg_file(figure: Figure, name: str) -> bytes:
     """The figure as an SVG file, the same bytes whenever it is made; its text is text."""
     return _svg(figure, name, facecolor=LIGHT["back"])

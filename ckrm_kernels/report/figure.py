@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ckrm_kernels.extras import require
-from ckrm_kernels.presentation.drawing import new_figure, plain
+from ckrm_kernels.presentation import drawing
 from ckrm_kernels.presentation.grid import grid
 from ckrm_kernels.presentation.tables import short_names
 from ckrm_kernels.presentation.theme import LIGHT
@@ -63,7 +62,7 @@ def figure(report: RedundancyReport) -> Figure:
     top = _MARGIN + _LINE * len(title) + _HEAD
     bottom = top + row * max(len(layers), 1)
     height = bottom + _SCALE + _SMALL_LINE * len(foot) + _MARGIN
-    result = new_figure(height, width, wanted_by="plot")
+    result = drawing.new_figure(height, width, wanted_by="plot")
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
         """At inches from the figure's left and top."""
@@ -90,8 +89,6 @@ def figure(report: RedundancyReport) -> Figure:
 
 def figure_file(report: RedundancyReport, drawn: Figure, suffix: str) -> bytes:
     """The figure as a file, with what was measured in its metadata. suffix: a format of matplotlib"""
-    from matplotlib import rc_context
-
     facts = [f"{name}: {value}" for name, value in provenance(report)]
     maker = ", ".join(map(" ".join, report.versions.items()))
     metadata: dict[str, Any] = {"Title": verdict(report)}
@@ -105,11 +102,8 @@ def figure_file(report: RedundancyReport, drawn: Figure, suffix: str) -> bytes:
         metadata |= {"Subject": "\n".join(facts), "Creator": maker}
     else:
         metadata = {}
-    buffer = BytesIO()
     dots = _DOTS if len(report.measured) <= 100 else _DOTS_OF_MANY
-    with rc_context({"svg.fonttype": "none"}):
-        drawn.savefig(buffer, format=suffix, dpi=dots, metadata=metadata or None)
-    return buffer.getvalue()
+    return drawing.figure_file(drawn, suffix, dots_per_inch=dots, metadata=metadata or None)
 
 
 def _draw_distributions(axes: Axes, report: RedundancyReport) -> None:
@@ -119,7 +113,7 @@ def _draw_distributions(axes: Axes, report: RedundancyReport) -> None:
     layers, lowest = report.measured, report.similarity.lowest
     rows = max(len(layers), 1)
     axes.set(xlim=(lowest, 1), ylim=(rows, 0), yticks=[])
-    plain(axes)
+    drawing.plain(axes)
     axes.tick_params(labelsize=_TYPE)
     axes.set_xlabel(
         f"{similarity_word(report).replace('Psi', 'Ψ')} of pairs of filters", color=LIGHT["soft"], fontsize=_TYPE

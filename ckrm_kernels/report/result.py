@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from ckrm_kernels.choices import Sort
 from ckrm_kernels.sampling import pairs_drawn
 from ckrm_kernels.similarity import Similarity
-from ckrm_kernels.storage.files import write_atomically
+from ckrm_kernels.storage.files import text_or_file, write_atomically
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -225,7 +225,7 @@ class RedundancyReport:
         """
         from ckrm_kernels.report.data import as_json
 
-        return _written(as_json(self), path)
+        return text_or_file(as_json(self), path)
 
     @overload
     def to_csv(self, path: None = None) -> str: ...
@@ -242,7 +242,7 @@ class RedundancyReport:
         """
         from ckrm_kernels.report.data import as_csv
 
-        return _written(as_csv(self), path)
+        return text_or_file(as_csv(self), path)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The report as a DataFrame, a row a layer; the extra `report` installs pandas.
@@ -264,7 +264,7 @@ class RedundancyReport:
         """
         from ckrm_kernels.report.page import page
 
-        return _written(page(self), path)
+        return text_or_file(page(self), path)
 
     def plot(self, path: str | PathLike[str] | None = None) -> matplotlib.figure.Figure:
         """The distribution of Omega in each measured layer; the extra `report` installs matplotlib.
@@ -278,11 +278,3 @@ class RedundancyReport:
         if path is not None:
             write_atomically(Path(path), figure_file(self, result, Path(path).suffix[1:].lower()))
         return result
-
-
-def _written(text: str, path: str | PathLike[str] | None) -> str | None:
-    """The text, or None once it is in the file."""
-    if path is None:
-        return text
-    write_atomically(Path(path), text)
-    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, overload
 
 from ckrm_kernels.shrinking.rows import ShrunkLayer, Totals
-from ckrm_kernels.storage.files import write_atomically
+from ckrm_kernels.storage.files import text_or_file, write_atomically
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -75,7 +75,7 @@ class PlanViews:
         """
         from ckrm_kernels.shrinking.views.data import as_json
 
-        return _written(as_json(self), path)
+        return text_or_file(as_json(self), path)
 
     @overload
     def to_csv(self, path: None = None) -> str: ...
@@ -88,7 +88,7 @@ class PlanViews:
         """
         from ckrm_kernels.shrinking.views.data import as_csv
 
-        return _written(as_csv(self), path)
+        return text_or_file(as_csv(self), path)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The plan as a DataFrame, a row a layer; what holds for all is in its `attrs`. Needs the extra `report`."""
@@ -107,24 +107,17 @@ class PlanViews:
         """
         from ckrm_kernels.shrinking.views.page import page
 
-        return _written(page(self), path)
+        return text_or_file(page(self), path)
 
     def plot(self, path: str | PathLike[str] | None = None) -> matplotlib.figure.Figure:
         """The widths before and after, layer by layer; the extra `report` installs matplotlib.
 
         path: where to write it as well, ending in .png, .pdf, .svg or another format of matplotlib
         """
-        from ckrm_kernels.shrinking.views.figure import figure, figure_file
+        from ckrm_kernels.presentation.drawing import figure_file
+        from ckrm_kernels.shrinking.views.figure import figure
 
         result = figure(self)
         if path is not None:
             write_atomically(Path(path), figure_file(result, Path(path).suffix[1:].lower()))
         return result
-
-
-def _written(text: str, path: str | PathLike[str] | None) -> str | None:
-    """The text, or None once it is in the file."""
-    if path is None:
-        return text
-    write_atomically(Path(path), text)
-    return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import nn
 
-from ckrm_kernels.comparison.latency import time_in_turns
+from ckrm_kernels.comparison.latency import one_thread, time_in_turns
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.inputs import Inputs
 
@@ -27,10 +26,6 @@ def latencies(models: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, floa
     models: private copies of them run, since a forward pass may change a model
     inputs: of the forward pass, on the models' device
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        calls = {name: partial(copied(model).eval(), *inputs.args, **inputs.kwargs) for name, model in models.items()}
+    calls = {name: partial(copied(model).eval(), *inputs.args, **inputs.kwargs) for name, model in models.items()}
+    with one_thread():
         return time_in_turns(calls, inputs.device, _SECONDS)
-    finally:
-        torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ckrm_kernels.data import DataConfig, Dataset
+from ckrm_kernels.data import DataConfig, Dataset, Part
 from ckrm_kernels.data.files import Track, untracked
 from ckrm_kernels.data.identity import digest_of_json
 from ckrm_kernels.models import whole_pass
@@ -34,13 +34,13 @@ def data_of(trained: TrainedNetwork, track: Track = untracked) -> Dataset:
     return data
 
 
-def training_images(data: Dataset, count: int) -> Tensor:
-    """At most so many images of the training part, always the same ones: (N, C, H, W) float32, standardised.
+def some_images(part: Part, count: int) -> Tensor:
+    """At most so many images of the part, drawn at random, always the same: (N, C, H, W) float32, standardised.
 
-    They are drawn at random; neither validation nor held-out images are among them.
+    To calibrate with those of the training part: neither validation nor held-out images are then among them.
     """
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(_SEED))
-    return data.train.batch(order[:count]).images
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(_SEED))
+    return part.batch(order[:count]).images
 
 
 def example_inputs(model: nn.Module, images: Tensor) -> tuple[tuple[Tensor], dict[str, Any]]:

@@ -40,6 +40,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             _write_and_rename(path, data)
 
 
+def text_or_file(text: str, path: str | os.PathLike[str] | None) -> str | None:
+    """The text, or None once it is in the file, whole, where a path is given."""
+    if path is None:
+        return text
+    write_atomically(Path(path), text)
+    return None
+
+
 def append_line(path: Path, text: str) -> None:
     """Adds a line to a file, which it makes where there is none; raises OSError, naming the path, where it can't."""
     made = not path.exists()

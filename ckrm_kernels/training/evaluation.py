@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def saliency_score(model: nn.Module, part: Part) -> SaliencyScore | None:
         assert batch.gaze is not None
         return saliency_scores(network.saliency(batch.images), batch.gaze)
 
-    return SaliencyScore(*_outputs(model, part, torch.arange(len(part)), scores).mean(0).tolist())
+    return SaliencyScore(*outputs_of(model, part, torch.arange(len(part)), scores).mean(0).tolist())
 
 
 def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int]) -> float | None:
@@ -81,7 +81,7 @@ def localization(model: nn.Module, part: Part, region_of_class: Mapping[int, int
         return None
     rows = inside.nonzero().flatten()
     network: Any = model
-    maps = _outputs(model, part, rows, lambda batch: network.maps(batch.images))
+    maps = outputs_of(model, part, rows, lambda batch: network.maps(batch.images))
     regions = functional.interpolate(part.regions[rows].float(), maps.shape[2:], mode="nearest-exact") > 0.5
     return localization_hits(maps, part.labels[rows], regions, region_of_class).double().mean().item()
 
@@ -97,25 +97,31 @@ def loss_and_accuracy(model: nn.Module, part: Part) -> tuple[float, float]:
 
 def logits(model: nn.Module, part: Part) -> Tensor:
     """(N, classes) on the CPU, computed on the model's device in evaluation mode; the model's mode is restored."""
-    return _outputs(model, part, torch.arange(len(part)), lambda batch: model(*batch.inputs))
+    return outputs_of(model, part, torch.arange(len(part)), lambda batch: model(*batch.inputs))
 
 
 def saliency_maps(model: nn.Module, part: Part, rows: Tensor) -> Tensor:
     """What the model, one of `models.SaliencyMaps`, predicts for those rows: (N, H, W) on the CPU, as `logits`."""
     network: Any = model
-    return _outputs(model, part, rows, lambda batch: network.saliency(batch.images))
+    return outputs_of(model, part, rows, lambda batch: network.saliency(batch.images))
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, part: Part, rows: Tensor, function: Callable[[Batch], Tensor]) -> Tensor:
-    """What the function gives for those rows in batches on the model's device, the model in evaluation mode."""
+def outputs_of(
+    model: nn.Module,
+    part: Part,
+    rows: Tensor,
+    function: Callable[[Batch], Tensor],
+    track: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
+) -> Tensor:
+    """What the function gives for those rows in batches on the model's device, put together on the CPU.
+
+    The model is in evaluation mode meanwhile; its mode is restored.
+    track: wraps the iteration over batches, to show progress
+    """
     training, device = model.training, next(model.parameters()).device
     size = max(min(_BATCH, _PIXELS // part.images[0].numel()), 1)
     model.eval()
-    outputs = [function(_on(device, part.batch(indices))).cpu() for indices in rows.split(size)]
+    outputs = [function(part.batch(indices).to(device)).cpu() for indices in track(rows.split(size))]
     model.train(training)
     return torch.cat(outputs)
-
-
-def _on(device: torch.device, batch: Batch) -> Batch:
-    return Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]

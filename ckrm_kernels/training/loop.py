@@ -100,14 +100,11 @@ class _Training:
 
     def _loss(self, batch: Batch) -> Tensor:
         state, config = self._state, self._state.config
-        images, labels = (each.to(state.device, non_blocking=True) for each in (batch.images, batch.labels))
-        gaze, depths = (
-            None if each is None else each.to(state.device, non_blocking=True) for each in (batch.gaze, batch.depths)
-        )
+        batch = batch.to(state.device, non_blocking=True)
         if config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         with torch.autocast(state.device.type, getattr(torch, config.precision), config.precision != "float32"):
-            return state.objective(Batch(images, labels, gaze, depths))
+            return state.objective(batch)
 
     def _evaluated(self) -> Epoch:
         """The epoch that has just gone through all its batches."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.data import Part
 from ckrm_kernels.shrinking.plan import plan_shrink
-from ckrm_kernels.shrinking.trained_runs import example_inputs
+from ckrm_kernels.shrinking.trained_runs import example_inputs, some_images
 
 CALIBRATION = 256  # images of the training part
 
@@ -44,5 +43,4 @@ def widths_by_error(
 
 def calibration_images(part: Part) -> Tensor:
     """(N, C, H, W) float32: at most `CALIBRATION` images of the part, at random, always the same."""
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))
-    return part.batch(order[:CALIBRATION]).images
+    return some_images(part, CALIBRATION)

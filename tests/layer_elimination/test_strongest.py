@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from ckrm_kernels.data import Dataset, Part
-from ckrm_kernels.layer_elimination import Selection, strongest, strongest_activations
+from ckrm_kernels.layer_elimination import Selection, strongest_activations
 from ckrm_kernels.layer_elimination.chosen_data import (
     ChosenImages,
     chosen_images,
@@ -16,6 +16,7 @@ from ckrm_kernels.layer_elimination.chosen_data import (
     write_selection,
 )
 from ckrm_kernels.models import ThreeConvolutions
+from ckrm_kernels.training import evaluation
 
 SHAPE = ThreeConvolutions(width=5, image_size=(4, 4), classes=3)
 # layer 1 chose 0 to 6, layer 2 chose 5 to 11, layer 3 chose 11 to 15
@@ -39,7 +40,7 @@ def mean_activation(model, image: torch.Tensor, layer: int, feature_map: int) ->
 
 
 def test_each_map_chooses_the_images_of_the_highest_mean_activation(monkeypatch):
-    monkeypatch.setattr(strongest, "_BATCH", 7)  # the images come in several batches, the last one smaller
+    monkeypatch.setattr(evaluation, "_BATCH", 7)  # the images come in several batches, the last one smaller
     model, images = SHAPE.build().double(), part()
     images = Part(images.images.double(), images.labels)
     model.forward = None  # what is trained is not needed

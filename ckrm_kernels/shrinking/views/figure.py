@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from ckrm_kernels.extras import require
@@ -20,7 +19,6 @@ _LEFT, _RIGHT = 150.0, 84.0  # points beside the bars, for the names and for the
 _ABOVE, _BELOW = 44.0, 26.0  # points
 _ROW, _LOWEST_ROW, _MANY_ROWS = 15.0, 3.0, 40 * 72.0  # points, the last of all rows together
 _SMALLEST = 0.62  # of a row: the size of its type, in points
-_DOTS = 150
 
 
 def figure(plan: PlanViews) -> Figure:
@@ -63,13 +61,3 @@ def figure(plan: PlanViews) -> Figure:
         va="top",
     )
     return result
-
-
-def figure_file(drawn: Figure, suffix: str) -> bytes:
-    """The figure as a file. suffix: a format of matplotlib"""
-    from matplotlib import rc_context
-
-    buffer = BytesIO()
-    with rc_context({"svg.fonttype": "none"}):
-        drawn.savefig(buffer, format=suffix, dpi=_DOTS)
-    return buffer.getvalue()

@@ -15,8 +15,9 @@ from rows import KINDS, Row
 from scipy.stats import spearmanr
 from small import DECAY, STRONG_DECAY
 
-from ckrm_kernels.patterns.figure import figure, figure_file
+from ckrm_kernels.patterns.figure import figure
 from ckrm_kernels.patterns.matching import match_layers
+from ckrm_kernels.presentation.drawing import figure_file
 from ckrm_kernels.storage.files import write_atomically
 
 DRAWN = ("efficientnet-lite0", "mobilenet-v2", "text detector", "small, strong decay")
