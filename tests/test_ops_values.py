@@ -79,7 +79,7 @@ def test_shapes(shape, dtype):
     check_all(weight(shape, dtype), DEFAULT)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, *also(torch.float64)])
 @pytest.mark.parametrize("shape", WIDE_SHAPES, ids=str)
 def test_wide_shapes(shape, dtype):
     check_pairwise(weight(shape, dtype), DEFAULT)

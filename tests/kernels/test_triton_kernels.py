@@ -170,7 +170,9 @@ def test_large_kernels_of_other_similarities(similarity, positions):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *also(torch.float64)])
-@pytest.mark.parametrize("similarity", [*OTHERS, Psi(eps=0, signed=True)], ids=lambda one: str(one.arguments))
+@pytest.mark.parametrize(
+    "similarity", [SIGNED, SIGNED_COSINE, Psi(eps=0, signed=True), *also(COSINE)], ids=lambda one: str(one.arguments)
+)
 def test_degenerate_slices(similarity, dtype):
     check_all(degenerate_slices(dtype), similarity, ops)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from exhaustive import also
 from gaze_digits import gaze_digits
 from plain_network import PlainNetwork
 from rich.console import Console
@@ -68,7 +69,7 @@ def test_two_processes_find_the_same(finished, tmp_path):
     assert result(tmp_path) == result(finished)
 
 
-@pytest.mark.parametrize("epochs", [1, 6])
+@pytest.mark.parametrize("epochs", [1, *also(6)])
 def test_an_interrupted_search_goes_on_from_its_folder_alone(finished, tmp_path, monkeypatch, epochs):
     with interrupted_after(epochs, monkeypatch):
         search(tmp_path)
