@@ -38,8 +38,10 @@ def save_shrunk(folder: str | PathLike[str], plan: ShrinkPlan, model: nn.Module)
 
     plan: that made it; model: what `plan.apply` gave, trained further or not
     Raises ValueError, before anything is written, where the model is none of this plan, or has state that is no
-    tensor; OSError where a file can't be written.
+    tensor; TypeError for a plan or a model that is none; OSError where a file can't be written.
     """
+    if not all(hasattr(plan, each) for each in ("graph", "removed", "model", "layers")):
+        raise TypeError(f"plan must be a ShrinkPlan, as plan_shrink gives it, got {type(plan).__name__}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     folder = Path(folder)

@@ -137,6 +137,13 @@ def test_a_model_of_another_plan_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_plan_is_refused(tmp_path):
+    small = shrunk()[1]
+    with pytest.raises(TypeError, match="plan must be a ShrinkPlan, as plan_shrink gives it, got NoneType"):
+        save_shrunk(tmp_path / "new", None, small)
+    assert not list(tmp_path.iterdir())
+
+
 class Renamed(Net):
     """Its state dict has other names than its tensors."""
 
