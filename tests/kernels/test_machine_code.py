@@ -25,7 +25,7 @@ def printed(arguments, **variables):
     return json.loads(run.stdout)
 
 
-@pytest.fixture(scope="module", params=[90, *also(80, 100, 120, "gfx942")])
+@pytest.fixture(scope="module", params=also(90, 80, 100, 120, "gfx942"))
 def architecture(request):
     return request.param
 
