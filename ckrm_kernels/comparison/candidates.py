@@ -81,17 +81,22 @@ def narrowed_of(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
-    """The narrowed one with each of the others, by accuracy and by AUC; none where there is no narrowed one."""
+    """The narrowed one with each of the others, by accuracy and by AUC; none where there is no narrowed one.
+
+    candidates: of a search, all from the same seeds, by which they are paired
+    """
     narrowed = narrowed_of(candidates)
     if narrowed is None:
         return ()
     others = [each for each in candidates if each is not narrowed]
-    return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin))
+    return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin, paired=True))
 
 
-def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:
-    """The first with the second, by accuracy and by AUC."""
+def compare_scores(
+    first: Candidate, second: Candidate, margin: float, *, paired: bool
+) -> tuple[Comparison, Comparison]:
+    """The first with the second, by accuracy and by AUC. paired: whether both are from the same seeds, in that order"""
     return (
-        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin),
-        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin),
+        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin, paired=paired),
+        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin, paired=paired),
     )

@@ -24,15 +24,26 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     """What each network costs and how well it does on held-out data, a few networks beside each other."""
     from rich.console import Group
 
+    names = _names_of_widths(candidates)
     several = any(len(each.scores) > 1 for each in candidates)
-    title = "Widths, cost, and quality on held-out data" + (" (mean ± deviation)" if several else "")
+    what = "Cost and quality" if names is None else "Widths, cost, and quality"
+    title = f"{what} on held-out data" + (" (mean ± deviation)" if several else "")
     parts = [candidates[start : start + _BESIDE] for start in range(0, len(candidates), _BESIDE)]
     titles = [title, *[f"{title}, continued"] * (len(parts) - 1)]
-    names = dict.fromkeys(name for each in candidates for name in each.widths)
     drawn = [
-        _beside(title, part, list(names), candidates[0], latencies) for title, part in zip(titles, parts, strict=True)
+        _beside(title, part, names or (), candidates[0], latencies) for title, part in zip(titles, parts, strict=True)
     ]
+    if names is None:
+        drawn[-1].caption = "without widths, for not all of the networks share names of them"
     return Group(*drawn)
+
+
+def _names_of_widths(candidates: Sequence[Candidate]) -> list[str] | None:
+    """The names of all widths, in order; None where those of a candidate and of the first one have none in common."""
+    named = [each.widths for each in candidates if each.widths]
+    if any(named[0].keys().isdisjoint(each) for each in named[1:]):
+        return None
+    return list(dict.fromkeys(name for widths in named for name in widths))
 
 
 def _beside(

@@ -20,11 +20,12 @@ from ckrm_kernels.shrinking.trained_runs import some_images
 from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, load, train
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
+from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
-from ckrm_kernels.width_search.pipeline import search_widths
+from ckrm_kernels.width_search.pipeline import report, search_widths
 from ckrm_kernels.width_search.rules import BracketRule
 from ckrm_kernels.width_search.search import Outcome, Trained
 from ckrm_kernels.width_search.shrunk_network import ShrunkNetwork
@@ -253,6 +254,39 @@ def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_pa
         search(folder, CONFIG)
     assert len(json.loads((folder / "state.json").read_text())["candidates"]) == at + 1
     assert search(folder, CONFIG).candidates == finished[1].candidates
+
+
+def test_finished_by_a_version_that_compared_fewer_networks_it_is_finished(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:3]}))
+    for name in NAMES[3:]:
+        shutil.rmtree(folder / "networks" / name)
+    monkeypatch.setattr(Workers, "run", lambda *arguments: pytest.fail("it trains"))
+    assert report(folder, Console(file=StringIO())).candidates == finished[1].candidates[:3]
+    assert search(folder, replace(CONFIG, margin=0.02)).candidates == finished[1].candidates[:3]
+    assert json.loads((folder / "networks.json").read_text()).keys() == set(NAMES[:3])
+
+
+def test_with_its_shrunk_networks_in_other_files_it_is_finished(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    for name in NAMES[4:]:
+        shutil.rmtree(folder / "networks" / name)
+    assert report(folder, Console(file=StringIO())).candidates == finished[1].candidates
+    with pytest.raises(ValueError, match="which must be one of standard, searched, uniform, uniform-macs, which"):
+        load(folder, which="shrunk")
+
+
+def test_shrunk_networks_are_neither_searched_nor_compared_as_if_trained_alike(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="to be searched, got one that was shrunk: choose its original"):
+        replace(CONFIG, network=str(folder / "networks" / "shrunk"))
+    for name in ("shrunk", "tuned"):
+        runs = [folder, folder / "networks" / name]
+        with pytest.raises(ValueError, match=f"{name} holds shrunk networks, each with filters of its own"):
+            compare_runs(runs, 0.01, console=Console(file=StringIO()))
 
 
 def test_a_shrunk_network_is_described_whole_and_is_not_searched():
