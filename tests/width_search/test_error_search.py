@@ -21,7 +21,7 @@ from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, load, train
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 from ckrm_kernels.training.workers import Workers
-from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
+from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, pipeline
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
@@ -173,6 +173,12 @@ def finished(tmp_path_factory):
     return folder, search(folder, CONFIG)
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """No report is written, which takes longer than the search."""
+    monkeypatch.setattr(pipeline, "write_outputs", lambda *arguments: None)
+
+
 def test_a_search_compares_the_widths_kept_and_is_reported(finished):
     folder, findings = finished
     assert [each.name for each in findings.candidates] == NAMES
@@ -242,6 +248,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.usefixtures("unreported")
 def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
@@ -256,6 +263,7 @@ def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_pa
     assert search(folder, CONFIG).candidates == finished[1].candidates
 
 
+@pytest.mark.usefixtures("unreported")
 def test_finished_by_a_version_that_compared_fewer_networks_it_is_finished(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
@@ -269,6 +277,7 @@ def test_finished_by_a_version_that_compared_fewer_networks_it_is_finished(finis
     assert json.loads((folder / "networks.json").read_text()).keys() == set(NAMES[:3])
 
 
+@pytest.mark.usefixtures("unreported")
 def test_with_its_shrunk_networks_in_other_files_it_is_finished(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
