@@ -62,9 +62,9 @@ def _beside(
     table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
     table.add_row("accuracy", *(mean_and_deviation(each.accuracies) for each in candidates))
     table.add_row("macro AUC", *(mean_and_deviation(each.aucs) for each in candidates))
-    for metric, title in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
+    for metric, words in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
         values = [each.saliency(metric) for each in candidates]
-        table.add_row(f"saliency {title}", *(mean_and_deviation(each) if each else "" for each in values))
+        table.add_row(f"saliency {words}", *(mean_and_deviation(each) if each else "" for each in values))
     table.add_row("lambda of all pairs", *(_of_all_pairs(each.layers, CONFIGURED) for each in candidates))
     if any(SCALE_FREE in layer.levels for each in candidates for layer in each.layers):
         table.add_row("the same, scale-free", *(_of_all_pairs(each.layers, SCALE_FREE) for each in candidates))
