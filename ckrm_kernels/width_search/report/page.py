@@ -89,7 +89,10 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
 
 
 def _tested(comparison: Comparison) -> str:
-    return "" if comparison.equivalence_p is None else f"two one-sided tests, {with_p(comparison.equivalence_p)}"
+    if comparison.equivalence_p is None:
+        return ""
+    tests = "two one-sided paired tests" if comparison.paired else "two one-sided tests"
+    return f"{tests}, {with_p(comparison.equivalence_p)}"
 
 
 def _terms(findings: Findings) -> dict[str, str]:

@@ -43,7 +43,7 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
     return render(
         __file__,
         drawings=[drawings[metric] for metric in METRICS],
-        caption=f"{boxes}A dot is {each}, trained from its own seed.",
+        caption=f"{boxes}A dot is {each}, from its own seed.",
         means=_means(findings.candidates),
         saliency=_means_of_saliency(findings.candidates),
         comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
