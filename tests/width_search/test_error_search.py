@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, pipeline
+from ckrm_kernels.width_search import widths_by_error as by_error
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
@@ -59,18 +61,47 @@ def test_the_widths_are_the_medians_of_what_shrinking_keeps():
         {each.name: len(each.kept) for each in plan_shrink(model, images, calibration=images, parameters=0.6).layers}
         for model in models
     ]
-    found = widths_by_error(models, SHAPE.width_of_layer(), images, 0.6)
+    found = widths_by_error(models, SHAPE, images, 0.6)
     assert found == {
         width: sorted(widths[name] for widths in kept)[1]
         for width, name in {"conv1": "conv1", "layer1.0.conv1": "layer1.0.conv1", "layer1": "layer1.0.conv2"}.items()
     }
-    one = widths_by_error(models[:1], SHAPE.width_of_layer(), images, 0.6)
+    one = widths_by_error(models[:1], SHAPE, images, 0.6)
     assert count_parameters(SHAPE.with_widths(one).build()) <= 0.6 * count_parameters(models[0])
 
 
 def test_multiple_and_minimum():
-    found = widths_by_error(networks(1), SHAPE.width_of_layer(), torch.randn(16, 1, 8, 8), 0.6, multiple=2, minimum=6)
+    found = widths_by_error(networks(1), SHAPE, torch.randn(16, 1, 8, 8), 0.6, multiple=2, minimum=6)
     assert all(width % 2 == 0 and width >= 6 for width in found.values())
+
+
+INFERRED = ResNetShape(stem=8, inner=((8, 8), (16,)), out=None, block="bottleneck", form="paper-small")
+
+
+def test_where_widths_are_shared_or_inferred_their_network_meets_the_budget(monkeypatch):
+    """As if shrinking kept the share of each 1x1 convolution, and twice as much of each other."""
+
+    def planned(model, images, parameters, **options):
+        shares = {
+            name: min((1 if name.endswith("conv1") else 2) * parameters, 1.0) for name in INFERRED.width_of_layer()
+        }
+        widths = {layer: INFERRED.widths()[width] for layer, width in INFERRED.width_of_layer().items()}
+        kept = {name: range(round(width * shares[name])) for name, width in widths.items()}
+        return SimpleNamespace(layers=[SimpleNamespace(name=name, kept=each) for name, each in kept.items()])
+
+    monkeypatch.setattr(by_error, "plan_by_error", planned)
+    whole = count_parameters(INFERRED.build())
+    assert INFERRED.with_widths(by_error.widths_by_error([None], INFERRED, None, 1.0)) == INFERRED
+    found = INFERRED.with_widths(by_error.widths_by_error([None], INFERRED, None, 0.5))
+    assert count_parameters(found.build()) == pytest.approx(0.5 * whole, rel=0.05)
+
+
+@pytest.mark.exhaustive
+def test_a_network_of_inferred_widths_meets_the_budget():
+    torch.manual_seed(0)
+    found = widths_by_error([INFERRED.build()], INFERRED, torch.randn(32, 1, 8, 8), 0.5, minimum=2)
+    whole = count_parameters(INFERRED.build())
+    assert count_parameters(INFERRED.with_widths(found).build()) == pytest.approx(0.5 * whole, rel=0.15)
 
 
 def test_calibration_is_of_the_training_images_and_always_the_same():
