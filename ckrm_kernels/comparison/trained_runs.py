@@ -34,6 +34,8 @@ def compare_runs(
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
     """Compares the networks that `ckrm train`, or a search, left in each folder, on the held-out part of their data.
 
+    Networks of the same seeds as those of the first folder are paired by seed.
+
     folders: two or more, the first that of the standard network; all of the same data. See `TrainedRuns.of`
     margin: the largest difference that counts as none, > 0
     json: where the result is written, too
@@ -49,11 +51,15 @@ def compare_runs(
     names = [folder.name if unique else str(folder) for folder in folders]
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
-        models = [job.trained() for job in group.jobs()]
+        models = [job.trained() for job in sorted(group.jobs(), key=lambda job: job.seed)]
         layers = measure_networks(models, threshold, similarity)
         candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
         of_name[name] = models[0]
-    comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
+    comparisons = [
+        each
+        for other, group in zip(candidates[1:], groups[1:], strict=True)
+        for each in compare_scores(other, candidates[0], margin, paired=_of_same_seeds(group, groups[0]))
+    ]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
     for each in candidates:
@@ -86,6 +92,10 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
         for job in group.jobs():
             job.result()
     return groups
+
+
+def _of_same_seeds(one: TrainedRuns, other: TrainedRuns) -> bool:
+    return sorted(one.config.seeds) == sorted(other.config.seeds)
 
 
 def check_same_data(groups: Sequence[TrainedRuns]) -> None:

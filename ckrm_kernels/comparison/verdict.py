@@ -14,6 +14,8 @@ def in_words(comparison: Comparison) -> str:
     opening = f"{first} less {second} {with_interval(comparison.difference, sign=True)}"
     if comparison.difference_p is None or comparison.equivalence_p is None:
         return f"{opening}, where no test is made: it takes at least {FEWEST} networks of each kind"
+    if comparison.paired:
+        opening += ", paired by seed"
     apart, same = with_p(comparison.difference_p), with_p(comparison.equivalence_p)
     better = first if comparison.difference.mean > 0 else second
     if comparison.different and comparison.equivalent:

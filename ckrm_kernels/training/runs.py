@@ -172,9 +172,13 @@ class TrainedRuns:
     @classmethod
     def _of_search(cls, search: Path, folder: Path, display: Display) -> TrainedRuns:
         seeds = finished_seeds(folder)
-        network = described_network(
-            read_json(seed_folder(folder, seeds[0]) / RECORD)["identity"]["network"], str(folder)
-        )
+        identity = read_json(seed_folder(folder, seeds[0]) / RECORD)["identity"]
+        if "shrunk" in identity or "start" in identity:
+            raise ValueError(
+                f"{folder} holds shrunk networks, each with filters of its own, which only the search's report "
+                "compares: choose networks that were trained from scratch"
+            )
+        network = described_network(identity["network"], str(folder))
         value = read_json(search / _CONFIG)
         data: DataConfig = typed(DataConfig, value["data"], f"{search / _CONFIG}: data")
         training: TrainingConfig = typed(TrainingConfig, value["training"], f"{search / _CONFIG}: training")

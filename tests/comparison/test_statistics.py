@@ -65,6 +65,37 @@ def test_the_tests_are_those_of_scipy():
     assert result.equivalence_p == pytest.approx(max(shifted))
 
 
+PAIRED = (0.90, 0.93, 0.89, 0.92, 0.92)
+
+
+def test_the_paired_tests_are_those_of_scipy():
+    result, theirs = compare("auc", ("a", A), ("b", PAIRED), 0.03, paired=True), stats.ttest_rel(A, PAIRED)
+    assert result.paired
+    assert result.difference_p == pytest.approx(theirs.pvalue)
+    assert (result.difference.low, result.difference.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    shifted = [
+        stats.ttest_rel(np.array(A) + shift, PAIRED, alternative=side).pvalue
+        for shift, side in ((0.03, "greater"), (-0.03, "less"))
+    ]
+    assert result.equivalence_p == pytest.approx(max(shifted))
+    assert ", paired by seed: " in in_words(result)
+    assert "paired" not in in_words(compare("auc", ("a", A), ("b", PAIRED), 0.03))
+
+
+def test_pairs_see_what_seeds_have_in_common():
+    """Whatever a seed adds to both of its networks; Welch's test sees nothing beside it."""
+    first, second = (0.62, 0.81, 0.73, 0.92, 0.52), (0.60, 0.80, 0.71, 0.90, 0.51)
+    assert compare("auc", ("a", first), ("b", second), 0.01, paired=True).different
+    assert not compare("auc", ("a", first), ("b", second), 0.01).different
+
+
+def test_pairs_without_spread_and_pairs_that_are_none():
+    same = compare("accuracy", ("a", A), ("b", A), 0.01, paired=True)
+    assert (same.difference, same.difference_p, same.equivalence_p) == (Interval(0.0, 0.0, 0.0), 1.0, 0.0)
+    with pytest.raises(ValueError, match="paired groups must be of one size, got 5 and 4 values"):
+        compare("accuracy", ("a", A), ("b", B), 0.01, paired=True)
+
+
 def test_a_large_p_is_not_sameness():
     a, b = (0.8, 0.9, 1.0), (0.75, 0.9, 0.98)
     result = compare("accuracy", ("a", a), ("b", b), margin=0.01)
@@ -146,6 +177,15 @@ def test_as_many_networks_as_needed_mostly_show_a_difference_of_the_margin():
         compare("accuracy", ("a", spread), ("b", spread), 0.01)
     )
     assert compare("accuracy", ("a", spread * 6), ("b", spread * 6), 0.01).needed is None  # there are 18
+
+
+def test_as_many_pairs_as_needed_mostly_show_a_difference_of_the_margin():
+    first, second = (0.90, 0.92, 0.91), (0.91, 0.91, 0.91)  # differences with a deviation of 0.01
+    needed = compare("accuracy", ("a", first), ("b", second), 0.01, paired=True).needed
+    draws = np.random.default_rng(0).normal(size=(2000, needed)) * 0.01
+    p = stats.ttest_1samp(draws + 0.01, 0, axis=1).pvalue
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.05)
+    assert (stats.ttest_1samp((draws + 0.01)[:, 1:], 0, axis=1).pvalue < 0.05).mean() < 0.8
 
 
 accuracies = st.integers(0, 100).map(lambda n: n / 100)

@@ -43,7 +43,7 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
     return render(
         __file__,
         drawings=[drawings[metric] for metric in METRICS],
-        caption=f"{boxes}A dot is {each}, trained from its own seed.",
+        caption=f"{boxes}A dot is {each}, from its own seed.",
         means=_means(findings.candidates),
         saliency=_means_of_saliency(findings.candidates),
         comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
@@ -82,7 +82,17 @@ def latency_csv(findings: Findings) -> str:
 
 def comparisons_csv(findings: Findings) -> str:
     """A row for each comparison."""
-    fields = ("metric", "first", "second", "difference_p", "margin", "equivalence_p", "different", "equivalent")
+    fields = (
+        "metric",
+        "first",
+        "second",
+        "difference_p",
+        "margin",
+        "equivalence_p",
+        "different",
+        "equivalent",
+        "paired",
+    )
     rows = [
         [*(getattr(each, field) for field in fields), each.difference.mean, each.difference.low, each.difference.high]
         for each in findings.comparisons
@@ -111,7 +121,7 @@ def _means(candidates: Sequence[Candidate]) -> Table:
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
-    return Table(caption, ["network", "trained", *METRICS.values()], rows)
+    return Table(caption, ["network", "seeds", *METRICS.values()], rows)
 
 
 def _means_of_saliency(candidates: Sequence[Candidate]) -> Table | None:
@@ -141,18 +151,22 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
     head = ["comparison", f"difference{interval}", "difference p", "margin", "equivalence p"]
-    return Table("Differences of the means", head, rows)
+    how = ", paired by seed" if all(each.paired for each in comparisons) else ""
+    return Table(f"Differences of the means{how}", head, rows)
 
 
 def _costs(findings: Findings) -> Table:
-    candidates = findings.candidates
-    rows = [
-        ["parameters", *_with_shares([each.parameters for each in candidates])],
-        ["multiply-adds for one image", *_with_shares([each.multiply_adds for each in candidates])],
-        ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
-        *(_latency_row(latency, candidates) for latency in findings.latencies),
-    ]
-    return Table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
+    """A row for each candidate, beside its share of the first one's."""
+    candidates, latencies = findings.candidates, findings.latencies
+    columns = {
+        "parameters": _with_shares([each.parameters for each in candidates]),
+        "multiply-adds for one image": _with_shares([each.multiply_adds for each in candidates]),
+        "checkpoint": [size(each.checkpoint_bytes) for each in candidates],
+        **{_latency_in_words(each): _latency_cells(each, candidates) for each in latencies},
+    }
+    rows = [[swatch(each.name), *cells] for each, *cells in zip(candidates, *columns.values(), strict=True)]
+    latency = ", and the latency of a forward pass" if latencies else ""
+    return Table(f"Cost of a network{latency}", ["network", *columns], rows)
 
 
 def _with_shares(values: Sequence[int]) -> list[str]:
@@ -160,8 +174,11 @@ def _with_shares(values: Sequence[int]) -> list[str]:
     return [f"{whole:,}", *(f"{value:,} ({percent(value, whole)})" for value in values[1:])]
 
 
-def _latency_row(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
+def _latency_in_words(latency: Latency) -> str:
     images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
+    return f"{images}, {latency.device}"
+
+
+def _latency_cells(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
     first, *others = (latency.seconds[each.name] for each in candidates)
-    cells = [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]
-    return [f"latency of {images}, {latency.device}", *cells]
+    return [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]
