@@ -166,6 +166,20 @@ def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
     assert measure(conv).layers[0].redundancy == redundancy(weight).item()
 
 
+def filters_that_go_round(rank: int, world: distributed.ProcessGroup) -> None:
+    layer_plans._MOST_GATHERED = 10_000  # of the first layer's 10,800 bytes
+    mesh = distributed.init_device_mesh("cpu", (world.size(),))
+    for placement in (Shard(0), Shard(1)):
+        model = network()
+        expected = measure(model, details=False).layers
+        model[0].weight = nn.Parameter(distribute_tensor(model[0].weight.detach(), mesh, [placement]))
+        first, *others = measure(model, details=False).layers
+        assert others == list(expected[1:])
+        assert first.reason == "too large to be gathered, its pairs are counted without details"
+        assert dataclasses.replace(first, reason="") == expected[0]
+    layer_plans._MOST_GATHERED = 1 << 32
+
+
 def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     narrow = nn.Conv2d(3, 8 + rank, 3)
     message = r"the processes must be given the same: rank 0 has layer '' \(Conv2d, \(8, 3, 3, 3\)\)"
@@ -235,10 +249,19 @@ def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
 
 
 def test_two_processes(tmp_path: Path):
-    tests = [same_bits, sharded_weights, refusals, a_failure_in_the_middle, same_bits_where_all_share_a_layer]
+    tests = [
+        same_bits,
+        sharded_weights,
+        filters_that_go_round,
+        refusals,
+        a_failure_in_the_middle,
+        same_bits_where_all_share_a_layer,
+    ]
     torch.multiprocessing.spawn(run, (str(tmp_path), 2, tests), 2)
 
 
 @pytest.mark.exhaustive
 def test_three_processes(tmp_path: Path):
-    torch.multiprocessing.spawn(run, (str(tmp_path), 3, [same_bits, sharded_weights, refusals]), 3)
+    torch.multiprocessing.spawn(
+        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, refusals]), 3
+    )
