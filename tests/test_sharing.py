@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -46,7 +47,8 @@ def filters(count: int, slices: int = 3, seed: int = 0) -> Tensor:
 # ---- without processes -----------------------------------------------------------------------------------------------
 
 
-@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=4), processes=st.integers(1, 9))
+@settings(max_examples=30)
+@given(sizes=st.lists(st.integers(0, 200), min_size=1, max_size=3), processes=st.integers(1, 5))
 def test_each_pair_is_in_one_block(sizes, processes):
     banks = [torch.empty(size, 1, 1, device="meta") for size in sizes]
     seen = [torch.zeros(size, size, dtype=torch.int64) for size in sizes]
@@ -227,6 +229,13 @@ def a_failure_in_the_middle(rank: int, world: distributed.ProcessGroup) -> None:
     assert measure(network(), group=world).layers == measure(network()).layers  # they can go on
 
 
+def a_process_that_is_killed(rank: int, world: distributed.ProcessGroup) -> None:
+    """The last test, as it ends a process."""
+    if rank == 1:
+        os._exit(0)
+    refused(PeerError, "a process of the group has ended or can't be reached", lambda: measure(network(), group=world))
+
+
 def failure_of(rank: int, message: str, error: type = ValueError) -> tuple[type, str]:
     """What rank 1 raises, and what the others do."""
     return (error, message) if rank == 1 else (PeerError, f"rank 1 failed: {error.__name__}: {message}")
@@ -244,8 +253,8 @@ def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     for test in tests:
         test(rank, distributed.group.WORLD)
-        distributed.barrier()
-    distributed.destroy_process_group()
+        if test is not tests[-1]:
+            distributed.barrier()
 
 
 def test_two_processes(tmp_path: Path):
@@ -256,6 +265,7 @@ def test_two_processes(tmp_path: Path):
         refusals,
         a_failure_in_the_middle,
         same_bits_where_all_share_a_layer,
+        a_process_that_is_killed,
     ]
     torch.multiprocessing.spawn(run, (str(tmp_path), 2, tests), 2)
 
