@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from ckrm_kernels import layer_plans, measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels import cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
 from ckrm_kernels.distributed import PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
@@ -161,7 +161,9 @@ def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
     weight, mesh = filters(101, 4), distributed.init_device_mesh("cpu", (size,))
     of_whole = functions(weight, None)
     for placement in (Shard(0), Shard(1), Shard(3), Replicate()):
-        assert functions(distribute_tensor(weight, mesh, [placement]), world) == of_whole
+        sharded = distribute_tensor(weight, mesh, [placement])
+        assert functions(sharded, world) == of_whole
+        assert torch.equal(cross_psi(sharded, sharded[:9]), cross_psi(weight, weight[:9]))
     partial = DTensor.from_local(weight if rank == 0 else torch.zeros_like(weight), mesh, [Partial()])
     conv = nn.Conv2d(4, 101, 3)
     conv.weight = nn.Parameter(partial)
