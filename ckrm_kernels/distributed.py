@@ -1,27 +1,40 @@
-"""Several processes that work on one task, started by torchrun."""
+"""Several processes that work on one task: those that torchrun started, or those of a process group."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from hashlib import sha256
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # with processes that still train
 
 
+class PeerError(RuntimeError):
+    """Another process of the team failed, or can't be reached; the message holds its own, or the backend's."""
+
+
 @dataclass(frozen=True)
 class Team:
-    """So many processes that work together, of which this one has the given rank, from 0."""
+    """So many processes that work together, of which this one has the given rank, from 0.
+
+    group: of torch.distributed; None where they are all that have joined
+    """
 
     rank: int = 0
     size: int = 1
+    group: ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -31,14 +44,25 @@ class Team:
     def wait(self) -> None:
         """Returns when every process has come here."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(self.group)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of the value over the processes."""
-        if self.size > 1:
-            value = value.clone()
-            distributed.all_reduce(value)
-        return value
+        """The sum of the value over the processes, on its device."""
+        if self.size == 1:
+            return value
+        total = value.to(self._device(value), copy=True)
+        with _reaching_all():
+            distributed.all_reduce(total, group=self.group)
+        return total.to(value.device)
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of each process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _reaching_all():
+            distributed.all_gather_object(values, value, self.group)
+        return values
 
     def of_first(self, compute: Callable[[], T]) -> T:
         """What the function gives in the first process, the only one that calls it."""
@@ -49,6 +73,59 @@ class Team:
         value: T = result[0]
         return value
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where one process fails within, all do: it with its own error, the others with a `PeerError`.
+
+        Within, `check` comes before everything that all of them take part in.
+        """
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+        except PeerError:
+            raise
+        except Exception as error:
+            self.check(error)
+            raise
+        self.check()
+
+    def check(self, error: Exception | None = None) -> None:
+        """Raises `PeerError` where another process came here with an error, and this one without."""
+        if self.size == 1 or not int(self.sum(torch.tensor(int(error is not None), device="cpu"))):
+            return
+        failures = self.gathered(f"{type(error).__name__}: {error}" if error else None)
+        if error is None:
+            rank = next(rank for rank, failure in enumerate(failures) if failure)
+            raise PeerError(f"rank {self.rank_of_all(rank)} failed: {failures[rank]}")
+
+    def check_agreement(self, facts: Sequence[str]) -> None:
+        """Raises ValueError on all processes, with the first difference, unless the facts are the same on each."""
+        if self.size == 1:
+            return
+        self.check()
+        digests = self.gathered(sha256("\n".join(facts).encode()).hexdigest())
+        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is None:
+            return
+        of_all = self.gathered(list(facts))
+        pairs = zip_longest(of_all[0], of_all[other], fillvalue="nothing more")
+        ours, theirs = next((ours, theirs) for ours, theirs in pairs if ours != theirs)
+        raise ValueError(
+            f"the processes must be given the same: rank {self.rank_of_all(0)} has {ours} "
+            f"where rank {self.rank_of_all(other)} has {theirs}"
+        )
+
+    def _device(self, value: Tensor) -> torch.device | str:
+        """Where the group's backend takes a tensor: on its own device if it can."""
+        kinds = distributed.get_backend_config(self.group)
+        return value.device if f"{value.device.type}:" in kinds else "cuda" if "cuda:" in kinds else "cpu"
+
+    def rank_of_all(self, rank: int) -> int:
+        """A rank of the group as that of all processes, by which torchrun and its logs know it."""
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)
+
 
 ALONE = Team()
 
@@ -56,6 +133,39 @@ ALONE = Team()
 def team() -> Team:
     """All processes that have joined; this one alone where torchrun started none."""
     return Team(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else ALONE
+
+
+@contextmanager
+def _reaching_all() -> Iterator[None]:
+    """The backend's error, where a process does not answer, as a `PeerError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"a process of the group has ended or can't be reached: {error}") from error
+
+
+def team_of(group: ProcessGroup | None) -> Team:
+    """The processes of a group of torch.distributed; None: this one alone.
+
+    Raises TypeError for what is no group, ValueError where this process is not in it, RuntimeError where
+    torch.distributed has not been initialised, or the group is destroyed.
+    """
+    if group is None:
+        return ALONE
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise RuntimeError("group: torch.distributed is not initialised; call init_process_group first")
+    if group is distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group: this process is not in it; call only where new_group gave a process group")
+    if not isinstance(group, distributed.ProcessGroup):
+        hint = ": pass its get_group()" if hasattr(group, "get_group") else ""
+        raise TypeError(f"group must be a process group of torch.distributed, got {type(group).__name__}{hint}")
+    try:
+        rank = distributed.get_rank(group)
+    except ValueError as error:
+        raise RuntimeError("group: it was destroyed") from error
+    if rank < 0:
+        raise ValueError("group: this process is not in it; call only where new_group gave a process group")
+    return Team(rank, distributed.get_world_size(group), group)
 
 
 @contextmanager

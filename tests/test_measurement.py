@@ -259,13 +259,12 @@ def test_distributed_data_parallel_is_named_as_without():
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_sharded_layer_says_so():
+def test_a_sharded_model_is_measured_as_the_whole():
     model = small()
+    expected = measure(model)
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     torch.distributed.fsdp.fully_shard(model, mesh=mesh)
-    rows = measure(model).layers
-    assert [row.status for row in rows] == ["skipped"] * 3
-    assert "sharded" in rows[0].reason
+    assert_same_rows(measure(model), expected)
 
 
 def test_a_module_of_the_user_may_be_called_module():
@@ -603,7 +602,7 @@ def test_layers_whose_psi_is_not_held_have_the_same_numbers(monkeypatch):
             conv.weight[[3, 20]] *= 1e-4
             conv.weight[5:8] = conv.weight[4] * 1.1
     held = measure(module, 0.4)
-    monkeypatch.setattr(distribution, "_MOST_HELD", 0)
+    monkeypatch.setattr(distribution, "MOST_HELD", 0)
     assert measure(module, 0.4).layers == held.layers
     for row, conv in zip(held.layers, module, strict=True):
         assert row.distinct == redundant_groups(conv, 0.4).kept.numel()
