@@ -81,7 +81,7 @@ class RedundancyMonitor:
     def observe(self, step: int) -> RedundancyReport | None:
         """Measures now and writes that at the given step; the report, where this process has one."""
         first = team().is_first
-        if first or _is_sharded(self._model):
+        if first or self._measure_together():
             report = self._report(step)
             self.report = report if first else None
         if self.report is not None and step != self._measured:
@@ -105,6 +105,10 @@ class RedundancyMonitor:
             except (TypeError, ValueError) as error:  # which must not take the trained model along
                 warnings.warn(f"the model was not shrunk: {error}", stacklevel=2)
         return self.report
+
+    def _measure_together(self) -> bool:
+        """Whether all processes have to measure: those that parameters are spread over, or that share the work."""
+        return self._options.get("group") is not None or _is_sharded(self._model)
 
     def _report(self, step: int) -> RedundancyReport | None:
         is_start = self._measured is None
@@ -196,7 +200,7 @@ def _on_device_of(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, A
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    """Whether parameters are spread over processes, which then have to measure together."""
+    """Whether parameters are spread over processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
     from torch.distributed.tensor import DTensor
