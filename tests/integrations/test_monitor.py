@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,3 +189,31 @@ def test_tensorboard_shows_curves_and_histograms(tmp_path):
     assert sum(histogram.bucket) == histogram.num == 15
     above_threshold = sum(n for limit, n in zip(histogram.bucket_limit, histogram.bucket, strict=True) if limit > 0.605)
     assert above_threshold == above(model[3])
+
+
+PROCESS = """
+import torch
+from torch import nn
+from test_monitor import Recorder, network
+from ckrm_kernels.distributed import joined, team
+from ckrm_kernels.integrations import RedundancyMonitor
+
+with joined():
+    torch.manual_seed(0)
+    model, log = nn.parallel.DistributedDataParallel(network()), Recorder()
+    monitor = RedundancyMonitor(model, log_to=log, stop_below=1)
+    monitor.step()
+    has_report = monitor.finish() is not None
+    print(f"rank {team().rank}: {log.steps} {has_report} {monitor.should_stop}\\n", end="")
+"""
+
+
+@pytest.mark.exhaustive
+def test_of_several_processes_the_first_one_logs_and_all_of_them_stop(tmp_path):
+    (tmp_path / "process.py").write_text(PROCESS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0: [0, 1] True True", "rank 1: [] False True"]
