@@ -39,16 +39,21 @@ def as_tensor(array: Tensor | Array, name: str) -> Tensor:
         return array
     if not isinstance(array, Array):
         raise TypeError(f"{name} must be a tensor or an array, got {type(array).__name__}")
-    if isinstance(array, np.ndarray) or not isinstance(array, HasDLPack):
-        return _from_numpy(np.asarray(array), name)
-    if any(stride < 0 for stride in getattr(array, "strides", None) or ()):  # torch ends the process
+    if isinstance(array, np.ndarray):
+        return _from_numpy(array, name)
+    if any(stride < 0 for stride in getattr(array, "strides", None) or ()):  # torch would end the process
         raise ValueError(f"{name} has negative strides, which torch has not: copy the array first")
+    if isinstance(array, HasDLPack):
+        try:
+            return torch.from_dlpack(array)
+        except Exception as error:  # of whatever type the library raises
+            if not isinstance(array, HasArray):
+                raise ValueError(f"{name} can't be read by DLPack: {error}") from error
     try:
-        return torch.from_dlpack(array)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(array, HasArray):
-            return _from_numpy(np.asarray(array), name)
-        raise ValueError(f"{name} can't be read by DLPack: {error}") from error
+        found = np.asarray(array)
+    except Exception as error:
+        raise ValueError(f"{name} can't be read as an array: {error}") from error
+    return _from_numpy(found, name)
 
 
 def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:

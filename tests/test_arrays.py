@@ -133,6 +133,11 @@ class Elsewhere(OnlyDLPack):
         raise BufferError("on no device of torch")
 
 
+class Traced(Elsewhere):
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("it has no value yet")
+
+
 @pytest.mark.parametrize(
     ("array", "error", "message"),
     [
@@ -143,6 +148,7 @@ class Elsewhere(OnlyDLPack):
         (np.float32(1), ValueError, r"weight must have the shape \(F2, F1, \*K\), got \(\)"),
         (Backwards(torch.zeros(2, 2)), ValueError, "weight has negative strides, which torch has not: copy"),
         (Elsewhere(torch.zeros(2, 2)), ValueError, "weight can't be read by DLPack: on no device of torch"),
+        (Traced(torch.zeros(2, 2)), ValueError, "weight can't be read as an array: it has no value yet"),
     ],
 )
 def test_arrays_that_are_no_weight(array, error, message):
