@@ -113,6 +113,7 @@ def test_weights_that_are_not_finite_do_not_end_the_training():
     assert log.steps == [0]
 
 
+@pytest.mark.exhaustive
 def test_the_model_is_shrunk_at_the_end_beside_the_trained_one():
     model = network()
     before = copy.deepcopy(model.state_dict())

@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file
 from training_examples import changed_lines, run
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate is not installed")
-from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-
 from ckrm_kernels import redundancy
-from ckrm_kernels.integrations.transformers import RedundancyCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3)
-        self.dropout, self.head = nn.Dropout(), nn.Linear(6, 2)
+@pytest.fixture(scope="module")
+def training():
+    for library in ("transformers", "accelerate"):
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    import transformers_training
 
-    def forward(self, images, labels=None):
-        features = self.second(self.first(images).relu()).relu()
-        logits = self.head(self.dropout(features.mean((2, 3))))
-        return (logits,) if labels is None else (nn.functional.cross_entropy(logits, labels), logits)
+    return transformers_training
 
 
-def trainer(tmp_path, **options) -> Trainer:
-    data = [{"images": torch.randn(1, 6, 6), "labels": index % 2} for index in range(24)]  # of 6 batches
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=4,
-        disable_tqdm=True,
-        use_cpu=True,
-        **{"report_to": "none", "save_strategy": "no", "num_train_epochs": 2, **options},
-    )
-    return Trainer(model=Classifier(), args=arguments, train_dataset=data, eval_dataset=data)
-
-
-def steps_logged(trainer: Trainer) -> list[int]:
+def steps_logged(trainer) -> list[int]:
     return [entry["step"] for entry in trainer.state.log_history if "redundancy" in entry]
 
 
-def test_the_example_trains_to_the_same_bits(tmp_path, capsys):
+def test_the_example_trains_to_the_same_bits(training, tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert 0 < len(changed_lines("transformers")) <= 5
     for script in ("train", "train_with_ckrm"):
@@ -59,9 +38,9 @@ def test_the_example_trains_to_the_same_bits(tmp_path, capsys):
     assert capsys.readouterr().out.count("5 of 13 layers measured.") == 1
 
 
-def test_it_logs_at_the_start_every_so_many_steps_and_at_the_end(tmp_path):
-    ours = trainer(tmp_path, num_train_epochs=1, gradient_accumulation_steps=2, logging_steps=2)
-    callback = RedundancyCallback(ours, every_steps=2, print_report=False, scale_free=True)
+def test_it_logs_at_the_start_every_so_many_steps_and_at_the_end(training, tmp_path):
+    ours = training.trainer(tmp_path, num_train_epochs=1, gradient_accumulation_steps=2, logging_steps=2)
+    callback = training.RedundancyCallback(ours, every_steps=2, print_report=False, scale_free=True)
     ours.add_callback(callback)
     ours.train()
     assert steps_logged(ours) == [0, 2, 3]
@@ -72,23 +51,23 @@ def test_it_logs_at_the_start_every_so_many_steps_and_at_the_end(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_it_logs_every_so_many_epochs(tmp_path):
-    ours = trainer(tmp_path, num_train_epochs=5)
-    ours.add_callback(RedundancyCallback(ours, every_epochs=2))
+def test_it_logs_every_so_many_epochs(training, tmp_path):
+    ours = training.trainer(tmp_path, num_train_epochs=5)
+    ours.add_callback(training.RedundancyCallback(ours, every_epochs=2))
     ours.train()
     assert steps_logged(ours) == [0, 12, 24, 30]
 
 
-def test_it_stops_the_training(tmp_path):
-    ours = trainer(tmp_path)
-    ours.add_callback(RedundancyCallback(ours, every_steps=4, stop_below=1, print_report=False))
+def test_it_stops_the_training(training, tmp_path):
+    ours = training.trainer(tmp_path)
+    ours.add_callback(training.RedundancyCallback(ours, every_steps=4, stop_below=1, print_report=False))
     ours.train()
     assert ours.state.global_step == 4
 
 
 @pytest.mark.exhaustive
-def test_the_report_is_of_the_best_model_where_that_is_loaded(tmp_path):
-    ours = trainer(
+def test_the_report_is_of_the_best_model_where_that_is_loaded(training, tmp_path):
+    ours = training.trainer(
         tmp_path,
         num_train_epochs=3,
         learning_rate=0.1,
@@ -96,19 +75,19 @@ def test_the_report_is_of_the_best_model_where_that_is_loaded(tmp_path):
         save_strategy="epoch",
         load_best_model_at_end=True,
     )
-    callback = RedundancyCallback(ours, threshold=0.2, print_report=False)
+    callback = training.RedundancyCallback(ours, threshold=0.2, print_report=False)
     ours.add_callback(callback)
-    ours.add_callback(EarlyStoppingCallback())
+    ours.add_callback(training.EarlyStoppingCallback())
     ours.train()
     found = {layer.name: layer.redundancy for layer in callback.report.measured}
     assert found == {name: redundancy(getattr(ours.model, name), 0.2).item() for name in ("first", "second")}
 
 
 @pytest.mark.exhaustive
-def test_it_shrinks_what_was_trained(tmp_path):
-    ours = trainer(tmp_path)
+def test_it_shrinks_what_was_trained(training, tmp_path):
+    ours = training.trainer(tmp_path)
     shrink = {"example_inputs": {"images": torch.randn(2, 1, 6, 6)}, "parameters": 0.6}
-    callback = RedundancyCallback(ours, shrink=shrink, print_report=False)
+    callback = training.RedundancyCallback(ours, shrink=shrink, print_report=False)
     ours.add_callback(callback)
     ours.train()
     assert callback.plan.model is ours.model
@@ -116,25 +95,25 @@ def test_it_shrinks_what_was_trained(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_tensorboard_shows_curves_and_histograms(tmp_path, monkeypatch):
+def test_tensorboard_shows_curves_and_histograms(training, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
-    ours = trainer(tmp_path, report_to="tensorboard")
-    ours.add_callback(RedundancyCallback(ours, print_report=False))
+    ours = training.trainer(tmp_path, report_to="tensorboard")
+    ours.add_callback(training.RedundancyCallback(ours, print_report=False))
     ours.train()
     events = EventAccumulator(str(tmp_path / "curves"), {"histograms": 0}).Reload()
     assert [event.step for event in events.Scalars("train/redundancy/first")] == [0, 6, 12]
     assert [event.histogram_value.num for event in events.Histograms("psi/second")] == [15, 15, 15]
 
 
-def test_wrong_options_are_refused(tmp_path):
+def test_wrong_options_are_refused(training, tmp_path):
     with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got NoneType"):
-        RedundancyCallback(None)
-    ours = trainer(tmp_path)
+        training.RedundancyCallback(None)
+    ours = training.trainer(tmp_path)
     with pytest.raises(ValueError, match="every_steps or every_epochs must be given, not both"):
-        RedundancyCallback(ours, every_steps=1, every_epochs=1)
-    ours.add_callback(RedundancyCallback(ours, treshold=0.5))
+        training.RedundancyCallback(ours, every_steps=1, every_epochs=1)
+    ours.add_callback(training.RedundancyCallback(ours, treshold=0.5))
     with pytest.raises(TypeError, match="unexpected keyword argument 'treshold'"):
         ours.train()
