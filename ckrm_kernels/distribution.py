@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.filters import Weight
 from ckrm_kernels.functional import checked_banks, counts_of_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
@@ -18,9 +19,7 @@ from ckrm_kernels.whole_numbers import whole_number
 _MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
 
 
-def redundancy(
-    weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[SimilarityOptions]
-) -> Tensor:
+def redundancy(weight: Weight, threshold: float | Tensor = 0.6, **options: Unpack[SimilarityOptions]) -> Tensor:
     """lambda^t, the share of pairs of filters whose Psi is strictly above the threshold t (equation 9).
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
@@ -34,7 +33,7 @@ def redundancy(
     return redundancy_of_banks(checked_banks(weight, similarity.scale_free), thresholds, similarity, backend)
 
 
-def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[SimilarityOptions]) -> Tensor:
+def psi_histogram(weight: Weight, bins: int = 50, **options: Unpack[SimilarityOptions]) -> Tensor:
     """The distribution of Omega: number of pairs in equal bins over [0, 1], without storing Omega.
 
     Of a signed similarity the bins are over [-1, 1].
@@ -105,7 +104,7 @@ def histogram_of_omega(omega: Sequence[Tensor], bins: int, similarity: Similarit
     return torch.bincount(place, minlength=bins).cpu()
 
 
-def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:
+def valued_banks(weight: Weight, scale_free: bool) -> list[Tensor]:
     """The checked filter banks of a weight, detached; raises ValueError on the meta device, which holds no values."""
     banks = [bank.detach() for bank in checked_banks(weight, scale_free)]
     if banks[0].is_meta:

@@ -9,11 +9,12 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import checked_threshold, valued_banks
+from ckrm_kernels.filters import Weight
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
@@ -44,9 +45,7 @@ class RedundantGroups:
         return hash(tuple(self.representative.tolist()))  # which says the rest
 
 
-def redundant_groups(
-    weight: Tensor | nn.Module, threshold: float = 0.6, **options: Unpack[SimilarityOptions]
-) -> RedundantGroups:
+def redundant_groups(weight: Weight, threshold: float = 0.6, **options: Unpack[SimilarityOptions]) -> RedundantGroups:
     """Chooses filters to keep so that no two of them exceed the threshold and every other one repeats a kept one.
 
     Greedy and deterministic: again and again it keeps the filter that exceeds the threshold with the most undecided
