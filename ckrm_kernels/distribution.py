@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
+from ckrm_kernels.filters import Weight
 from ckrm_kernels.functional import checked_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
@@ -26,7 +27,7 @@ MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
 
 
 def redundancy(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     threshold: float | Tensor = 0.6,
     *,
     group: ProcessGroup | None = None,
@@ -54,7 +55,7 @@ def redundancy(
 
 
 def psi_histogram(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     bins: int = 50,
     *,
     group: ProcessGroup | None = None,
@@ -145,7 +146,7 @@ def histogram_of_omega(omega: Sequence[Tensor], bins: int, similarity: Similarit
     return torch.bincount(place, minlength=bins).cpu()
 
 
-def valued_banks(weight: Tensor | nn.Module, scale_free: bool) -> list[Tensor]:
+def valued_banks(weight: Weight, scale_free: bool) -> list[Tensor]:
     """The checked filter banks of a weight, detached; raises ValueError on the meta device, which holds no values."""
     banks = [bank.detach() for bank in checked_banks(weight, scale_free)]
     if banks[0].is_meta:

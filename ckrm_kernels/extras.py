@@ -13,13 +13,18 @@ EXTRAS = {  # the modules of each, as they are imported
     "report": ("pandas", "matplotlib"),
     "onnx": ("onnx", "onnxscript"),
     "train": (
-        *("sklearn", "scipy", "torchmetrics", "pydantic", "PIL", "tensorboard"),
+        *("sklearn", "scipy", "pydantic", "PIL"),
         *(() if sys.version_info >= (3, 11) else ("tomli",)),
     ),
     "cxr": ("pydicom",),
+    "tensorboard": ("tensorboard",),
+    "torchmetrics": ("torchmetrics",),
+    "lightning": ("lightning",),
+    "transformers": ("transformers", "accelerate"),
+    "torch-pruning": ("torch_pruning",),
     "build": ("ninja", "setuptools"),
 }
-_PROJECTS = {"sklearn": "scikit-learn", "PIL": "Pillow"}
+_PROJECTS = {"sklearn": "scikit-learn", "PIL": "Pillow", "torch_pruning": "torch-pruning"}
 
 
 def project(module: str) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.sharded import gathered
 from ckrm_kernels.used_weights import used_weight
 
+Weight = Tensor | nn.Module | Array
+"""What functions on weights take: a tensor, a module, or an array of another library, which is not copied."""
 
-def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
+
+def filter_banks(source: Weight) -> list[Tensor]:
     """The filter banks of a weight or module: one, or one for each group of a grouped convolution.
 
-    source: a weight (F2, F1, *K), or a convolution, transposed convolution or linear module
+    source: a weight (F2, F1, *K), a tensor or an array, or a convolution, transposed convolution or linear module
     out: views of the weight, each (filters, F1, *K); a depthwise layer, whose groups hold one filter each, is one
         bank of all its filters; a transposed convolution's filters are its output channels
     Raises TypeError for anything else, ValueError for a module whose weight is not there yet or can't be had. The
@@ -22,7 +26,9 @@ def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
     if isinstance(source, Tensor):
         return [gathered(source)]
     if not isinstance(source, nn.Module):
-        raise TypeError(f"weight must be a tensor or a module, got {type(source).__name__}")
+        if not isinstance(source, Array):
+            raise TypeError(f"weight must be a tensor, an array or a module, got {type(source).__name__}")
+        return [as_tensor(source, "weight")]
     if not isinstance(source, (_ConvNd, nn.Linear)):
         raise TypeError(f"a {type(source).__name__} has no filters; accepted are convolutions and Linear")
     weight = gathered(used_weight(source).weight)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels import ops
+from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.backends import Backend, are_long, implementation
-from ckrm_kernels.filters import filter_banks
+from ckrm_kernels.filters import Weight, filter_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import gathered
 from ckrm_kernels.similarity import Similarity
@@ -20,7 +21,7 @@ _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def pairwise_psi(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     *,
     layout: Literal["packed", "square"] = "packed",
     **options: Unpack[SimilarityOptions],
@@ -48,8 +49,8 @@ def pairwise_psi(
 
 
 def cross_psi(
-    a: Tensor,
-    b: Tensor,
+    a: Tensor | Array,
+    b: Tensor | Array,
     **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """Psi of every filter of a with every filter of b, such as one layer trained from two seeds.
@@ -59,7 +60,7 @@ def cross_psi(
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
     """
     similarity, backend = resolve(options, "cross_psi")
-    a, b = checked_weight(gathered(a), "a"), checked_weight(gathered(b), "b")
+    a, b = (checked_weight(gathered(as_tensor(each, name)), name) for each, name in ((a, "a"), (b, "b")))
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"a and b must have slices of one number and shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
@@ -74,8 +75,8 @@ def cross_psi(
 
 
 def psi_of_pairs(
-    weight: Tensor | nn.Module,
-    pairs: Tensor,
+    weight: Weight,
+    pairs: Tensor | Array,
     **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """Psi of the listed pairs of filters.
@@ -87,7 +88,7 @@ def psi_of_pairs(
     """
     similarity, backend = resolve(options, "psi_of_pairs")
     bank = only_bank(weight, similarity.scale_free)
-    _check_pairs(pairs, bank)
+    pairs = _checked_pairs(pairs, bank)
     return implementation(backend, bank).psi_of_pairs(bank, pairs, similarity)
 
 
@@ -123,7 +124,7 @@ def unpack(omega: Tensor, filters: int) -> Tensor:
     return upper + upper.T + torch.eye(filters, dtype=omega.dtype, device=omega.device)
 
 
-def only_bank(weight: Tensor | nn.Module, scale_free: bool) -> Tensor:
+def only_bank(weight: Weight, scale_free: bool) -> Tensor:
     """The single filter bank of a weight or module, checked; raises ValueError for a grouped module."""
     banks = checked_banks(weight, scale_free)
     if len(banks) != 1:
@@ -131,7 +132,7 @@ def only_bank(weight: Tensor | nn.Module, scale_free: bool) -> Tensor:
     return banks[0]
 
 
-def checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tensor]:
+def checked_banks(source: Weight, scale_free: bool) -> Sequence[Tensor]:
     """The filter banks of a weight or module, checked; scale_free: over the root mean square of them all."""
     banks = [checked_weight(bank, "weight") for bank in filter_banks(source)]
     if not scale_free:
@@ -139,10 +140,9 @@ def checked_banks(source: Tensor | nn.Module, scale_free: bool) -> Sequence[Tens
     return [unit_scale(banks[0])] if len(banks) == 1 else list(unit_scale(torch.stack(banks)).unbind(0))
 
 
-def checked_weight(weight: Tensor, name: str) -> Tensor:
+def checked_weight(weight: Tensor | Array, name: str) -> Tensor:
     """The weight itself; raises TypeError or ValueError, naming it, unless it is a dense filter bank."""
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(weight).__name__}")
+    weight = as_tensor(weight, name)
     if weight.layout != torch.strided or weight.is_quantized or weight.is_nested:
         kind = "quantized" if weight.is_quantized else "nested" if weight.is_nested else str(weight.layout)
         raise TypeError(f"{name} must be a dense tensor, got a {kind} one: convert it first (to_dense, dequantize)")
@@ -155,21 +155,24 @@ def checked_weight(weight: Tensor, name: str) -> Tensor:
     return weight
 
 
-def _check_pairs(pairs: Tensor, weight: Tensor) -> None:
-    if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64 or pairs.dim() != 2 or pairs.shape[1] != 2:
-        given = f"{pairs.dtype} {tuple(pairs.shape)}" if isinstance(pairs, Tensor) else type(pairs).__name__
-        raise ValueError(f"pairs must be an int64 tensor of shape (P, 2), got {given}")
+def _checked_pairs(pairs: Tensor | Array, weight: Tensor) -> Tensor:
+    if not isinstance(pairs, (Tensor, Array)):
+        raise ValueError(f"pairs must be an int64 tensor of shape (P, 2), got {type(pairs).__name__}")
+    pairs = as_tensor(pairs, "pairs")
+    if pairs.dtype != torch.int64 or pairs.dim() != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs must be an int64 tensor of shape (P, 2), got {pairs.dtype} {tuple(pairs.shape)}")
     if pairs.device != weight.device:
         raise ValueError(f"pairs must be on the weight's device {weight.device}, got {pairs.device}")
     if torch.compiler.is_compiling() or pairs.is_meta or pairs.numel() == 0:
-        return
+        return pairs
     if pairs.is_cuda and torch.cuda.is_current_stream_capturing():  # the kernels give NaN for a pair out of range
-        return
+        return pairs
     low, high = pairs.aminmax()
     if low < 0 or high >= weight.shape[0]:
         raise IndexError(f"pairs must index filters 0 to {weight.shape[0] - 1}, got {int(low)} to {int(high)}")
     if bool((pairs[:, 0] == pairs[:, 1]).any()):
         raise ValueError("pairs must name two different filters each, got one filter twice")
+    return pairs
 
 
 def unit_scale(weight: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
+from ckrm_kernels.filters import Weight
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
@@ -53,7 +54,7 @@ class RedundantGroups:
 
 
 def redundant_groups(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     threshold: float = 0.6,
     *,
     group: ProcessGroup | None = None,

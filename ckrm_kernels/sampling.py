@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
@@ -19,6 +19,7 @@ from ckrm_kernels.distribution import (
     redundancy_of_sets,
     valued_banks,
 )
+from ckrm_kernels.filters import Weight
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
@@ -55,7 +56,7 @@ class RedundancyEstimate:
 
 
 def estimate_redundancy(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     threshold: float = 0.6,
     *,
     num_pairs: int,
@@ -103,7 +104,7 @@ def estimate_redundancy(
 
 
 def chance_redundancy(
-    weight: Tensor | nn.Module,
+    weight: Weight,
     threshold: float | Tensor = 0.6,
     *,
     rounds: int = 1,

@@ -76,7 +76,8 @@ WEIGHTS = {
         ("dense", "quantized", "dequantize"),
     ),
     "list": (lambda: [[1.0, 2.0]], TypeError, ("must be a tensor", "got list")),
-    "numpy": (lambda: np.zeros((4, 3)), TypeError, ("must be a tensor", "got ndarray")),
+    "NumPy's whole numbers": (lambda: np.zeros((4, 3), np.int32), TypeError, (FLOATS, "int32")),
+    "NumPy's objects": (lambda: np.zeros((4, 3), object), TypeError, ("a type that torch has", "got object")),
     "None": (lambda: None, TypeError, ("must be a tensor", "got NoneType")),
     "class": (lambda: nn.Conv2d, TypeError, ("must be a tensor", "got type")),
 }

@@ -71,11 +71,11 @@ def test_a_module_of_no_extra_is_refused():
 
 
 def test_what_is_not_installed_is_named_before_it_is_needed(monkeypatch):
-    check_installed("the work", "scipy", "torchmetrics")
-    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    check_installed("the work", "scipy", "sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError) as caught:
-        check_installed("the work", "scipy", "torchmetrics")
-    assert str(caught.value) == 'the work needs torchmetrics: pip install "ckrm-kernels[train]"'
+        check_installed("the work", "scipy", "sklearn")
+    assert str(caught.value) == 'the work needs scikit-learn: pip install "ckrm-kernels[train]"'
 
 
 def test_every_optional_import_is_required_by_its_own_name():

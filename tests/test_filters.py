@@ -147,7 +147,7 @@ def test_a_lazy_module_works_after_a_batch():
     [
         (nn.BatchNorm2d(3), "a BatchNorm2d has no filters"),
         (nn.Sequential(nn.Conv2d(1, 2, 3)), "a Sequential has no filters"),
-        ([1.0, 2.0], "weight must be a tensor or a module, got list"),
+        ([1.0, 2.0], "weight must be a tensor, an array or a module, got list"),
         (None, "got NoneType"),
     ],
 )

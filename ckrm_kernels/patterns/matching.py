@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ckrm_kernels.arrays import Array
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.filters import Weight, is_pointwise
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layers import Layer, model_layers
@@ -33,7 +34,7 @@ _BINS = 60
 
 
 def match_patterns(
-    weight_or_model: Tensor | nn.Module,
+    weight_or_model: Weight,
     bank: Bank = None,
     threshold: float = THRESHOLD,
     signed: bool = True,
@@ -62,15 +63,16 @@ def match_patterns(
     Raises TypeError or ValueError for a bank that is none: an unknown name, a pattern of zeros, with NaN, or larger
     than a layer's kernels, named; and for NaN or Inf in a layer, named. Nothing of the model changes.
     """
-    if isinstance(weight_or_model, Tensor):
-        if checked_weight(weight_or_model, "weight_or_model").is_meta:
+    if isinstance(weight_or_model, (Tensor, Array)):
+        weight = checked_weight(weight_or_model, "weight_or_model")
+        if weight.is_meta:
             raise ValueError("weight_or_model is on the meta device, it has no values")
-        layers, name = [Layer("", "Tensor", (weight_or_model.detach(),))], "a tensor"
+        layers, name = [Layer("", "Tensor", (weight.detach(),))], "a tensor"
     elif isinstance(weight_or_model, nn.Module):
         with torch.no_grad():
             layers, name = model_layers(weight_or_model), type(weight_or_model).__name__
     else:
-        raise TypeError(f"weight_or_model must be a tensor or a module, got {type(weight_or_model).__name__}")
+        raise TypeError(f"weight_or_model must be a tensor, an array or a module, got {type(weight_or_model).__name__}")
     return match_layers(layers, bank, threshold, signed, backend=backend, sources=[Source(name)])
 
 

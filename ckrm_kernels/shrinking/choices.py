@@ -51,7 +51,7 @@ def order(
         return torch.randperm(coupling.width, generator=generator).tolist()
     if choose == "psi":
         norms = _weights(model, graph, coupling).double().norm(dim=1)
-        return _least_of_similar_pairs(signed_psi(model, graph, coupling), norms)
+        return least_of_similar_pairs(signed_psi(model, graph, coupling), norms)
     raise ValueError(f"choose must be one of {', '.join(get_args(Choice))}, or a function of weights, got {choose!r}")
 
 
@@ -112,7 +112,7 @@ def _norm_scales(model: nn.Module, coupling: Coupling) -> Tensor:
     return torch.stack(scales).sum(0)
 
 
-def _least_of_similar_pairs(similarity: Tensor, norms: Tensor) -> list[int]:
+def least_of_similar_pairs(similarity: Tensor, norms: Tensor) -> list[int]:
     """Again and again, of the most similar pair that is left, the filter with the smaller norm."""
     width = len(norms)
     i, j = torch.triu_indices(width, width, 1, device=similarity.device)

@@ -211,7 +211,7 @@ def test_what_is_no_bank(name):
 @pytest.mark.parametrize(
     ("given", "options", "error", "words"),
     [
-        ([1.0], {}, TypeError, "weight_or_model must be a tensor or a module, got list"),
+        ([1.0], {}, TypeError, "weight_or_model must be a tensor, an array or a module, got list"),
         (torch.ones(3), {}, ValueError, "weight_or_model must have the shape"),
         (torch.ones(2, 2, 3, 3, dtype=torch.int64), {}, TypeError, "weight_or_model must be float32"),
         (torch.tensor([1.0, math.nan]).expand(4, 1, 3, 2), {}, ValueError, "weight_or_model has NaN or Inf in filters"),
