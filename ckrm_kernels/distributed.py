@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,6 +48,35 @@ class Team:
         distributed.broadcast_object_list(result, device=torch.device("cpu"))
         value: T = result[0]
         return value
+
+    def portion(self, costs: Sequence[float]) -> list[int]:
+        """Which pieces of work this process does: the costliest first, each goes to who has least to do by then."""
+        loads, mine = [0.0] * self.size, []
+        for piece in sorted(range(len(costs)), key=lambda piece: (-costs[piece], piece)):
+            least = loads.index(min(loads))
+            loads[least] += costs[piece]
+            if least == self.rank:
+                mine.append(piece)
+        return sorted(mine)
+
+    def shared(
+        self,
+        costs: Sequence[float],
+        compute: Callable[[int], T],
+        track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> list[T]:
+        """What the function gives for each piece of work, computed in one of the processes and known to all.
+
+        costs: of each piece, in any unit, the same in every process; track: wraps the iteration over this one's pieces
+        """
+        done = {}
+        for piece in track(self.portion(costs)):
+            done[piece] = compute(piece)
+        if self.size > 1:
+            of_all: list[Any] = [None] * self.size
+            distributed.all_gather_object(of_all, done)
+            done = {piece: value for each in of_all for piece, value in each.items()}
+        return [done[piece] for piece in range(len(costs))]
 
 
 ALONE = Team()

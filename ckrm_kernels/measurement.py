@@ -146,6 +146,11 @@ def measure_layers(
     )
 
 
+def check_finite(models: Sequence[Sequence[Layer]], pointwise: Pointwise, sources: Sequence[Source] = ()) -> None:
+    """Raises the ValueError of `measure_layers` for layers with NaN or Inf, without measuring anything."""
+    _check_finite([_plan_layer(same, pointwise) for same in _by_name(models)], _names(len(models), sources))
+
+
 def structure_of(layers: Sequence[Layer]) -> Hashable:
     """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
     return frozenset(descriptions(layers).items())

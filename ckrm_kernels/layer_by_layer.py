@@ -1,0 +1,77 @@
+"""Checkpoints measured a layer at a time, in the memory of the largest one, by one process or by several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ckrm_kernels.checkpoints import Checkpoint
+from ckrm_kernels.choices import Pointwise
+from ckrm_kernels.distributed import team
+from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.layers import Layer
+from ckrm_kernels.measurement import check_finite, measure_layers
+from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.similarity import Similarity
+
+
+def measure_checkpoints(
+    checkpoints: Sequence[Checkpoint],
+    threshold: float,
+    pointwise: Pointwise,
+    similarity: Similarity,
+    *,
+    track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    patterns: bool = False,
+) -> RedundancyReport:
+    """`measure` on checkpoints of one structure, of which no more than a layer is read at a time.
+
+    Processes that have joined share out the layers, by what they cost; each of them gets the whole report, the same as
+    of one process.
+    track: wraps the iteration over the layers of this process, to show progress
+    Raises CheckpointError, and ValueError as `measure` does, before anything is measured.
+    """
+    sources = [source for each in checkpoints for source in each.sources]
+    places = _places(checkpoints)
+    costs = [_cost(same, checkpoints, pointwise) for same in places]
+
+    def read(piece: int) -> list[list[Layer]]:
+        name = checkpoints[0].outlines[places[piece][0]].name
+        stored = [each.stored[place] for each, place in zip(checkpoints, places[piece], strict=True)]
+        layers = [each.read() if costs[piece] else each.outline for each in stored]
+        return [[replace(layer, name=name)] for layer in layers]
+
+    def check(piece: int) -> None:
+        check_finite(read(piece), pointwise, sources)
+
+    def row(piece: int) -> LayerRedundancy:
+        report = measure_layers(read(piece), threshold, pointwise, similarity, sources=sources, patterns=patterns)
+        return report.layers[0]
+
+    team().shared(costs, check)
+    rows = team().shared(costs, row, track)
+    notes = list(dict.fromkeys(note for each in checkpoints for note in each.notes))
+    empty = measure_layers([[] for _ in checkpoints], threshold, pointwise, similarity, sources=sources, notes=notes)
+    return replace(empty, layers=tuple(rows))
+
+
+def _places(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
+    """Of each layer of the first checkpoint, where it stands in each; of a shared weight, where its owner stands."""
+    named = [{layer.name: place for place, layer in enumerate(each.outlines)} for each in checkpoints]
+    found = []
+    for first in checkpoints[0].outlines:
+        same = [at[first.name] for at in named]
+        if first.shared_with is None:
+            owners = [each.outlines[place].shared_with for each, place in zip(checkpoints, same, strict=True)]
+            same = [at[owner or first.name] for at, owner in zip(named, owners, strict=True)]
+        found.append(same)
+    return found
+
+
+def _cost(same: Sequence[int], checkpoints: Sequence[Checkpoint], pointwise: Pointwise) -> float:
+    """Pairs of slices, and numbers to read; 0 where nothing is measured."""
+    banks = checkpoints[0].outlines[same[0]].banks
+    if not banks or (pointwise == "skip" and is_pointwise(banks[0])):
+        return 0
+    return len(checkpoints) * sum(bank.shape[0] ** 2 // 2 * bank.shape[1] + bank.numel() for bank in banks)
