@@ -1,27 +1,44 @@
-"""Several processes that work on one task, started by torchrun."""
+"""Several processes that work on one task: those that torchrun started, or those of a process group."""
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from hashlib import sha256
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from ckrm_kernels.failures import Failures
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # with processes that still train
+_failures: Failures | None = None
+
+
+class PeerError(RuntimeError):
+    """Another process of the team failed; the message names it and holds its own."""
 
 
 @dataclass(frozen=True)
 class Team:
-    """So many processes that work together, of which this one has the given rank, from 0."""
+    """So many processes that work together, of which this one has the given rank, from 0.
+
+    group: of torch.distributed; None where they are all that have joined
+    """
 
     rank: int = 0
     size: int = 1
+    group: ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -31,14 +48,23 @@ class Team:
     def wait(self) -> None:
         """Returns when every process has come here."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(self.group)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of the value over the processes."""
-        if self.size > 1:
-            value = value.clone()
-            distributed.all_reduce(value)
-        return value
+        """The sum of the value over the processes, on its device."""
+        if self.size == 1:
+            return value
+        total = value.to(self._device(value), copy=True)
+        distributed.all_reduce(total, group=self.group)
+        return total.to(value.device)
+
+    def gathered(self, value: T) -> list[T]:
+        """The value of each process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, self.group)
+        return values
 
     def of_first(self, compute: Callable[[], T]) -> T:
         """What the function gives in the first process, the only one that calls it."""
@@ -49,37 +75,89 @@ class Team:
         value: T = result[0]
         return value
 
-    def portion(self, costs: Sequence[float]) -> list[int]:
-        """Which pieces of work this process does: the costliest first, each goes to who has least to do by then."""
-        loads, mine = [0.0] * self.size, []
-        for piece in sorted(range(len(costs)), key=lambda piece: (-costs[piece], piece)):
-            least = loads.index(min(loads))
-            loads[least] += costs[piece]
-            if least == self.rank:
-                mine.append(piece)
-        return sorted(mine)
-
     def shared(
         self,
         costs: Sequence[float],
         compute: Callable[[int], T],
         track: Callable[[Sequence[int]], Iterable[int]] = iter,
     ) -> list[T]:
-        """What the function gives for each piece of work, computed in one of the processes and known to all.
+        """What the function gives for each piece of work, computed by one of the processes and known to all.
 
-        costs: of each piece, in any unit, the same in every process; track: wraps the iteration over this one's pieces
+        costs: of each piece, in any unit, the same on every process; track: wraps the iteration over this one's pieces
         """
         done = {}
-        for piece in track(self.portion(costs)):
+        for piece in track(sorted(dealt_out(costs, self.size)[self.rank])):
+            stop_if_one_failed()
             done[piece] = compute(piece)
-        if self.size > 1:
-            of_all: list[Any] = [None] * self.size
-            distributed.all_gather_object(of_all, done)
-            done = {piece: value for each in of_all for piece, value in each.items()}
-        return [done[piece] for piece in range(len(costs))]
+        of_all = {piece: value for part in self.gathered(done) for piece, value in part.items()}
+        return [of_all[piece] for piece in range(len(costs))]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where one process fails within, all do: it with its own error, the others with a `PeerError`.
+
+        Within, `check` comes before everything that all of them take part in.
+        """
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+        except PeerError:
+            raise
+        except Exception as error:
+            self.check(error)
+            raise
+        self.check()
+
+    def check(self, error: Exception | None = None) -> None:
+        """Raises `PeerError` where another process came here with an error, and this one without."""
+        if self.size == 1 or not int(self.sum(torch.tensor(int(error is not None), device="cpu"))):
+            return
+        failures = self.gathered(f"{type(error).__name__}: {error}" if error else None)
+        if error is None:
+            rank = next(rank for rank, failure in enumerate(failures) if failure)
+            raise PeerError(f"rank {self._rank_of_all(rank)} failed: {failures[rank]}")
+
+    def check_agreement(self, facts: Sequence[str]) -> None:
+        """Raises ValueError on all processes, with the first difference, unless the facts are the same on each."""
+        if self.size == 1:
+            return
+        self.check()
+        digests = self.gathered(sha256("\n".join(facts).encode()).hexdigest())
+        other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is None:
+            return
+        of_all = self.gathered(list(facts))
+        pairs = zip_longest(of_all[0], of_all[other], fillvalue="nothing more")
+        ours, theirs = next((ours, theirs) for ours, theirs in pairs if ours != theirs)
+        raise ValueError(
+            f"the processes must be given the same: rank {self._rank_of_all(0)} has {ours} "
+            f"where rank {self._rank_of_all(other)} has {theirs}"
+        )
+
+    def _device(self, value: Tensor) -> torch.device | str:
+        """Where the group's backend takes a tensor: on its own device if it can."""
+        kinds = distributed.get_backend_config(self.group)
+        return value.device if f"{value.device.type}:" in kinds else "cuda" if "cuda:" in kinds else "cpu"
+
+    def _rank_of_all(self, rank: int) -> int:
+        """A rank of the group as that of all processes, by which torchrun and its logs know it."""
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)
 
 
 ALONE = Team()
+
+
+def dealt_out(costs: Sequence[float], processes: int) -> list[list[int]]:
+    """Which pieces of work each process takes: the most costly first, each by the one that has least to do."""
+    loads = [(0.0, rank) for rank in range(processes)]
+    taken: list[list[int]] = [[] for _ in loads]
+    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+        load, rank = loads[0]
+        taken[rank].append(piece)
+        heapq.heapreplace(loads, (load + costs[piece], rank))
+    return taken
 
 
 def team() -> Team:
@@ -87,9 +165,44 @@ def team() -> Team:
     return Team(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else ALONE
 
 
+def team_of(group: ProcessGroup | None) -> Team:
+    """The processes of a group of torch.distributed; None: this one alone.
+
+    Raises TypeError for what is no group, ValueError where this process is not in it, RuntimeError where
+    torch.distributed has not been initialised, or the group is destroyed.
+    """
+    if group is None:
+        return ALONE
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise RuntimeError("group: torch.distributed is not initialised; call init_process_group first")
+    if group is distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group: this process is not in it; call only where new_group gave a process group")
+    if not isinstance(group, distributed.ProcessGroup):
+        hint = ": pass its get_group()" if hasattr(group, "get_group") else ""
+        raise TypeError(f"group must be a process group of torch.distributed, got {type(group).__name__}{hint}")
+    try:
+        rank = distributed.get_rank(group)
+    except ValueError as error:
+        raise RuntimeError("group: it was destroyed") from error
+    if rank < 0:
+        raise ValueError("group: this process is not in it; call only where new_group gave a process group")
+    return Team(rank, distributed.get_world_size(group), group)
+
+
+def stop_if_one_failed() -> None:
+    """Raises `PeerError` where another process that torchrun started has failed."""
+    if _failures is not None and (words := _failures.of_another()):
+        raise PeerError(words)
+
+
 @contextmanager
 def joined() -> Iterator[Team]:
-    """Joins the processes that torchrun started, if it did, and leaves them at the end."""
+    """Joins the processes that torchrun started, if it did, and leaves them at the end.
+
+    Where one of them fails or is gone, the others raise a `PeerError` that names it, at the next thing that they do
+    together; it raises its own error.
+    """
+    global _failures
     if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
         yield team()
         return
@@ -97,9 +210,30 @@ def joined() -> Iterator[Team]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    store, rank, size = next(distributed.rendezvous("env://"))
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    _failures = Failures(store, rank, size)
     try:
         yield team()
         team().wait()  # so that none leaves while another still talks to it
+    except BaseException as error:
+        if words := _why(error, _failures):
+            raise PeerError(words) from error
+        raise
     finally:
+        _failures.close()
+        _failures = None
         distributed.destroy_process_group()
+
+
+def _why(error: BaseException, failures: Failures) -> str | None:
+    """The failure of another process that an error comes of; None for one of this process, which is reported."""
+    if words := failures.of_another():
+        return words
+    if isinstance(error, KeyboardInterrupt):
+        return None
+    is_broken = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    if is_broken and (words := failures.gone()):
+        return words
+    failures.report(error)
+    return None

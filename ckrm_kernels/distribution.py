@@ -4,50 +4,82 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
-from ckrm_kernels.functional import checked_banks, counts_of_banks
+from ckrm_kernels.distributed import ALONE, Team
+from ckrm_kernels.functional import checked_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.sharded import team_for
+from ckrm_kernels.sharing import facts_of, shared_counts
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
 
-_MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
 
 
 def redundancy(
-    weight: Tensor | nn.Module, threshold: float | Tensor = 0.6, **options: Unpack[SimilarityOptions]
+    weight: Tensor | nn.Module,
+    threshold: float | Tensor = 0.6,
+    *,
+    group: ProcessGroup | None = None,
+    **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """lambda^t, the share of pairs of filters whose Psi is strictly above the threshold t (equation 9).
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
     threshold: a number in [0, 1], of a signed similarity in [-1, 1], or a tensor of them of any shape, in any order
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share the work and
+        have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
     """
-    similarity, backend = resolve(options, "redundancy", "threshold")
-    thresholds = checked_thresholds(threshold, similarity.lowest)
-    return redundancy_of_banks(checked_banks(weight, similarity.scale_free), thresholds, similarity, backend)
+    team = team_for(group, weight)
+    with team.together():
+        similarity, backend = resolve(options, "redundancy", "threshold", "group")
+        thresholds = checked_thresholds(threshold, similarity.lowest)
+        team.check()
+        banks = checked_banks(weight, similarity.scale_free)
+        if team.size > 1:
+            team.check_agreement(facts_of(banks, similarity, backend, threshold=thresholds.tolist()))
+        return redundancy_of_banks(banks, thresholds, similarity, backend, team)
 
 
-def psi_histogram(weight: Tensor | nn.Module, bins: int = 50, **options: Unpack[SimilarityOptions]) -> Tensor:
+def psi_histogram(
+    weight: Tensor | nn.Module,
+    bins: int = 50,
+    *,
+    group: ProcessGroup | None = None,
+    **options: Unpack[SimilarityOptions],
+) -> Tensor:
     """The distribution of Omega: number of pairs in equal bins over [0, 1], without storing Omega.
 
     Of a signed similarity the bins are over [-1, 1].
 
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
     bins: their number, >= 1; bin b holds edge(b) < Psi <= edge(b + 1), the first also all below and the last all above
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share the work and
+        have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: (bins,) int64; NaN pairs are in no bin
     """
-    similarity, backend = resolve(options, "psi_histogram", "bins")
-    inner = inner_edges(whole_number("bins", bins), similarity)
-    banks = checked_banks(weight, similarity.scale_free)
-    return counts_of_banks(banks, inner, similarity, backend).sum(0)[:-1]
+    team = team_for(group, weight)
+    with team.together():
+        similarity, backend = resolve(options, "psi_histogram", "bins", "group")
+        inner = inner_edges(whole_number("bins", bins), similarity)
+        team.check()
+        banks = checked_banks(weight, similarity.scale_free)
+        if team.size > 1:
+            team.check_agreement(facts_of(banks, similarity, backend, bins=bins))
+        return shared_counts(banks, inner, similarity, backend, team).sum(0)[:-1]
 
 
 def inner_edges(bins: int, similarity: Similarity) -> Tensor:
@@ -56,20 +88,28 @@ def inner_edges(bins: int, similarity: Similarity) -> Tensor:
 
 
 def redundancy_of_banks(
-    banks: Sequence[Tensor], thresholds: Tensor, similarity: Similarity, backend: Backend | None
+    banks: Sequence[Tensor],
+    thresholds: Tensor,
+    similarity: Similarity,
+    backend: Backend | None,
+    team: Team = ALONE,
 ) -> Tensor:
     """lambda^t over the pairs within each of several filter banks: float64, of the thresholds' shape."""
-    return redundancy_of_sets([banks], thresholds, similarity, backend)[0]
+    return redundancy_of_sets([banks], thresholds, similarity, backend, team)[0]
 
 
 def redundancy_of_sets(
-    sets: Sequence[Sequence[Tensor]], thresholds: Tensor, similarity: Similarity, backend: Backend | None
+    sets: Sequence[Sequence[Tensor]],
+    thresholds: Tensor,
+    similarity: Similarity,
+    backend: Backend | None,
+    team: Team = ALONE,
 ) -> Tensor:
     """`redundancy_of_banks` of each of several sets of banks, counted in one call: (sets, *thresholds.shape)."""
     edges = thresholds.flatten()
     if edges.numel() > 1:
         edges, order = edges.sort()
-    counts = counts_of_banks([bank for banks in sets for bank in banks], edges, similarity, backend)
+    counts = shared_counts([bank for banks in sets for bank in banks], edges, similarity, backend, team)
     if any(len(banks) != 1 for banks in sets):
         counts = torch.stack([each.sum(0) for each in counts.split([len(banks) for banks in sets])])
     from_last = counts.flip(1).cumsum(1, dtype=torch.float64)  # pairs: NaN, with those above the last edge, ..., all
@@ -83,7 +123,7 @@ def redundancy_of_sets(
 
 def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Backend | None) -> list[Tensor] | None:
     """Psi of all pairs of each of several filter banks, packed; None where they are too many to be held at once."""
-    if sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks) > _MOST_HELD:
+    if sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in banks) > MOST_HELD:
         return None
     return [implementation(backend, bank).pairwise_psi(bank, similarity) for bank in banks]
 

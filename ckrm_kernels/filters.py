@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ckrm_kernels.sharded import gathered
 from ckrm_kernels.used_weights import used_weight
 
 
@@ -15,15 +16,16 @@ def filter_banks(source: Tensor | nn.Module) -> list[Tensor]:
     out: views of the weight, each (filters, F1, *K); a depthwise layer, whose groups hold one filter each, is one
         bank of all its filters; a transposed convolution's filters are its output channels
     Raises TypeError for anything else, ValueError for a module whose weight is not there yet or can't be had. The
-    weight of a module is the one that its forward pass uses, see `used_weight`.
+    weight of a module is the one that its forward pass uses, see `used_weight`. A sharded one is gathered, for which
+    every process of its mesh must call.
     """
     if isinstance(source, Tensor):
-        return [source]
+        return [gathered(source)]
     if not isinstance(source, nn.Module):
         raise TypeError(f"weight must be a tensor or a module, got {type(source).__name__}")
     if not isinstance(source, (_ConvNd, nn.Linear)):
         raise TypeError(f"a {type(source).__name__} has no filters; accepted are convolutions and Linear")
-    weight = used_weight(source).weight
+    weight = gathered(used_weight(source).weight)
     if isinstance(source, nn.Linear):
         return [weight]
     return grouped_banks(weight, source.groups, transposed=isinstance(source, _ConvTransposeNd))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,19 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
-from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.sharded import team_for
+from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
 from ckrm_kernels.similarity import Similarity
 
-_BLOCK = 64  # filters that are compared with all others at once; a multiple of 8, so that each is whole bytes of bits
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_BLOCK = 64  # filters that are compared with all others at once
+_CUT_FOR = 4  # processes: the same blocks for any number of them, as a block's largest numbers decide its arithmetic
+_ROWS_SENT = 1024  # of bits
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
 Bits = npt.NDArray[np.uint8]
@@ -45,7 +53,11 @@ class RedundantGroups:
 
 
 def redundant_groups(
-    weight: Tensor | nn.Module, threshold: float = 0.6, **options: Unpack[SimilarityOptions]
+    weight: Tensor | nn.Module,
+    threshold: float = 0.6,
+    *,
+    group: ProcessGroup | None = None,
+    **options: Unpack[SimilarityOptions],
 ) -> RedundantGroups:
     """Chooses filters to keep so that no two of them exceed the threshold and every other one repeats a kept one.
 
@@ -54,18 +66,30 @@ def redundant_groups(
 
     weight: (F2, F1, *K) or a module; of a grouped one, filters are compared and kept within their groups
     threshold: a number in [0, 1], of a signed similarity in [-1, 1]; then no filter repeats one of the other sign
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share the work and
+        have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
     Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
     bits of the CPU's memory, and no more that grows so.
     """
-    similarity, backend = resolve(options, "redundant_groups", "threshold")
-    limit = checked_threshold(threshold, similarity.lowest)
-    return groups_of_banks(valued_banks(weight, similarity.scale_free), limit, similarity, backend)
+    team = team_for(group, weight)
+    with team.together():
+        similarity, backend = resolve(options, "redundant_groups", "threshold", "group")
+        limit = checked_threshold(threshold, similarity.lowest)
+        team.check()
+        banks = valued_banks(weight, similarity.scale_free)
+        if team.size > 1:
+            team.check_agreement(facts_of(banks, similarity, backend, threshold=limit))
+        return groups_of_banks(banks, limit, similarity, backend, team)
 
 
 def groups_of_banks(
-    banks: Sequence[Tensor], threshold: float, similarity: Similarity, backend: Backend | None
+    banks: Sequence[Tensor],
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
+    team: Team = ALONE,
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
     finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
@@ -73,9 +97,9 @@ def groups_of_banks(
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
-    repeats = _may_repeat(banks, threshold, similarity, backend)
+    repeats = _may_repeat(banks, threshold, similarity, backend, team)
     representatives = [
-        _representatives(bank, threshold, similarity, backend)
+        _representatives(bank, threshold, similarity, backend, team)
         if any_repeat
         else torch.arange(bank.shape[0], device=bank.device)
         for bank, any_repeat in zip(banks, repeats, strict=True)
@@ -97,47 +121,63 @@ def kept_of_omega(omega: Tensor, filters: int, threshold: float) -> int:
 
 
 def _may_repeat(
-    banks: Sequence[Tensor], threshold: float, similarity: Similarity, backend: Backend | None
+    banks: Sequence[Tensor], threshold: float, similarity: Similarity, backend: Backend | None, team: Team
 ) -> list[bool]:
     """Whether a pair of each bank exceeds the threshold or overflows; counted together, where there are several."""
     if len(banks) == 1:
         return [True]
     edges = torch.tensor([threshold], dtype=torch.float64, device="cpu")
-    return counts_of_banks(banks, edges, similarity, backend)[:, 1:].any(1).tolist()
+    return shared_counts(banks, edges, similarity, backend, team)[:, 1:].any(1).tolist()
 
 
-def _representatives(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None) -> Tensor:
+def _representatives(
+    bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None, team: Team
+) -> Tensor:
     """(F2, F1, *K) -> (F2,) int64, for each filter the kept one it repeats."""
     filters, compute = bank.shape[0], implementation(backend, bank).cross_psi
-    similar = _similar(bank, threshold, similarity, backend)
+    similar = _similar(bank, threshold, similarity, backend, team)
     chosen = torch.zeros(filters, dtype=torch.bool, device="cpu")
     chosen[_greedy(similar, filters)] = True
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
-    representative = torch.arange(filters, device=bank.device)
-    for part in dropped.split(_BLOCK) if dropped.numel() else ():
+    representative = torch.zeros(filters, dtype=torch.int64, device=bank.device)
+    for part in dropped.split(_BLOCK)[team.rank :: team.size] if dropped.numel() else ():
         psi = compute(bank[part.to(bank.device)], bank[kept.to(bank.device)], similarity)
         repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)[:, kept.numpy()]).to(bank.device)
         closest = torch.where(repeated, psi, -torch.inf).argmax(1)
         representative[part.to(bank.device)] = kept.to(bank.device)[closest]
+    team.check()
+    representative = team.sum(representative)
+    representative[kept.to(bank.device)] = kept.to(bank.device)
     return representative
 
 
-def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None) -> Bits:
+def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None, team: Team) -> Bits:
     """(F2, F1, *K) -> (F2, F2 bits in whole blocks), symmetric: which pairs exceed the threshold, not the diagonal."""
     filters, compute = bank.shape[0], implementation(backend, bank).cross_psi
     similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
     overflowed = torch.zeros((), dtype=torch.bool, device=bank.device)
-    for start in range(0, filters, _BLOCK):
-        psi = compute(bank[start : start + _BLOCK], bank[start:], similarity)
-        overflowed |= psi.isnan().triu(1).any()
-        above = (psi > threshold).triu(1).cpu().numpy()
-        above[:, : len(above)] |= above[:, : len(above)].T.copy()
-        row, byte = slice(start, start + len(above)), start // 8
-        similar[row, byte : byte + -(-above.shape[1] // 8)] = np.packbits(above, axis=1)
-        similar[start:, byte : byte + -(-len(above) // 8)] = np.packbits(above.T, axis=1)
-    if bool(overflowed):
+    for _, rows, columns in own_blocks([bank], blocks_of([bank], _CUT_FOR), team):
+        psi = compute(bank[rows], bank[columns], similarity)
+        is_above, is_nan = psi > threshold, psi.isnan()
+        if rows == columns:
+            is_above, is_nan = is_above.triu(1), is_nan.triu(1)
+        overflowed |= is_nan.any()
+        above = is_above.cpu().numpy()
+        if rows == columns:
+            above |= above.T.copy()
+        similar[rows, _bytes(columns)] = np.packbits(above, axis=1)
+        similar[columns, _bytes(rows)] = np.packbits(above.T, axis=1)
+    team.check()
+    for part in torch.from_numpy(similar).split(_ROWS_SENT):
+        part.copy_(team.sum(part))  # a bit is set by one process, so that the sum is their union
+    if int(team.sum(overflowed.int())):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     return similar
+
+
+def _bytes(filters: slice) -> slice:
+    """The bytes that hold the bits of some filters, of which the first is the first of a byte."""
+    return slice(filters.start // 8, -(-filters.stop // 8))
 
 
 def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:

@@ -11,9 +11,12 @@ from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import team
 from ckrm_kernels.filters import is_pointwise
 from ckrm_kernels.layers import Layer
-from ckrm_kernels.measurement import check_finite, measure_layers
+from ckrm_kernels.measurement import check_layers, measure_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
+from ckrm_kernels.sharing import cost_of
 from ckrm_kernels.similarity import Similarity
+
+_READING = 10.0  # of a number, as the time of one position of a term
 
 
 def measure_checkpoints(
@@ -43,12 +46,13 @@ def measure_checkpoints(
         return [[replace(layer, name=name)] for layer in layers]
 
     def check(piece: int) -> None:
-        check_finite(read(piece), pointwise, sources)
+        check_layers(read(piece), pointwise, sources)
 
     def row(piece: int) -> LayerRedundancy:
         report = measure_layers(read(piece), threshold, pointwise, similarity, sources=sources, patterns=patterns)
         return report.layers[0]
 
+    team().check_agreement([f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines])
     team().shared(costs, check)
     rows = team().shared(costs, row, track)
     notes = list(dict.fromkeys(note for each in checkpoints for note in each.notes))
@@ -70,8 +74,8 @@ def _places(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
 
 
 def _cost(same: Sequence[int], checkpoints: Sequence[Checkpoint], pointwise: Pointwise) -> float:
-    """Pairs of slices, and numbers to read; 0 where nothing is measured."""
+    """Of its pairs, and of reading its numbers; 0 where nothing is measured."""
     banks = checkpoints[0].outlines[same[0]].banks
     if not banks or (pointwise == "skip" and is_pointwise(banks[0])):
         return 0
-    return len(checkpoints) * sum(bank.shape[0] ** 2 // 2 * bank.shape[1] + bank.numel() for bank in banks)
+    return len(checkpoints) * sum(cost_of(bank) + _READING * bank.numel() for bank in banks)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.backends import Backend
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import histogram_of_omega, omega_of_banks, share_of_omega
-from ckrm_kernels.functional import counts_of_banks, scale_of
+from ckrm_kernels.functional import scale_of
 from ckrm_kernels.groups import groups_of_banks, kept_of_omega
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.sampling import drawn_by_chance
+from ckrm_kernels.sharing import shared_counts
 from ckrm_kernels.similarity import Similarity
 
 DEAD = 1e-2
@@ -65,21 +67,28 @@ def plain_numbers(counts: Tensor, at: int) -> LayerNumbers:
 
 
 def detailed_numbers(
-    banks: list[Tensor], edges: Tensor, at: int, wanted: Wanted, similarity: Similarity, backend: Backend | None
+    banks: list[Tensor],
+    edges: Tensor,
+    at: int,
+    wanted: Wanted,
+    similarity: Similarity,
+    backend: Backend | None,
+    team: Team = ALONE,
 ) -> LayerNumbers:
     """The numbers of a layer with its levels; only the plain ones where Psi of a pair is NaN.
 
     banks: (F2, F1, *K) each, of one shape, finite; as they are, whatever similarity.scale_free
     edges: the inner ones of the histogram's equal bins, and the threshold, at place `at`
+    team: whose processes all call, and share the pairs of banks whose Psi are not held
     """
     threshold, omega = edges[at].item(), omega_of_banks(banks, similarity, backend)
     if omega is None:
-        plain = plain_numbers(counts_of_banks(banks, edges, similarity, backend).sum(0).cpu(), at)
+        plain = plain_numbers(shared_counts(banks, edges, similarity, backend, team).sum(0).cpu(), at)
     else:
         plain = LayerNumbers(histogram_of_omega(omega, len(edges), similarity), Level(share_of_omega(omega, threshold)))
     if math.isnan(plain.measured.redundancy):
         return plain
-    pairs = _Pairs(threshold, similarity, backend)
+    pairs = _Pairs(threshold, similarity, backend, team)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
     drawn = drawn_by_chance(banks) if wanted.chance else []
@@ -96,11 +105,12 @@ class _Pairs(NamedTuple):
     threshold: float
     similarity: Similarity
     backend: Backend | None
+    team: Team
 
     def share_above(self, banks: Sequence[Tensor]) -> float:
         """lambda^t over the pairs of all banks."""
         edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
-        return _share_above(counts_of_banks(banks, edge, self.similarity, self.backend).sum(0).cpu(), 0)
+        return _share_above(shared_counts(banks, edge, self.similarity, self.backend, self.team).sum(0).cpu(), 0)
 
     def level(
         self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None, chance: float | None
@@ -110,7 +120,7 @@ class _Pairs(NamedTuple):
             return Level(redundancy, chance, sum(len(bank) for bank in banks))
         held = omega or omega_of_banks(banks, self.similarity, self.backend)
         if held is None:
-            distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend).kept.numel()
+            distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend, self.team).kept.numel()
         else:
             distinct = sum(kept_of_omega(psi, len(bank), self.threshold) for psi, bank in zip(held, banks, strict=True))
         return Level(redundancy, chance, distinct)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
+from ckrm_kernels.sharded import gathered, is_sharded, own_part, without_values
 from ckrm_kernels.used_weights import (
     NoWeightError,
     Use,
@@ -43,6 +45,23 @@ _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 
 
 @dataclass(frozen=True, eq=False)
+class ShardedWeight:
+    """A weight of which each of several processes has a part, and the banks that are made of the whole."""
+
+    weight: Tensor
+    to_banks: Callable[[Tensor], Sequence[Tensor]]
+
+    def banks(self) -> tuple[Tensor, ...]:
+        """(F2, F1, *K) each, gathered; every process that has a part must call."""
+        return tuple(self.to_banks(gathered(self.weight)))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether this process's part holds neither NaN nor Inf."""
+        return bool(own_part(self.weight).isfinite().all())
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A module with a weight.
 
@@ -50,6 +69,7 @@ class Layer:
         weight is made of; none where it can't be measured
     note: why it can't, or what is to be known of how it is compared
     shared_with: the layer that has the same weight and comes first, and so has the banks; None where it is this one
+    sharded: the weight, where it lies with several processes: then the banks have no values, and `gathered` has
     """
 
     name: str
@@ -57,6 +77,11 @@ class Layer:
     banks: tuple[Tensor, ...]
     note: str = ""
     shared_with: str | None = None
+    sharded: ShardedWeight | None = None
+
+    def gathered(self) -> tuple[Tensor, ...]:
+        """The banks with their values; of a sharded weight, every process that has a part must ask for them."""
+        return self.sharded.banks() if self.sharded else self.banks
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -79,7 +104,7 @@ class _Place(NamedTuple):
     use: Use | None = None
 
 
-def model_layers(model: nn.Module) -> list[Layer]:
+def model_layers(model: nn.Module, *, sharded: bool = False) -> list[Layer]:
     """Every module of the model that has a weight, in the order of `named_modules`, a shared one at each of its names.
 
     Names are without the prefixes of torch.compile, (Distributed)DataParallel, FSDP and checkpoint wrappers, and of
@@ -89,6 +114,8 @@ def model_layers(model: nn.Module) -> list[Layer]:
     whose note says why: it does not keep the others from being read.
     The banks keep the graph of the weight, through weight_norm, pruning masks and parametrisations too (to whatever
     these register), unless called under `torch.no_grad`.
+
+    sharded: also layers whose weights lie with several processes; else these are without banks
     """
     read: dict[int, list[Layer]] = {}  # a computed weight is computed once, and so found to be shared
     tied: dict[frozenset[int], Layer] = {}
@@ -99,6 +126,8 @@ def model_layers(model: nn.Module) -> list[Layer]:
         layers += [replace(each, name=f"{place.name}.{each.name}".strip(".")) for each in read[id(place.module)]]
     if not layers and isinstance(model, torch.jit.ScriptModule):
         layers = [Layer("", _kind(model), (), _TORCHSCRIPT)]
+    if not sharded:
+        layers = [Layer(each.name, each.kind, (), _SHARDED) if each.sharded else each for each in layers]
     return share_marked(layers)
 
 
@@ -107,17 +136,24 @@ def share_marked(layers: list[Layer]) -> list[Layer]:
     first: dict[object, str] = {}
     marked = []
     for layer in layers:
-        same = [(b.data_ptr(), b.dtype, b.shape, b.stride(), str(b.device)) for b in layer.banks if b.numel()]
+        same: list[object] = [id(layer.sharded.weight)] if layer.sharded else [_storage_of(b) for b in layer.banks]
+        same = [each for each in same if each is not None]
         owner = first.setdefault(tuple(same), layer.name) if same else layer.name
         note = f"shares its weight with {owner}"
         marked.append(Layer(layer.name, layer.kind, (), note, owner) if owner != layer.name else layer)
     return marked
 
 
+def _storage_of(bank: Tensor) -> object:
+    """What a bank shares with an equal one that is made of the same numbers; None where it is empty."""
+    held = (bank.data_ptr(), bank.dtype, bank.shape, bank.stride(), str(bank.device))
+    return held if bank.numel() else None
+
+
 def _tied(layer: Layer, place: _Place, tied: dict[frozenset[int], Layer]) -> Layer:
     """The layer, with the banks of the first one that computes an equal weight from the same parameters."""
     parameters = frozenset(id(each) for name, each in place.module.named_parameters() if name != "bias")
-    if not layer.banks or not parameters:
+    if not layer.banks or layer.sharded or not parameters:
         return layer
     first = tied.setdefault(parameters, layer)
     same = len(first.banks) == len(layer.banks) and all(map(torch.equal, first.banks, layer.banks))
@@ -229,7 +265,9 @@ def _layer(place: _Place, tied: dict[frozenset[int], Layer]) -> Layer:
 def _kind(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         return module.original_name
-    return (type(module).__bases__[0] if _parametrised(module) else type(module)).__name__
+    bases = [base for base in type(module).__bases__ if base.__name__ != "FSDPModule"]
+    is_wrapped = _parametrised(module) or len(bases) < len(type(module).__bases__)
+    return (bases[0] if is_wrapped else type(module)).__name__
 
 
 def _read_layer(place: _Place, kind: str) -> Layer:
@@ -259,7 +297,7 @@ def _of_convolution(place: _Place, module: _ConvNd | nn.Linear, kind: str) -> La
     if place.adapter is not None:
         used = with_adapters(place.adapter, used)
     expected_dims = 2 if isinstance(module, nn.Linear) else 2 + len(module.kernel_size)
-    if used.weight.dim() != expected_dims or hasattr(used.weight, "full_tensor"):
+    if used.weight.dim() != expected_dims:
         return Layer("", kind, (), _SHARDED)
     operator = "linear" if isinstance(module, nn.Linear) else kind
     use = Use(operator, getattr(module, "groups", 1), getattr(module, "transposed", False))
@@ -268,6 +306,8 @@ def _of_convolution(place: _Place, module: _ConvNd | nn.Linear, kind: str) -> La
 
 def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
     """The layer of a weight whose use is known."""
+    if is_sharded(weight) and not weight.is_meta:
+        return _of_sharded(kind, weight, use, note)
     if not is_plain(weight):
         dequantised = weight.dequantize()
         if not is_plain(dequantised):
@@ -281,12 +321,28 @@ def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
         return Layer("", kind, (), str(error))
     if is_freed(weight):
         return Layer("", kind, (), _SHARDED)
-    linear = use.operator == "linear"
-    banks = [weight] if linear else grouped_banks(weight, use.groups, transposed=use.transposed)
+    banks = _banks(weight, use)
+    return Layer("", kind, tuple(banks), _compared(banks, use, note))
+
+
+def _of_sharded(kind: str, weight: Tensor, use: Use, note: str) -> Layer:
+    """The layer of a DTensor, gathered when its banks are asked for."""
+    banks = _banks(checked_weight(without_values(weight), "weight"), use)
+    sharded = ShardedWeight(weight, partial(_banks, use=use))
+    return Layer("", kind, tuple(banks), _compared(banks, use, note), sharded=sharded)
+
+
+def _banks(weight: Tensor, use: Use) -> list[Tensor]:
+    is_linear = use.operator == "linear"
+    return [weight] if is_linear else grouped_banks(weight, use.groups, transposed=use.transposed)
+
+
+def _compared(banks: Sequence[Tensor], use: Use, note: str) -> str:
+    """The note, after how the filters of a grouped layer are compared."""
     compared = f"{use.groups} groups, compared within each" if use.groups > 1 else ""
     if len(banks) < use.groups:
         compared = "depthwise, all filters compared"
-    return Layer("", kind, tuple(banks), "; ".join(filter(None, (compared, note))))
+    return "; ".join(filter(None, (compared, note)))
 
 
 def _is_like_a_convolution(module: nn.Module, weight: Tensor) -> bool:

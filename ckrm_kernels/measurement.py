@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import datetime, timezone
+from itertools import repeat
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +17,25 @@ from typing_extensions import Unpack
 
 from ckrm_kernels.backends import GPU_BACKENDS, Backend
 from ckrm_kernels.choices import Pointwise
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, inner_edges
-from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import counts_of_banks, unit_scale
+from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.layer_numbers import LayerNumbers, Level, Wanted, detailed_numbers, plain_numbers
+from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plan_layer
 from ckrm_kernels.layers import Layer, descriptions, model_layers
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.patterns.matching import match_layers
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.report import KernelPatterns, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
+from ckrm_kernels.sharded import team_for
+from ckrm_kernels.sharing import shared_counts
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.version import __version__
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 _ABSENT = "no such layer"
@@ -43,6 +51,7 @@ def measure(
     details: bool = True,
     patterns: bool = False,
     progress: bool = False,
+    group: ProcessGroup | None = None,
     **options: Unpack[SimilarityOptions],
 ) -> RedundancyReport:
     """The redundancy of every layer of a model, beside its chance level and the number of distinct filters.
@@ -58,6 +67,9 @@ def measure(
         filters, and the same of the scale-free layer
     patterns: also what share of each layer's spatial kernels looks like a known one, see `match_patterns`
     progress: show on standard error how many layers are done
+    group: a process group of torch.distributed, whose processes all call with the same model, share the work and have
+        the same report; None: this process alone, or those that the model's weights are sharded over (DTensors of
+        `fully_shard`, tensor parallelism or any mesh), of which one layer is gathered at a time
     options: see `SimilarityOptions`; the default eps is an absolute number, so a layer's redundancy falls as its
         weights grow; scale_free=True removes that
     out: `RedundancyReport`, with a row for every module that has a weight, also for those skipped. A grouped
@@ -71,13 +83,15 @@ def measure(
     Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
     layer, before anything is measured.
     """
-    similarity, backend = resolve(options, "measure", "threshold", "pointwise", "details", "patterns", "progress")
-    models = _checked_models(model_or_models)
-    with torch.no_grad():
-        layers = [model_layers(model) for model in models]
-        track: Track = tracked if progress else iter
+    team = team_for(group, model_or_models)
+    with torch.no_grad(), team.together():
+        own = ("threshold", "pointwise", "details", "patterns", "progress", "group")
+        similarity, backend = resolve(options, "measure", *own)
+        models = _checked_models(model_or_models)
+        layers = [model_layers(model, sharded=True) for model in models]
+        track: Track = tracked if progress and team.is_first else iter
         report = measure_layers(
-            layers, threshold, pointwise, similarity, details, track, backend=backend, patterns=patterns
+            layers, threshold, pointwise, similarity, details, track, backend=backend, patterns=patterns, team=team
         )
     return replace(report, sources=tuple(Source(type(model).__name__) for model in models))
 
@@ -96,12 +110,14 @@ def measure_layers(
     notes: Sequence[str] = (),
     scale_free_beside: bool = True,
     patterns: bool = False,
+    team: Team = ALONE,
 ) -> RedundancyReport:
     """`measure` on the layers of each model.
 
     track: wraps the iteration over the layers, to show progress
     sources: what each model was read from, whose names errors then give; notes: on how it was read
     scale_free_beside: whether the details include those of the scale-free layer
+    team: whose processes all call, within its `together`
     """
     limit = checked_threshold(threshold, similarity.lowest)
     if pointwise not in ("skip", "slices", "vector"):
@@ -110,29 +126,41 @@ def measure_layers(
         raise ValueError("model_or_models must hold at least one model, got none")
     names = _names(len(models), sources)
     _check_alike(models, names)
-    plans = [_plan_layer(same, pointwise) for same in _by_name(models)]
-    _check_finite(plans, names)
-    plans = [plan.scaled() for plan in plans] if similarity.scale_free else plans
+    plans = [plan_layer(same, pointwise, similarity.scale_free) for same in _by_name(models)]
+    if team.size > 1:
+        settings = (limit, pointwise, details, patterns, scale_free_beside, backend, similarity)
+        team.check_agreement([f"the settings {settings}", *facts_of_models(models)])
+    check_finite(plans, names, team)
     edges, order = torch.cat(
         (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))
     ).sort(stable=True)
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
-    found: Iterator[list[LayerNumbers]]
-    if details:
-        scale_free = similarity.depends_on_scale and scale_free_beside
-        wanted = [Wanted(plan.has_chance, scale_free) for plan in plans]
-        found = (
-            [detailed_numbers(banks, edges, at, each, similarity, backend) for banks in plan.banks]
-            for plan, each in zip(plans, wanted, strict=True)
-        )
+    scale_free = similarity.depends_on_scale and scale_free_beside
+
+    def numbers_of(plan: LayerPlan, banks: Banks, team: Team) -> list[LayerNumbers]:
+        if details:
+            wanted = Wanted(plan.has_chance, scale_free)
+            return [detailed_numbers(each, edges, at, wanted, similarity, backend, team) for each in banks]
+        return [plain_numbers(shared_counts(each, edges, similarity, backend, team).sum(0).cpu(), at) for each in banks]
+
+    def patterns_of(plan: LayerPlan, banks: Banks, team: Team) -> KernelPatterns | None:
+        return _patterns_of(plan, banks, backend)
+
+    if details or team.size > 1:
+        found = of_each(plans, numbers_of, team)
     else:
-        counts = _count(plans, edges, similarity, backend)
-        found = ([plain_numbers(each, at) for each in of_models] for of_models in counts)
+        found = (
+            [plain_numbers(each, at) for each in of_models] or None
+            for of_models in _count(plans, edges, similarity, backend)
+        )
+    looks = of_each(plans, patterns_of, team) if patterns else repeat(None, len(plans))
     rows = []
-    for plan, numbers in zip(track(plans), found, strict=True):
+    for plan, numbers, look in zip(track(plans), found, looks, strict=True):
+        if numbers is None:
+            rows.append(_skipped(plan.layer, plan.note))
+            continue
         _check_known(plan, numbers)
-        row = _row(plan, numbers, similarity.lowest) if numbers else _skipped(plan.layer, plan.note)
-        rows.append(replace(row, patterns=_patterns_of(plan, backend)) if patterns and numbers else row)
+        rows.append(replace(_row(plan, numbers, similarity.lowest), patterns=look))
     return RedundancyReport(
         tuple(rows),
         limit,
@@ -146,27 +174,15 @@ def measure_layers(
     )
 
 
-def check_finite(models: Sequence[Sequence[Layer]], pointwise: Pointwise, sources: Sequence[Source] = ()) -> None:
+def check_layers(models: Sequence[Sequence[Layer]], pointwise: Pointwise, sources: Sequence[Source] = ()) -> None:
     """Raises the ValueError of `measure_layers` for layers with NaN or Inf, without measuring anything."""
-    _check_finite([_plan_layer(same, pointwise) for same in _by_name(models)], _names(len(models), sources))
+    plans = [plan_layer(same, pointwise, False) for same in _by_name(models)]
+    check_finite(plans, _names(len(models), sources), ALONE)
 
 
 def structure_of(layers: Sequence[Layer]) -> Hashable:
     """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
     return frozenset(descriptions(layers).items())
-
-
-class _Plan(NamedTuple):
-    """A layer of all models: the banks to measure in each, none where it is skipped, and what to say of it."""
-
-    layer: Layer
-    banks: list[list[Tensor]]
-    note: str
-    has_chance: bool
-
-    def scaled(self) -> _Plan:
-        """With each model's banks over their root mean square."""
-        return self._replace(banks=[list(unit_scale(torch.stack(same)).unbind(0)) for same in self.banks])
 
 
 def _checked_models(model_or_models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
@@ -198,26 +214,11 @@ def _by_name(models: Sequence[Sequence[Layer]]) -> Iterator[tuple[Layer, ...]]:
         yield (first, *same[1:])
 
 
-def _plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise) -> _Plan:
-    layer = layers[0]
-    if layer.shape is None:
-        return _Plan(layer, [], layer.note, False)
-    single_numbers, note = is_pointwise(layer.banks[0]), layer.note
-    if single_numbers and pointwise == "skip":
-        return _Plan(layer, [], "pointwise, a slice of one number has no structure", False)
-    as_one_slice = single_numbers and pointwise == "vector"
-    banks = [[bank.detach() for bank in each.banks] for each in layers]
-    if as_one_slice:
-        banks = [[as_vectors(bank) for bank in same] for same in banks]
-        note = f"{note}, each filter as one slice".lstrip(", ")
-    return _Plan(layer, banks, note, not single_numbers or as_one_slice)
-
-
 def _count(
-    plans: Sequence[_Plan], edges: Tensor, similarity: Similarity, backend: Backend | None
+    plans: Sequence[LayerPlan], edges: Tensor, similarity: Similarity, backend: Backend | None
 ) -> Iterator[list[Tensor]]:
     """The counts of each plan: all in one call, unless that takes long on a CPU; then a plan at a time."""
-    banks = [bank for plan in plans for same in plan.banks for bank in same]
+    banks = [bank for plan in plans for layer in plan.of_models for bank in layer.banks]
     on_gpu = backend in GPU_BACKENDS or any(bank.is_cuda for bank in banks)
     work = sum(bank.shape[0] ** 2 // 2 * bank.shape[1] for bank in banks)
     for together in [plans] if on_gpu or work <= _MOST_AT_ONCE else [[plan] for plan in plans]:
@@ -225,16 +226,17 @@ def _count(
 
 
 def _count_in_one_call(
-    plans: Sequence[_Plan], edges: Tensor, similarity: Similarity, backend: Backend | None
+    plans: Sequence[LayerPlan], edges: Tensor, similarity: Similarity, backend: Backend | None
 ) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
-    banks = [bank for plan in plans for same in plan.banks for bank in same]
+    of_plans = [plan.prepared(plan.gathered()) for plan in plans]
+    banks = [bank for of_models in of_plans for same in of_models for bank in same]
     counts = counts_of_banks(banks, edges, similarity, backend).cpu()
-    of_layers = iter(counts.split([len(same) for plan in plans for same in plan.banks]))
-    return [[next(of_layers).sum(0) for _ in plan.banks] for plan in plans]
+    of_layers = iter(counts.split([len(same) for of_models in of_plans for same in of_models]))
+    return [[next(of_layers).sum(0) for _ in of_models] for of_models in of_plans]
 
 
-def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedundancy:
+def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRedundancy:
     layer, shape = plan.layer, plan.layer.shape
     assert shape is not None
     measured = _over_models([each.measured for each in numbers])
@@ -247,7 +249,7 @@ def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedund
         filters=shape[0],
         slices=shape[1],
         kernel_size=shape[2:],
-        pairs=sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in layer.banks),
+        pairs=plan.pairs,
         **measured,
         histogram=tuple(torch.stack([each.histogram for each in numbers]).sum(0).tolist()),
         histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in numbers),
@@ -262,12 +264,12 @@ def _row(plan: _Plan, numbers: list[LayerNumbers], lowest: float) -> LayerRedund
     )
 
 
-def _patterns_of(plan: _Plan, backend: Backend | None) -> KernelPatterns | None:
+def _patterns_of(plan: LayerPlan, of_models: Banks, backend: Backend | None) -> KernelPatterns | None:
     """What the layer's spatial kernels look like, the mean over the models; None where they are single numbers."""
     if is_pointwise(plan.layer.banks[0]):
         return None
-    of_models = [replace(plan.layer, banks=tuple(banks), note="") for banks in plan.banks]
-    found = [astuple(each.as_columns()) for each in match_layers(of_models, backend=backend).measured]
+    layers = [replace(plan.layer, banks=tuple(banks), note="", sharded=None) for banks in of_models]
+    found = [astuple(each.as_columns()) for each in match_layers(layers, backend=backend).measured]
     return KernelPatterns(*map(statistics.fmean, zip(*found, strict=True))) if found else None
 
 
@@ -336,23 +338,6 @@ def _check_alike(models: Sequence[Sequence[Layer]], names: Sequence[str]) -> Non
                 )
 
 
-def _check_finite(plans: Sequence[_Plan], names: Sequence[str]) -> None:
-    """Raises ValueError, naming the layer, where one that would be measured has NaN or Inf."""
-    sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
-    for bank in (bank for plan in plans for same in plan.banks for bank in same):
-        sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
-    if all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
-        return
-    for index, name in enumerate(names):
-        for plan in plans:
-            finite = [bank.flatten(1).isfinite().all(1) for bank in plan.banks[index]] if plan.banks else []
-            bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
-            if bad:
-                listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
-                where = f"layer {plan.layer.name!r}{f' of {name}' if name else ''}"
-                raise ValueError(f"{where} has NaN or Inf in filters {listed}: nothing was measured")
-
-
-def _check_known(plan: _Plan, numbers: Sequence[LayerNumbers]) -> None:
+def _check_known(plan: LayerPlan, numbers: Sequence[LayerNumbers]) -> None:
     if not all(math.isfinite(each.measured.redundancy) for each in numbers):
         raise ValueError(f"layer {plan.layer.name!r} overflows its precision; scale_free=True takes its scale out")

@@ -259,13 +259,12 @@ def test_distributed_data_parallel_is_named_as_without():
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_sharded_layer_says_so():
+def test_a_sharded_model_is_measured_as_the_whole():
     model = small()
+    expected = measure(model)
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     torch.distributed.fsdp.fully_shard(model, mesh=mesh)
-    rows = measure(model).layers
-    assert [row.status for row in rows] == ["skipped"] * 3
-    assert "sharded" in rows[0].reason
+    assert_same_rows(measure(model), expected)
 
 
 def test_a_module_of_the_user_may_be_called_module():

@@ -1,0 +1,172 @@
+"""What is to be measured of each layer of some models, and by which of the processes that share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ckrm_kernels.choices import Pointwise
+from ckrm_kernels.distributed import ALONE, Team, dealt_out
+from ckrm_kernels.distribution import MOST_HELD
+from ckrm_kernels.filters import as_vectors, is_pointwise
+from ckrm_kernels.functional import unit_scale
+from ckrm_kernels.layers import Layer, descriptions
+from ckrm_kernels.sharing import checksum, cost_of
+
+T = TypeVar("T")
+Banks = list[list[Tensor]]  # of each model
+_SHARED_COST = 1 << 34  # of a layer that is worth sharing: about 0.2 s of a core
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlan:
+    """A layer of all models.
+
+    of_models: the layer in each; none where it is skipped
+    note: what to say of it
+    has_chance: whether its slices have positions to permute
+    as_one_slice, scale_free: what is done to its banks
+    """
+
+    layer: Layer
+    of_models: tuple[Layer, ...]
+    note: str
+    has_chance: bool = False
+    as_one_slice: bool = False
+    scale_free: bool = False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its weight lies with several processes, in any of the models."""
+        return any(each.sharded for each in self.of_models)
+
+    def gathered(self) -> Banks:
+        """The banks of each model as they are stored; of a sharded layer every process must ask for them."""
+        return [[bank.detach() for bank in each.gathered()] for each in self.of_models]
+
+    def prepared(self, gathered: Banks) -> Banks:
+        """The banks to measure, made of those that are stored."""
+        banks = [[as_vectors(bank) for bank in same] for same in gathered] if self.as_one_slice else gathered
+        return [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks] if self.scale_free else banks
+
+    @property
+    def pairs(self) -> int:
+        """Of filters of one model that are compared."""
+        return sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in self.layer.banks)
+
+    @property
+    def cost(self) -> float:
+        """Of the pairs of all models, as `sharing.cost_of`."""
+        return sum(cost_of(bank) for each in self.of_models for bank in each.banks)
+
+
+def plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> LayerPlan:
+    """What becomes of a layer, given as it is in each model."""
+    layer = layers[0]
+    if layer.shape is None:
+        return LayerPlan(layer, (), layer.note)
+    if not is_pointwise(layer.banks[0]):
+        return LayerPlan(layer, layers, layer.note, True, scale_free=scale_free)
+    if pointwise == "skip":
+        return LayerPlan(layer, (), "pointwise, a slice of one number has no structure")
+    if pointwise == "slices":
+        return LayerPlan(layer, layers, layer.note, scale_free=scale_free)
+    note = f"{layer.note}, each filter as one slice".lstrip(", ")
+    return LayerPlan(layer, layers, note, True, as_one_slice=True, scale_free=scale_free)
+
+
+def facts_of_models(models: Sequence[Sequence[Layer]]) -> list[str]:
+    """What processes that measure some models together must all have: their layers, and the whole ones to the bit."""
+    facts = []
+    for layers in models:
+        described = descriptions(layers)
+        for layer in layers:
+            has = "sharded" if layer.sharded else f"checksum {sum(map(checksum, layer.banks))}"
+            facts.append(f"{described[layer.name]}, {has}")
+    return facts
+
+
+def check_finite(plans: Sequence[LayerPlan], names: Sequence[str], team: Team) -> None:
+    """Raises ValueError, naming the layer, where one that would be measured has NaN or Inf. names: of the models"""
+    whole = [plan for plan in plans if not plan.is_sharded]
+    sums: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}  # one answer from a device, not one a layer
+    for bank in (bank for plan in whole for same in plan.gathered() for bank in same):
+        sums.setdefault((bank.device, bank.dtype), []).append(bank.sum())
+    if not all(bool(torch.stack(each).isfinite().all()) for each in sums.values()):  # no sum of a NaN or Inf is finite
+        _refuse_not_finite(whole, names)
+    sharded = [plan for plan in plans if plan.is_sharded]
+    if not sharded:
+        return
+    of_parts = [not all(each.sharded.is_finite for each in plan.of_models if each.sharded) for plan in sharded]
+    team.check()
+    bad = team.sum(torch.tensor(of_parts, dtype=torch.int64, device="cpu")).tolist()
+    _refuse_not_finite([plan for plan, parts in zip(sharded, bad, strict=True) if parts], names)
+
+
+def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None:
+    """Raises ValueError for the first layer of the first model that has NaN or Inf."""
+    of_plans = [plan.gathered() for plan in plans]
+    for index, name in enumerate(names):
+        for plan, gathered in zip(plans, of_plans, strict=True):
+            finite = [bank.flatten(1).isfinite().all(1) for bank in gathered[index]] if gathered else []
+            bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
+            if bad:
+                listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
+                where = f"layer {plan.layer.name!r}{f' of {name}' if name else ''}"
+                raise ValueError(f"{where} has NaN or Inf in filters {listed}: nothing was measured")
+
+
+def of_each(
+    plans: Sequence[LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team
+) -> Iterator[T | None]:
+    """What the function gives for the prepared banks of each plan; None for one without.
+
+    Of several processes each computes some layers whole, at most one at a time, and all have the results; layers of
+    much of the work are computed by all together, one after another.
+    """
+    if team.size == 1:
+        for plan in plans:
+            yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
+        return
+    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), _SHARED_COST)
+    places = [place for place, plan in enumerate(plans) if plan.of_models]
+    together = {place for place in places if plans[place].pairs > MOST_HELD or plans[place].cost > limit}
+    alone = [place for place in places if place not in together]
+    found = _dealt_out({place: plans[place] for place in alone}, compute, team)
+    for place, plan in enumerate(plans):
+        if place in together:
+            team.check()
+            yield compute(plan, plan.prepared(plan.gathered()), team)
+        else:
+            yield found.get(place)
+
+
+def _dealt_out(plans: dict[int, LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team) -> dict[int, T]:
+    """What the function gives for each plan, computed by one process, for all."""
+    places = list(plans)
+    shares = dealt_out([plan.cost for plan in plans.values()], team.size)
+    found: dict[int, T] = {}
+    for turn in zip_longest(*shares):  # of about equal costs
+        taken = [None if at is None else plans[places[at]] for at in turn]
+        banks, plan = _own_banks(taken, team), taken[team.rank]
+        if plan is not None:
+            found[places[turn[team.rank]]] = compute(plan, plan.prepared(banks), ALONE)
+    team.check()
+    return {place: result for part in team.gathered(found) for place, result in part.items()}
+
+
+def _own_banks(taken: Sequence[LayerPlan | None], team: Team) -> Banks:
+    """The stored banks of the layer that this process takes, while the others have theirs; none where it takes none."""
+    own: Banks = []
+    for rank, plan in enumerate(taken):
+        if plan is not None and plan.is_sharded:
+            team.check()
+        if plan is not None and (plan.is_sharded or rank == team.rank):
+            banks = plan.gathered()
+            own = banks if rank == team.rank else own
+    return own

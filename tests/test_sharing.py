@@ -1,0 +1,244 @@
+"""Work shared out among processes gives the bits of one; a process that fails ends them all."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from ckrm_kernels import layer_plans, measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels.distributed import PeerError, Team
+from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
+from ckrm_kernels.similarity import Similarity
+
+EDGES = torch.linspace(0, 1, 21, dtype=torch.float64)[1:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf(Team):
+    """A process that need not wait for the others: sums are its own part."""
+
+    def check(self, error: Exception | None = None) -> None:
+        pass
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+
+def filters(count: int, slices: int = 3, seed: int = 0) -> Tensor:
+    """With repeats among them."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(count, slices, 3, 3, generator=generator) / 10
+    weight[count // 2 :: 3] = weight[: len(weight[count // 2 :: 3])].clone()
+    return weight
+
+
+# ---- without processes -----------------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(0, 300), min_size=1, max_size=4), processes=st.integers(1, 9))
+def test_each_pair_is_in_one_block(sizes, processes):
+    banks = [torch.empty(size, 1, 1, device="meta") for size in sizes]
+    seen = [torch.zeros(size, size, dtype=torch.int64) for size in sizes]
+    for bank, rows, columns in blocks_of(banks, processes):
+        seen[bank][rows, columns] += 1
+    for each in seen:
+        assert (each.triu(1) == torch.ones_like(each).triu(1)).all()
+
+
+@given(costs=st.lists(st.floats(0, 100), max_size=40), processes=st.integers(1, 8))
+def test_work_is_dealt_out_once_and_evenly(costs, processes):
+    shares = dealt_out(costs, processes)
+    assert sorted(piece for share in shares for piece in share) == list(range(len(costs)))
+    loads = [sum(costs[piece] for piece in share) for share in shares]
+    assert max(loads) - min(loads) <= max(costs, default=0) + 1e-9
+
+
+@pytest.mark.parametrize("edges", [EDGES, EDGES[:2], EDGES[:0]])
+def test_counts_of_psi_are_those_of_its_definition(edges):
+    psi = torch.rand(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    psi[0, :2], psi[1, 0] = EDGES[:2], torch.nan  # on an edge is below it
+    limits = [-torch.inf, *edges.tolist(), torch.inf]
+    expected = [sum(low < value <= high for value in psi.flatten().tolist()) for low, high in pairwise(limits)]
+    assert counts_of_psi(psi, edges).tolist() == [*expected, 1]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("scale", [0.1, 1e12])  # float32 does not hold the squares of the latter
+def test_the_parts_of_any_number_of_processes_sum_to_the_whole(processes, scale):
+    banks = [filters(150) * scale, filters(70, 5) * scale, filters(1), filters(0)]
+    banks[1][3, 0, 0, 0] = torch.nan
+    parts = [shared_counts(banks, EDGES, Similarity(), None, OneOf(r, processes)) for r in range(processes)]
+    assert torch.equal(sum(parts), counts_of_banks(banks, EDGES, Similarity(), None))
+
+
+@pytest.mark.parametrize(
+    ("group", "error", "message"),
+    [
+        (7, RuntimeError, "group: torch.distributed is not initialised; call init_process_group first"),
+        (distributed.GroupMember.NON_GROUP_MEMBER, RuntimeError, "not initialised"),
+    ],
+)
+def test_groups_that_can_not_be_had(group, error, message):
+    with pytest.raises(error, match=message):
+        measure(nn.Conv2d(3, 4, 3), group=group)
+
+
+# ---- with processes --------------------------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    """With layers of all the ways to compare, a shared weight and one without filters."""
+    torch.manual_seed(0)
+    convolutions = [
+        nn.Conv2d(3, 100, 3),
+        nn.BatchNorm2d(100),
+        nn.Conv2d(100, 12, 3, groups=4),
+        nn.ConvTranspose2d(12, 8, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Linear(8, 6),
+        nn.Conv2d(8, 8, 3),
+    ]
+    model = nn.Sequential(*convolutions, nn.Conv2d(8, 8, 3))
+    model[0].weight.data = filters(100)
+    model[7].weight = model[6].weight
+    return model
+
+
+def functions(weight: Tensor, group: distributed.ProcessGroup | None) -> list[list]:
+    """What every function on a weight gives."""
+    thresholds = torch.tensor([0.9, 0.2, 0.6])
+    groups = redundant_groups(weight, 0.7, group=group)
+    return [
+        redundancy(weight, thresholds, group=group).tolist(),
+        redundancy(weight, eps=0.0, group=group).tolist(),
+        psi_histogram(weight, 30, signed=True, scale_free=True, group=group).tolist(),
+        groups.representative.tolist(),
+    ]
+
+
+def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
+    for weight in (filters(200), filters(90, 40).double(), filters(130)[:, :, 0].bfloat16(), filters(2), filters(0)):
+        assert functions(weight, world) == functions(weight, None)
+    model = network()
+    for options in ({}, {"details": False}, {"patterns": True, "pointwise": "vector", "scale_free": True}):
+        assert measure(model, group=world, **options).layers == measure(model, **options).layers
+    several = [network(), network()]
+    several[1][0].weight.data.neg_().mul_(0.3)
+    assert measure(several, group=world).layers == measure(several).layers
+
+
+def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
+    model = network()
+    expected = measure(model).layers
+    layer_plans._SHARED_COST = 1
+    assert measure(model, group=world).layers == expected
+
+
+def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
+    model, size = network(), world.size()
+    expected = measure(model).layers
+    fully_sharded = copy.deepcopy(model)
+    for layer in fully_sharded[:3]:
+        fully_shard(layer)
+    fully_shard(fully_sharded)
+    for group in (None, world):
+        assert measure(fully_sharded, group=group).layers == expected
+    local = fully_sharded[0].weight.to_local().clone()
+    assert torch.equal(local, fully_sharded[0].weight.to_local())
+    weight, mesh = filters(101, 4), distributed.init_device_mesh("cpu", (size,))
+    of_whole = functions(weight, None)
+    for placement in (Shard(0), Shard(1), Shard(3), Replicate()):
+        assert functions(distribute_tensor(weight, mesh, [placement]), world) == of_whole
+    partial = DTensor.from_local(weight if rank == 0 else torch.zeros_like(weight), mesh, [Partial()])
+    conv = nn.Conv2d(4, 101, 3)
+    conv.weight = nn.Parameter(partial)
+    assert measure(conv).layers[0].redundancy == redundancy(weight).item()
+
+
+def refusals(rank: int, world: distributed.ProcessGroup) -> None:
+    narrow = nn.Conv2d(3, 8 + rank, 3)
+    message = r"the processes must be given the same: rank 0 has layer '' \(Conv2d, \(8, 3, 3, 3\)\)"
+    refused(ValueError, message + r".* where rank 1 has layer '' \(Conv2d, \(9, ", lambda: measure(narrow, group=world))
+    refused(ValueError, "checksum .* where rank 1 has", lambda: redundancy(filters(8, seed=rank), group=world))
+    refused(ValueError, "rank 0 has the settings .*0.5", lambda: measure(network(), 0.5 + rank / 10, group=world))
+    wrong = filters(8)
+    if rank == 1:
+        wrong[3, 1] = torch.nan
+    model = nn.Conv2d(3, 8, 3)
+    model.weight.data = wrong
+    refused(ValueError, "checksum", lambda: measure(model, group=world))
+    refused(*failure_of(rank, "threshold must lie in"), lambda: redundancy(filters(8), 0.5 + (rank == 1), group=world))
+    refused(TypeError, "group must be a process group of torch.distributed, got int", lambda: measure(model, group=7))
+    mesh = distributed.init_device_mesh("cpu", (world.size(),))
+    refused(TypeError, r"got DeviceMesh: pass its get_group\(\)", lambda: measure(model, group=mesh))
+    alone = distributed.new_group([0])
+    if rank == 1:
+        refused(ValueError, "group: this process is not in it", lambda: measure(network(), group=alone))
+    else:
+        assert measure(network(), group=alone).layers == measure(network()).layers
+    of_mesh = distribute_tensor(filters(8), mesh, [Shard(0)])
+    if rank == 0:
+        refused(
+            ValueError,
+            r"holds the ranks \[0\], but weights are sharded over \[0, 1",
+            lambda: redundancy(of_mesh, group=alone),
+        )
+    not_finite = distribute_tensor(torch.full((8, 3, 3, 3), torch.nan), mesh, [Shard(0)])
+    model.weight = nn.Parameter(not_finite)
+    refused(ValueError, "layer '' has NaN or Inf in filters 0, 1, 2, 3, 4, 5, 6, 7: nothing", lambda: measure(model))
+
+
+def a_failure_in_the_middle(rank: int, world: distributed.ProcessGroup) -> None:
+    detailed = layer_plans.LayerPlan.prepared
+
+    def prepared(plan, gathered):
+        if rank == 1:
+            raise MemoryError("no room")
+        return detailed(plan, gathered)
+
+    layer_plans.LayerPlan.prepared = prepared
+    refused(*failure_of(rank, "no room", MemoryError), lambda: measure(network(), group=world))
+    layer_plans.LayerPlan.prepared = detailed
+    assert measure(network(), group=world).layers == measure(network()).layers  # they can go on
+
+
+def failure_of(rank: int, message: str, error: type = ValueError) -> tuple[type, str]:
+    """What rank 1 raises, and what the others do."""
+    return (error, message) if rank == 1 else (PeerError, f"rank 1 failed: {error.__name__}: {message}")
+
+
+def refused(error: type, message: str, call: Callable) -> None:
+    begin = time.monotonic()
+    with pytest.raises(error, match=message):
+        call()
+    assert time.monotonic() - begin < 20
+
+
+def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    for test in tests:
+        test(rank, distributed.group.WORLD)
+        distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_two_processes(tmp_path: Path):
+    tests = [same_bits, sharded_weights, refusals, a_failure_in_the_middle, same_bits_where_all_share_a_layer]
+    torch.multiprocessing.spawn(run, (str(tmp_path), 2, tests), 2)
+
+
+@pytest.mark.exhaustive
+def test_three_processes(tmp_path: Path):
+    torch.multiprocessing.spawn(run, (str(tmp_path), 3, [same_bits, sharded_weights, refusals]), 3)
