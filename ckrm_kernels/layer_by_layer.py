@@ -40,10 +40,10 @@ def measure_checkpoints(
     costs = [_cost(same, checkpoints, pointwise) for same in places]
 
     def read(piece: int) -> list[list[Layer]]:
-        name = checkpoints[0].outlines[places[piece][0]].name
+        first = checkpoints[0].outlines[places[piece][0]]
         stored = [each.stored[place] for each, place in zip(checkpoints, places[piece], strict=True)]
-        layers = [each.read() if costs[piece] else each.outline for each in stored]
-        return [[replace(layer, name=name)] for layer in layers]
+        layers = [each.read() for each in stored] if costs[piece] else [first] * len(stored)
+        return [[replace(layer, name=first.name, shared_with=None)] for layer in layers]
 
     def check(piece: int) -> None:
         check_layers(read(piece), pointwise, sources)
@@ -78,4 +78,4 @@ def _cost(same: Sequence[int], checkpoints: Sequence[Checkpoint], pointwise: Poi
     banks = checkpoints[0].outlines[same[0]].banks
     if not banks or (pointwise == "skip" and is_pointwise(banks[0])):
         return 0
-    return len(checkpoints) * sum(cost_of(bank) + _READING * bank.numel() for bank in banks)
+    return 1 + len(checkpoints) * sum(cost_of(bank) + _READING * bank.numel() for bank in banks)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ckrm_kernels.checkpoints.pickles import Global, StandIn, Unpickler
+from ckrm_kernels.checkpoints.pickles import Global, RefusedError, StandIn, Unpickler
 from ckrm_kernels.checkpoints.raw import damage_named
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.checkpoints.torch_archives import torch_archive
@@ -22,7 +22,6 @@ METADATA = ".metadata"
 PARTS = "*.distcp"
 """The files that hold the tensors."""
 
-_WHAT = "the description of a distributed checkpoint"
 _SAVE_ANEW = "take an earlier one, or save it anew"
 
 
@@ -47,16 +46,25 @@ def read_distributed(path: Path) -> dict[Any, Any]:
     seen to before.
     Raises CheckpointError.
     """
-    with damage_named(path, _WHAT):
+    try:
         with path.open("rb") as file:
             metadata = Unpickler(file, tensor_builders()).load()
-        described = _fields(metadata, "Metadata")
-        places = _places(path, described["storage_data"])
-        paths = described.get("planner_data") or {}
-        content: dict[Any, Any] = {}
-        for name, record in described["state_dict_metadata"].items():
-            value = _tensor(path, name, record, places) if _is(record, "TensorStorageMetadata") else None
-            _put(content, paths.get(name) or (name,), value)
+        return _content(path, metadata)
+    except (CheckpointError, RefusedError, MemoryError):
+        raise
+    except Exception as error:  # damaged pickles raise many kinds
+        words = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path}: is truncated or damaged ({words}): {_SAVE_ANEW}") from None
+
+
+def _content(path: Path, metadata: Any) -> dict[Any, Any]:
+    described = _fields(metadata, "Metadata")
+    places = _places(path, described["storage_data"])
+    paths = described.get("planner_data") or {}
+    content: dict[Any, Any] = {}
+    for name, record in described["state_dict_metadata"].items():
+        value = _tensor(path, name, record, places) if _is(record, "TensorStorageMetadata") else None
+        _put(content, paths.get(name) or (name,), value)
     return content
 
 
