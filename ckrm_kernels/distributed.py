@@ -26,7 +26,7 @@ _failures: Failures | None = None
 
 
 class PeerError(RuntimeError):
-    """Another process of the team failed; the message names it and holds its own."""
+    """Another process of the team failed, or can't be reached; the message holds its own, or the backend's."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Team:
         if self.size == 1:
             return value
         total = value.to(self._device(value), copy=True)
-        distributed.all_reduce(total, group=self.group)
+        with _reaching_all():
+            distributed.all_reduce(total, group=self.group)
         return total.to(value.device)
 
     def gathered(self, value: T) -> list[T]:
@@ -63,7 +64,8 @@ class Team:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value, self.group)
+        with _reaching_all():
+            distributed.all_gather_object(values, value, self.group)
         return values
 
     def of_first(self, compute: Callable[[], T]) -> T:
@@ -117,7 +119,7 @@ class Team:
         failures = self.gathered(f"{type(error).__name__}: {error}" if error else None)
         if error is None:
             rank = next(rank for rank, failure in enumerate(failures) if failure)
-            raise PeerError(f"rank {self._rank_of_all(rank)} failed: {failures[rank]}")
+            raise PeerError(f"rank {self.rank_of_all(rank)} failed: {failures[rank]}")
 
     def check_agreement(self, facts: Sequence[str]) -> None:
         """Raises ValueError on all processes, with the first difference, unless the facts are the same on each."""
@@ -132,8 +134,8 @@ class Team:
         pairs = zip_longest(of_all[0], of_all[other], fillvalue="nothing more")
         ours, theirs = next((ours, theirs) for ours, theirs in pairs if ours != theirs)
         raise ValueError(
-            f"the processes must be given the same: rank {self._rank_of_all(0)} has {ours} "
-            f"where rank {self._rank_of_all(other)} has {theirs}"
+            f"the processes must be given the same: rank {self.rank_of_all(0)} has {ours} "
+            f"where rank {self.rank_of_all(other)} has {theirs}"
         )
 
     def _device(self, value: Tensor) -> torch.device | str:
@@ -141,7 +143,7 @@ class Team:
         kinds = distributed.get_backend_config(self.group)
         return value.device if f"{value.device.type}:" in kinds else "cuda" if "cuda:" in kinds else "cpu"
 
-    def _rank_of_all(self, rank: int) -> int:
+    def rank_of_all(self, rank: int) -> int:
         """A rank of the group as that of all processes, by which torchrun and its logs know it."""
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)
 
@@ -163,6 +165,15 @@ def dealt_out(costs: Sequence[float], processes: int) -> list[list[int]]:
 def team() -> Team:
     """All processes that have joined; this one alone where torchrun started none."""
     return Team(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else ALONE
+
+
+@contextmanager
+def _reaching_all() -> Iterator[None]:
+    """The backend's error, where a process does not answer, as a `PeerError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"a process of the group has ended or can't be reached: {error}") from error
 
 
 def team_of(group: ProcessGroup | None) -> Team:
@@ -232,7 +243,9 @@ def _why(error: BaseException, failures: Failures) -> str | None:
         return words
     if isinstance(error, KeyboardInterrupt):
         return None
-    is_broken = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    is_broken = isinstance(error, (distributed.DistError, PeerError)) or (
+        type(error) is RuntimeError and "gloo" in str(error)
+    )
     if is_broken and (words := failures.gone()):
         return words
     failures.report(error)

@@ -8,8 +8,9 @@ from typing import Any
 
 from ckrm_kernels.checkpoints import Checkpoint
 from ckrm_kernels.choices import Pointwise
-from ckrm_kernels.distributed import team
+from ckrm_kernels.distributed import ALONE, Team, team
 from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.layer_plans import SHARED_COST
 from ckrm_kernels.layers import Layer
 from ckrm_kernels.measurement import check_layers, measure_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
@@ -30,8 +31,8 @@ def measure_checkpoints(
 ) -> RedundancyReport:
     """`measure` on checkpoints of one structure, of which no more than a layer is read at a time.
 
-    Processes that have joined share out the layers, by what they cost; each of them gets the whole report, the same as
-    of one process.
+    Processes that have joined share out the layers, by what they cost, and work together on one that is much of the
+    work; each of them gets the whole report, the same as of one process.
     track: wraps the iteration over the layers of this process, to show progress
     Raises CheckpointError, and ValueError as `measure` does, before anything is measured.
     """
@@ -48,16 +49,29 @@ def measure_checkpoints(
     def check(piece: int) -> None:
         check_layers(read(piece), pointwise, sources)
 
-    def row(piece: int) -> LayerRedundancy:
-        report = measure_layers(read(piece), threshold, pointwise, similarity, sources=sources, patterns=patterns)
+    def row(piece: int, by: Team = ALONE) -> LayerRedundancy:
+        layers = read(piece)
+        report = measure_layers(layers, threshold, pointwise, similarity, sources=sources, patterns=patterns, team=by)
         return report.layers[0]
 
-    team().check_agreement([f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines])
-    team().shared(costs, check)
-    rows = team().shared(costs, row, track)
+    processes = team()
+    processes.check_agreement([f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines])
+    processes.shared(costs, check)
+    together = _for_all(costs, processes.size)
+    alone = [piece for piece in range(len(costs)) if piece not in together]
+    found = processes.shared([costs[piece] for piece in alone], lambda at: row(alone[at]), track)
+    rows = dict(zip(alone, found, strict=True))
+    for piece in track(together) if together else ():
+        rows[piece] = row(piece, processes)
     notes = list(dict.fromkeys(note for each in checkpoints for note in each.notes))
     empty = measure_layers([[] for _ in checkpoints], threshold, pointwise, similarity, sources=sources, notes=notes)
-    return replace(empty, layers=tuple(rows))
+    return replace(empty, layers=tuple(rows[piece] for piece in range(len(costs))))
+
+
+def _for_all(costs: Sequence[float], processes: int) -> list[int]:
+    """The layers on which all processes work together, since one that measured it alone would be the last to end."""
+    limit = max(sum(costs) / (4 * processes), SHARED_COST)
+    return [piece for piece, cost in enumerate(costs) if processes > 1 and cost > limit]
 
 
 def _places(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:

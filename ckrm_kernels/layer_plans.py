@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -20,7 +20,9 @@ from ckrm_kernels.sharing import checksum, cost_of
 
 T = TypeVar("T")
 Banks = list[list[Tensor]]  # of each model
-_SHARED_COST = 1 << 34  # of a layer that is worth sharing: about 0.2 s of a core
+_MOST_GATHERED = 1 << 32  # bytes of a layer of one model
+SHARED_COST = 1 << 34
+"""Of a layer that is worth sharing among processes: about 0.2 s of a core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class LayerPlan:
     note: what to say of it
     has_chance: whether its slices have positions to permute
     as_one_slice, scale_free: what is done to its banks
+    goes_round: whether its filters go round among the processes that have them, instead of being gathered
     """
 
     layer: Layer
@@ -39,11 +42,19 @@ class LayerPlan:
     has_chance: bool = False
     as_one_slice: bool = False
     scale_free: bool = False
+    goes_round: bool = False
 
     @property
     def is_sharded(self) -> bool:
         """Whether its weight lies with several processes, in any of the models."""
         return any(each.sharded for each in self.of_models)
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether its weight in one model is not to be gathered, and need not be: not for its scale, nor by groups."""
+        size = sum(bank.nbytes for bank in self.layer.banks)
+        one_each = all(each.sharded and each.sharded.use.groups == 1 for each in self.of_models)
+        return self.is_sharded and size > _MOST_GATHERED and one_each and not self.scale_free
 
     def gathered(self) -> Banks:
         """The banks of each model as they are stored; of a sharded layer every process must ask for them."""
@@ -65,8 +76,15 @@ class LayerPlan:
         return sum(cost_of(bank) for each in self.of_models for bank in each.banks)
 
 
-def plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> LayerPlan:
-    """What becomes of a layer, given as it is in each model."""
+def plans_of(
+    layers: Sequence[tuple[Layer, ...]], pointwise: Pointwise, scale_free: bool, team: Team
+) -> list[LayerPlan]:
+    """What becomes of the layers, each given as it is in every model."""
+    plans = [_plan_of(same, pointwise, scale_free) for same in layers]
+    return [_going_round(plan) if team.size > 1 and plan.is_too_large else plan for plan in plans]
+
+
+def _plan_of(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool) -> LayerPlan:
     layer = layers[0]
     if layer.shape is None:
         return LayerPlan(layer, (), layer.note)
@@ -78,6 +96,11 @@ def plan_layer(layers: tuple[Layer, ...], pointwise: Pointwise, scale_free: bool
         return LayerPlan(layer, layers, layer.note, scale_free=scale_free)
     note = f"{layer.note}, each filter as one slice".lstrip(", ")
     return LayerPlan(layer, layers, note, True, as_one_slice=True, scale_free=scale_free)
+
+
+def _going_round(plan: LayerPlan) -> LayerPlan:
+    note = "too large to be gathered, its pairs are counted without details"
+    return replace(plan, goes_round=True, note="; ".join(filter(None, (plan.note, note))))
 
 
 def facts_of_models(models: Sequence[Sequence[Layer]]) -> list[str]:
@@ -127,23 +150,29 @@ def of_each(
     """What the function gives for the prepared banks of each plan; None for one without.
 
     Of several processes each computes some layers whole, at most one at a time, and all have the results; layers of
-    much of the work are computed by all together, one after another.
+    much of the work are computed by all together, one after another. Banks that go round are not gathered: there are
+    none.
     """
     if team.size == 1:
         for plan in plans:
             yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
         return
-    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), _SHARED_COST)
+    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
-    together = {place for place in places if plans[place].pairs > MOST_HELD or plans[place].cost > limit}
+    together = {place for place in places if _is_for_all(plans[place], limit)}
     alone = [place for place in places if place not in together]
     found = _dealt_out({place: plans[place] for place in alone}, compute, team)
     for place, plan in enumerate(plans):
         if place in together:
             team.check()
-            yield compute(plan, plan.prepared(plan.gathered()), team)
+            yield compute(plan, [] if plan.goes_round else plan.prepared(plan.gathered()), team)
         else:
             yield found.get(place)
+
+
+def _is_for_all(plan: LayerPlan, limit: float) -> bool:
+    """Whether all processes work on the layer together. limit: of the cost of one that a process computes alone"""
+    return plan.goes_round or plan.pairs > MOST_HELD or plan.cost > limit
 
 
 def _dealt_out(plans: dict[int, LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team) -> dict[int, T]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -46,14 +45,19 @@ _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class ShardedWeight:
-    """A weight of which each of several processes has a part, and the banks that are made of the whole."""
+    """A weight of which each of several processes has a part, and the use that its layer makes of the whole."""
 
     weight: Tensor
-    to_banks: Callable[[Tensor], Sequence[Tensor]]
+    use: Use
 
     def banks(self) -> tuple[Tensor, ...]:
         """(F2, F1, *K) each, gathered; every process that has a part must call."""
-        return tuple(self.to_banks(gathered(self.weight)))
+        return tuple(_banks(gathered(self.weight), self.use))
+
+    @property
+    def bank(self) -> Tensor:
+        """The only bank (F2, F1, *K) of a layer that is not grouped, as it is sharded."""
+        return _banks(self.weight, self.use)[0]
 
     @property
     def is_finite(self) -> bool:
@@ -328,8 +332,7 @@ def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
 def _of_sharded(kind: str, weight: Tensor, use: Use, note: str) -> Layer:
     """The layer of a DTensor, gathered when its banks are asked for."""
     banks = _banks(checked_weight(without_values(weight), "weight"), use)
-    sharded = ShardedWeight(weight, partial(_banks, use=use))
-    return Layer("", kind, tuple(banks), _compared(banks, use, note), sharded=sharded)
+    return Layer("", kind, tuple(banks), _compared(banks, use, note), sharded=ShardedWeight(weight, use))
 
 
 def _banks(weight: Tensor, use: Use) -> list[Tensor]:

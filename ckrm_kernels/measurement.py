@@ -19,16 +19,17 @@ from ckrm_kernels.backends import GPU_BACKENDS, Backend
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, inner_edges
-from ckrm_kernels.filters import is_pointwise
+from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.layer_numbers import LayerNumbers, Level, Wanted, detailed_numbers, plain_numbers
-from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plan_layer
+from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plans_of
 from ckrm_kernels.layers import Layer, descriptions, model_layers
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.patterns.matching import match_layers
 from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.report import KernelPatterns, LayerRedundancy, RedundancyReport
 from ckrm_kernels.report.result import ScaleFreeRedundancy, Source
+from ckrm_kernels.ring import own_filters, ring_counts
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import shared_counts
 from ckrm_kernels.similarity import Similarity
@@ -126,7 +127,7 @@ def measure_layers(
         raise ValueError("model_or_models must hold at least one model, got none")
     names = _names(len(models), sources)
     _check_alike(models, names)
-    plans = [plan_layer(same, pointwise, similarity.scale_free) for same in _by_name(models)]
+    plans = plans_of(list(_by_name(models)), pointwise, similarity.scale_free, team)
     if team.size > 1:
         settings = (limit, pointwise, details, patterns, scale_free_beside, backend, similarity)
         team.check_agreement([f"the settings {settings}", *facts_of_models(models)])
@@ -138,13 +139,15 @@ def measure_layers(
     scale_free = similarity.depends_on_scale and scale_free_beside
 
     def numbers_of(plan: LayerPlan, banks: Banks, team: Team) -> list[LayerNumbers]:
+        if plan.goes_round:
+            return [plain_numbers(each, at) for each in _counted_in_ring(plan, edges, similarity, backend, team)]
         if details:
             wanted = Wanted(plan.has_chance, scale_free)
             return [detailed_numbers(each, edges, at, wanted, similarity, backend, team) for each in banks]
         return [plain_numbers(shared_counts(each, edges, similarity, backend, team).sum(0).cpu(), at) for each in banks]
 
     def patterns_of(plan: LayerPlan, banks: Banks, team: Team) -> KernelPatterns | None:
-        return _patterns_of(plan, banks, backend)
+        return None if plan.goes_round else _patterns_of(plan, banks, backend)
 
     if details or team.size > 1:
         found = of_each(plans, numbers_of, team)
@@ -176,7 +179,7 @@ def measure_layers(
 
 def check_layers(models: Sequence[Sequence[Layer]], pointwise: Pointwise, sources: Sequence[Source] = ()) -> None:
     """Raises the ValueError of `measure_layers` for layers with NaN or Inf, without measuring anything."""
-    plans = [plan_layer(same, pointwise, False) for same in _by_name(models)]
+    plans = plans_of(list(_by_name(models)), pointwise, False, ALONE)
     check_finite(plans, _names(len(models), sources), ALONE)
 
 
@@ -234,6 +237,17 @@ def _count_in_one_call(
     counts = counts_of_banks(banks, edges, similarity, backend).cpu()
     of_layers = iter(counts.split([len(same) for of_models in of_plans for same in of_models]))
     return [[next(of_layers).sum(0) for _ in of_models] for of_models in of_plans]
+
+
+def _counted_in_ring(
+    plan: LayerPlan, edges: Tensor, similarity: Similarity, backend: Backend | None, team: Team
+) -> Iterator[Tensor]:
+    """For each model, the pairs in each interval between the edges, (E + 2,), of filters that go round."""
+    for layer in plan.of_models:
+        assert layer.sharded is not None
+        first, own = own_filters(layer.sharded.bank)
+        own = as_vectors(own) if plan.as_one_slice else own
+        yield ring_counts(first, own, edges, similarity, backend, team).cpu()
 
 
 def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRedundancy:

@@ -17,7 +17,7 @@ from ckrm_kernels.distributed import Team, dealt_out
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.similarity import Similarity
 
-_LARGEST_BLOCK = 1024  # filters: its 2^20 Psi are 4 MiB, and its slices are prepared for a thirtieth of their terms
+LARGEST_BLOCK = 1024  # filters: its 2^20 Psi are 4 MiB, and its slices are prepared for a thirtieth of their terms
 _SMALLEST_BLOCK = 64
 _PARTS = 8  # of the work of a process, at least: as even as that is the sharing
 _MOMENTS = 11  # positions that the rest of a term costs as much as, by the rates of docs/speed.md
@@ -68,7 +68,7 @@ def blocks_of(banks: Sequence[Tensor], processes: int, cut: Sequence[bool] | Non
     for index, bank in enumerate(banks):
         size = bank.shape[0]
         if cost_of(bank) > most and (cut is None or cut[index]):
-            size = min(max(-(-size // (2 * processes)), _SMALLEST_BLOCK), _LARGEST_BLOCK)
+            size = min(max(-(-size // (2 * processes)), _SMALLEST_BLOCK), LARGEST_BLOCK)
             size = -(-size // _SMALLEST_BLOCK) * _SMALLEST_BLOCK
         starts = range(0, bank.shape[0], max(size, 1))
         parts = [slice(start, min(start + size, bank.shape[0])) for start in starts]

@@ -26,6 +26,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from test_distributed import batch_of_all, history_of_a_team, jobs_of, save_sharded
+from ckrm_kernels import layer_by_layer, layer_plans
 from ckrm_kernels.commands import app
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.training.workers import Workers, run_job
@@ -41,6 +42,8 @@ if __name__ == "__main__":
         (folder / f"first-{team().rank}").write_text(str(team().of_first(lambda: team().rank + 7)))
         save_sharded(folder)
         app(["measure", f"{folder}/sharded", "--json", f"{folder}/report.json"], standalone_mode=False)
+        layer_by_layer.SHARED_COST = layer_plans.SHARED_COST = 0
+        app(["measure", f"{folder}/sharded", "--json", f"{folder}/together.json"], standalone_mode=False)
 """
 
 
@@ -148,7 +151,8 @@ def measured_alone(path, written):
 def test_layers_shared_by_two_processes_give_the_report_of_one(folder, tmp_path):
     alone = measured_alone(folder / "sharded", tmp_path / "alone.json")
     assert report(folder / "report.json", ["created"]) == report(alone, ["created"])
-    assert (folder / "printed").read_text().count("3 of 3 layers measured") == 1
+    assert report(folder / "together.json", ["created"]) == report(alone, ["created"])
+    assert (folder / "printed").read_text().count("3 of 3 layers measured") == 2
 
 
 def test_a_checkpoint_in_the_parts_of_two_processes_has_the_numbers_of_the_whole(folder, tmp_path):

@@ -1,0 +1,148 @@
+"""Work shared out among processes of one thread each: time, CPU time and memory of one and of two, over gloo.
+
+`python benchmarks/distributed.py [NAME ...]` writes benchmarks/results/processes.json and .md; with names, of the cases
+whose names hold one. Each result is checked to be the same on every process, and that of one process.
+
+Efficiency is the CPU time of one process over that of all together: what the machine's other work leaves unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from layers import RESNET50, layer
+from report import RESULTS
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+
+from ckrm_kernels import measure, psi_histogram, redundancy, redundant_groups
+
+PROCESSES = (1, 2)
+Call = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's share of one call. memory: that it held at its peak beyond what it had before, in bytes"""
+
+    seconds: float
+    cpu_seconds: float
+    memory: int
+    result: str
+
+
+def of_weight(function: Callable[..., Any], shape: str, **options: Any) -> Callable[[], Call]:
+    def make() -> Call:
+        weight = layer(shape).weight()
+        weight[1::9] = weight[::9][: len(weight[1::9])]  # repeats
+        return lambda group: function(weight, group=group, **options)
+
+    return make
+
+
+def of_model(sharded: bool, **options: Any) -> Callable[[], Call]:
+    def make() -> Call:
+        shapes = [(each.slices, each.filters, each.side) for each in RESNET50]
+        model = nn.ModuleList(nn.Conv2d(*shape) for shape in shapes)
+        generator = torch.Generator().manual_seed(0)
+        for conv in model:
+            nn.init.kaiming_uniform_(conv.weight, generator=generator)
+            if sharded:
+                fully_shard(conv)
+        return lambda group: measure(model, group=group, **options).layers
+
+    return make
+
+
+CASES = {
+    "redundancy of 16384x8x3x3": of_weight(redundancy, "16384x8x3x3"),
+    "psi_histogram of 16384x8x3x3": of_weight(psi_histogram, "16384x8x3x3"),
+    "redundant_groups of 16384x8x3x3, at 0.9": of_weight(redundant_groups, "16384x8x3x3", threshold=0.9),
+    "redundancy of 65536x8x3x3": of_weight(redundancy, "65536x8x3x3"),
+    "psi_histogram of 65536x8x3x3": of_weight(psi_histogram, "65536x8x3x3"),
+    "measure of ResNet50's 17 layers": of_model(False),
+    "the same, sharded by FSDP2": of_model(True),
+    "the same, details=False": of_model(False, details=False),
+}
+
+
+def timed(call: Call) -> Part:
+    group = distributed.group.WORLD
+    call(group)  # what a first call builds and imports
+    distributed.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before, start, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
+    result = call(group)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    written = repr(result) if not hasattr(result, "representative") else repr(result.representative.tolist())
+    return Part(seconds, cpu, resident("VmHWM") - before, hashlib.sha256(written.encode()).hexdigest())
+
+
+def resident(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def run(rank: int, processes: int, name: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+    part = timed(CASES[name]())
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(asdict(part)))
+    distributed.destroy_process_group()
+
+
+def parts_of(name: str, processes: int) -> list[Part]:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(run, (processes, name, folder), processes)
+        return [Part(**json.loads((Path(folder) / f"{rank}.json").read_text())) for rank in range(processes)]
+
+
+def table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    lines = [
+        "| | processes | s | CPU s of each | MB of each | efficiency |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, of_processes in found.items():
+        alone = sum(part["cpu_seconds"] for part in of_processes[str(PROCESSES[0])])
+        for processes, parts in of_processes.items():
+            longest = max(part["cpu_seconds"] for part in parts)
+            cells = [
+                name,
+                processes,
+                f"{max(part['seconds'] for part in parts):.3g}",
+                ", ".join(f"{part['cpu_seconds']:.3g}" for part in parts),
+                ", ".join(f"{part['memory'] / 1e6:.0f}" for part in parts),
+                f"{alone / longest / int(processes):.0%}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(wanted: list[str]) -> None:
+    path = RESULTS / "processes.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for name in CASES:
+        if wanted and not any(each in name for each in wanted):
+            continue
+        parts = {processes: parts_of(name, processes) for processes in PROCESSES}
+        if len({part.result for each in parts.values() for part in each}) != 1:
+            raise AssertionError(f"{name}: the processes differ")
+        found[name] = {str(processes): [asdict(part) for part in each] for processes, each in parts.items()}
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(table({name: found[name]}), flush=True)
+    path.with_suffix(".md").write_text(
+        f"# Processes of one thread\n\n{__doc__.split(chr(10) * 2)[-1]}\n\n{table(found)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
