@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from ckrm_kernels.failures import Failures
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # with processes that still train
+_failures: Failures | None = None
 
 
 class PeerError(RuntimeError):
@@ -72,6 +76,23 @@ class Team:
         distributed.broadcast_object_list(result, device=torch.device("cpu"))
         value: T = result[0]
         return value
+
+    def shared(
+        self,
+        costs: Sequence[float],
+        compute: Callable[[int], T],
+        track: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> list[T]:
+        """What the function gives for each piece of work, computed by one of the processes and known to all.
+
+        costs: of each piece, in any unit, the same on every process; track: wraps the iteration over this one's pieces
+        """
+        done = {}
+        for piece in track(sorted(dealt_out(costs, self.size)[self.rank])):
+            stop_if_one_failed()
+            done[piece] = compute(piece)
+        of_all = {piece: value for part in self.gathered(done) for piece, value in part.items()}
+        return [of_all[piece] for piece in range(len(costs))]
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -130,6 +151,17 @@ class Team:
 ALONE = Team()
 
 
+def dealt_out(costs: Sequence[float], processes: int) -> list[list[int]]:
+    """Which pieces of work each process takes: the most costly first, each by the one that has least to do."""
+    loads = [(0.0, rank) for rank in range(processes)]
+    taken: list[list[int]] = [[] for _ in loads]
+    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+        load, rank = loads[0]
+        taken[rank].append(piece)
+        heapq.heapreplace(loads, (load + costs[piece], rank))
+    return taken
+
+
 def team() -> Team:
     """All processes that have joined; this one alone where torchrun started none."""
     return Team(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else ALONE
@@ -168,9 +200,20 @@ def team_of(group: ProcessGroup | None) -> Team:
     return Team(rank, distributed.get_world_size(group), group)
 
 
+def stop_if_one_failed() -> None:
+    """Raises `PeerError` where another process that torchrun started has failed."""
+    if _failures is not None and (words := _failures.of_another()):
+        raise PeerError(words)
+
+
 @contextmanager
 def joined() -> Iterator[Team]:
-    """Joins the processes that torchrun started, if it did, and leaves them at the end."""
+    """Joins the processes that torchrun started, if it did, and leaves them at the end.
+
+    Where one of them fails or is gone, the others raise a `PeerError` that names it, at the next thing that they do
+    together; it raises its own error.
+    """
+    global _failures
     if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
         yield team()
         return
@@ -178,9 +221,32 @@ def joined() -> Iterator[Team]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    store, rank, size = next(distributed.rendezvous("env://"))
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    _failures = Failures(store, rank, size)
     try:
         yield team()
         team().wait()  # so that none leaves while another still talks to it
+    except BaseException as error:
+        if words := _why(error, _failures):
+            raise PeerError(words) from error
+        raise
     finally:
+        _failures.close()
+        _failures = None
         distributed.destroy_process_group()
+
+
+def _why(error: BaseException, failures: Failures) -> str | None:
+    """The failure of another process that an error comes of; None for one of this process, which is reported."""
+    if words := failures.of_another():
+        return words
+    if isinstance(error, KeyboardInterrupt):
+        return None
+    is_broken = isinstance(error, (distributed.DistError, PeerError)) or (
+        type(error) is RuntimeError and "gloo" in str(error)
+    )
+    if is_broken and (words := failures.gone()):
+        return words
+    failures.report(error)
+    return None

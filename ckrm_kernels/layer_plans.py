@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.choices import Pointwise
-from ckrm_kernels.distributed import ALONE, Team
+from ckrm_kernels.distributed import ALONE, Team, dealt_out
 from ckrm_kernels.distribution import MOST_HELD
 from ckrm_kernels.filters import as_vectors, is_pointwise
 from ckrm_kernels.functional import unit_scale
 from ckrm_kernels.layers import Layer, descriptions
-from ckrm_kernels.sharing import checksum, cost_of, dealt_out
+from ckrm_kernels.sharing import checksum, cost_of
 
 T = TypeVar("T")
 Banks = list[list[Tensor]]  # of each model
 _MOST_GATHERED = 1 << 32  # bytes of a layer of one model
-_SHARED_COST = 1 << 34  # of a layer that is worth sharing: about 0.2 s of a core
+SHARED_COST = 1 << 34
+"""Of a layer that is worth sharing among processes: about 0.2 s of a core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +157,7 @@ def of_each(
         for plan in plans:
             yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
         return
-    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), _SHARED_COST)
+    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
     together = {place for place in places if _is_for_all(plans[place], limit)}
     alone = [place for place in places if place not in together]

@@ -177,6 +177,12 @@ def measure_layers(
     )
 
 
+def check_layers(models: Sequence[Sequence[Layer]], pointwise: Pointwise, sources: Sequence[Source] = ()) -> None:
+    """Raises the ValueError of `measure_layers` for layers with NaN or Inf, without measuring anything."""
+    plans = plans_of(list(_by_name(models)), pointwise, False, ALONE)
+    check_finite(plans, _names(len(models), sources), ALONE)
+
+
 def structure_of(layers: Sequence[Layer]) -> Hashable:
     """What layers that can be measured together have in common, in whatever order: equal where it is the same."""
     return frozenset(descriptions(layers).items())

@@ -6,7 +6,6 @@ number of processes is the same, bit for bit.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.backends import Backend, implementation
-from ckrm_kernels.distributed import Team
+from ckrm_kernels.distributed import Team, dealt_out
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.similarity import Similarity
 
@@ -75,17 +74,6 @@ def blocks_of(banks: Sequence[Tensor], processes: int, cut: Sequence[bool] | Non
         parts = [slice(start, min(start + size, bank.shape[0])) for start in starts]
         blocks += [Block(index, rows, columns) for at, rows in enumerate(parts) for columns in parts[at:]]
     return blocks
-
-
-def dealt_out(costs: Sequence[float], processes: int) -> list[list[int]]:
-    """Which pieces of work each process takes: the most costly first, each by the one that has least to do."""
-    loads = [(0.0, rank) for rank in range(processes)]
-    taken: list[list[int]] = [[] for _ in loads]
-    for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
-        load, rank = loads[0]
-        taken[rank].append(piece)
-        heapq.heapreplace(loads, (load + costs[piece], rank))
-    return taken
 
 
 def own_blocks(banks: Sequence[Tensor], blocks: Sequence[Block], team: Team) -> list[Block]:

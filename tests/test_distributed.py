@@ -1,6 +1,7 @@
 """Two processes of torchrun on the CPU against one."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -8,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from small_training import job, network, stripes
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.fsdp import fully_shard
+from typer.testing import CliRunner
 
-from ckrm_kernels.distributed import Team
+from ckrm_kernels.commands import app
+from ckrm_kernels.distributed import Team, team
 from ckrm_kernels.training import Runtime, TrainingConfig, train
 from ckrm_kernels.training.state import TrainingState
 from ckrm_kernels.training.workers import Workers, run_job
@@ -19,7 +25,9 @@ from ckrm_kernels.training.workers import Workers, run_job
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_distributed import batch_of_all, history_of_a_team, jobs_of
+from test_distributed import batch_of_all, history_of_a_team, jobs_of, save_sharded
+from ckrm_kernels import layer_by_layer, layer_plans
+from ckrm_kernels.commands import app
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.training.workers import Workers, run_job
 
@@ -32,6 +40,10 @@ if __name__ == "__main__":
         (folder / f"process-{team().rank}").write_text(str(sorted(seen)))
         (folder / f"history-{team().rank}").write_text(repr(history_of_a_team()))
         (folder / f"first-{team().rank}").write_text(str(team().of_first(lambda: team().rank + 7)))
+        save_sharded(folder)
+        app(["measure", f"{folder}/sharded", "--json", f"{folder}/report.json"], standalone_mode=False)
+        layer_by_layer.SHARED_COST = layer_plans.SHARED_COST = 0
+        app(["measure", f"{folder}/sharded", "--json", f"{folder}/together.json"], standalone_mode=False)
 """
 
 
@@ -69,6 +81,21 @@ def jobs_of(folder):
     return [job(folder, seed) for seed in range(3)]
 
 
+def save_sharded(folder):
+    """A checkpoint as FSDP2 trains it, each weight cut in two, and the same in one file."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(ins, outs, 3) for ins, outs in ((3, 7), (7, 10), (10, 9))))
+    if team().is_first:
+        torch.save(net.state_dict(), folder / "whole.pt")
+    fully_shard(net, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    optimizer = torch.optim.Adam(net.parameters())
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model, state = get_state_dict(net, optimizer)
+    dcp.save({"model": model, "optimizer": state}, checkpoint_id=folder / "sharded")
+    team().wait()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("torchrun")
@@ -78,6 +105,7 @@ def folder(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", folder / "main.py"]
     done = subprocess.run([*command, folder], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "printed").write_text(done.stdout)
     return folder
 
 
@@ -108,3 +136,27 @@ def test_runs_shared_by_two_processes_are_those_of_one(folder, tmp_path):
     with Workers(1) as workers:
         alone = workers.run(jobs_of(tmp_path), lambda place, event: None)
     assert [each.result().history for each in jobs_of(folder / "shared runs")] == [each.history for each in alone]
+
+
+def report(path, without):
+    return {key: value for key, value in json.loads(path.read_text()).items() if key not in without}
+
+
+def measured_alone(path, written):
+    done = CliRunner().invoke(app, ["measure", str(path), "--json", str(written)])
+    assert done.exit_code == 0, done.output
+    return written
+
+
+def test_layers_shared_by_two_processes_give_the_report_of_one(folder, tmp_path):
+    alone = measured_alone(folder / "sharded", tmp_path / "alone.json")
+    assert report(folder / "report.json", ["created"]) == report(alone, ["created"])
+    assert report(folder / "together.json", ["created"]) == report(alone, ["created"])
+    assert (folder / "printed").read_text().count("3 of 3 layers measured") == 2
+
+
+def test_a_checkpoint_in_the_parts_of_two_processes_has_the_numbers_of_the_whole(folder, tmp_path):
+    assert len(list((folder / "sharded").glob("*.distcp"))) == 2
+    alone = measured_alone(folder / "whole.pt", tmp_path / "alone.json")
+    differ = ["created", "sources"]
+    assert report(folder / "report.json", differ) == report(alone, differ)

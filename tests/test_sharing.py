@@ -143,7 +143,7 @@ def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
 def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
     model = network()
     expected = measure(model).layers
-    layer_plans._SHARED_COST = 1
+    layer_plans.SHARED_COST = 1
     assert measure(model, group=world).layers == expected
 
 

@@ -7,14 +7,17 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from ckrm_kernels.checkpoints.distributed_folders import METADATA, PARTS
 from ckrm_kernels.checkpoints.foreign import foreign_folder
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.report.result import Source
+from ckrm_kernels.report.selection import natural
 from ckrm_kernels.storage.files import sha256_of
 
 _INDEX = re.compile(r".+\.index(\.[\w-]+)?\.json")
@@ -55,33 +58,56 @@ class _Shard:
         return str(replace(self, number=0))
 
 
-def checkpoint_files(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """The files that are one checkpoint.
+
+    index: which lists them, if one does; listed: the file of each tensor by its name, as the index says
+    """
+
+    files: tuple[Path, ...]
+    index: Path | None = None
+    listed: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What errors and notes begin with."""
+        return str(self.files[0])
+
+    @property
+    def with_content(self) -> tuple[Path, ...]:
+        """The files that say what they hold; of a distributed checkpoint one says it of all."""
+        return self.files[:1] if self.files[0].name == METADATA else self.files
+
+
+def checkpoint_files(paths: Sequence[Path]) -> list[CheckpointFiles]:
     """The files of each checkpoint that the paths mean, in their order.
 
     A file is one checkpoint, and so are the shards that an index (`model.safetensors.index.json`) lists, those of one
-    set (`model-00001-of-00002.safetensors`) given together, and those in a folder. A folder may hold an index, one
-    checkpoint file, or one beside others by a name that libraries look for, the shards of one set, or folders
-    `seed-N` with `weights.safetensors`, each a checkpoint.
+    set (`model-00001-of-00002.safetensors`) given together, and those in a folder. A folder may be one that
+    torch.distributed.checkpoint wrote, or hold one of these beside an optimiser's, an index, one checkpoint file, or
+    one beside others by a name that libraries look for, the shards of one set, or folders `seed-N` with
+    `weights.safetensors`, each a checkpoint.
     Only looks at names and indexes: a pipe is not opened.
     Raises CheckpointError for what is not there, an incomplete set, and a folder with nothing or too much to read.
     """
-    found: list[list[Path]] = []
+    found: list[CheckpointFiles | list[Path]] = []
     sets: dict[tuple[Path, str], list[Path]] = {}
     for path in paths:
         if _is_folder(path):
-            found += [list(files) for files in _in_folder(path)]
+            found += _in_folder(path)
         elif _INDEX.fullmatch(path.name):
-            found.append(list(_of_index(path)))
+            found.append(_of_index(path))
+        elif path.name == METADATA:
+            found.append(_of_distributed(path.parent))
         elif shard := _Shard.of(path.name):
             key = (path.parent, shard.of_set)
             if key not in sets:
                 found.append(sets.setdefault(key, []))
             sets[key].append(path)
         else:
-            found.append([path])
-    for files in sets.values():
-        files[:] = _whole_set(files)
-    return [tuple(files) for files in found]
+            found.append(CheckpointFiles((path,)))
+    return [_whole_set(files) if isinstance(files, list) else files for files in found]
 
 
 @contextmanager
@@ -143,7 +169,7 @@ def _is_folder(path: Path) -> bool:
         raise _unreadable(path, error) from None
 
 
-def _of_index(index: Path) -> tuple[Path, ...]:
+def _of_index(index: Path) -> CheckpointFiles:
     """The files that an index of Hugging Face's form lists, in the order of their names."""
     try:
         content = json.loads(index.read_bytes())
@@ -162,10 +188,16 @@ def _of_index(index: Path) -> tuple[Path, ...]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(f"{index}: lists files that are not there: {_some(missing)}")
-    return tuple(index.parent / name for name in names)
+    listed = {tensor: index.parent / name for tensor, name in weights.items()}
+    return CheckpointFiles(tuple(index.parent / name for name in names), index, listed)
 
 
-def _whole_set(files: Sequence[Path]) -> tuple[Path, ...]:
+def _of_distributed(folder: Path) -> CheckpointFiles:
+    """The files of a folder that torch.distributed.checkpoint wrote, the one that describes the others first."""
+    return CheckpointFiles((folder / METADATA, *sorted(folder.glob(PARTS), key=lambda path: natural(path.name))))
+
+
+def _whole_set(files: Sequence[Path]) -> CheckpointFiles:
     """The shards of one set in their order; raises CheckpointError where some lack."""
     paths = {shard.number: path for path in files if (shard := _Shard.of(path.name))}
     one = _Shard.of(files[0].name)
@@ -176,14 +208,21 @@ def _whole_set(files: Sequence[Path]) -> tuple[Path, ...]:
         raise CheckpointError(f"{files[0]}: is one of {one.total} shards, pass the others too: {_some(missing)}")
     if unexpected := [path.name for number, path in paths.items() if number not in expected]:
         raise CheckpointError(f"{files[0]}: is one of {one.total} shards, and none of them is {_some(unexpected)}")
-    return tuple(paths[number] for number in sorted(paths))
+    return CheckpointFiles(tuple(paths[number] for number in sorted(paths)))
 
 
-def _in_folder(folder: Path) -> list[tuple[Path, ...]]:
+def _in_folder(folder: Path) -> list[CheckpointFiles]:
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise _unreadable(folder, error) from None
+    if METADATA in names:
+        return [_of_distributed(folder)]
+    if any(fnmatch(name, PARTS) for name in names):
+        raise CheckpointError(
+            f"{folder}: is a distributed checkpoint without {METADATA}, which is written last: its saving did not end, "
+            "or that file was not copied; take an earlier one, or save it anew"
+        )
     seeds = [folder / name for name in names if re.fullmatch(r"seed-\d+", name)]
     indexes = [name for name in names if _INDEX.fullmatch(name)]
     files = [name for name in names if _is_checkpoint(folder / name)]
@@ -192,14 +231,17 @@ def _in_folder(folder: Path) -> list[tuple[Path, ...]]:
     if len(indexes) == 1:
         return [_of_index(folder / indexes[0])]
     if standard := next((name for name in _MODELS if name in files), None):
-        return [(folder / standard,)]
+        return [CheckpointFiles((folder / standard,))]
     if not indexes and len(files) == 1 and not _Shard.of(files[0]):
-        return [(folder / files[0],)]
+        return [CheckpointFiles((folder / files[0],))]
     shards = [shard for name in files if (shard := _Shard.of(name))]
     if not indexes and len(shards) == len(files) and len({shard.of_set for shard in shards}) == 1:
         return [_whole_set([folder / name for name in files])]
     if not files and seeds:
         return _of_seeds(seeds)
+    inside = [name for name in names if not _BESIDE.match(name) and (folder / name / METADATA).is_file()]
+    if not indexes and not files and len(inside) == 1:  # as Accelerate writes it, beside the optimiser's
+        return [_of_distributed(folder / inside[0])]
     if words := foreign_folder(folder):
         raise CheckpointError(f"{folder}: {words}")
     if indexes or files:
@@ -213,7 +255,7 @@ def _is_checkpoint(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES) and not _BESIDE.match(path.name) and path.is_file()
 
 
-def _of_seeds(folders: Sequence[Path]) -> list[tuple[Path, ...]]:
+def _of_seeds(folders: Sequence[Path]) -> list[CheckpointFiles]:
     """The weights that `ckrm train` left in each, in the order of the seeds."""
     files = [folder / "weights.safetensors" for folder in sorted(folders, key=lambda path: int(path.name[5:]))]
     missing = [path.parent.name for path in files if not path.is_file()]
@@ -221,7 +263,7 @@ def _of_seeds(folders: Sequence[Path]) -> list[tuple[Path, ...]]:
         raise CheckpointError(
             f"{folders[0].parent}: is not trained to its end: no weights.safetensors in {_some(missing)}"
         )
-    return [(path,) for path in files]
+    return [CheckpointFiles((path,)) for path in files]
 
 
 def _some(names: Sequence[str]) -> str:

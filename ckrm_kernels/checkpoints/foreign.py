@@ -67,11 +67,6 @@ _IN_FOLDER: tuple[tuple[str, str], ...] = (  # what tells a folder
     ("*.ckpt.index", _SAVED_MODEL),
     ("Manifest.json", _CORE_ML),
     (
-        "*.distcp",
-        "is a distributed checkpoint: make a file of it by python -m torch.distributed.checkpoint.format_utils "
-        "dcp_to_torch FOLDER FILE",
-    ),
-    (
         "zero_pp_rank_*",
         "holds shards of DeepSpeed ZeRO: make a file of them by the zero_to_fp32.py that lies beside them",
     ),

@@ -7,23 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ckrm_kernels.checkpoints.assembled import assembled
 from ckrm_kernels.checkpoints.contents import Node, tree_of
 from ckrm_kernels.checkpoints.modules import script_module
 from ckrm_kernels.checkpoints.pickles import RefusedError
-from ckrm_kernels.checkpoints.rows import is_convolution_of_unknown_groups, layers_of, unmeasurable
+from ckrm_kernels.checkpoints.rows import (
+    StoredLayer,
+    in_memory,
+    is_convolution_of_unknown_groups,
+    layers_of,
+    unmeasurable,
+)
 from ckrm_kernels.checkpoints.safetensors_files import read_safetensors
 from ckrm_kernels.checkpoints.selection import NoSuchWeightsError, Selection, select
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.checkpoints.torch_archives import read_pickled, torch_archive
+from ckrm_kernels.distributed import team
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.report.result import Source
+
+if TYPE_CHECKING:
+    from ckrm_kernels.checkpoints.files import CheckpointFiles
 
 UNKNOWN_GROUPS = (
     "a state dict does not say which convolutions are grouped or transposed, so all filters of a weight are compared; "
@@ -39,14 +50,24 @@ _OTHER = "is not a checkpoint, or of a kind that is not read"
 class Checkpoint:
     """What was read of a file, or of the files that are one checkpoint together.
 
-    layers: in the file's order, or in its model's
+    stored: its layers, in the file's order or in its model's, each to be read when it is asked for
     sources: the files
     notes: which weights were read and which others there are, and what a file does not say
     """
 
-    layers: tuple[Layer, ...]
+    stored: tuple[StoredLayer, ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
+
+    @property
+    def outlines(self) -> tuple[Layer, ...]:
+        """The layers without their numbers, which are on the meta device."""
+        return tuple(each.outline for each in self.stored)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers with their numbers. Raises CheckpointError."""
+        return tuple(each.read() for each in self.stored)
 
 
 def read_checkpoints(
@@ -63,8 +84,9 @@ def read_checkpoints(
     weights: "model", "ema" or the dotted key of those to read where a file holds several; None: the model's
     like: makes the model whose weights they are, so that its groups and transposition are known
     track: wraps the iteration over the checkpoints, to show progress
-    Tensors are memory-mapped where the file allows, and what isn't measured is not read.
-    Raises CheckpointError, and TypeError for a single path.
+    Tensors are memory-mapped where the file allows, and a layer is read when it is asked for. Processes that have
+    joined share out the digests of the files, which each of them must see.
+    Raises CheckpointError, also when a layer is read, and TypeError for a single path.
     """
     from ckrm_kernels.checkpoints.files import checkpoint_files
 
@@ -74,12 +96,24 @@ def read_checkpoints(
     return [_checkpoint(files, weights, like) for files in track(groups)]
 
 
-class _File(NamedTuple):
-    """What was read of one file."""
+class _Content(NamedTuple):
+    """What a file holds, and what is to be said of how it was read."""
 
+    tree: Node
+    notes: tuple[str, ...] = ()
+
+
+class _File(NamedTuple):
+    """What was read of one file.
+
+    local: where its content lies; tree: all that it holds
+    """
+
+    path: Path
+    local: Path
     chosen: Selection
-    source: Source
     notes: tuple[str, ...]
+    tree: Node
 
 
 def read_model(
@@ -95,10 +129,10 @@ def read_model(
 
     groups = checkpoint_files([Path(path)])
     if len(groups) > 1:
-        raise CheckpointError(f"{path}: holds {len(groups)} checkpoints, such as {groups[0][0]}: name one")
+        raise CheckpointError(f"{path}: holds {len(groups)} checkpoints, such as {groups[0].files[0]}: name one")
     with ExitStack() as open_copies:
         read = _read(groups[0], weights, open_copies)
-        loaded = _model_of(like, read, str(groups[0][0]))
+        loaded = _model_of(like, read, groups[0].name)
         model = like()
         state = model.state_dict()
         there = {tensor.name for tensor in (*read.tensors, *read.as_stored)}
@@ -110,46 +144,86 @@ def read_model(
 
 
 class _Read(NamedTuple):
-    """What was read of the files that are one checkpoint. as_stored: see `Selection`"""
+    """What was read of the files that are one checkpoint.
+
+    as_stored: see `Selection`; is_copied: whether a file is a copy that will be gone
+    """
 
     tensors: list[StoredTensor]
     as_stored: list[StoredTensor]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
+    is_copied: bool
 
 
-def _checkpoint(paths: tuple[Path, ...], weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
+def _checkpoint(files: CheckpointFiles, weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
     with ExitStack() as open_copies:
-        read = _read(paths, weights, open_copies)
+        read = _read(files, weights, open_copies)
         notes = list(read.notes)
         if like is not None:
-            layers = _layers(_model_of(like, read, str(paths[0])))
+            stored = [in_memory(layer) for layer in _layers(_model_of(like, read, files.name))]
         else:
             whole = assembled(read.tensors)
-            layers = layers_of(whole)
-            if not any(layer.banks for layer in layers):
-                raise CheckpointError(f"{paths[0]}: {unmeasurable(whole, layers)}")
+            stored = layers_of(whole)
+            if not any(layer.outline.banks for layer in stored):
+                raise CheckpointError(f"{files.name}: {unmeasurable(whole, stored)}")
             notes += [UNKNOWN_GROUPS] * any(map(is_convolution_of_unknown_groups, whole))
-    return Checkpoint(tuple(layers), read.sources, tuple(notes))
+            if read.is_copied:
+                stored = [in_memory(layer.read()) for layer in stored]
+    return Checkpoint(tuple(stored), read.sources, tuple(notes))
 
 
-def _read(paths: tuple[Path, ...], weights: str | None, open_copies: ExitStack) -> _Read:
-    files = [_file(path, weights, open_copies) for path in paths]
-    tensors = [tensor for file in files for tensor in file.chosen.tensors]
-    notes = [f"{paths[0]}: {note}" for note in dict.fromkeys(note for file in files for note in file.notes)]
+def _read(files: CheckpointFiles, weights: str | None, open_copies: ExitStack) -> _Read:
+    read = [_file(path, weights, open_copies) for path in files.with_content]
+    _check_listed(files, read)
+    tensors = [tensor for file in read for tensor in file.chosen.tensors]
+    notes = [f"{files.name}: {note}" for note in dict.fromkeys(note for file in read for note in file.notes)]
     counts = Counter(tensor.name for tensor in tensors)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise CheckpointError(
-            f"{paths[0]}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
+            f"{files.name}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
         )
-    as_stored = [tensor for file in files for tensor in file.chosen.as_stored]
-    return _Read(tensors, as_stored, tuple(file.source for file in files), tuple(notes))
+    as_stored = [tensor for file in read for tensor in file.chosen.as_stored]
+    return _Read(tensors, as_stored, _sources(files, read), tuple(notes), any(file.local != file.path for file in read))
+
+
+def _check_listed(files: CheckpointFiles, read: Sequence[_File]) -> None:
+    """Refuses an index that lists other tensors than its files hold."""
+    for file in read if files.listed else ():
+        listed = {name.removesuffix(":0") for name, of in files.listed.items() if of == file.path}
+        held = file.tree.flat().keys()
+        for names, words in (
+            (listed - held, f"lists tensors that {file.path} does not hold"),
+            (held - listed, f"does not list tensors that {file.path} holds"),
+        ):
+            if names:
+                raise CheckpointError(
+                    f"{files.index}: {words}, such as {', '.join(sorted(names)[:4])}: they are of different savings; "
+                    "save the checkpoint anew, or pass its shards themselves"
+                )
+
+
+def _sources(files: CheckpointFiles, read: Sequence[_File]) -> tuple[Source, ...]:
+    """Each file with its digest, which one of the processes computes."""
+    from ckrm_kernels.checkpoints.files import source_of
+
+    by_path = {file.path: (file.chosen.chosen, file.local) for file in read}
+    of_all = read[0].chosen.chosen, None  # of what one file describes
+
+    def source(place: int) -> Source:
+        weights, local = by_path.get(files.files[place], of_all)
+        return source_of(files.files[place], weights, content=local)
+
+    sizes = [by_path.get(path, of_all)[1] or path for path in files.files]
+    return tuple(team().shared([path.stat().st_size for path in sizes], source))
 
 
 def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
-    from ckrm_kernels.checkpoints.files import readable, source_of
+    from ckrm_kernels.checkpoints.files import readable
 
     local = open_copies.enter_context(readable(path))
+    if local != path and team().size > 1:
+        raise CheckpointError(f"{path}: is a pipe, which several processes can't read: write it to a file first")
     try:
         content = _content(local)
         chosen = select(content.tree, weights)
@@ -162,7 +236,7 @@ def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
         which = f"the weights under {chosen.chosen}" if chosen.chosen else "the model's weights"
         others = f"; there are also {', '.join(chosen.others)}: --weights KEY" if chosen.others else ""
         notes.append(f"{which}{others}")
-    return _File(chosen, source_of(path, chosen.chosen, content=local), tuple(notes))
+    return _File(path, local, chosen, tuple(notes), content.tree)
 
 
 def _model_of(like: Callable[[], nn.Module], read: _Read, what: str) -> nn.Module:
@@ -170,7 +244,10 @@ def _model_of(like: Callable[[], nn.Module], read: _Read, what: str) -> nn.Modul
     from ckrm_kernels.checkpoints.into_model import load_into
 
     def loaded(named: Sequence[StoredTensor]) -> nn.Module:
-        return load_into(like, {tensor.name: tensor.read() for tensor in named if tensor.read is not None}, what)
+        made: dict[Callable[[], Tensor], Tensor] = {}  # a tensor of several names is one
+        for read in (tensor.read for tensor in named if tensor.read is not None):
+            made[read] = made[read] if read in made else read()
+        return load_into(like, {tensor.name: made[tensor.read] for tensor in named if tensor.read is not None}, what)
 
     try:
         return loaded(read.tensors)
@@ -183,13 +260,6 @@ def _model_of(like: Callable[[], nn.Module], read: _Read, what: str) -> nn.Modul
 def _layers(model: nn.Module) -> list[Layer]:
     with torch.no_grad():
         return model_layers(model)
-
-
-class _Content(NamedTuple):
-    """What a file holds, and what is to be said of how it was read."""
-
-    tree: Node
-    notes: tuple[str, ...] = ()
 
 
 def _content(path: Path) -> _Content:
@@ -214,6 +284,7 @@ def _content(path: Path) -> _Content:
 
 def _by_format(path: Path) -> _Content:
     """By the file's content, never by its name."""
+    from ckrm_kernels.checkpoints.distributed_folders import METADATA, read_distributed
     from ckrm_kernels.checkpoints.foreign import HEAD, foreign_format
     from ckrm_kernels.checkpoints.npz import LAYOUT_NOTE, is_npy, read_npz
     from ckrm_kernels.checkpoints.onnx_graphs import EXPORT_NOTE, is_onnx, read_onnx
@@ -226,6 +297,8 @@ def _by_format(path: Path) -> _Content:
         return _listed(*read_safetensors(path))
     if head.startswith(b"PK"):
         return _of_zip(path, head)
+    if path.name == METADATA:
+        return _Content(tree_of(read_distributed(path)))
     if head.startswith(b"\x80"):
         return _Content(tree_of(read_pickled(path)))
     if is_npy(head):

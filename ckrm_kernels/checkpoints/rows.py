@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from ckrm_kernels.checkpoints.assembled import PARAMETRISED, is_parametrised
 from ckrm_kernels.checkpoints.stored import StoredTensor
 from ckrm_kernels.checkpoints.torch_tensors import SHARDED
 from ckrm_kernels.filters import grouped_banks
 from ckrm_kernels.functional import checked_weight
-from ckrm_kernels.layers import Layer, share_marked
+from ckrm_kernels.layers import Layer
 
 _KINDS = {1: "vector", 2: "linear", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
 _MEASURED = ("float16", "bfloat16", "float32", "float64")
@@ -31,18 +37,46 @@ _NOT_BY_NAME = "not a weight by its name"
 GROUPS_UNKNOWN = "groups not known"
 
 
-def layers_of(tensors: Iterable[StoredTensor]) -> list[Layer]:
+class StoredLayer(NamedTuple):
+    """A layer in a checkpoint's file.
+
+    outline: without its numbers: its banks are on the meta device
+    read: gives it with them; raises CheckpointError
+    """
+
+    outline: Layer
+    read: Callable[[], Layer]
+
+
+def in_memory(layer: Layer) -> StoredLayer:
+    """A layer whose numbers are there, or mapped, already."""
+    return StoredLayer(layer, lambda: layer)
+
+
+def layers_of(tensors: Iterable[StoredTensor]) -> list[StoredLayer]:
     """A layer for each tensor that is a weight or could be one, the weights of one operator in banks by its groups.
 
-    Where the file does not say what uses a weight, its shape does: 3 to 5 dimensions are a convolution's, 2 a linear
-    layer's (or an embedding's), and all filters form one bank.
+    One whose numbers are those of an earlier one shares its weight with that. Where the file does not say what uses a
+    weight, its shape does: 3 to 5 dimensions are a convolution's, 2 a linear layer's (or an embedding's), and all
+    filters form one bank.
     """
-    return share_marked([_layer(tensor) for tensor in tensors if _is_listed(tensor)])
+    owners: dict[object, str] = {}
+    found = []
+    for tensor in tensors:
+        if _is_listed(tensor):
+            outline = _outline(tensor)
+            if outline.banks and tensor.read is not None and 0 not in tensor.shape:
+                numbers = tensor.read, tensor.groups, "Transpose" in tensor.operator
+                owner = owners.setdefault(numbers, outline.name)
+                if owner != outline.name:
+                    outline = Layer(outline.name, outline.kind, (), f"shares its weight with {owner}", owner)
+            found.append(StoredLayer(outline, partial(_read, tensor, outline)))
+    return found
 
 
-def unmeasurable(tensors: Sequence[StoredTensor], layers: Sequence[Layer]) -> str:
+def unmeasurable(tensors: Sequence[StoredTensor], layers: Sequence[StoredLayer]) -> str:
     """Why there is nothing to measure, in words that go on after a path."""
-    notes = [layer.note for layer in layers]
+    notes = [layer.outline.note for layer in layers]
     if PARAMETRISED in notes:
         return f"its weights are {PARAMETRISED}"
     weights = [
@@ -75,18 +109,14 @@ def _is_listed(tensor: StoredTensor) -> bool:
     return len(tensor.shape) == 1 and tensor.name.endswith("weight")
 
 
-def _layer(tensor: StoredTensor) -> Layer:
+def _outline(tensor: StoredTensor) -> Layer:
     short = re.sub(r"[./](weight|kernel)$", "", tensor.name)
     kind = tensor.operator or _KINDS.get(len(tensor.shape), "tensor")
     reason = _reason(tensor)
     if reason or tensor.read is None:
         return Layer(short, kind, (), reason)
-    try:
-        weight = checked_weight(tensor.read(), "weight")
-    except (TypeError, ValueError) as error:
-        return Layer(short, kind, (), str(error))
+    banks = _banks(tensor, torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype), device="meta"))
     groups = tensor.groups or 1
-    banks = tuple(grouped_banks(weight, groups, transposed="Transpose" in tensor.operator))
     if is_convolution_of_unknown_groups(tensor):
         compared = GROUPS_UNKNOWN
     elif len(banks) < groups:
@@ -94,6 +124,17 @@ def _layer(tensor: StoredTensor) -> Layer:
     else:
         compared = f"{groups} groups, compared within each" if groups > 1 else ""
     return Layer(short, kind, banks, ", ".join(filter(None, (tensor.note, compared))))
+
+
+def _read(tensor: StoredTensor, outline: Layer) -> Layer:
+    """The layer with its numbers."""
+    if not outline.banks or tensor.read is None:
+        return outline
+    return replace(outline, banks=_banks(tensor, checked_weight(tensor.read(), outline.name)))
+
+
+def _banks(tensor: StoredTensor, weight: Tensor) -> tuple[Tensor, ...]:
+    return tuple(grouped_banks(weight, tensor.groups or 1, transposed="Transpose" in tensor.operator))
 
 
 def _has_filters(tensor: StoredTensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ckrm_kernels.checkpoints.layouts import from_flax, from_mlx, from_tensorflow
-from ckrm_kernels.checkpoints.raw import damage_named
+from ckrm_kernels.checkpoints.raw import as_tensor, damage_named, mapped
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.extras import require
 from ckrm_kernels.report.selection import natural
@@ -38,6 +40,7 @@ _TORCH_NAMES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
+_LENGTH = 8  # bytes that say how long the header is
 _LAYOUTS = {
     **dict.fromkeys(("", "pt", "torch", "pytorch", "np", "numpy"), "torch"),
     "mlx": "mlx",
@@ -65,8 +68,8 @@ def read_safetensors(path: Path) -> tuple[list[StoredTensor], str]:
                 ) from None
             raise
         declared = (file.metadata() or {}).get("format", "").lower()
-        slices = {name: file.get_slice(name) for name in sorted(file.keys(), key=natural)}
-        tensors = [_stored(path, file, name, slices[name]) for name in slices]
+        places = _places(path)
+        tensors = [_stored(path, name, file.get_slice(name), places[name]) for name in sorted(places, key=natural)]
     if declared not in _LAYOUTS:
         accepted = ", ".join(sorted(filter(None, _LAYOUTS)))
         raise CheckpointError(
@@ -82,17 +85,31 @@ def _note(declared: str) -> str:
     return "" if _LAYOUTS[declared] == "torch" else f"declares the format {declared}: put into torch's layout"
 
 
-def _stored(path: Path, file: Any, name: str, part: Any) -> StoredTensor:
-    dtype = _TORCH_NAMES.get(part.get_dtype())
+def _places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor begins in the file, and its size in bytes; of a file whose header is known to be valid.
+
+    The library maps the whole file, of which all that was touched stays in memory as long as one tensor does.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(_LENGTH), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return {
+        name: (_LENGTH + size + start, end - start)
+        for name, (start, end) in ((name, each["data_offsets"]) for name, each in header.items())
+    }
+
+
+def _stored(path: Path, name: str, part: Any, place: tuple[int, int]) -> StoredTensor:
+    shape, dtype = tuple(part.get_shape()), _TORCH_NAMES.get(part.get_dtype())
     if dtype is None:
-        return StoredTensor(name, tuple(part.get_shape()), part.get_dtype(), None)
-    return StoredTensor(name, tuple(part.get_shape()), dtype, partial(_read, path, file, name))
+        return StoredTensor(name, shape, part.get_dtype(), None)
+    return StoredTensor(name, shape, dtype, partial(_read, path, getattr(torch, dtype), shape, place))
 
 
-def _read(path: Path, file: Any, name: str) -> Tensor:
+def _read(path: Path, dtype: torch.dtype, shape: tuple[int, ...], place: tuple[int, int]) -> Tensor:
     with damage_named(path, "a safetensors file"):
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
+        return as_tensor(mapped(path, *place), dtype, shape)
 
 
 _IN_TORCH: dict[str, Callable[[StoredTensor], StoredTensor]] = {

@@ -19,7 +19,8 @@ class StoredTensor:
     name: in the file, such as "layer1.0.conv1.weight"
     shape: as `read` gives it
     dtype: as torch writes it without "torch.", such as "float32"; by the file's own name where torch has no such type
-    read: gives the tensor, on the CPU, memory-mapped where the file allows; raises CheckpointError
+    read: gives the tensor, on the CPU, memory-mapped where the file allows, anew each time, so that nothing stays in
+        memory of one that is done with; equal to that of another name of the same numbers; raises CheckpointError
     operator: what uses it, such as "Conv2d", "ConvTranspose2d" or "Linear"; "" where the file does not say
     groups: of that operator; None where the file does not say
     note: what is to be known of it, such as "int8, dequantised"; or why it can't be measured, where `read` is None

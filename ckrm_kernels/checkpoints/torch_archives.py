@@ -7,7 +7,7 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +17,7 @@ import torch
 
 from ckrm_kernels.checkpoints.numpy_arrays import array_builders
 from ckrm_kernels.checkpoints.pickles import Build, Unpickler
-from ckrm_kernels.checkpoints.raw import damage_named, mapped, zip_member
+from ckrm_kernels.checkpoints.raw import PartOfFile, damage_named, mapped, zip_member
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.checkpoints.torch_tensors import Storage, storage_dtype, tensor_builders
 
@@ -30,10 +30,11 @@ class TorchArchive:
     """A zip archive of torch.save or torch.jit.save.
 
     members: what it holds, by name without the archive's own
+    start: where it begins in the file
     """
 
-    def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
-        self.path, self.members = path, members
+    def __init__(self, path: Path, members: dict[str, zipfile.ZipInfo], start: int = 0) -> None:
+        self.path, self.members, self._start = path, members, start
 
     @property
     def is_torchscript(self) -> bool:
@@ -42,7 +43,7 @@ class TorchArchive:
 
     def read(self, name: str) -> bytes:
         """The content of a member. Raises BadZipFile where its checksum differs."""
-        content = zip_member(self.path, self.members[name]).tobytes()
+        content = self._raw(self.members[name]).tobytes()
         if self._has_checksums and zlib.crc32(content) != self.members[name].CRC:
             raise zipfile.BadZipFile(f"the checksum of {name} differs")
         return content
@@ -51,7 +52,7 @@ class TorchArchive:
     def _has_checksums(self) -> bool:
         """False after torch.serialization.set_crc32_options(False), told by a member that torch always writes."""
         version = self.members.get("version")
-        return version is not None and zlib.crc32(zip_member(self.path, version).tobytes()) == version.CRC
+        return version is not None and zlib.crc32(self._raw(version).tobytes()) == version.CRC
 
     def load(self, name: str, storages: str) -> Any:
         """The object of a pickle; storages: the folder of its tensors' numbers."""
@@ -63,30 +64,37 @@ class TorchArchive:
                 member = self.members[f"{storages}/{key}"]
                 if size > member.file_size:
                     raise ValueError(f"storage {key} has {member.file_size} bytes, not {size}")
-                loaded[key] = Storage(dtype, member.file_size, cache(partial(self._raw, member)))
+                loaded[key] = Storage(dtype, member.file_size, partial(self._raw_named, member))
             return loaded[key]
 
         return Unpickler(BytesIO(self.read(name)), _builders(), persistent).load()
 
     def _raw(self, member: zipfile.ZipInfo) -> np.ndarray:
+        return zip_member(self.path, member, self._start)
+
+    def _raw_named(self, member: zipfile.ZipInfo) -> np.ndarray:
         with damage_named(self.path, "a checkpoint"):
-            return zip_member(self.path, member)
+            return self._raw(member)
 
 
-def torch_archive(path: Path) -> TorchArchive | None:
-    """The archive in a zip file; None where that holds none of torch's. Raises CheckpointError and zipfile's errors."""
-    with zipfile.ZipFile(path) as file:
+def torch_archive(path: Path, start: int = 0, size: int | None = None) -> TorchArchive | None:
+    """The archive in a zip file, or in a part of a file; None where that holds none of torch's.
+
+    start, size: of the part, in bytes; by default the whole file
+    Raises CheckpointError and zipfile's errors.
+    """
+    with path.open("rb") as whole, zipfile.ZipFile(PartOfFile(whole, start, size)) as file:
         members = {member.filename: member for member in file.infolist()}
         file_names = sorted((name for name in members if f"/{name}".endswith(f"/{_PICKLE}")), key=len)
         if not file_names:
             return None
         if min(member.header_offset for member in members.values()):
             raise CheckpointError(
-                f"{path}: holds more than one archive, as a part of a distributed checkpoint does; make one file of "
-                "all parts: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
+                f"{path}: holds more than one archive, as a part of a distributed checkpoint does: pass its folder"
             )
         prefix = file_names[0].removesuffix(_PICKLE)
-    archive = TorchArchive(path, {n.removeprefix(prefix): m for n, m in members.items() if n.startswith(prefix)})
+    own = {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
+    archive = TorchArchive(path, own, start)
     if "byteorder" in archive.members and archive.read("byteorder") not in (b"little", b""):
         raise CheckpointError(f"{path}: was written on a big-endian machine; save it anew on a little-endian one")
     return archive
@@ -126,6 +134,7 @@ def _load_legacy(file: _Bounded, size: int, raw: Callable[[int, int], np.ndarray
     size: of the file, in bytes; raw: gives so many of its bytes (uint8) from an offset on
     """
     storages: dict[str, Storage] = {}
+    views: dict[tuple[str, int, int], Storage] = {}
 
     def persistent(pid: Any) -> Any:
         if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
@@ -138,7 +147,7 @@ def _load_legacy(file: _Bounded, size: int, raw: Callable[[int, int], np.ndarray
         start, end = (int(number) * storage.dtype.itemsize for number in (view[1], view[1] + view[2]))
         if not 0 <= start <= end <= storage.size:
             raise ValueError(f"a view outside of the storage {key}")
-        return Storage(dtype, end - start, lambda: _whole(storage)[start:end])
+        return views.setdefault((key, start, end), Storage(dtype, end - start, lambda: _whole(storage)[start:end]))
 
     def load() -> Any:
         return Unpickler(file, _builders(), persistent).load()
@@ -156,7 +165,7 @@ def _load_legacy(file: _Bounded, size: int, raw: Callable[[int, int], np.ndarray
         count *= storage.dtype.itemsize if storage.dtype else 1
         if count < storage.size or offset + count > size:
             raise ValueError(f"storage {key} has {count} bytes, not {storage.size}")
-        storage.raw = cache(partial(raw, offset, count))
+        storage.raw = partial(raw, offset, count)
         file.seek(count, os.SEEK_CUR)
     if any(storage.raw is None for storage in storages.values()):
         raise ValueError("storages are missing")

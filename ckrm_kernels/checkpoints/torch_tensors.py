@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,13 +45,13 @@ _SHARDED_TYPES = ("DTensor", "ShardedTensor")
 _PLAIN_TYPES = ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 
 
-@dataclass
+@dataclass(eq=False)
 class Storage:
     """Numbers that tensors are views of.
 
     dtype: of the elements; None where each tensor has its own
     size: in bytes
-    raw: gives the bytes (uint8), each time the same ones; there once all of the pickle is read
+    raw: gives the bytes (uint8), mapped anew each time; there once all of the pickle is read
     """
 
     dtype: torch.dtype | None
@@ -130,7 +129,7 @@ def _unreadable(shape: tuple[int, ...], dtype: str, note: str) -> StoredTensor:
 def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = None) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
-    dtype = _torch_dtype(dtype) or storage.dtype or torch.uint8
+    dtype = dtype_of(dtype) or storage.dtype or torch.uint8
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("a tensor without a shape and strides that fit")
@@ -142,7 +141,7 @@ def _strided(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any = Non
         return _unreadable(
             tuple(size), dtype_name(dtype), f"expanded from {elements} numbers to more than fit in memory"
         )
-    read = partial(_read, storage, dtype, tuple(size), tuple(stride), offset)
+    read = _View(storage, dtype, tuple(size), tuple(stride), offset)
     return StoredTensor("", tuple(size), dtype_name(dtype), read)
 
 
@@ -156,12 +155,23 @@ def _strided_v3(storage: Any, offset: Any, size: Any, stride: Any, _: Any, hooks
     return _strided(storage, offset, size, stride, dtype)
 
 
-def _read(storage: Storage, dtype: torch.dtype, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
-    if 0 in size:
-        return torch.empty_strided(size, stride, dtype=dtype)
-    assert storage.raw is not None
-    raw = storage.raw()
-    return as_tensor(raw[: raw.size // dtype.itemsize * dtype.itemsize], dtype, size, stride, offset)
+@dataclass(frozen=True)
+class _View:
+    """Reads a tensor. Two of the same numbers are equal, as those of a weight that two layers share."""
+
+    storage: Storage
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def __call__(self) -> Tensor:
+        if 0 in self.size:
+            return torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+        assert self.storage.raw is not None
+        raw = self.storage.raw()
+        whole = raw[: raw.size // self.dtype.itemsize * self.dtype.itemsize]
+        return as_tensor(whole, self.dtype, self.size, self.stride, self.offset)
 
 
 def _same(data: Any, *_: Any) -> Any:
@@ -181,7 +191,7 @@ def _sparse(layout: Any, data: Any) -> StoredTensor:
 
 
 def _of_device(data: Any, dtype: Any, *_: Any) -> Any:
-    tensor, wanted = tensor_of(data), _torch_dtype(dtype)
+    tensor, wanted = tensor_of(data), dtype_of(dtype)
     if tensor is None or tensor.read is None or wanted is None:
         return tensor
     read = tensor.read
@@ -189,7 +199,7 @@ def _of_device(data: Any, dtype: Any, *_: Any) -> Any:
 
 
 def _meta(dtype: Any, size: Any, *_: Any) -> StoredTensor:
-    wanted = _torch_dtype(dtype)
+    wanted = dtype_of(dtype)
     return _unreadable(tuple(size), dtype_name(wanted) if wanted else "", "on the meta device, it has no values")
 
 
@@ -199,7 +209,7 @@ def _wrapper(kind: Any, dtype: Any, size: Any, *_: Any) -> StoredTensor:
         note = SHARDED
     else:
         note = f"a {name}, which keeps its numbers in other tensors: convert it to a plain one first"
-    wanted = _torch_dtype(dtype)
+    wanted = dtype_of(dtype)
     return _unreadable(tuple(size), dtype_name(wanted) if wanted else "", note)
 
 
@@ -215,6 +225,6 @@ def _of_subclass(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     return replace(tensor, note=f"a {name}, read as a plain tensor")
 
 
-def _torch_dtype(record: Any) -> torch.dtype | None:
+def dtype_of(record: Any) -> torch.dtype | None:
     """The type that a record names; None where it names none."""
     return _DTYPES.get(record.name) if isinstance(record, Global) else None

@@ -76,7 +76,9 @@ def measure(
     2, an option or its value is wrong, before anything is measured.
     """
     from ckrm_kernels.checkpoints import read_checkpoints
-    from ckrm_kernels.measurement import measure_layers, structure_of
+    from ckrm_kernels.distributed import joined
+    from ckrm_kernels.layer_by_layer import measure_checkpoints
+    from ckrm_kernels.measurement import structure_of
     from ckrm_kernels.report.selection import fitting
     from ckrm_kernels.report.table import lines
 
@@ -85,13 +87,13 @@ def measure(
     check_outputs(files, checkpoints)
     constructor = constructor_at(like)
     use_threads(threads)
-    with interruptible("nothing was written; run the same command again"):
-        reading = partial(tracked, doing="reading", lines=False)
+    with interruptible("nothing was written; run the same command again"), joined() as team:
+        reading = partial(tracked, doing="reading", lines=False) if team.is_first else iter
         read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading)
         check_read(files, [Path(source.name) for each in read for source in each.sources])
         structures: dict[Any, list[Any]] = {}
         for each in read:
-            structures.setdefault(structure_of(each.layers), []).append(each)
+            structures.setdefault(structure_of(each.outlines), []).append(each)
         if len(structures) > 1 and any(files.values()):
             raise typer.BadParameter(
                 f"the checkpoints have {len(structures)} structures, which makes {len(structures)} reports; "
@@ -99,26 +101,20 @@ def measure(
             )
         for same in structures.values():
             with wrong_use("--layer"):
-                fitting([each.name for each in same[0].layers], layer)
+                fitting([each.name for each in same[0].outlines], layer)
         stream = sys.stderr if STDOUT in files.values() else sys.stdout
         any_measured = False
         for number, same in enumerate(structures.values()):
-            report = measure_layers(
-                [each.layers for each in same],
-                threshold,
-                pointwise,
-                measured,
-                track=partial(tracked, lines=False),
-                sources=[source for each in same for source in each.sources],
-                notes=list(dict.fromkeys(note for each in same for note in each.notes)),
-                patterns=patterns,
-            )
+            tracking = partial(tracked, lines=False) if team.is_first else iter
+            report = measure_checkpoints(same, threshold, pointwise, measured, track=tracking, patterns=patterns)
             report = report.selected(layer, sort=sort or ("excess" if top else "model"), top=top)
+            any_measured = any_measured or bool(report.measured)
+            if not team.is_first:
+                continue
             if number:
                 print(file=stream)
             show(partial(lines, report, every=every), stream)
             write(files, partial(_content, report))
-            any_measured = any_measured or bool(report.measured)
     if not any_measured:
         raise typer.Exit(1)
 

@@ -106,6 +106,7 @@ def _read(checkpoint: str, weights: str | None, like: str | None) -> Checkpoint:
             raise typer.BadParameter(f"{checkpoint} makes a model, which takes none", param_hint=option)
     import torch
 
+    from ckrm_kernels.checkpoints.rows import in_memory
     from ckrm_kernels.layers import model_layers
     from ckrm_kernels.report.result import Source
 
@@ -115,7 +116,7 @@ def _read(checkpoint: str, weights: str | None, like: str | None) -> Checkpoint:
     if not isinstance(model, torch.nn.Module):
         raise typer.BadParameter(f"{checkpoint} must make a torch.nn.Module, got {type(model).__name__}")
     with torch.no_grad():
-        return Checkpoint(tuple(model_layers(model)), (Source(checkpoint),), ())
+        return Checkpoint(tuple(map(in_memory, model_layers(model))), (Source(checkpoint),), ())
 
 
 def _content(report: PatternReport, option: str, path: Path) -> str | bytes:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from inspect import signature
@@ -15,6 +18,7 @@ from filelock import FileLock, Timeout
 from ckrm_kernels.distributed import team
 from ckrm_kernels.storage.files import writing
 
+_LATE = 10.0  # seconds
 _logger = logging.getLogger(__name__)
 # A soft lock is a file whose presence is the lock: that of a killed process would stay. Older ones have no such option.
 _WITHOUT_SOFT_LOCK: dict[str, Any] = (
@@ -26,11 +30,11 @@ _WITHOUT_SOFT_LOCK: dict[str, Any] = (
 def locked(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps other processes out of the statement; one made for nothing is removed again.
 
-    The processes that torchrun started enter together. Raises ValueError where the folder is a file, or in use, and
-    OSError, naming it, where it can't be written.
+    The processes that torchrun started enter together. Raises ValueError where the folder is a file, or in use, or
+    another one on the host of another process, and OSError, naming it, where it can't be written.
     """
     if not team().is_first:
-        team().wait()
+        _check_common(folder)
         yield
         return
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -46,11 +50,38 @@ def locked(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder} is in use by another process; wait for it or choose another folder") from error
     with held:
         try:
-            team().wait()
+            _check_common(folder)
             yield
         except BaseException:
             _remove_empty(made)
             raise
+
+
+def _check_common(folder: Path) -> None:
+    """Refuses a folder that the processes, which may be on several hosts, do not have in common."""
+    processes = team()
+    if processes.size == 1:
+        return
+    mark = folder / f".common-{processes.of_first(lambda: uuid.uuid4().hex[:8])}"
+    if processes.is_first:
+        mark.touch()
+    processes.wait()
+    lack = [host for host in processes.gathered("" if _appears(mark) else socket.gethostname()) if host]
+    if processes.is_first:
+        mark.unlink()
+    if lack:
+        raise ValueError(
+            f"{folder} is not the same folder on {', '.join(dict.fromkeys(lack))}: "
+            "it must lie on a file system that all hosts share"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or comes within the time for which a network's file system may not look anew."""
+    until = time.monotonic() + _LATE
+    while not (found := path.exists()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckrm_kernels.checkpoints.files import checkpoint_files, readable, source_of
+from ckrm_kernels.checkpoints.files import CheckpointFiles, checkpoint_files, readable, source_of
 from ckrm_kernels.checkpoints.raw import mapped
 from ckrm_kernels.checkpoints.stored import CheckpointError
 from ckrm_kernels.report.result import Source
@@ -36,7 +36,7 @@ def index(path: Path, files: list[str]) -> Path:
 
 
 def names(found):
-    return [[path.name for path in files] for files in found]
+    return [[path.name for path in each.files] for each in found]
 
 
 def refused(*paths) -> str:
@@ -52,7 +52,10 @@ SHARDS = [f"model-{n:05}-of-00003.safetensors" for n in (1, 2, 3)]
 
 def test_a_file_is_one_checkpoint(folder):
     path = folder("a.pt", "b.bin")
-    assert checkpoint_files([path / "b.bin", path / "a.pt"]) == [(path / "b.bin",), (path / "a.pt",)]
+    assert checkpoint_files([path / "b.bin", path / "a.pt"]) == [
+        CheckpointFiles((path / "b.bin",)),
+        CheckpointFiles((path / "a.pt",)),
+    ]
     assert checkpoint_files([]) == []
 
 
@@ -173,7 +176,9 @@ def test_the_index_of_safetensors_goes_before_that_of_pickles(folder):
 def test_a_folder_of_runs_gives_a_checkpoint_of_each_seed(folder):
     path = folder(*(f"seed-{n}/weights.safetensors" for n in (0, 2, 10)), "config.json", "seed-0/run.json")
     found = checkpoint_files([path])
-    assert [str(files[0].relative_to(path)) for files in found] == [f"seed-{n}/weights.safetensors" for n in (0, 2, 10)]
+    assert [str(each.files[0].relative_to(path)) for each in found] == [
+        f"seed-{n}/weights.safetensors" for n in (0, 2, 10)
+    ]
     folder("seed-11/unfinished.pt")
     assert refused(path) == f"{path}: is not trained to its end: no weights.safetensors in seed-11"
 
@@ -188,7 +193,7 @@ def test_a_folder_of_runs_gives_a_checkpoint_of_each_seed(folder):
         ([*SHARDS, "other.pt"], "holds several checkpoints"),
         (["saved_model.pb", "variables/variables.index"], "is a TensorFlow SavedModel"),
         (["checkpoint", "model.ckpt.index", "model.ckpt.data-00000-of-00001"], "is a TensorFlow model"),
-        ([".metadata", "__0_0.distcp"], "is a distributed checkpoint"),
+        (["__0_0.distcp", "__1_0.distcp"], "is a distributed checkpoint without .metadata, which is written last"),
         (["Manifest.json", "Data/com.apple.CoreML/model.mlmodel"], "is a Core ML model"),
     ],
 )
@@ -218,7 +223,7 @@ def test_a_pipe_is_readable_in_a_copy_that_is_gone_afterwards(tmp_path):
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(content), daemon=True)
     writer.start()
-    assert checkpoint_files([pipe]) == [(pipe,)]  # without reading from it
+    assert checkpoint_files([pipe]) == [CheckpointFiles((pipe,))]  # without reading from it
     with readable(pipe) as copy:
         assert copy.read_bytes() == content
         assert source_of(pipe, content=copy) == Source(str(pipe), len(content), hashlib.sha256(content).hexdigest())

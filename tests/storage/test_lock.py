@@ -1,11 +1,13 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -128,14 +130,41 @@ def test_a_file_system_without_locks_is_no_folder_for_runs(tmp_path, monkeypatch
             pass
 
 
+class Processes(Team):
+    """One of two, the other of which says what this one does but for what `others` has."""
+
+    others: ClassVar[dict[str, object]] = {}
+
+    def wait(self):
+        """The other one is there."""
+
+    def gathered(self, value):
+        return [value, self.others.get("gathered", value)]
+
+    def of_first(self, compute):
+        return "mark"
+
+
 def test_only_the_first_process_of_a_team_locks(tmp_path, monkeypatch):
-    waited = []
-    monkeypatch.setattr(Team, "wait", lambda team: waited.append(team.rank))
-    for rank in (0, 1):
-        monkeypatch.setattr("ckrm_kernels.storage.lock.team", lambda rank=rank: Team(rank, 2))
-        with locked(tmp_path / str(rank)):
-            assert waited == [*range(rank + 1)]
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    monkeypatch.setattr("ckrm_kernels.storage.lock.team", lambda: Processes(0, 2))
+    with locked(tmp_path / "run"):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+        monkeypatch.setattr("ckrm_kernels.storage.lock.team", lambda: Processes(1, 2))
+        (tmp_path / "run" / ".common-mark").touch()
+        with locked(tmp_path / "run"):  # which the first one holds
+            pass
+
+
+def test_a_folder_that_another_host_does_not_have_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckrm_kernels.storage.lock._LATE", 0.0)
+    for rank, other in ((0, "there"), (1, "")):
+        monkeypatch.setattr("ckrm_kernels.storage.lock.team", lambda rank=rank: Processes(rank, 2))
+        monkeypatch.setattr(Processes, "others", {"gathered": other})
+        folder = tmp_path / str(rank)
+        host = "there" if rank == 0 else socket.gethostname()
+        with pytest.raises(ValueError, match=f"{folder} is not the same folder on {host}: it must"), locked(folder):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_waits_for_a_killed_build_removes_its_remains(tmp_path, caplog):
