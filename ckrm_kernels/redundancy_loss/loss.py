@@ -21,7 +21,7 @@ from ckrm_kernels.redundancy_loss.together import Together
 from ckrm_kernels.whole_numbers import whole_number
 
 Toward = Literal["apart", "together"]
-_OF_APART = {"threshold": 0.6, "temperature": 0.05, "pairs_per_step": None, "pointwise": "skip"}
+_OF_APART = {"threshold": 0.6, "temperature": 0.1, "pairs_per_step": None, "pointwise": "skip"}
 _OF_TOGETHER = {"example_inputs": None, "share": 0.5}
 
 
@@ -74,7 +74,7 @@ class RedundancyLoss(nn.Module):
         model_or_layers: nn.Module | Iterable[nn.Module],
         threshold: float | Literal["chance"] = 0.6,
         *,
-        temperature: float = 0.05,
+        temperature: float = 0.1,
         layers: str | Iterable[str] | None = None,
         pairs_per_step: int | None = None,
         toward: Toward = "apart",
@@ -99,7 +99,7 @@ class RedundancyLoss(nn.Module):
         }
         _check_of(toward, given, options)
         self.refresh = whole_number("refresh", refresh)
-        whole_number("seed", seed, 0)
+        seed = whole_number("seed", seed, 0)
         self._calls = 0
         self._term: Apart | Together
         if toward == "together":
@@ -118,7 +118,7 @@ class RedundancyLoss(nn.Module):
             elif pointwise == "slices":
                 raise ValueError('threshold="chance" permutes positions: pointwise must be "skip" or "vector"')
             if pairs_per_step is not None:
-                whole_number("pairs_per_step", pairs_per_step)
+                pairs_per_step = whole_number("pairs_per_step", pairs_per_step)
             self._term = Apart(
                 found, level, _checked_temperature(temperature), pairs_per_step, similarity, backend, seed
             )
