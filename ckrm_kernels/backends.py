@@ -29,8 +29,24 @@ def _counts_by_definition(banks: Sequence[Tensor], edges: Tensor, similarity: Si
     return torch.cat([none, *(reference.psi_counts(bank, edges, similarity)[None] for bank in banks)])
 
 
+def _soft_redundancy_by_definition(
+    banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Similarity
+) -> Tensor:
+    """`reference.soft_redundancy` of each of many banks: (banks,)."""
+    ops.check_soft(banks, thresholds, temperature)
+    values = (
+        reference.soft_redundancy(bank, threshold, temperature, similarity)[None]
+        for bank, threshold in zip(banks, thresholds, strict=True)
+    )
+    return torch.cat([thresholds[:0], *values])
+
+
 BY_DEFINITION = ops.Operators(
-    reference.pairwise_psi, reference.cross_psi, reference.psi_of_pairs, _counts_by_definition
+    reference.pairwise_psi,
+    reference.cross_psi,
+    reference.psi_of_pairs,
+    _counts_by_definition,
+    _soft_redundancy_by_definition,
 )
 
 

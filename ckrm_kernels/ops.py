@@ -6,7 +6,8 @@
 
 Compiled kernels register themselves under their device's dispatch key. Every operator takes filter banks (F2, F1, *K)
 of any strides; float16 and bfloat16 are computed in float32 and returned in float32. `psi_counts` takes any number of
-banks, each of a shape of its own, of one dtype and device; `reference.py` defines it, and the others, on one.
+banks, each of a shape of its own, of one dtype and device, and so does `soft_redundancy`, which computes its gradient
+beside its value; `reference.py` defines them, and the others, on one.
 After its tensors an operator takes the arguments of a `Similarity`: its name, whether it is signed, its parameters.
 """
 
@@ -28,6 +29,13 @@ SCHEMAS = {
     "psi_of_pairs": f"(Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
     "psi_of_pairs_backward": f"(Tensor grad, Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
     "psi_counts": f"(Tensor[] banks, Tensor edges, {_SIMILARITY}) -> Tensor",
+    # the mean over a bank's pairs of sigmoid((Psi - threshold) / temperature), and its gradient: see `reference.py`
+    # banks: (F2, F1, *K) each; thresholds: (banks,) of the dtype that Psi is returned in
+    # out: values (banks,), and with_gradient that of each value by its bank, in the same dtype; else no gradients
+    "soft_redundancy": "(Tensor[] banks, Tensor thresholds, float temperature, bool with_gradient, "
+    f"{_SIMILARITY}) -> (Tensor, Tensor[])",
+    # grad (banks,) times the gradients, each in the dtype of its bank
+    "soft_redundancy_backward": "(Tensor grad, Tensor[] gradients, Tensor[] banks) -> Tensor[]",
 }
 
 _DIFFERENTIABLE = ("pairwise_psi", "cross_psi", "psi_of_pairs")
@@ -59,40 +67,53 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "psi_of_pairs": lambda weight, pairs, *similarity: _empty(weight, pairs.shape[0]),
     "psi_of_pairs_backward": lambda grad, weight, pairs, *similarity: _gradient_of(weight),
     "psi_counts": lambda banks, edges, *similarity: _counts(banks, edges),
+    "soft_redundancy": lambda banks, thresholds, temperature, with_gradient, *similarity: _soft(
+        banks, thresholds, with_gradient
+    ),
+    "soft_redundancy_backward": lambda grad, gradients, banks: [_gradient_of(bank) for bank in banks],
 }
 
 
 def _counts(banks: Sequence[Tensor], edges: Tensor) -> Tensor:
-    for bank in banks:
-        if bank.device != edges.device:  # also where one on the meta device brings real ones here
-            raise RuntimeError(f"banks and edges must be on one device, got {bank.device} and {edges.device}")
+    _check_device(banks, edges, "edges")
     return edges.new_empty(len(banks), edges.shape[0] + 2, dtype=torch.int64)
+
+
+def _soft(banks: Sequence[Tensor], thresholds: Tensor, with_gradient: bool) -> tuple[Tensor, list[Tensor]]:
+    _check_device(banks, thresholds, "thresholds")
+    gradients = [_empty(bank, *bank.shape) for bank in banks] if with_gradient else []
+    return thresholds.new_empty(len(banks)), gradients
+
+
+def _check_device(banks: Sequence[Tensor], other: Tensor, name: str) -> None:
+    for bank in banks:
+        if bank.device != other.device:  # also where one on the meta device brings real ones here
+            raise RuntimeError(f"banks and {name} must be on one device, got {bank.device} and {other.device}")
 
 
 # ---- vmap ------------------------------------------------------------------------------------------------------------
 
 
-def _vmap_of_counts(operator: Any) -> Callable[..., tuple[Tensor, int]]:
+def _vmap_of_lists(operator: Any) -> Callable[..., Any]:
     """For torch.func.vmap, which makes a loop of the other operators but not of one that takes a list."""
 
-    def counts_of_batch(
-        info: Any, in_dims: tuple[Any, ...], banks: Sequence[Tensor], edges: Tensor, *similarity: Any
-    ) -> tuple[Tensor, int]:
-        def example(tensor: Tensor, dim: int | None, index: int) -> Tensor:
-            return tensor if dim is None else tensor.select(dim, index)
+    def of_batch(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        def example(argument: Any, dims: Any, index: int) -> Any:
+            if isinstance(argument, (list, tuple)) and isinstance(dims, (list, tuple)):
+                return [example(each, dim, index) for each, dim in zip(argument, dims, strict=True)]
+            return argument if dims is None else argument.select(dims, index)
 
-        of_banks, of_edges = in_dims[:2]
-        counts = [
-            operator(
-                [example(bank, dim, index) for bank, dim in zip(banks, of_banks, strict=True)],
-                example(edges, of_edges, index),
-                *similarity,
-            )
+        found = [
+            operator(*(example(each, dims, index) for each, dims in zip(arguments, in_dims, strict=True)))
             for index in range(info.batch_size)
         ]
-        return torch.stack(counts), 0
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        values, gradients = zip(*found, strict=True)
+        stacked = [torch.stack(each) for each in zip(*gradients, strict=True)]
+        return (torch.stack(values), stacked), (0, [0] * len(stacked))
 
-    return counts_of_batch
+    return of_batch
 
 
 # ---- autograd --------------------------------------------------------------------------------------------------------
@@ -115,7 +136,71 @@ def _backward_through(operator: Any) -> Callable[..., tuple[Tensor | None, ...]]
     return backward
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
+def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    banks, parameters = inputs[0], inputs[-1]
+    gradients = output[1]
+    ctx.mark_non_differentiable(*gradients)
+    ctx.save_for_backward(*gradients, *banks)
+    ctx.banks, ctx.no_parameters = len(banks), not parameters
+
+
+def _backward_by_gradients(operator: Any) -> Callable[..., tuple[Any, ...]]:
+    """The gradients of `soft_redundancy`, which the forward pass computed."""
+
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # asked for once: a checkpoint gives them only once
+        if len(saved) < 2 * ctx.banks:
+            raise RuntimeError("soft_redundancy was called with with_gradient=False, and has no gradient")
+        gradients, banks = list(saved[: ctx.banks]), list(saved[ctx.banks :])
+        parameters: Any = [] if ctx.no_parameters else None  # torch takes an empty list for one of tensors
+        return operator(grad, gradients, banks), None, None, None, None, None, parameters
+
+    return backward
+
+
+def _multiplied(grad: Tensor, gradients: Sequence[Tensor], banks: Sequence[Tensor]) -> list[Tensor]:
+    """`soft_redundancy_backward` on every device."""
+    parts = grad.to(gradients[0].dtype).unbind(0) if gradients else ()
+    return [(part * gradient).to(bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)]
+
+
+def composed_soft_redundancy(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+    """`soft_redundancy` of a namespace's other operators, where it has no kernels of its own."""
+
+    def soft_redundancy(
+        banks: Sequence[Tensor], thresholds: Tensor, temperature: float, with_gradient: bool, *similarity: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        check_soft(banks, thresholds, temperature)
+        values, gradients = [thresholds[:0]], []
+        for bank, threshold in zip(banks, thresholds.unbind(0), strict=True):
+            omega = namespace.pairwise_psi(bank, *similarity)
+            pairs = max(omega.numel(), 1)
+            soft = ((omega - threshold) / temperature).sigmoid_()
+            values.append(soft.sum()[None] / pairs)
+            if with_gradient:
+                of_omega = soft * (1 - soft) / (temperature * pairs)
+                as_result = bank.to(result_dtype(bank.dtype))
+                gradients.append(namespace.pairwise_psi_backward(of_omega, as_result, *similarity))
+        return torch.cat(values), gradients
+
+    return soft_redundancy
+
+
+def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float) -> None:
+    """Raises RuntimeError for arguments of `soft_redundancy` that don't go together."""
+    if not temperature > 0:
+        raise RuntimeError(f"temperature must be > 0, got {temperature}")
+    if thresholds.dim() != 1 or thresholds.shape[0] != len(banks):
+        raise RuntimeError(f"thresholds must be of shape ({len(banks)},), got {tuple(thresholds.shape)}")
+    for bank in banks:
+        if bank.dtype != banks[0].dtype:
+            raise RuntimeError("banks must have one dtype")
+        if thresholds.dtype != result_dtype(bank.dtype):
+            raise RuntimeError("thresholds must be of the dtype that Psi is returned in")
+    _check_device(banks, thresholds, "thresholds")
+
+
+def _refuse_double_backward(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError(
         "Psi has no double backward in the kernels; pass backend='reference' to differentiate its gradient"
     )
@@ -131,6 +216,7 @@ class Operators(NamedTuple):
     cross_psi: Callable[..., Tensor]
     psi_of_pairs: Callable[..., Tensor]
     psi_counts: Callable[..., Tensor]
+    soft_redundancy: Callable[..., Tensor]
 
 
 _libraries: list[torch.library.Library] = []  # an operator lives as long as its library
@@ -174,10 +260,31 @@ def _operators(namespace: str) -> Operators:
         backward = getattr(here, f"{name}_backward").default
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
-    torch.library.register_vmap(f"{namespace}::psi_counts", _vmap_of_counts(here.psi_counts.default))
-    return Operators(
-        *(_taking_similarity(getattr(here, name).default, name in _DIFFERENTIABLE) for name in Operators._fields)
+    soft, multiplied = here.soft_redundancy.default, here.soft_redundancy_backward.default
+    library.impl("soft_redundancy", composed_soft_redundancy(here), "CompositeExplicitAutograd")
+    library.impl("soft_redundancy_backward", _multiplied, "CompositeExplicitAutograd")
+    torch.library.register_autograd(
+        f"{namespace}::soft_redundancy", _backward_by_gradients(multiplied), setup_context=_save_gradients
     )
+    torch.library.register_autograd(f"{namespace}::soft_redundancy_backward", _refuse_double_backward)
+    for name in ("psi_counts", "soft_redundancy"):
+        torch.library.register_vmap(f"{namespace}::{name}", _vmap_of_lists(getattr(here, name).default))
+    plain = {
+        name: _taking_similarity(getattr(here, name).default, name in _DIFFERENTIABLE)
+        for name in (*_DIFFERENTIABLE, "psi_counts")
+    }
+    return Operators(**plain, soft_redundancy=_of_banks(soft))
+
+
+def _of_banks(operator: Any) -> Callable[..., Tensor]:
+    """`soft_redundancy`, called with banks, thresholds, temperature and a `Similarity`: the values alone."""
+
+    def call(banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Any) -> Tensor:
+        with_gradient = torch.is_grad_enabled() and any(bank.requires_grad for bank in banks)
+        values: Tensor = operator(list(banks), thresholds, temperature, with_gradient, *similarity.arguments)[0]
+        return values
+
+    return call
 
 
 by_device, triton, cuda = _operators("ckrm"), _operators("ckrm_triton"), _operators("ckrm_cuda")

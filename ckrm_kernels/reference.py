@@ -64,6 +64,17 @@ def psi_counts(weight: Tensor, edges: Tensor, similarity: Similarity) -> Tensor:
     return counts
 
 
+def soft_redundancy(weight: Tensor, threshold: Tensor, temperature: float, similarity: Similarity) -> Tensor:
+    """The mean over all pairs of sigmoid((Psi - threshold) / temperature), which goes to lambda^threshold as the
+    temperature goes to 0; 0 where there is no pair.
+
+    weight: (F2, F1, *K), threshold: ()
+    out: ()
+    """
+    omega = pairwise_psi(weight, similarity)
+    return ((omega - threshold) / temperature).sigmoid().sum() / max(omega.numel(), 1)
+
+
 def _slices(weight: Tensor) -> Tensor:
     """(F2, F1, *K) -> (F2, F1, K), half types as float32."""
     w = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(-1)

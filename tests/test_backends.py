@@ -209,8 +209,11 @@ def test_dispatch_by_device_asks_of_weights_alone(monkeypatch, long):
             "psi_of_pairs": (w, pairs),
             "psi_of_pairs_backward": (torch.empty(7, device="cuda:0"), w, pairs),
             "psi_counts": ([w, w], edges),
+            "soft_redundancy": ([w, w], edges[:2], 0.05, True),
+            "soft_redundancy_backward": (edges[:2], [w, w], [w, w]),
         }
         for name in ops.SCHEMAS:
             operator = getattr(torch.ops.ckrm, name).default
-            operator.redispatch(key, *tensors[name], *Psi().arguments)
+            similarity = () if name == "soft_redundancy_backward" else Psi().arguments
+            operator.redispatch(key, *tensors[name], *similarity)
     assert asked == [long] * len(ops.SCHEMAS)

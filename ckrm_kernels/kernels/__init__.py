@@ -21,7 +21,7 @@ _OLDEST_TRITON_WITH_TENSOR_MEMORY = (3, 8)
 _WITH_TENSOR_MEMORY = (10, 11)  # major capabilities
 _OLDEST_CAPABILITY = (8, 0)  # tensor cores that read tf32
 
-for _name in ops.SCHEMAS:
+for _name in filter(operators.__dict__.__contains__, ops.SCHEMAS):  # ops.py makes the rest of these
     for _key in ("CUDA", "CPU") if INTERPRETED else ("CUDA",):
         torch.library.impl(f"ckrm_triton::{_name}", _key, getattr(operators, _name))
 
