@@ -38,11 +38,12 @@ class LiveLayer:
         """The filter banks (F2, F1, *K) of the weight that the next forward pass uses, differentiable.
 
         scale_free: over the root mean square of them all
-        Raises ValueError where the weight is sharded.
+        A DTensor is gathered, for which every process of its mesh must call, and has its part of the gradient.
+        Raises ValueError where FSDP1 has freed the weight.
         """
-        weight: Any = self.module._parameters.get("weight")
-        if weight is not None and (hasattr(weight, "full_tensor") or is_freed(weight)):
-            raise ValueError(f"layer {self.name!r} is sharded: RedundancyLoss needs the whole weight on each device")
+        weight = self.module._parameters.get("weight")
+        if weight is not None and is_freed(weight):
+            raise ValueError(_freed(self.name))
         banks = checked_banks(self.module, scale_free)
         return [as_vectors(bank) for bank in banks] if self.as_vectors else banks
 
@@ -56,19 +57,19 @@ def live_layers(
     patterns: only the layers whose names hold one of them, or fit it as a glob; None takes all
     pointwise: as `measure` takes it
     Raises TypeError for what holds no modules, ValueError where nothing can be measured, where a pattern fits no name
-    or none that can be measured, and for sharded weights.
+    or none that can be measured, and for weights that FSDP1 has flattened or freed.
     """
     model = as_model(model_or_layers)
     if pointwise not in ("skip", "slices", "vector"):
         raise ValueError(f'pointwise must be "skip", "slices" or "vector", got {pointwise!r}')
     with torch.no_grad():
-        found = model_layers(model)
+        found = model_layers(model, sharded=True)
     modules = layer_modules(model)
     wanted = _wanted([layer.name for layer in found], patterns)
     layers, reasons = [], []
     for layer in (layer for layer in found if layer.name in wanted):
         if layer.note.startswith("sharded"):
-            raise ValueError(f"layer {layer.name!r} is sharded: RedundancyLoss needs the whole weight on each device")
+            raise ValueError(_freed(layer.name))
         pairs = bool(layer.banks) and layer.banks[0].shape[0] > 1
         single_numbers = pairs and is_pointwise(layer.banks[0])
         if not pairs or layer.name not in modules:
@@ -83,6 +84,10 @@ def live_layers(
             f"model_or_layers has no layer with filters to compare{f'; it has {listed}' if listed else ''}"
         )
     return layers
+
+
+def _freed(name: str) -> str:
+    return f"layer {name!r} is sharded by FSDP1, which keeps no weight of its own for it: fully_shard (FSDP2) does"
 
 
 def as_model(model_or_layers: Any) -> nn.Module:

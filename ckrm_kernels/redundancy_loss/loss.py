@@ -66,7 +66,8 @@ class RedundancyLoss(nn.Module):
     nothing. `state_dict` holds the thresholds, pairs and the generator's state: a resumed training goes on alike.
     Works under torch.compile; what is drawn or chosen anew is outside the compiled graph.
     Raises TypeError or ValueError for arguments that are wrong, for a model without layers to compare, for a pattern
-    that fits no layer and for weights that are sharded over devices.
+    that fits no layer, for weights that FSDP1 has flattened, and of toward="together" for any sharded ones. Those of
+    fully_shard or tensor parallelism are gathered, a layer at a time, for which every process must call.
     """
 
     def __init__(

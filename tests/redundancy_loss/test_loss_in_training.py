@@ -181,7 +181,7 @@ def test_as_a_part_of_the_model_that_it_penalises():
     assert copied.penalty().item() != model.penalty().item()
 
 
-DDP = """
+TWO_PROCESSES = """
     import sys
     import torch
     from torch import distributed
@@ -192,25 +192,33 @@ DDP = """
     from test_loss_in_training import batch
     from ckrm_kernels import RedundancyLoss
 
-    rank, folder = int(sys.argv[1]), sys.argv[2]
+    from torch.distributed.fsdp import fully_shard
+
+    rank, folder, sharded = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "sharded"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = net(seed=rank).double().eval()  # rank 0's weights are broadcast
-    wrapped = DistributedDataParallel(model)
+    model = net(seed=0 if sharded else rank).double().eval()  # rank 0's weights are broadcast to a replica
+    if sharded:
+        fully_shard(model.inner)
+        wrapped = fully_shard(model)
+    else:
+        wrapped = DistributedDataParallel(model)
     penalty = RedundancyLoss(wrapped, 0.3, pairs_per_step=9)
     images, labels = batch()
     own = slice(2 * rank, 2 * rank + 2)
     value = penalty()
     (functional.cross_entropy(wrapped(images[own].double()), labels[own]) + value).backward()
-    torch.save([value.item(), *(each.grad for each in model.parameters())], f"{folder}/{rank}.pt")
+    gradients = [each.grad.full_tensor() if sharded else each.grad for each in model.parameters()]
+    torch.save([value.item(), *gradients], f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 """
 
 
 @pytest.mark.exhaustive
-def test_two_processes_have_the_gradients_of_one(tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(DDP)]
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_two_processes_have_the_gradients_of_one(how, tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(TWO_PROCESSES)]
     root = Path(__file__).parents[2]
-    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=root) for rank in range(2)]
+    both = [subprocess.Popen([*command, str(rank), str(tmp_path), how], cwd=root) for rank in range(2)]
     assert [each.wait(60) for each in both] == [0, 0]
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     model = net(seed=0).double().eval()
