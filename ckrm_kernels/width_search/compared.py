@@ -121,6 +121,8 @@ class Shrunk:
             images = networks.calibration()
             for run in self.runs(networks):
                 run.make(images, networks.data)
+                left = f"{parameters_of(run.network):,} parameters"
+                networks.display.print_line(f"seed {run.standard.seed}: {left}")
 
         team().of_first(shrink_all)
 

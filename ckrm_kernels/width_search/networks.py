@@ -22,6 +22,7 @@ from ckrm_kernels.comparison.saliency_examples import (
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network, predicts_saliency
+from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.shrinking.trained_runs import some_images
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.run_folders import RECORD
@@ -84,6 +85,10 @@ class Networks:
         rule = self.config.rule
         if rule.by != "error":
             return {}
+        what = (
+            f"the widths that {counted(len(models), 'network')} keep, shrunk to {rule.parameters:.0%} of the parameters"
+        )
+        self.display.print_line(f"finding {what}")
         options = {"multiple": rule.multiple, "minimum": rule.minimum}
         return widths_by_error(models, self.config.network, self.calibration(), rule.parameters, **options)
 

@@ -59,27 +59,47 @@ std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor
   const Tensor values = torch::stable::new_zeros(thresholds, shape_of(thresholds));
   const Tensor dense = torch::stable::contiguous(thresholds);
   const bool in_float64 = thresholds.scalar_type() == ScalarType::Double;
+  std::vector<Weight> weights;
   std::vector<Tensor> gradients;
-  for (size_t index = 0; index < banks.size(); ++index) {
-    const Tensor& bank = banks[index];
-    const Weight w(bank);
-    const bool has_pairs = w.view().filters >= 2;
+  weights.reserve(banks.size());
+  for (const Tensor& bank : banks) {
+    weights.emplace_back(bank);
     if (with_gradient)
-      gradients.push_back(has_pairs ? torch::stable::new_empty(bank, shape_of(bank), result_type(bank))
-                                    : zeros_of(bank, result_type(bank)));
-    if (!has_pairs) continue;
+      gradients.push_back(weights.back().view().filters < 2
+                              ? zeros_of(bank, result_type(bank))
+                              : torch::stable::new_empty(bank, shape_of(bank), result_type(bank)));
+  }
+  const auto compute = [&](size_t index) {
     const double threshold =
         in_float64 ? dense.const_data_ptr<double>()[index] : static_cast<double>(dense.const_data_ptr<float>()[index]);
-    with_prepared(w, Layout::kFiltersInLanes, similarity, false,
+    with_prepared(weights[index], Layout::kFiltersInLanes, similarity, false,
                   [&](const auto& scalars, const auto& prepared, const auto&) {
                     const double value = soft_bank(prepared, scalars, similarity, threshold, temperature,
-                                                   with_gradient ? &gradients.back() : nullptr);
+                                                   with_gradient ? &gradients[index] : nullptr);
                     if (in_float64)
                       values.mutable_data_ptr<double>()[index] = value;
                     else
                       values.mutable_data_ptr<float>()[index] = static_cast<float>(value);
                   });
+  };
+  // banks of which no loop is worth several threads are shared out whole
+  std::vector<size_t> small;
+  double of_small = 0;
+  for (size_t index = 0; index < banks.size(); ++index) {
+    const WeightView& view = weights[index].view();
+    if (view.filters < 2) continue;
+    const int64_t slice_pairs = view.filters * view.filters * view.slices / 2;
+    const double forward = nanoseconds_for<float>(slice_pairs, view.positions - 1), backward = 3 * forward;
+    if ((with_gradient ? backward : forward) < 2 * kNanosecondsPerThread) {
+      small.push_back(index);
+      of_small += with_gradient ? forward + backward : forward;
+    } else {
+      compute(index);
+    }
   }
+  parallel_items(static_cast<int64_t>(small.size()), of_small, [&](Items& items) {
+    for (int64_t item; items.take(item);) compute(small[static_cast<size_t>(item)]);
+  });
   return {values, gradients};
 }
 

@@ -308,6 +308,7 @@ def test_finished_by_a_version_that_compared_fewer_networks_it_is_finished(finis
     assert json.loads((folder / "networks.json").read_text()).keys() == set(NAMES[:3])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("unreported")
 def test_with_its_shrunk_networks_in_other_files_it_is_finished(finished, tmp_path):
     folder = tmp_path / "run"

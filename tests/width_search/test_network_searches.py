@@ -11,9 +11,9 @@ from rich.console import Console
 from small_training import interrupted_after
 
 from ckrm_kernels.data import DataConfig
-from ckrm_kernels.models import MTUNetShape, ResNetShape
+from ckrm_kernels.models import MTUNetShape, ResNetShape, predicts_saliency
 from ckrm_kernels.storage.settings import read_config
-from ckrm_kernels.training import Runtime, TrainingConfig
+from ckrm_kernels.training import Runtime, TrainingConfig, load
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
 from ckrm_kernels.width_search.pipeline import report
 from ckrm_kernels.width_search.state import config_of
@@ -134,3 +134,4 @@ def test_a_search_of_mt_unet_shows_where_its_networks_look(monkeypatch, tmp_path
     assert (tmp_path / "figures/saliency.png").exists()
     if by == "error":
         assert sum(narrower[0].widths.values()) < sum(standard.widths.values())
+        assert predicts_saliency(load(tmp_path, which="tuned").model)
