@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.comparison.statistics import Comparison, compare
+from ckrm_kernels.comparison.statistics import Comparison, PairedComparison, compare, compare_paired
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.models import count_multiply_adds, count_parameters
 from ckrm_kernels.training import Score, evaluate
@@ -82,3 +83,20 @@ def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[
         compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin),
         compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin),
     )
+
+
+def compare_by_seed(
+    first: Candidate, second: Candidate, seeds: tuple[Sequence[int], Sequence[int]]
+) -> list[PairedComparison]:
+    """The first with the second, by accuracy and by AUC, network by network; none where they share no seed.
+
+    seeds: of each candidate's networks, in the order of its scores
+    """
+
+    def values(candidate: Candidate, of: Sequence[int], metric: str) -> tuple[str, dict[int, float]]:
+        scores = (getattr(score, metric) for score in candidate.scores)
+        return candidate.name, dict(zip(of, scores, strict=True))
+
+    metrics: tuple[Literal["accuracy", "auc"], ...] = ("accuracy", "auc")
+    pairs = (compare_paired(each, values(first, seeds[0], each), values(second, seeds[1], each)) for each in metrics)
+    return [pair for pair in pairs if pair is not None]

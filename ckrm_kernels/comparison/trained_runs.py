@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ckrm_kernels.comparison import tables
-from ckrm_kernels.comparison.candidates import Candidate, compare_scores, evaluate_candidate
+from ckrm_kernels.comparison.candidates import Candidate, compare_by_seed, compare_scores, evaluate_candidate
 from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.measured_layers import measure_networks
 from ckrm_kernels.comparison.statistics import Comparison
-from ckrm_kernels.comparison.verdict import in_words
+from ckrm_kernels.comparison.verdict import in_words, paired_in_words
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.extras import check_installed
@@ -54,12 +54,20 @@ def compare_runs(
         candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
         of_name[name] = models[0]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
+    seeds = [group.config.seeds for group in groups]
+    paired = [
+        each
+        for other, of_other in zip(candidates[1:], seeds[1:], strict=True)
+        for each in compare_by_seed(other, candidates[0], (of_other, seeds[0]))
+    ]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
     for each in candidates:
         display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
+    for pair in paired:
+        display.print_line(f"{pair.metric}: {paired_in_words(pair)}")
     if json:
         write_json(
             json,
@@ -68,6 +76,7 @@ def compare_runs(
                 "similarity": asdict(similarity),
                 "networks": [asdict(each) for each in candidates],
                 "comparisons": [asdict(each) for each in comparisons],
+                "paired": [asdict(each) for each in paired],
                 "latencies": [asdict(each) for each in latencies],
             },
         )

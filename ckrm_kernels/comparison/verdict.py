@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckrm_kernels.comparison.statistics import CONFIDENCE, FEWEST, Comparison, Interval
+from ckrm_kernels.comparison.statistics import CONFIDENCE, FEWEST, Comparison, Interval, PairedComparison
 from ckrm_kernels.presentation.numbers import signed
 
 _LEVEL = round(1 - CONFIDENCE, 9)
@@ -26,6 +26,13 @@ def in_words(comparison: Comparison) -> str:
         f"{opening}: undecided, not told apart ({apart}), but not shown to be the same within {margin} either ({same})"
         f"{_what_would_decide(comparison)}"
     )
+
+
+def paired_in_words(comparison: PairedComparison) -> str:
+    """The mean difference of networks of the same seed, and what the test says of it."""
+    apart = with_interval(comparison.difference, sign=True)
+    opening = f"{comparison.first} less {comparison.second} of the same seed {apart}"
+    return opening if comparison.p is None else f"{opening}, {with_p(comparison.p)}"
 
 
 def _what_would_decide(comparison: Comparison) -> str:

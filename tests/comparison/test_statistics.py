@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import stdtr, stdtrit
 
-from ckrm_kernels.comparison.statistics import Comparison, Interval, compare, deviation, is_above, mean_interval
+from ckrm_kernels.comparison.statistics import (
+    Comparison,
+    Interval,
+    compare,
+    compare_paired,
+    deviation,
+    is_above,
+    mean_interval,
+)
 from ckrm_kernels.comparison.tables import mean_and_deviation
-from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
+from ckrm_kernels.comparison.verdict import in_words, p_value, paired_in_words, with_interval
 
 A = (0.91, 0.93, 0.90, 0.94, 0.92)
 B = (0.90, 0.92, 0.89, 0.90)
@@ -63,6 +71,27 @@ def test_the_tests_are_those_of_scipy():
         for shift, side in ((0.03, "greater"), (-0.03, "less"))
     ]
     assert result.equivalence_p == pytest.approx(max(shifted))
+
+
+def test_networks_of_the_same_seed_by_the_paired_test():
+    first, second = {4: 0.91, 2: 0.93, 7: 0.90, 9: 0.94}, {2: 0.90, 9: 0.92, 4: 0.89, 5: 0.1, 7: 0.90}
+    found = compare_paired("auc", ("a", first), ("b", second))
+    theirs = stats.ttest_rel((0.91, 0.93, 0.90, 0.94), (0.89, 0.90, 0.90, 0.92))
+    assert found.p == pytest.approx(theirs.pvalue)
+    low, high = theirs.confidence_interval(0.95)
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
+    words = paired_in_words(found).replace("\N{NO-BREAK SPACE}", " ")
+    assert words == "a less b of the same seed +0.0175 [−0.0025, +0.0375], p = 0.069"  # noqa: RUF001
+
+
+def test_pairs_too_few_or_alike():
+    few = compare_paired("accuracy", ("a", {0: 0.5, 1: 0.7}), ("b", {0: 0.25, 1: 0.5, 2: 0.1}))
+    assert (few.p, few.difference) == (None, Interval(pytest.approx(0.225), None, None))
+    assert paired_in_words(few) == "a less b of the same seed +0.2250"
+    assert compare_paired("accuracy", ("a", {0: 0.5}), ("b", {1: 0.5})) is None
+    alike = dict.fromkeys(range(3), 0.5)
+    assert compare_paired("accuracy", ("a", alike), ("b", alike)).p == 1.0
+    assert compare_paired("accuracy", ("a", alike), ("b", dict.fromkeys(range(3), 0.25))).p == 0.0
 
 
 def test_a_large_p_is_not_sameness():

@@ -111,6 +111,15 @@ def test_two_rounds_whatever_is_redundant():
     assert advice(search, [first, second], outcome) == []
 
 
+def test_a_width_that_is_not_measured_follows_the_error_alone():
+    search, widths = ErrorSearch(Plain(), BracketRule()), {"a": 9, "b": 4}
+    trained = Trained((0.9,), (layer("b", 4, redundancy=0.0),), {"a": 5, "b": 4})
+    found = search.observe([], widths, trained)
+    assert list(found.observations) == ["b"]
+    assert found.within_target
+    assert found.proposed == {"a": 5, "b": 4}
+
+
 def test_a_limit_of_one_round_and_nothing_to_change():
     search = ErrorSearch(Plain(), BracketRule(), most_rounds=1)
     first = one_round(search, [], {"a": 9, "b": 4}, {"a": 5, "b": 4})
