@@ -1,4 +1,4 @@
-"""`ckrm train` and `ckrm search` killed at random instants: what they end with must be what an unbroken run ends with.
+"""`ckrm train`, `ckrm search` and its `--rule error` killed: they must end with what an unbroken run ends with.
 
 Run by hand, `python tests/killed.py [KILLS]`; it takes some minutes. Each kill has a folder of its own: the command is
 started there, ended by SIGKILL at a random instant (search also while it writes its report), and started again until
@@ -33,7 +33,7 @@ def run(command: str, folder: Path, processes: int) -> None:
     from ckrm_kernels.models import network_shape
     from ckrm_kernels.training import Runtime, TrainingConfig
     from ckrm_kernels.training.runs import RunsConfig, train_runs
-    from ckrm_kernels.width_search import WidthSearchConfig, search_widths
+    from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
 
     runtime = Runtime(device="cpu", checkpoint_seconds=0.05)
     network = replace(network_shape("resnet-digits"), **NETWORK)
@@ -44,7 +44,8 @@ def run(command: str, folder: Path, processes: int) -> None:
         train_runs(folder, config, runtime=runtime, processes=processes)
     else:
         training = TrainingConfig(epochs=3, weight_decay=0.1)
-        config = WidthSearchConfig(network=network, training=training, seeds=2, final_seeds=3)
+        rule = RuleConfig(by="error" if command == "error" else "redundancy")
+        config = WidthSearchConfig(network=network, training=training, rule=rule, seeds=2, final_seeds=3)
         search_widths(folder, config, runtime=runtime, processes=processes)
 
 
@@ -97,7 +98,7 @@ def check(command: str, kills: int, root: Path) -> bool:
         processes, folder = 1 + kill % 2, root / f"{command}-kill-{kill}"
         instant = instants.uniform(1.5, seconds[processes])  # before, it only imports
         due, how = (lambda passed, instant=instant: passed > instant), ""
-        if command == "search" and kill % 5 == 4:
+        if command != "train" and kill % 5 == 4:
             wanted = ("report.txt", "figures", "report.html")[kill // 5 % 3]
             due, how = (lambda _, path=folder / wanted: path.exists()), f" as it wrote {wanted}"
         when = killed(command, folder, processes, due)
@@ -122,7 +123,7 @@ def main() -> None:
         return
     kills = int(sys.argv[1]) if sys.argv[1:] else 10
     root = Path(tempfile.mkdtemp(prefix="killed-"))
-    right = [check(command, kills, root) for command in ("train", "search")]
+    right = [check(command, kills, root) for command in ("train", "search", "error")]
     sys.exit(0 if all(right) else 1)
 
 

@@ -16,7 +16,7 @@ def export(
     ],
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     which: Annotated[
-        str | None, typer.Option(help="Of a search: standard, searched or uniform; by default what it ended with.")
+        str | None, typer.Option(help="Of a search: one compared, such as standard; by default what it ended with.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of several trained alike, that of this seed; by default the first.")

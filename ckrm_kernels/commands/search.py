@@ -68,9 +68,9 @@ def search(
     """Find the widths at which no layer of a network is redundant, and compare the network found.
 
     Trains, measures and changes widths in rounds; then trains the standard network, the one found and one of as many
-    parameters narrowed alike, compares them, and writes report.html. Killed at any moment, it goes on from its last
-    checkpoint; margin, most_rounds and final_seeds may be others then, and target and rule.* where they would have
-    led to the same networks.
+    parameters narrowed alike, compares them, and writes report.html. With --rule error one of as many multiply-adds
+    and the shrunk one are compared, too. Killed at any moment, it goes on from its last checkpoint; margin, most_rounds
+    and final_seeds may be others then, and target and rule.* where they would have led to the same networks.
     """
     from ckrm_kernels.storage.settings import read_config
     from ckrm_kernels.training import Runtime

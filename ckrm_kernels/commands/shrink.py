@@ -86,7 +86,7 @@ def shrink(
         list[str] | None, typer.Option(metavar="PATTERN", help="Layers that stay as they are, such as 'layer1.*'.")
     ] = None,
     which: Annotated[
-        str | None, typer.Option(help="Of a search: standard, searched or uniform; by default what it ended with.")
+        str | None, typer.Option(help="Of a search: one compared, such as standard; by default what it ended with.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of several trained alike, that of this seed; by default the first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,17 +16,18 @@ from ckrm_kernels.models import count_multiply_adds, count_parameters
 from ckrm_kernels.training import Score, evaluate
 from ckrm_kernels.training.run_files import as_safetensors
 
+NARROWED = ("searched", "narrower")
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One of the networks compared.
 
-    name: "standard", "searched" and so on; "narrower" instead of "searched" where a search chose no narrower network
-    widths: empty where each seed has its own
-    parameters, multiply_adds: of the network of the first seed, the latter for one image; checkpoint_bytes: its weights
-        as a file
-    scores: on the held-out part, of each seed
-    layers: as measured over the seeds; none where each seed has its own widths
+    name: that of a group of runs, or, of a search, see `width_search.compared`
+    widths: empty where the network of each seed has its own
+    parameters, multiply_adds: of a network, the latter for one image; checkpoint_bytes: its weights as a file; means
+        over the seeds where these differ
+    scores: on the held-out part, of each seed; layers: as measured over the seeds, none where widths differ
     """
 
     name: str
@@ -58,22 +60,33 @@ def evaluate_candidate(
     layers: Sequence[MeasuredLayer],
     data: Dataset,
 ) -> Candidate:
-    """Evaluates trained networks, one of each seed, on the held-out part."""
+    """Evaluates the trained networks of each seed on the held-out part."""
     scores = tuple(evaluate(model, data.held_out, data.classes) for model in models)
-    parameters, multiply_adds = count_parameters(models[0]), count_multiply_adds(models[0], data.image_shape)
-    size = len(as_safetensors(models[0].state_dict()))
+    parameters = round(statistics.fmean(map(count_parameters, models)))
+    multiply_adds = round(statistics.fmean(count_multiply_adds(model, data.image_shape) for model in models))
+    size = round(statistics.fmean(len(as_safetensors(model.state_dict())) for model in models))
     return Candidate(name, widths, parameters, multiply_adds, size, scores, tuple(layers))
 
 
-def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
-    """The second, narrowed, with each of the others, by accuracy and by AUC; none of a single one.
+def named(candidates: Sequence[Candidate], name: str) -> Candidate:
+    """That of a name; raises ValueError where there is none."""
+    found = {each.name: each for each in candidates}
+    if name not in found:
+        raise ValueError(f"name must be one of {', '.join(found)}, got {name!r}")
+    return found[name]
 
-    candidates: standard, searched or narrower, and any yardsticks for it; or standard alone
-    """
-    if len(candidates) == 1:
+
+def narrowed_of(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The network of a search's widths: "searched", or "narrower" where it chose none; None where there is neither."""
+    return next((each for each in candidates if each.name in NARROWED), None)
+
+
+def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
+    """The narrowed one with each of the others, by accuracy and by AUC; none where there is no narrowed one."""
+    narrowed = narrowed_of(candidates)
+    if narrowed is None:
         return ()
-    standard, narrowed, *yardsticks = candidates
-    others = (standard, *yardsticks)
+    others = [each for each in candidates if each is not narrowed]
     return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin))
 
 

@@ -17,17 +17,33 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training.saliency import SALIENCY_METRICS
 
 _FILE_WIDTH = 80
+_BESIDE = 3  # networks that a table of `_FILE_WIDTH` has room for
 
 
 def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> Any:
-    """What each network costs and how well it does on held-out data."""
+    """What each network costs and how well it does on held-out data, a few networks beside each other."""
+    from rich.console import Group
+
     several = any(len(each.scores) > 1 for each in candidates)
-    table = new_table("Widths, cost, and quality on held-out data" + (" (mean ± deviation)" if several else ""))
+    title = "Widths, cost, and quality on held-out data" + (" (mean ± deviation)" if several else "")
+    parts = [candidates[start : start + _BESIDE] for start in range(0, len(candidates), _BESIDE)]
+    titles = [title, *[f"{title}, continued"] * (len(parts) - 1)]
+    names = dict.fromkeys(name for each in candidates for name in each.widths)
+    drawn = [
+        _beside(title, part, list(names), candidates[0], latencies) for title, part in zip(titles, parts, strict=True)
+    ]
+    return Group(*drawn)
+
+
+def _beside(
+    title: str, candidates: Sequence[Candidate], names: Sequence[str], first: Candidate, latencies: Sequence[Latency]
+) -> Any:
+    """A column for each of some candidates. names: of all widths; first: whose shares the costs are"""
+    table = new_table(title)
     table.add_column("", no_wrap=True)
     for each in candidates:
         table.add_column(each.name, justify="right", overflow="fold")
-    first = candidates[0]
-    for name in dict.fromkeys(name for each in candidates for name in each.widths):
+    for name in names:
         table.add_row(name, *(str(each.widths.get(name, "")) for each in candidates))
     table.add_section()
     table.add_row("parameters", *(_with_share(each.parameters, first.parameters) for each in candidates))

@@ -23,8 +23,9 @@ def finished_run(folder: str | Path, which: str | None = None, seed: int | None 
 
     folder: that of a seed itself; that of `ckrm train`, or of one network of a search, with all seeds; or that of a
         finished search
-    which: of a search, "standard", "searched" or "uniform", or "narrower" where it shrunk nothing; by default the one
-        that it ended with, searched or, where it shrunk nothing, standard
+    which: of a search, one of the networks compared: "standard", "searched" ("narrower" where it shrunk nothing),
+        "uniform" and, of one by error, "uniform-macs", "shrunk" and "tuned"; by default the one that it ended with,
+        searched or, where it shrunk nothing, standard
     seed: by default the first that is finished
     Raises FileNotFoundError where there is no such folder, and ValueError where it holds no such network.
     """

@@ -53,7 +53,7 @@ def load(
     """The trained network that a run left in a folder: `model, transform = load("runs/search")`.
 
     folder: of `ckrm search`, of `ckrm train`, or of one seed within
-    which: of a search, "standard", "searched" or "uniform"; by default the one that it ended with
+    which: of a search, one of those compared, such as "standard"; by default the one that it ended with
     seed: by default the first
     device: where the model is put
     Raises FileNotFoundError or ValueError where there is no such network, or its files are damaged; ValueError for a

@@ -29,6 +29,8 @@ from ckrm_kernels.data import Dataset
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distributed import team
 from ckrm_kernels.models import Network
+from ckrm_kernels.storage.files import sha256_of
+from ckrm_kernels.storage.run_folders import WEIGHTS
 from ckrm_kernels.training.config import Runtime, TrainingConfig
 from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.loop import train
@@ -48,6 +50,7 @@ class Job:
     data: what identifies the data set, as JSON
     folder: where the run is written
     runtime: what it runs on
+    start: the folder of the finished run whose weights it begins with; None begins with new ones
     """
 
     network: Network
@@ -57,11 +60,14 @@ class Job:
     seed: int
     folder: Path
     runtime: Runtime = Runtime(device="cpu")  # noqa: RUF009
+    start: Path | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON."""
         network: Any = self.network
         parts = {"network": asdict(network), "data": self.data, "training": asdict(self.config), "seed": self.seed}
+        if self.start is not None:
+            parts["start"] = sha256_of(self.start / WEIGHTS)[0]
         identity: dict[str, Any] = json.loads(json.dumps(parts))  # tuples as the lists that a file gives back
         return identity
 
@@ -230,7 +236,10 @@ def run_job(job: Job, on_event: Callable[[Event], None]) -> None:
     """
     with seeded(job.runtime, job.seed):
         started = time.perf_counter()
-        model = job.network.build().to(job.runtime.torch_device())
+        model = job.network.build()
+        if job.start is not None:
+            load_weights(job.start, model)
+        model = model.to(job.runtime.torch_device())
         unfinished, data = UnfinishedRun(job.folder, job.identity()), job.load_data()
         changed = data.identity and differences(data.identity, job.data)
         if changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.candidates import Candidate, named, narrowed_of
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
 from ckrm_kernels.comparison.statistics import Comparison, is_above, mean_interval
 from ckrm_kernels.comparison.tables import listed, mean_and_deviation
@@ -12,7 +12,7 @@ from ckrm_kernels.comparison.verdict import in_words, with_interval
 from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.width_search.search import Outcome, Round
-from ckrm_kernels.width_search.shrunk_networks import SHRUNK, TUNED
+from ckrm_kernels.width_search.shrunk_runs import TUNING_EPOCHS
 
 
 def conclusions(
@@ -31,7 +31,7 @@ def conclusions(
     most_frequent: share of the held-out images that are of the most frequent class
     """
     return [
-        *_warning_of_no_learning(candidates[0], most_frequent),
+        *_warning_of_no_learning(named(candidates, "standard"), most_frequent),
         *_results(rounds, outcome, candidates, comparisons, target, psi),
     ]
 
@@ -57,7 +57,7 @@ def _results(
     psi: Similarity,
 ) -> list[str]:
     """How the search ended, what the networks compared cost and how well they do, and what scale has to do with it."""
-    standard = candidates[0]
+    standard, narrowed = named(candidates, "standard"), narrowed_of(candidates)
     if rounds[0].within_target and not outcome.compared and not outcome.obstacle:
         return [
             f"Every layer of the standard network is within target at {psi.in_words()} (lambda at most {target:g}, or "
@@ -66,7 +66,7 @@ def _results(
         ]
     return [
         *(_nothing_shrunk(rounds, outcome, psi) if outcome.obstacle else [_ending(rounds, outcome, psi)]),
-        *(_compared(rounds, outcome, candidates, comparisons) if len(candidates) > 1 else [_alone(standard)]),
+        *(_compared(rounds, outcome, candidates, narrowed, comparisons) if narrowed else [_alone(standard)]),
         *_redundant_by_scale(standard.layers, target, psi),
     ]
 
@@ -79,11 +79,15 @@ def _alone(standard: Candidate) -> str:
 
 
 def _compared(
-    rounds: Sequence[Round], outcome: Outcome, candidates: Sequence[Candidate], comparisons: Sequence[Comparison]
+    rounds: Sequence[Round],
+    outcome: Outcome,
+    candidates: Sequence[Candidate],
+    narrowed: Candidate,
+    comparisons: Sequence[Comparison],
 ) -> list[str]:
-    """What the narrowed network costs and how well it does beside the standard one and the yardsticks."""
-    standard, narrowed, *yardsticks = candidates
-    by_accuracy = {each.second: each for each in comparisons if each.metric == "accuracy"}
+    """What the narrowed network costs and how well it does beside each of the others."""
+    standard = named(candidates, "standard")
+    by_accuracy = {each.second: in_words(each) for each in comparisons if each.metric == "accuracy"}
     which = f"The {narrowed.name} network"
     if not outcome.chosen:
         best = "narrower round" if len(rounds) == 2 else "best of the narrower rounds"
@@ -94,21 +98,28 @@ def _compared(
         f"{narrowed.multiply_adds / standard.multiply_adds:.1%} of the multiply-adds.",
         f"Held-out accuracy of {counted(len(standard.scores), 'network')} each: "
         f"standard {mean_and_deviation(standard.accuracies)}, "
-        f"{narrowed.name} {mean_and_deviation(narrowed.accuracies)}; {in_words(by_accuracy['standard'])}.",
-        *(_beside(each, narrowed, by_accuracy[each.name]) for each in yardsticks),
+        f"{narrowed.name} {mean_and_deviation(narrowed.accuracies)}; {by_accuracy[standard.name]}.",
+        *(
+            f"{_beside(each, narrowed)}; {by_accuracy[each.name]}."
+            for each in candidates
+            if each not in (standard, narrowed)
+        ),
     ]
 
 
-def _beside(yardstick: Candidate, narrowed: Candidate, comparison: Comparison) -> str:
-    """What a yardstick is, how well it does, and how the narrowed network compares with it."""
-    made = {
-        "uniform": f"Narrowed alike to {yardstick.parameters:,} parameters",
-        "uniform-macs": f"Narrowed alike to {yardstick.multiply_adds:,} multiply-adds",
-        SHRUNK: "The standard networks shrunk, their weights refitted and nothing trained",
-        TUNED: "The same after one epoch of tuning",
-    }[yardstick.name]
-    cost = f"{yardstick.multiply_adds / narrowed.multiply_adds:.2f} times the {narrowed.name} network's multiply-adds"
-    return f"{made}: {mean_and_deviation(yardstick.accuracies)}, with {cost}; {in_words(comparison)}."
+def _beside(other: Candidate, narrowed: Candidate) -> str:
+    """How a yardstick came about, how well it does, and what it costs beside the narrowed network."""
+    accuracy = mean_and_deviation(other.accuracies)
+    more = f"{other.multiply_adds / narrowed.multiply_adds:.2f} times the {narrowed.name} network's multiply-adds"
+    if other.name == "uniform-macs":
+        more = f"{other.parameters / narrowed.parameters:.2f} times the {narrowed.name} network's parameters"
+        return f"Narrowed alike to {other.multiply_adds:,} multiply-adds: {accuracy}, with {more}"
+    if other.name == "shrunk":
+        cut = f"The standard networks cut to {other.parameters:,} parameters and refitted, without training"
+        return f"{cut}: {accuracy}, with {more}"
+    if other.name == "tuned":
+        return f"The same, trained for {counted(TUNING_EPOCHS, 'epoch')} more: {accuracy}"
+    return f"Narrowed alike to {other.parameters:,} parameters: {accuracy}, with {more}"
 
 
 def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) -> list[str]:

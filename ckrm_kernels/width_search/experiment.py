@@ -19,13 +19,8 @@ from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import adapted_to, loaded
 from ckrm_kernels.training.workers import Workers
 from ckrm_kernels.width_search import comparison_phase
-from ckrm_kernels.width_search.comparison_phase import (
-    Compared,
-    networks_compared,
-    still_valid,
-    time_networks,
-    train_and_evaluate,
-)
+from ckrm_kernels.width_search.compared import Compared, networks_compared
+from ckrm_kernels.width_search.comparison_phase import make_and_evaluate, still_valid, time_networks
 from ckrm_kernels.width_search.config import WidthSearchConfig
 from ckrm_kernels.width_search.networks import Networks
 from ckrm_kernels.width_search.rounds import done_in_words, run_round, show_round
@@ -73,14 +68,15 @@ class Experiment:
 
     @property
     def folders(self) -> dict[str, str]:
-        """For each network compared that was trained, by name, the folder of its runs, relative to the experiment's."""
-        paths = {each.name: self.networks.folder_of(each.folder, each.shape) for each in self.compared if each.shape}
+        """For each of the networks compared, by name, the folder of its runs, relative to the experiment's."""
+        paths = {each.name: each.folder(self.networks) for each in self.compared}
         return {name: path.relative_to(self.folder).as_posix() for name, path in paths.items()}
 
     @cached_property
     def compared(self) -> list[Compared]:
         """The networks that the finished search leaves to compare; to be asked for once it is finished."""
-        return networks_compared(self.config.network, self.state.rounds, self.outcome, self.summary.image_shape)
+        shape, rounds, image = self.config.network, self.state.rounds, self.summary.image_shape
+        return networks_compared(shape, rounds, self.outcome, self.config.rule, image)
 
     @property
     def finished(self) -> bool:
@@ -135,5 +131,5 @@ class Experiment:
         if len(valid) < len(self.compared):
             self.state.candidates, self.state.latencies = valid, []
         for each in self.compared[len(valid) :]:
-            self.state.candidates.append(train_and_evaluate(self.networks, workers, each))
+            self.state.candidates.append(make_and_evaluate(self.networks, workers, each))
             self.state_file.save(self.state)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ckrm_kernels.comparison.candidates import Candidate
+from ckrm_kernels.comparison.candidates import Candidate, named, narrowed_of
 from ckrm_kernels.comparison.latency import Latency
 from ckrm_kernels.comparison.saliency_examples import SaliencyExamples
 from ckrm_kernels.comparison.statistics import Comparison
@@ -24,13 +24,14 @@ class Findings:
     target: a layer is within target when lambda is at most this, or no more than chance
     rounds, outcome: of the search
     candidates: the standard network first, then, where there is a narrower round, the searched one, or that of the best
-        narrower round, and its yardsticks, see `networks_compared`
-    comparisons: the second candidate with each of the others, by each metric
+        narrower round, and its yardsticks, see `compared`
+    comparisons: the searched or narrower one with each of the others, by each metric
     latencies: of all candidates, on each device
-    weights: for each candidate, by name, the measured layers' weights (F2, F1, *K) of the network of its first seed
+    weights: for each candidate with measured layers, by name, their weights (F2, F1, *K) in the network of its first
+        seed
     conclusions: sentences; advice: sentences too, on what to change where the search shrunk nothing
     brief, provenance: how the experiment was made, in a sentence and in whole, see `provenance`
-    folders: for each candidate trained from scratch, by name, the folder of its networks, relative to the search's
+    folders: for each candidate, by name, the folder of its networks, relative to the search's
     classes: the names of the data's
     saliency: some held-out images as the networks of the first seed see them, where they predict saliency
     """
@@ -54,3 +55,18 @@ class Findings:
     folders: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     saliency: SaliencyExamples | None = None
+
+    @property
+    def standard(self) -> Candidate:
+        """The network that the search began with."""
+        return named(self.candidates, "standard")
+
+    @property
+    def narrowed(self) -> Candidate | None:
+        """The searched one, or that of the best narrower round; None where there is none."""
+        return narrowed_of(self.candidates)
+
+    @property
+    def before_and_after(self) -> tuple[Candidate, ...]:
+        """The standard network and, where there is one, the narrowed one: what the search made of what."""
+        return (self.standard,) if self.narrowed is None else (self.standard, self.narrowed)

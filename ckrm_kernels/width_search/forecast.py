@@ -7,16 +7,21 @@ from dataclasses import dataclass
 
 from ckrm_kernels.presentation.numbers import counted, roughly
 from ckrm_kernels.width_search.config import WidthSearchConfig
+from ckrm_kernels.width_search.shrunk_runs import TUNING_EPOCHS
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Networks still to train, and the seconds that takes: at least, and at most."""
+    """Networks still to train, and the seconds that takes: at least, and at most.
+
+    by_error: of the most networks those that only a search by error compares, see `compared`
+    """
 
     least_networks: int
     most_networks: int
     least_seconds: float
     most_seconds: float
+    by_error: int = 0
 
 
 def forecast(
@@ -38,19 +43,23 @@ def forecast(
         return math.ceil(networks / side_by_side)
 
     current, rest = config.seeds - finished, max(config.search().most_rounds - rounds - 1, 0)
-    yardsticks = 2 if config.rule.by == "error" else 1
-    compared = (more, *[config.final_seeds] * yardsticks)  # the narrowed network, of whose runs some are there, first
+    # the narrowed network, of whose runs some are there, and what is compared with it, with epochs of the others' share
+    beside = {"uniform": 1.0}
+    if config.rule.by == "error":
+        beside = {**beside, "uniform-macs": 1.0, "tuned": TUNING_EPOCHS / config.training.epochs}
     least = 0 if rounds == 0 else 1
     most = 0 if rounds == 0 and rest == 0 else 1
     of_standard = waves(more) * standard
 
     def total(comparisons: int, further: int) -> tuple[int, float]:
-        networks = current + further * config.seeds + more + comparisons * sum(compared)
-        of_others = waves(current) + further * waves(config.seeds) + comparisons * sum(map(waves, compared))
+        networks = current + further * config.seeds + more + comparisons * (more + len(beside) * config.final_seeds)
+        compared = waves(more) + sum(beside.values()) * waves(config.final_seeds)
+        of_others = waves(current) + further * waves(config.seeds) + comparisons * compared
         return networks, of_others * seconds + of_standard
 
     (least_networks, least_seconds), (most_networks, most_seconds) = total(least, 0), total(most, rest)
-    return Forecast(least_networks, most_networks, least_seconds, most_seconds)
+    by_error = most * (len(beside) - 1) * config.final_seeds
+    return Forecast(least_networks, most_networks, least_seconds, most_seconds, by_error)
 
 
 def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
@@ -60,8 +69,14 @@ def in_words(of: Forecast, seconds: float, side_by_side: int) -> str:
     networks = counted(of.most_networks, "network")
     if of.least_networks < of.most_networks:
         networks = f"{of.least_networks} to {networks}"
+    beside = (
+        f"; {of.by_error} of them to compare the searched one with: uniform ones of equal multiply-adds, and shrunk "
+        f"ones tuned for {counted(TUNING_EPOCHS, 'epoch')}"
+        if of.by_error
+        else ""
+    )
     return (
         f"The search needs about {time_left} more: {networks} of {roughly(seconds)} each or less, {side_by_side} at a "
-        "time. Shorter: a smaller data.fraction, fewer --epochs, --seeds, --final-seeds or most_rounds; it can be "
-        "interrupted at any moment"
+        f"time{beside}. Shorter: a smaller data.fraction, fewer --epochs, --seeds, --final-seeds or most_rounds; it "
+        "can be interrupted at any moment"
     )

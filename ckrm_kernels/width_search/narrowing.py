@@ -1,4 +1,4 @@
-"""The yardstick for a searched network: every layer narrowed alike, to the same size."""
+"""The yardstick for a searched network: every layer narrowed alike, to as many parameters or multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,25 +19,33 @@ def multiply_adds_of(network: Network, image_shape: Sequence[int]) -> int:
     return count_multiply_adds(without_memory(network), image_shape)
 
 
-def narrowed_alike(network: Network, wanted: int, size_of: Callable[[Network], int] = parameters_of) -> Network:
-    """The network with all its widths times one factor <= 1 whose size is nearest to the wanted one.
+def narrowed_alike(network: Network, size: int, size_of: Callable[[Network], int] = parameters_of) -> Network:
+    """The network with all its widths times one factor <= 1 whose size is nearest to the given one.
 
-    wanted: >= 1; size_of: what is counted of a network, by default its parameters
+    size_of: what size is meant, one that grows with the widths
     Widths are rounded to whole numbers and at least 1, so the size is met nearly, not always exactly.
     """
-    wanted = whole_number("wanted", wanted)
+    size, sizes = whole_number("size", size), dict[tuple[int, ...], int]()
+
+    def size_at(factor: float) -> int:
+        narrowed = _scaled(network, factor)
+        widths = tuple(narrowed.widths().values())
+        if widths not in sizes:
+            sizes[widths] = size_of(narrowed)
+        return sizes[widths]
+
     widths = set(network.widths().values())
     low, high = 0.0, 1.0
     while high - low > 1 / (4 * max(widths)) ** 2:
         middle = (low + high) / 2
-        if size_of(_scaled(network, middle)) < wanted:
+        if size_at(middle) < size:
             low = middle
         else:
             high = middle
-    # rounding, of inferred widths too, may let the number fall where the factor rises: what lies around is tried, too
+    # rounding, of inferred widths too, may let the size fall where the factor rises: what lies around is tried, too
     around = {factor for width in widths for factor in _steps(width, low - 1 / min(widths), high + 1 / min(widths))}
     factors = sorted({low, high, *around})
-    return min((_scaled(network, factor) for factor in factors), key=lambda each: abs(size_of(each) - wanted))
+    return _scaled(network, min(factors, key=lambda factor: abs(size_at(factor) - size)))
 
 
 def _steps(width: int, low: float, high: float) -> Iterator[float]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer, measure_networks
 from ckrm_kernels.comparison.saliency_examples import (
@@ -22,6 +22,7 @@ from ckrm_kernels.comparison.saliency_examples import (
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.models import Network, predicts_saliency
+from ckrm_kernels.shrinking.trained_runs import some_images
 from ckrm_kernels.storage.files import read_json
 from ckrm_kernels.storage.run_folders import RECORD
 from ckrm_kernels.training import Runtime
@@ -30,7 +31,7 @@ from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_with_bars
 from ckrm_kernels.training.workers import Job, OnEvent, Workers
 from ckrm_kernels.width_search.config import WidthSearchConfig
-from ckrm_kernels.width_search.widths_by_error import calibration_images, widths_by_error
+from ckrm_kernels.width_search.widths_by_error import CALIBRATION, widths_by_error
 
 _EXAMPLES = "saliency.safetensors"  # in the experiment's folder
 
@@ -83,9 +84,12 @@ class Networks:
         rule = self.config.rule
         if rule.by != "error":
             return {}
-        images, ties = calibration_images(self.data.train), self.config.network.width_of_layer()
-        options = {"multiple": rule.multiple, "minimum": rule.minimum}
-        return widths_by_error(models, ties, images, rule.parameters, **options)
+        ties, options = self.config.network.width_of_layer(), {"multiple": rule.multiple, "minimum": rule.minimum}
+        return widths_by_error(models, ties, self.calibration(), rule.parameters, **options)
+
+    def calibration(self) -> Tensor:
+        """(N, C, H, W): images of the training part, always the same ones, that shrinking is calibrated with."""
+        return some_images(self.data.train, CALIBRATION)
 
     def saliency_examples(self) -> SaliencyExamples | None:
         """Those that `keep_saliency_examples` kept, None where there are none."""
@@ -104,8 +108,9 @@ class Networks:
 
     @property
     def seconds_of_runs(self) -> list[float]:
-        """Time that each finished run took, of a resumed one since its last start."""
-        return [read_json(record)["seconds"] for record in sorted(self.folder.glob("*/*/run.json"))]
+        """Time that each finished training took, of a resumed one since its last start."""
+        records = [read_json(path) for path in sorted(self.folder.glob(f"*/*/{RECORD}"))]
+        return [record["seconds"] for record in records if record["history"]]  # what was only shrunk has none
 
 
 def _is_free(folder: Path, shape: Any) -> bool:

@@ -89,9 +89,7 @@ def gather_findings(experiment: Experiment) -> Findings:
     candidates = tuple(state.candidates)
     comparisons = compare_candidates(candidates, config.margin)
     weights = {
-        each.name: load_tensors(experiment.networks.jobs(each.folder, each.shape)[0].folder)
-        for each in experiment.compared
-        if each.shape
+        each.name: load_tensors(each.runs(experiment.networks)[0].folder) for each in experiment.compared if each.widths
     }
     seconds = experiment.networks.seconds_of_runs
     return Findings(

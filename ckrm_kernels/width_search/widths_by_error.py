@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ckrm_kernels.data import Part
-from ckrm_kernels.shrinking.plan import plan_shrink
-from ckrm_kernels.shrinking.trained_runs import example_inputs, some_images
+from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
+from ckrm_kernels.shrinking.trained_runs import example_inputs
 
 CALIBRATION = 256  # images of the training part
 
@@ -31,16 +30,16 @@ def widths_by_error(
     """
     kept: dict[str, list[int]] = {}
     for model in models:
-        examples = example_inputs(model, images[:2])
-        plan = plan_shrink(
-            model, examples, calibration=images, parameters=parameters, round_to=multiple, minimum=minimum
-        )
+        plan = plan_by_error(model, images, parameters, multiple=multiple, minimum=minimum)
         for layer in plan.layers:
             if layer.name in width_of_layer:
                 kept.setdefault(width_of_layer[layer.name], []).append(len(layer.kept))
     return {name: statistics.median_high(widths) for name, widths in kept.items()}
 
 
-def calibration_images(part: Part) -> Tensor:
-    """(N, C, H, W) float32: at most `CALIBRATION` images of the part, at random, always the same."""
-    return some_images(part, CALIBRATION)
+def plan_by_error(
+    model: nn.Module, images: Tensor, parameters: float, *, multiple: int = 1, minimum: int = 1
+) -> ShrinkPlan:
+    """The plan to shrink one of the networks; arguments and errors as of `widths_by_error`."""
+    examples = example_inputs(model, images[:2])
+    return plan_shrink(model, examples, calibration=images, parameters=parameters, round_to=multiple, minimum=minimum)

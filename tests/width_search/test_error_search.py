@@ -1,31 +1,35 @@
 """The search that takes the widths that shrinking keeps: `ckrm search --rule error`."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from io import StringIO
 
 import pytest
 import torch
 from rich.console import Console
+from small_training import interrupted_after
 from test_search import layer
 
 from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import Part, digits
-from ckrm_kernels.models import ResNetShape, count_parameters
+from ckrm_kernels.models import ResNetShape, count_multiply_adds, count_parameters
+from ckrm_kernels.models.kinds import described_network
 from ckrm_kernels.shrinking.plan import plan_shrink
-from ckrm_kernels.shrinking.saved import load_shrunk
-from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, evaluate, load, train
+from ckrm_kernels.shrinking.trained_runs import some_images
+from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, load, train
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
 from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
-from ckrm_kernels.width_search.forecast import forecast
+from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
 from ckrm_kernels.width_search.pipeline import search_widths
 from ckrm_kernels.width_search.rules import BracketRule
 from ckrm_kernels.width_search.search import Outcome, Trained
-from ckrm_kernels.width_search.shrunk_networks import tuning
-from ckrm_kernels.width_search.widths_by_error import calibration_images, widths_by_error
+from ckrm_kernels.width_search.shrunk_network import ShrunkNetwork
+from ckrm_kernels.width_search.shrunk_runs import tuning
+from ckrm_kernels.width_search.widths_by_error import widths_by_error
 
 SHAPE = ResNetShape(stem=6, inner=((8,),), out=(12,))
 CONFIG = WidthSearchConfig(
@@ -35,6 +39,8 @@ CONFIG = WidthSearchConfig(
     seeds=1,
     final_seeds=1,
 )
+
+NAMES = ["standard", "searched", "uniform", "uniform-macs", "shrunk", "tuned"]
 
 
 def networks(count):
@@ -68,16 +74,17 @@ def test_multiple_and_minimum():
 
 def test_calibration_is_of_the_training_images_and_always_the_same():
     part = Part(torch.arange(400.0).reshape(400, 1, 1, 1), torch.zeros(400, dtype=torch.int64))
-    images = calibration_images(part)
+    images = some_images(part, 256)
     assert images.shape == (256, 1, 1, 1)
     assert len(images.unique()) == 256
-    assert torch.equal(images, calibration_images(part))
-    assert len(calibration_images(replace(part, images=part.images[:7], labels=part.labels[:7]))) == 7
+    assert torch.equal(images, some_images(part, 256))
+    assert len(some_images(replace(part, images=part.images[:7], labels=part.labels[:7]), 256)) == 7
 
 
 def test_a_recipe_with_warm_up_can_be_tuned():
     found = tuning(PRESETS["vgnet"])
     assert (found.epochs, found.warmup_epochs, found.learning_rate) == (1, 0, pytest.approx(0.02))
+    assert (found.schedule, found.early_stop) == ("cosine", None)
     assert (found.label_smoothing, found.weight_decay_on) == (0.1, "weights")
 
 
@@ -137,7 +144,10 @@ def test_a_limit_of_one_round_and_nothing_to_change():
 
 def test_of_at_most_two_rounds():
     assert CONFIG.search().most_rounds == 2
-    assert forecast(CONFIG, 0, 0, 1.0, 1, 1.0).most_networks == 4  # standard, searched and two uniform ones
+    # of one seed: standard, searched, both uniform ones, and tuned, which takes one of two epochs
+    found = forecast(replace(CONFIG, training=replace(CONFIG.training, epochs=2)), 0, 0, 60.0, 1, 60.0)
+    assert found == Forecast(1, 5, 60, 4.5 * 60, 2)
+    assert "2 of them to compare the searched one with: uniform ones of equal multiply-adds" in in_words(found, 60, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,61 +174,108 @@ def search(folder, config):
     return search_widths(folder, config, runtime=runtime, processes=1, console=Console(file=output, width=200))
 
 
-def test_a_search_compares_the_widths_kept_and_is_reported(tmp_path):
-    findings = search(tmp_path / "run", CONFIG)
-    names = ["standard", "searched", "uniform", "uniform-macs", "shrunk", "tuned"]
-    assert [each.name for each in findings.candidates] == names
-    standard, searched, _, uniform, shrunk, tuned = findings.candidates
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A search that ran unbroken, and what it found."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return folder, search(folder, CONFIG)
+
+
+def test_a_search_compares_the_widths_kept_and_is_reported(finished):
+    folder, findings = finished
+    assert [each.name for each in findings.candidates] == NAMES
+    standard, searched = findings.candidates[:2]
     assert searched.widths == findings.rounds[0].trained.kept
-    assert abs(uniform.multiply_adds / searched.multiply_adds - 1) < 0.2
-    assert shrunk.parameters == tuned.parameters <= 0.6 * standard.parameters
-    assert [each.second for each in findings.comparisons if each.metric == "auc"] == [names[0], *names[2:]]
     assert searched.parameters <= 0.6 * standard.parameters
     assert any(sentence.startswith("The searched network keeps ") for sentence in findings.conclusions)
+    assert findings.provenance["time"].endswith("summed over 5 networks")  # the shrunk one is not trained
     assert findings.provenance["rule"] == "by error, parameters 0.6, minimum 2, multiple 1, at most 2 rounds"
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert "round 1 has the widths that the standard networks keep, shrunk to 60% of the parameters" in page
     assert "falls to their number" not in page
-    assert all(f'class="swatch {name}"' in page for name in names)
-    _check_shrunk(tmp_path / "run", shrunk, tuned)
-    runs = [tmp_path / "run" / "networks" / "round-0", tmp_path / "run"]  # of one network; of the one it ended with
+    assert all(f'class="swatch {name}"' in page for name in NAMES)
+    assert search(folder, CONFIG).candidates == findings.candidates
+    for rule in (replace(CONFIG.rule, parameters=0.5), RuleConfig(minimum=2)):
+        with pytest.raises(ValueError, match="rule"):
+            search(folder, replace(CONFIG, rule=rule))
+
+
+def test_its_networks_can_be_compared_one_by_one(finished):
+    folder, findings = finished
+    standard, searched = findings.candidates[:2]
+    runs = [folder / "networks" / "round-0", folder]  # of one network; of the one it ended with
     again, *_ = compare_runs(runs, 0.01, console=Console(file=StringIO()))
     assert [(each.name, each.scores) for each in again] == [("round-0", standard.scores), ("run", searched.scores)]
-    trained = tmp_path / "run" / "other" / "trained"  # of `ckrm train`, wherever it lies, with settings of its own
+    trained = folder / "other" / "trained"  # of `ckrm train`, wherever it lies, with settings of its own
     train_runs(
         trained, RunsConfig(SHAPE, training=replace(CONFIG.training, epochs=2)), console=Console(file=StringIO())
     )
     assert TrainedRuns.of(trained, Display(Console(file=StringIO()))).config.training.epochs == 2
-    state = json.loads((tmp_path / "run" / "state.json").read_text())
-    (tmp_path / "run" / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:4]}))
-    (tmp_path / "run" / "networks" / "tuned" / "seed-0" / "plan.json").unlink()  # killed while it was tuned
-    again = search(tmp_path / "run", CONFIG)
-    assert again.candidates == findings.candidates
-    with pytest.raises(ValueError, match="which must be one of standard, searched, uniform, uniform-macs, which"):
-        load(tmp_path / "run", which="shrunk")
-    for rule in (replace(CONFIG.rule, parameters=0.5), RuleConfig(minimum=2)):
-        with pytest.raises(ValueError, match="rule"):
-            search(tmp_path / "run", replace(CONFIG, rule=rule))
 
 
-def _check_shrunk(folder, shrunk, tuned):
-    """They are the standard network shrunk, and that trained for one epoch more at a tenth of the learning rate."""
+def test_each_network_compared_is_what_its_name_says(finished):
+    folder, findings = finished
+    by_name = {each.name: each for each in findings.candidates}
+    searched, as_fast = by_name["searched"].multiply_adds, by_name["uniform-macs"]
+    assert load(folder, which="uniform-macs").network.widths() == as_fast.widths
+    for factor in range(1, 41):
+        scaled = SHAPE.with_widths({name: max(round(width * factor / 40), 1) for name, width in SHAPE.widths().items()})
+        counted = count_multiply_adds(replace(scaled, classes=10).build(), (1, 8, 8))
+        assert abs(as_fast.multiply_adds - searched) <= abs(counted - searched)
     data, standard = digits(), load(folder, which="standard").model
-    images = calibration_images(data.train)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        plan = plan_shrink(standard, images[:2], calibration=images, parameters=0.6, minimum=2)
-        small = plan.apply()
-        assert_same(small, load_shrunk(SHAPE.build, folder / "networks" / "shrunk" / "seed-0"))
-        assert shrunk.scores == (evaluate(small, data.held_out, 10),)
-        train(small, data, replace(CONFIG.training, learning_rate=0.01), 0)
-        assert_same(small, load_shrunk(SHAPE.build, folder / "networks" / "tuned" / "seed-0"))
-        assert tuned.scores == (evaluate(small, data.held_out, 10),)
-    finally:
-        torch.set_num_threads(threads)
+    images = some_images(data.train, 256)
+    small = plan_shrink(standard, images[:2], calibration=images, parameters=0.6, minimum=2).apply()
+    assert same(small, load(folder, which="shrunk").model)
+    assert by_name["shrunk"].parameters == count_parameters(small) <= 0.6 * by_name["standard"].parameters
+    slow = replace(CONFIG.training, epochs=1, learning_rate=0.01, schedule="cosine")
+    train(small, data, slow, 0, runtime=Runtime(device="cpu"))
+    assert same(small, load(folder, which="tuned").model)
+    compared = [(each.first, each.second) for each in findings.comparisons if each.metric == "accuracy"]
+    assert compared == [("searched", name) for name in NAMES if name != "searched"]
+    for file in ("report.html", "report.txt", "tables/quality.csv", "tables/comparisons.csv", "tables/latency.csv"):
+        assert all(name in (folder / file).read_text() for name in NAMES)
+    cells = (folder / "report.txt").read_text().split("Widths, cost, and quality")[1:]
+    assert [[name for name in NAMES if name in each.split("conv1")[0].split()] for each in cells] == [
+        NAMES[:3],
+        NAMES[3:],
+    ]
+    with pytest.raises(ValueError, match=f"which must be one of {', '.join(NAMES)}, which .* holds, got 'narrower'"):
+        load(folder, which="narrower")
 
 
-def assert_same(one, other):
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name]), name
+def same(one, other):
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(tensor, states[1][name]) for name, tensor in states[0].items()
+    )
+
+
+def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    at = NAMES.index("shrunk")
+    (folder / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:at], "latencies": []}))
+    (folder / "networks" / "shrunk" / "seed-0" / "run.json").unlink()
+    shutil.rmtree(folder / "networks" / "tuned")
+    with interrupted_after(1, monkeypatch):
+        search(folder, CONFIG)
+    assert len(json.loads((folder / "state.json").read_text())["candidates"]) == at + 1
+    assert search(folder, CONFIG).candidates == finished[1].candidates
+
+
+def test_a_shrunk_network_is_described_whole_and_is_not_searched():
+    kept = {"conv1.weight": {0: [0, 2, 5]}, "bn1.weight": {0: [0, 2, 5]}}
+    made = ShrunkNetwork.of(SHAPE, kept)
+    again = described_network(json.loads(json.dumps(asdict(made))), "a file")
+    assert again == made
+    assert again.build().conv1.weight.shape == (3, 1, 3, 3)
+    assert again.widths() == {
+        "conv1": 3,
+        "layer1.0.conv1": 8,
+        "layer1.0.conv2": 12,
+        "layer1.0.downsample.0": 12,
+    }
+    assert again.with_widths(again.widths()) == again
+    with pytest.raises(ValueError, match="the widths of a shrunk network are those that were kept"):
+        again.with_widths({**again.widths(), "conv1": 2})

@@ -346,13 +346,13 @@ def test_interrupted_in_any_phase_it_ends_the_same(finished, tmp_path, monkeypat
     assert results(tmp_path) == results(finished[0])
 
 
-@pytest.mark.parametrize("step", ["train_and_evaluate", *also("time_networks")])
+@pytest.mark.parametrize("step", ["make_and_evaluate", *also("time_networks")])
 def test_interrupted_between_phases_it_ends_the_same(finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patched:
         patched.setattr(experiment, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             small(tmp_path)
-    if step == "train_and_evaluate":
+    if step == "make_and_evaluate":
         for weights in (tmp_path / "networks" / "round-0").rglob("weights.safetensors"):
             weights.unlink()  # trained again where they are needed again
     small(tmp_path)

@@ -10,13 +10,15 @@ from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import Score
 from ckrm_kernels.width_search.advice import advice
-from ckrm_kernels.width_search.comparison_phase import networks_compared, still_valid
+from ckrm_kernels.width_search.compared import networks_compared
+from ckrm_kernels.width_search.comparison_phase import still_valid
 from ckrm_kernels.width_search.conclusions import conclusions
+from ckrm_kernels.width_search.config import RuleConfig
 from ckrm_kernels.width_search.rules import BracketRule, Change, StageRule
 from ckrm_kernels.width_search.search import Round, Search, Trained
 from ckrm_kernels.width_search.tables import never_trained
 
-IMAGE = (1, 8, 8)
+RULE = (RuleConfig(), (1, 8, 8))
 SEARCH = Search(Limited({}, {}), BracketRule(), margin=0.01, most_rounds=3)
 
 
@@ -92,16 +94,13 @@ def test_the_best_narrower_round_is_compared_under_a_name_of_its_own():
     shape = ResNetShape(stem=6, inner=((8,),), out=(32,))
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     rounds[1] = replace(rounds[1], widths={"conv1": 6, "layer1.0.conv1": 6, "layer1": 12})
-    found = networks_compared(shape, rounds, outcome, IMAGE)
+    found = networks_compared(shape, rounds, outcome, *RULE)
     assert [each.name for each in found] == ["standard", "narrower", "uniform"]
     assert found[1].shape.widths() == rounds[1].widths
-    chosen = networks_compared(shape, rounds, replace(outcome, chosen=1), IMAGE)
+    chosen = networks_compared(shape, rounds, replace(outcome, chosen=1), *RULE)
     assert [each.name for each in chosen] == ["standard", "searched", "uniform"]
-    assert [each.folder for each in chosen] == [each.folder for each in found]
-    by_error = networks_compared(shape, rounds, replace(outcome, chosen=1, by_error=True), IMAGE)
-    assert [each.name for each in by_error[3:]] == ["uniform-macs", "shrunk", "tuned"]
-    assert [each.widths for each in by_error[4:]] == [{}, {}]
-    assert [each.name for each in networks_compared(shape, rounds[:1], replace(outcome, narrower=None), IMAGE)] == [
+    assert [each.stem for each in chosen] == [each.stem for each in found]
+    assert [each.name for each in networks_compared(shape, rounds[:1], replace(outcome, narrower=None), *RULE)] == [
         "standard"
     ]
 
@@ -110,13 +109,13 @@ def test_what_was_evaluated_is_kept_up_to_the_first_other_network():
     shape = ResNetShape(stem=6, inner=((8,),), out=(32,))
     rounds, outcome = search_of((0.9, 0.8), (2, 1))
     rounds[1] = replace(rounds[1], widths={"conv1": 6, "layer1.0.conv1": 6, "layer1": 12})
-    wanted = networks_compared(shape, rounds, outcome, IMAGE)
+    wanted = networks_compared(shape, rounds, outcome, *RULE)
     evaluated = [replace(compared(each.name, 0.9), widths=each.shape.widths()) for each in wanted]
     assert still_valid(evaluated, wanted, 3) == evaluated
     assert still_valid(evaluated[:2], wanted, 3) == evaluated[:2]
     assert still_valid(evaluated, wanted, 4) == []
     assert (
-        still_valid(evaluated, networks_compared(shape, rounds, replace(outcome, chosen=1), IMAGE), 3) == evaluated[:1]
+        still_valid(evaluated, networks_compared(shape, rounds, replace(outcome, chosen=1), *RULE), 3) == evaluated[:1]
     )
     others = [evaluated[0], replace(evaluated[1], widths={}), evaluated[2]]
     assert still_valid(others, wanted, 3) == evaluated[:1]

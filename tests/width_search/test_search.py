@@ -378,7 +378,7 @@ class TestNarrowing:
             assert abs(found - wanted) <= min(abs(count - wanted) for count in counts)
 
     def test_a_number_refused(self):
-        with pytest.raises(ValueError, match="wanted must be a whole number >= 1, got 0"):
+        with pytest.raises(ValueError, match="size must be a whole number >= 1, got 0"):
             narrowed_alike(ResNetShape(), 0)
 
 

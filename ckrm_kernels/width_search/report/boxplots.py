@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _HEIGHT = 2.9  # inches
 _BOX, _DOTS = 0.46, 0.15  # widths, where 1 is a candidate's
 _LEAST_GROUPS = 3  # for which there is room
-_MANY_GROUPS = 4  # of more the names are smaller
+_SIDE_BY_SIDE = 4  # groups whose names have room on one line
 _LEAST_RANGE = 0.002  # of the vertical axis
 _LEAST_ROOM = 0.08  # above the highest value, where 1 is half the range: that of its dot
 
@@ -26,7 +26,9 @@ def box_plots(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> Figu
     groups: a candidate's name, and one value in [0, 1] for each of its networks
     """
     figure = new_figure(_HEIGHT)
-    axes = figure.add_axes((0.165, 0.11, 0.795, 0.76))
+    lower = len(groups) > _SIDE_BY_SIDE  # every second name stands on a second line
+    bottom = 0.155 if lower else 0.11
+    axes = figure.add_axes((0.165, bottom, 0.795, 0.87 - bottom))
     plain(axes)
     for place, (name, values) in enumerate(groups):
         if len(values) > 1:
@@ -36,8 +38,8 @@ def box_plots(title: str, groups: Sequence[tuple[str, Sequence[float]]]) -> Figu
         axes.scatter(places, values, s=22, color=LIGHT[name], edgecolors=LIGHT["back"], linewidths=0.8, zorder=3)
     middle, half = (len(groups) - 1) / 2, max(len(groups), _LEAST_GROUPS) / 2 + 0.1
     axes.set_xlim(middle - half, middle + half)
-    labels, size = [name.replace("-", "-\n") for name, _ in groups], TYPE - (len(groups) > _MANY_GROUPS)
-    axes.set_xticks(range(len(groups)), labels, fontsize=size, color=LIGHT["text"])
+    names = [f"\n{name}" if lower and place % 2 else name for place, (name, _) in enumerate(groups)]
+    axes.set_xticks(range(len(groups)), names, fontsize=TYPE, color=LIGHT["text"])
     axes.tick_params(axis="x", length=0, pad=7)
     _scale(axes, [value for _, values in groups for value in values])
     figure.text(MARGIN / WIDTH, 0.975, title, fontsize=TYPE + 1, fontweight="bold", color=LIGHT["text"], va="top")

@@ -25,13 +25,13 @@ from ckrm_kernels.width_search.report.psi_matrix import (
 
 def layers_section(findings: Findings) -> Markup:
     """A fold for each layer, the most redundant one of the standard network open, one open at a time."""
-    standard = findings.candidates[0].layers
+    standard = findings.standard.layers
     most = max(standard, key=lambda layer: layer.configured.mean) if standard else None
     layers = [
         {
             "name": layer.name,
             "unfolded": layer is most,
-            "networks": [_layer_in_network(findings, each, each.layers[place]) for each in findings.candidates[:2]],
+            "networks": [_layer_in_network(findings, each, each.layers[place]) for each in findings.before_and_after],
         }
         for place, layer in enumerate(standard)
     ]

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from ckrm_kernels.comparison.statistics import Comparison
 from ckrm_kernels.comparison.verdict import verdict, with_p
 from ckrm_kernels.presentation.markup import render
-from ckrm_kernels.presentation.numbers import percent, signed
+from ckrm_kernels.presentation.numbers import counted, percent, signed
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.storage.machine import versions
 from ckrm_kernels.width_search.findings import Findings
@@ -19,7 +19,7 @@ from ckrm_kernels.width_search.report.redundancy import redundancy_section
 from ckrm_kernels.width_search.report.saliency import saliency_section
 from ckrm_kernels.width_search.report.search_path import search_section
 from ckrm_kernels.width_search.report.structure import structure_section
-from ckrm_kernels.width_search.shrunk_networks import SHRUNK, TUNED
+from ckrm_kernels.width_search.shrunk_runs import TUNING_EPOCHS, TUNING_SHARE
 
 _LEAD = 3  # sentences
 _SALIENCY = (
@@ -44,7 +44,7 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
         brief=findings.brief,
         lead=" ".join(findings.conclusions[:_LEAD]),
         headline=_headline(findings),
-        rest=" ".join(findings.conclusions[_LEAD:]),
+        rest=findings.conclusions[_LEAD:],
         advice=list(map(_with_code, findings.advice)),
         sections=[
             structure_section(findings),
@@ -61,9 +61,9 @@ def page(findings: Findings, drawings: Mapping[str, Markup]) -> str:
 
 def _headline(findings: Findings) -> list[tuple[str, str, str]]:
     """The few numbers that matter the most: each with its name and a detail."""
-    if len(findings.candidates) == 1:
+    standard, narrowed = findings.standard, findings.narrowed
+    if narrowed is None:
         return []
-    standard, narrowed = findings.candidates[:2]
     kept = "kept" if findings.outcome.chosen else f"in round {findings.outcome.compared}, not chosen"
     facts = [
         (
@@ -78,7 +78,7 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
         ),
     ]
     for each in findings.comparisons:
-        if (each.metric, each.second) == ("accuracy", "standard"):
+        if (each.metric, each.second) == ("accuracy", standard.name):
             low, high = each.difference.low, each.difference.high
             interval = "" if low is None or high is None else f"95% interval {signed(low)} to {signed(high)}"
             facts += [
@@ -95,7 +95,7 @@ def _tested(comparison: Comparison) -> str:
 def _terms(findings: Findings) -> dict[str, str]:
     """What the words and the colours of the page mean."""
     threshold = f"{findings.threshold:g}"
-    networks = len(findings.candidates[0].scores)
+    networks = len(findings.standard.scores)
     terms: dict[str, str] = {
         "width": (
             "A number of filters that can be chosen. Layers that are added to each other share one. The search trains "
@@ -153,27 +153,31 @@ def _terms(findings: Findings) -> dict[str, str]:
 
 def _networks(findings: Findings) -> dict[str, str]:
     """What the names of the networks compared mean."""
-    if len(findings.candidates) == 1:
-        return {"standard": "The network that the search began with."}
+    begun = "The network that the search began with"
+    if findings.narrowed is None:
+        return {"standard": f"{begun}."}
+    name = findings.narrowed.name
     narrowed = (
         "the one that the search found"
         if findings.outcome.chosen
         else "that of the most accurate of the narrower rounds, none of which was chosen"
     )
-    name = findings.candidates[1].name
-    yardsticks = {
-        "uniform": "The standard network with all widths narrowed alike to about as many parameters as the "
-        f"{name} one, trained alike.",
-        "uniform-macs": "The same, to about as many multiply-adds.",
-        SHRUNK: "The trained standard networks, each with its own filters removed by <code>plan_shrink</code> and the "
-        "weights that read them refitted on images of the training part: nothing is trained.",
-        TUNED: "Those, trained for one epoch more at a tenth of the learning rate.",
+    terms = {
+        f"standard, {name}, uniform": (
+            f"{begun}; {narrowed}; and the standard one with all widths narrowed alike to about as many parameters as "
+            f"the {name} one."
+        ),
+        "uniform-macs": f"The same, narrowed alike to about as many multiply-adds as the {name} one.",
+        "shrunk, tuned": (
+            "The trained standard network of each seed without the filters that it misses least, as many parameters "
+            "left as the search was to keep, what reads them refitted on unlabelled images of the training part, with "
+            f"no training; and the same trained for {counted(TUNING_EPOCHS, 'epoch')} more, at {TUNING_SHARE:g} of the "
+            "learning rate. Each seed’s network has widths of its own, so that costs are means and layers are not "
+            "measured."
+        ),
     }
-    shown = {each.name for each in findings.candidates}
-    return {
-        f"standard, {name}": f"The network that the search began with, and {narrowed}.",
-        **{name: Markup(text) for name, text in yardsticks.items() if name in shown},
-    }
+    names = {each.name for each in findings.candidates}
+    return {term: text for term, text in terms.items() if names.issuperset(term.split(", "))}
 
 
 def _comparison_in_words(similarity: Similarity) -> str:

@@ -111,7 +111,7 @@ def _means(candidates: Sequence[Candidate]) -> Table:
         for each in candidates
     ]
     caption = "Mean over the networks" + (", with its 95% interval" if intervals else "")
-    return Table(caption, ["network", "trained", *METRICS.values()], rows)
+    return Table(caption, ["network", "seeds", *METRICS.values()], rows)
 
 
 def _means_of_saliency(candidates: Sequence[Candidate]) -> Table | None:
@@ -145,14 +145,17 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _costs(findings: Findings) -> Table:
-    candidates = findings.candidates
-    rows = [
-        ["parameters", *_with_shares([each.parameters for each in candidates])],
-        ["multiply-adds for one image", *_with_shares([each.multiply_adds for each in candidates])],
-        ["checkpoint", *(size(each.checkpoint_bytes) for each in candidates)],
-        *(_latency_row(latency, candidates) for latency in findings.latencies),
-    ]
-    return Table("Cost of a network", ["cost", *(swatch(each.name) for each in candidates)], rows)
+    """A row for each candidate, beside its share of the first one's."""
+    candidates, latencies = findings.candidates, findings.latencies
+    columns = {
+        "parameters": _with_shares([each.parameters for each in candidates]),
+        "multiply-adds for one image": _with_shares([each.multiply_adds for each in candidates]),
+        "checkpoint": [size(each.checkpoint_bytes) for each in candidates],
+        **{_latency_in_words(each): _latency_cells(each, candidates) for each in latencies},
+    }
+    rows = [[swatch(each.name), *cells] for each, *cells in zip(candidates, *columns.values(), strict=True)]
+    latency = ", and the latency of a forward pass" if latencies else ""
+    return Table(f"Cost of a network{latency}", ["network", *columns], rows)
 
 
 def _with_shares(values: Sequence[int]) -> list[str]:
@@ -160,8 +163,11 @@ def _with_shares(values: Sequence[int]) -> list[str]:
     return [f"{whole:,}", *(f"{value:,} ({percent(value, whole)})" for value in values[1:])]
 
 
-def _latency_row(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
+def _latency_in_words(latency: Latency) -> str:
     images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
+    return f"{images}, {latency.device}"
+
+
+def _latency_cells(latency: Latency, candidates: Sequence[Candidate]) -> list[str]:
     first, *others = (latency.seconds[each.name] for each in candidates)
-    cells = [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]
-    return [f"latency of {images}, {latency.device}", *cells]
+    return [duration(first), *(f"{duration(each)} ({first / each:.1f}× as fast)" for each in others)]

@@ -35,14 +35,14 @@ def redundancy_figures(findings: Findings) -> dict[str, Figure]:
     """The distributions of Omega of the standard and of the searched network, by their names."""
     return {
         f"omega-{each.name}": comparison_figure([each], findings.threshold, findings.similarity, findings.target)
-        for each in findings.candidates[:2]
+        for each in findings.before_and_after
     }
 
 
 def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Markup:
     """The distributions, and lambda at the neighbouring psi too, folded away. drawings: all figures of the page"""
     threshold, target, psi = findings.threshold, findings.target, findings.similarity
-    over = ", mean ± deviation over the networks" if len(findings.candidates[0].scores) > 1 else ""
+    over = ", mean ± deviation over the networks" if len(findings.standard.scores) > 1 else ""
     limit = f"above {target:g} and more than three standard errors above the chance level of its scale-free λ"
     coloured = (
         f"A layer is not within target where λ is {limit}: amber where only its small weights make it so, red where "
@@ -57,7 +57,7 @@ def redundancy_section(findings: Findings, drawings: Mapping[str, Markup]) -> Ma
     names = names_of_settings(psi)
     beside = {SMALLER_EPS: "λ at a smaller ε", SCALE_FREE: "scale-free λ"}
     summary = ", ".join(["λ", *(text for name, text in beside.items() if name in names), "distinct filters"])
-    shown = [drawings[f"omega-{each.name}"] for each in findings.candidates[:2]]
+    shown = [drawings[f"omega-{each.name}"] for each in findings.before_and_after]
     tables = [_numbers(each, names) for each in findings.candidates if each.layers]
     return render(__file__, drawings=shown, note=note, summary=summary, tables=tables)
 

@@ -45,9 +45,9 @@ def structure_rows(candidates: Sequence[Candidate]) -> list[Row]:
 
 def structure_section(findings: Findings) -> Markup:
     """The table under its heading."""
-    candidates = findings.candidates[:2]
+    candidates = findings.before_and_after
     rows = structure_rows(candidates)
-    narrowed = candidates[1].name if len(candidates) > 1 else ""
+    narrowed = findings.narrowed.name if findings.narrowed else ""
     cells = [_cells(row, len(candidates), narrowed) for row in rows]
     if narrowed:
         head = ["layer", "standard", narrowed, "parameters", f"parameters, {narrowed}", "kept"]
@@ -64,7 +64,7 @@ def structure_section(findings: Findings) -> Markup:
 
 def structure_csv(findings: Findings) -> str:
     """A row for each measured layer, for the rest and for the whole network."""
-    candidates = findings.candidates[:2]
+    candidates = findings.before_and_after
     names, empty = [each.name for each in candidates], [""] * len(candidates)
     head = ["part", "layer", *(f"{name}_shape" for name in names), *(f"{name}_parameters" for name in names)]
     rows = [

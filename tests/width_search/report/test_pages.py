@@ -295,7 +295,7 @@ def test_structure(written, page):
 
 
 def test_means_with_student_intervals(written, page):
-    table = next(table for table in page.tables if table[0] == ["network", "trained", "Accuracy", "AUC"])
+    table = next(table for table in page.tables if table[0] == ["network", "seeds", "Accuracy", "AUC"])
     for row, saved, (name, scores) in zip(table[1:], rows(written[0], "quality.csv"), SCORES.items(), strict=True):
         assert row[:2] == [name, "3"]
         for cell, metric, values in zip(row[2:], ("accuracy", "auc"), list(zip(*scores, strict=True)), strict=True):
@@ -339,12 +339,13 @@ def test_comparisons(written, page):
 
 
 def test_costs(page):
-    table = next(table for table in page.tables if table[0] == ["cost", "standard", "searched", "uniform"])
+    latency = f"64 images, device {NASTY}"
+    head = ["network", "parameters", "multiply-adds for one image", "checkpoint", latency]
+    table = next(table for table in page.tables if table[0] == head)
     assert table[1:] == [
-        ["parameters", "1,000", "540 (54.0%)", "550 (55.0%)"],
-        ["multiply-adds for one image", "40,000", "21,600 (54.0%)", "22,000 (55.0%)"],
-        ["checkpoint", "4.2 kB", "2.4 kB", "2.4 kB"],
-        [f"latency of 64 images, device {NASTY}", "20 ms", "5 ms (4.0× as fast)", "400 µs (50.0× as fast)"],  # noqa: RUF001
+        ["standard", "1,000", "40,000", "4.2 kB", "20 ms"],
+        ["searched", "540 (54.0%)", "21,600 (54.0%)", "2.4 kB", "5 ms (4.0× as fast)"],  # noqa: RUF001
+        ["uniform", "550 (55.0%)", "22,000 (55.0%)", "2.4 kB", "400 µs (50.0× as fast)"],  # noqa: RUF001
     ]
 
 
@@ -480,7 +481,7 @@ def test_one_seed_gives_no_intervals(tmp_path):
     assert "95%" not in page.words
     assert not re.search(r"\b(nan|None)\b", page.words)
     assert rows(tmp_path, "quality.csv")[0]["accuracy_low"] == ""
-    table = next(table for table in page.tables if table[0] == ["network", "trained", "Accuracy", "AUC"])
+    table = next(table for table in page.tables if table[0] == ["network", "seeds", "Accuracy", "AUC"])
     assert table[1] == ["standard", "1", "0.9100", "0.9810"]
 
 
@@ -544,6 +545,17 @@ def test_no_axis_goes_beyond_one():
         assert low < min(values) <= max(values) < high
         assert high - max(values) <= 0.25 * max(max(values) - min(values), 0.002)
         assert all(tick <= 1 for tick in axes.get_yticks())
+
+
+def test_no_name_of_a_box_runs_into_another():
+    names = ["standard", "searched", "uniform", "uniform-macs", "shrunk", "tuned"]
+    for count in (3, 6):
+        (axes,) = box_plots("AUC", [(name, (0.9, 0.95)) for name in names[:count]]).axes
+        axes.figure.canvas.draw()
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        lines = [boxes] if count == 3 else [boxes[::2], boxes[1::2]]
+        assert all(one.x1 < next.x0 for line in lines for one, next in pairwise(line))
+        assert axes.figure.bbox.y0 <= min(box.y0 for box in boxes)
 
 
 # ---- one layer -------------------------------------------------------------------------------------------------------
