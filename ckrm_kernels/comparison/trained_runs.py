@@ -49,9 +49,10 @@ def compare_runs(
     names = [folder.name if unique else str(folder) for folder in folders]
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
-        models = [job.trained() for job in group.jobs()]
-        layers = measure_networks(models, threshold, similarity)
-        candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
+        models = group.trained()
+        layers = measure_networks(models, threshold, similarity) if group.alike else ()
+        widths = group.config.network.widths() if group.alike else {}
+        candidates.append(evaluate_candidate(name, widths, models, layers, data))
         of_name[name] = models[0]
     comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
     seeds = [group.config.seeds for group in groups]
@@ -63,7 +64,8 @@ def compare_runs(
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
     for each in candidates:
-        display.show(tables.layers_of(each, threshold, similarity))
+        if each.layers:
+            display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
     for pair in paired:
@@ -92,8 +94,7 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
     groups = [TrainedRuns.of(folder, display) for folder in folders]
     check_same_data(groups)
     for group in groups:
-        for job in group.jobs():
-            job.result()
+        group.check_finished()
     return groups
 
 

@@ -206,6 +206,10 @@ def test_its_networks_can_be_compared_one_by_one(finished):
     runs = [folder / "networks" / "round-0", folder]  # of one network; of the one it ended with
     again, *_ = compare_runs(runs, 0.01, console=Console(file=StringIO()))
     assert [(each.name, each.scores) for each in again] == [("round-0", standard.scores), ("run", searched.scores)]
+    made = [folder / "networks" / name for name in ("shrunk", "tuned")]
+    shrunk, tuned = compare_runs(made, 0.01, console=Console(file=StringIO()))[0]
+    by_name = {each.name: each for each in findings.candidates}
+    assert (shrunk, tuned) == (by_name["shrunk"], by_name["tuned"])
     trained = folder / "other" / "trained"  # of `ckrm train`, wherever it lies, with settings of its own
     train_runs(
         trained, RunsConfig(SHAPE, training=replace(CONFIG.training, epochs=2)), console=Console(file=StringIO())
