@@ -50,7 +50,8 @@ def compare_runs(
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
         models = group.trained()
-        layers = measure_networks(models, threshold, similarity) if group.alike else ()
+        alike = [models] if group.alike else [[model] for model in models]
+        layers = [layer for each in alike for layer in measure_networks(each, threshold, similarity)]
         widths = group.config.network.widths() if group.alike else {}
         candidates.append(evaluate_candidate(name, widths, models, layers, data))
         of_name[name] = models[0]
@@ -63,8 +64,8 @@ def compare_runs(
     ]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
-    for each in candidates:
-        if each.layers:
+    for each, group in zip(candidates, groups, strict=True):
+        if group.alike:
             display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
