@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from ckrm_kernels.comparison.measured_layers import MeasuredLayer
-from ckrm_kernels.comparison.statistics import Comparison, PairedComparison, compare, compare_paired
+from ckrm_kernels.comparison.statistics import Comparison, compare
 from ckrm_kernels.data import Dataset
 from ckrm_kernels.models import count_multiply_adds, count_parameters
 from ckrm_kernels.training import Score, evaluate
@@ -83,34 +82,22 @@ def narrowed_of(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def compare_candidates(candidates: Sequence[Candidate], margin: float) -> tuple[Comparison, ...]:
-    """The narrowed one with each of the others, by accuracy and by AUC; none where there is no narrowed one."""
+    """The narrowed one with each of the others, by accuracy and by AUC; none where there is no narrowed one.
+
+    candidates: of a search, all from the same seeds, by which they are paired
+    """
     narrowed = narrowed_of(candidates)
     if narrowed is None:
         return ()
     others = [each for each in candidates if each is not narrowed]
-    return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin))
+    return tuple(comparison for other in others for comparison in compare_scores(narrowed, other, margin, paired=True))
 
 
-def compare_scores(first: Candidate, second: Candidate, margin: float) -> tuple[Comparison, Comparison]:
-    """The first with the second, by accuracy and by AUC."""
+def compare_scores(
+    first: Candidate, second: Candidate, margin: float, *, paired: bool
+) -> tuple[Comparison, Comparison]:
+    """The first with the second, by accuracy and by AUC. paired: whether both are from the same seeds, in that order"""
     return (
-        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin),
-        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin),
+        compare("accuracy", (first.name, first.accuracies), (second.name, second.accuracies), margin, paired=paired),
+        compare("auc", (first.name, first.aucs), (second.name, second.aucs), margin, paired=paired),
     )
-
-
-def compare_by_seed(
-    first: Candidate, second: Candidate, seeds: tuple[Sequence[int], Sequence[int]]
-) -> list[PairedComparison]:
-    """The first with the second, by accuracy and by AUC, network by network; none where they share no seed.
-
-    seeds: of each candidate's networks, in the order of its scores
-    """
-
-    def values(candidate: Candidate, of: Sequence[int], metric: str) -> tuple[str, dict[int, float]]:
-        scores = (getattr(score, metric) for score in candidate.scores)
-        return candidate.name, dict(zip(of, scores, strict=True))
-
-    metrics: tuple[Literal["accuracy", "auc"], ...] = ("accuracy", "auc")
-    pairs = (compare_paired(each, values(first, seeds[0], each), values(second, seeds[1], each)) for each in metrics)
-    return [pair for pair in pairs if pair is not None]

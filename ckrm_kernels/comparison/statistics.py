@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,16 +26,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first group less the second, by Welch's test, which lets their variances differ.
+    """The first group less the second, by Student's paired t-test or by Welch's, which lets their variances differ.
 
     metric: "accuracy" or "auc"; first, second: the groups' names
-    difference: of the means, with Welch's 95 % interval
-    difference_p: Welch's two-sided test: below 0.05 exactly where the interval leaves out 0
+    difference: of the means, with the test's 95 % interval
+    difference_p: of the two-sided test: below 0.05 exactly where the interval leaves out 0
     margin: the largest difference that counts as none
-    equivalence_p: two one-sided Welch tests against the margin: below 0.05 exactly where Welch's 90 % interval lies
-        within it
+    equivalence_p: two one-sided tests against the margin: below 0.05 exactly where the 90 % interval lies within it
     needed: about how many networks of each kind would show a difference of the margin in four of five times; None where
         there are as many
+    paired: whether the networks were paired by the seed that they were trained from
     The interval, both p and `needed` are None where a group holds fewer than `FEWEST` networks.
     """
 
@@ -47,6 +47,7 @@ class Comparison:
     margin: float
     equivalence_p: float | None
     needed: int | None = None
+    paired: bool = False
 
     @property
     def different(self) -> bool:
@@ -57,23 +58,6 @@ class Comparison:
     def equivalent(self) -> bool:
         """Whether the groups are shown to be the same within the margin."""
         return self.equivalence_p is not None and self.equivalence_p < 1 - CONFIDENCE
-
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """The first group less the second, network by network of the same seed, by Student's paired test.
-
-    metric: "accuracy" or "auc"; first, second: the groups' names
-    difference: the mean of the networks' differences, with Student's 95 % interval
-    p: of the two-sided test: below 0.05 exactly where the interval leaves out 0; None, as is the interval, where fewer
-        than `FEWEST` seeds are of both groups
-    """
-
-    metric: Literal["accuracy", "auc"]
-    first: str
-    second: str
-    difference: Interval
-    p: float | None
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -95,48 +79,35 @@ def compare(
     first: tuple[str, Sequence[float]],
     second: tuple[str, Sequence[float]],
     margin: float,
+    *,
+    paired: bool = False,
 ) -> Comparison:
     """Compares two groups, each a name and one value a network.
 
     margin: > 0, in the metric's own unit
+    paired: whether the values in one place of both are of networks from one seed, which are then compared with each
+        other; without, by Welch's test
+    Raises ValueError where groups of different sizes are paired.
     """
     if not margin > 0:
         raise ValueError(f"margin must be > 0, got {margin!r}")
     (first_name, a), (second_name, b) = first, second
+    if paired and len(a) != len(b):
+        raise ValueError(f"paired groups must be of one size, got {len(a)} and {len(b)} values")
     mean = statistics.mean(a) - statistics.mean(b)
     if min(len(a), len(b)) < FEWEST:
-        return Comparison(metric, first_name, second_name, Interval(mean, None, None), None, margin, None)
-    shares = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
-    error = math.sqrt(sum(shares))
+        return Comparison(metric, first_name, second_name, Interval(mean, None, None), None, margin, None, None, paired)
+    variance, error, freedom = _paired(a, b) if paired else _unpaired(a, b)
     if error == 0:  # no spread: the tests' limit
         interval, difference_p, equivalence_p = Interval(mean, mean, mean), float(mean == 0), float(abs(mean) >= margin)
     else:
-        freedom = _degrees_of_freedom(shares, (len(a), len(b)))
         half = _quantile((1 + CONFIDENCE) / 2, freedom) * error
         interval = Interval(mean, mean - half, mean + half)
         difference_p = 2 * _above(abs(mean) / error, freedom)
         equivalence_p = _above((margin - abs(mean)) / error, freedom)  # of the two, the larger
-    needed = _networks_needed(statistics.variance(a) + statistics.variance(b), margin)
+    needed = _networks_needed(variance, 1 if paired else 2, margin)
     more = needed if needed > min(len(a), len(b)) else None
-    return Comparison(metric, first_name, second_name, interval, difference_p, margin, equivalence_p, more)
-
-
-def compare_paired(
-    metric: Literal["accuracy", "auc"],
-    first: tuple[str, Mapping[int, float]],
-    second: tuple[str, Mapping[int, float]],
-) -> PairedComparison | None:
-    """Compares the networks of the seeds that both groups have, each a name and a value by seed; None without one."""
-    (first_name, a), (second_name, b) = first, second
-    differences = [a[seed] - b[seed] for seed in a if seed in b]
-    if not differences:
-        return None
-    interval, p = mean_interval(differences), None
-    if len(differences) >= FEWEST:
-        error = statistics.stdev(differences) / len(differences) ** 0.5
-        size = abs(interval.mean)
-        p = 2 * _above(size / error, len(differences) - 1) if error else float(size == 0)
-    return PairedComparison(metric, first_name, second_name, interval, p)
+    return Comparison(metric, first_name, second_name, interval, difference_p, margin, equivalence_p, more, paired)
 
 
 def is_above(values: Sequence[float], level: float) -> bool | None:
@@ -145,23 +116,34 @@ def is_above(values: Sequence[float], level: float) -> bool | None:
     return None if low is None else low > level
 
 
-def _degrees_of_freedom(shares: tuple[float, float], sizes: tuple[int, int]) -> float:
-    """Welch's and Satterthwaite's. shares: of both groups in the variance of the difference"""
+def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """The variance of the differences, the standard error of their mean, and Student's degrees of freedom."""
+    variance = statistics.variance([value - other for value, other in zip(a, b, strict=True)])
+    return variance, math.sqrt(variance / len(a)), len(a) - 1
+
+
+def _unpaired(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """The sum of the variances, the standard error of the difference, and Welch's and Satterthwaite's freedom."""
+    variances = statistics.variance(a), statistics.variance(b)
+    shares = variances[0] / len(a), variances[1] / len(b)
+    if not any(shares):
+        return 0.0, 0.0, math.inf
     first = shares[0] / sum(shares)
-    return 1 / (first**2 / (sizes[0] - 1) + (1 - first) ** 2 / (sizes[1] - 1))
+    freedom = 1 / (first**2 / (len(a) - 1) + (1 - first) ** 2 / (len(b) - 1))
+    return sum(variances), math.sqrt(sum(shares)), freedom
 
 
-def _networks_needed(variances: float, margin: float) -> int:
-    """Networks of each kind. variances: the sum of both groups'"""
+def _networks_needed(variance: float, groups: int, margin: float) -> int:
+    """Networks of each kind. variance: of a difference of two; groups: whose variance is estimated, 1 where paired"""
 
     def enough(count: float, freedom: float) -> bool:
         quantiles = _quantile((1 + CONFIDENCE) / 2, freedom) + _quantile(_POWER, freedom)
-        return quantiles * math.sqrt(variances / count) <= margin
+        return quantiles * math.sqrt(variance / count) <= margin
 
     normal = statistics.NormalDist()
-    fewest = (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(_POWER)) ** 2 * variances / margin**2
+    fewest = (normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(_POWER)) ** 2 * variance / margin**2
     count = max(math.ceil(fewest), FEWEST)  # what the normal distribution asks for, a little less than Student's
-    while not enough(count, 2 * (count - 1)):
+    while not enough(count, groups * (count - 1)):
         count += 1
     return count
 

@@ -24,15 +24,26 @@ def compared(candidates: Sequence[Candidate], latencies: Sequence[Latency]) -> A
     """What each network costs and how well it does on held-out data, a few networks beside each other."""
     from rich.console import Group
 
+    names = _names_of_widths(candidates)
     several = any(len(each.scores) > 1 for each in candidates)
-    title = "Widths, cost, and quality on held-out data" + (" (mean ± deviation)" if several else "")
+    what = "Cost and quality" if names is None else "Widths, cost, and quality"
+    title = f"{what} on held-out data" + (" (mean ± deviation)" if several else "")
     parts = [candidates[start : start + _BESIDE] for start in range(0, len(candidates), _BESIDE)]
     titles = [title, *[f"{title}, continued"] * (len(parts) - 1)]
-    names = dict.fromkeys(name for each in candidates for name in each.widths)
     drawn = [
-        _beside(title, part, list(names), candidates[0], latencies) for title, part in zip(titles, parts, strict=True)
+        _beside(title, part, names or (), candidates[0], latencies) for title, part in zip(titles, parts, strict=True)
     ]
+    if names is None:
+        drawn[-1].caption = "without widths, for not all of the networks share names of them"
     return Group(*drawn)
+
+
+def _names_of_widths(candidates: Sequence[Candidate]) -> list[str] | None:
+    """The names of all widths, in order; None where those of a candidate and of the first one have none in common."""
+    named = [each.widths for each in candidates if each.widths]
+    if any(named[0].keys().isdisjoint(each) for each in named[1:]):
+        return None
+    return list(dict.fromkeys(name for widths in named for name in widths))
 
 
 def _beside(
@@ -51,9 +62,9 @@ def _beside(
     table.add_row("checkpoint, kB", *(f"{each.checkpoint_bytes / 1000:,.0f}" for each in candidates))
     table.add_row("accuracy", *(mean_and_deviation(each.accuracies) for each in candidates))
     table.add_row("macro AUC", *(mean_and_deviation(each.aucs) for each in candidates))
-    for metric, title in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
+    for metric, words in SALIENCY_METRICS.items() if any(each.scores[0].saliency for each in candidates) else ():
         values = [each.saliency(metric) for each in candidates]
-        table.add_row(f"saliency {title}", *(mean_and_deviation(each) if each else "" for each in values))
+        table.add_row(f"saliency {words}", *(mean_and_deviation(each) if each else "" for each in values))
     table.add_row("lambda of all pairs", *(_of_all_pairs(each.layers, CONFIGURED) for each in candidates))
     table.add_row("by chance", *(_of_all_pairs(each.layers, CONFIGURED, by_chance=True) for each in candidates))
     if any(SCALE_FREE in layer.levels for each in candidates for layer in each.layers):

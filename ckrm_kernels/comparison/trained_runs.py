@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ckrm_kernels.comparison import tables
-from ckrm_kernels.comparison.candidates import Candidate, compare_by_seed, compare_scores, evaluate_candidate
+from ckrm_kernels.comparison.candidates import Candidate, compare_scores, evaluate_candidate
 from ckrm_kernels.comparison.latency import Latency, measure_latencies
 from ckrm_kernels.comparison.measured_layers import measure_networks
 from ckrm_kernels.comparison.statistics import Comparison
-from ckrm_kernels.comparison.verdict import in_words, paired_in_words
+from ckrm_kernels.comparison.verdict import in_words
 from ckrm_kernels.data.identity import differences
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.extras import check_installed
@@ -33,6 +33,8 @@ def compare_runs(
     similarity: Similarity = Similarity(),  # noqa: B008
 ) -> tuple[list[Candidate], list[Comparison], list[Latency]]:
     """Compares the networks that `ckrm train`, or a search, left in each folder, on the held-out part of their data.
+
+    Networks of the same seeds as those of the first folder are paired by seed.
 
     folders: two or more, the first that of the standard network; all of the same data. See `TrainedRuns.of`
     margin: the largest difference that counts as none, > 0
@@ -55,12 +57,10 @@ def compare_runs(
         widths = group.config.network.widths() if group.alike else {}
         candidates.append(evaluate_candidate(name, widths, models, layers, data))
         of_name[name] = models[0]
-    comparisons = [each for other in candidates[1:] for each in compare_scores(other, candidates[0], margin)]
-    seeds = [group.config.seeds for group in groups]
-    paired = [
+    comparisons = [
         each
-        for other, of_other in zip(candidates[1:], seeds[1:], strict=True)
-        for each in compare_by_seed(other, candidates[0], (of_other, seeds[0]))
+        for other, group in zip(candidates[1:], groups[1:], strict=True)
+        for each in compare_scores(other, candidates[0], margin, paired=_of_same_seeds(group, groups[0]))
     ]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
@@ -69,8 +69,6 @@ def compare_runs(
             display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
-    for pair in paired:
-        display.print_line(f"{pair.metric}: {paired_in_words(pair)}")
     if json:
         write_json(
             json,
@@ -79,7 +77,6 @@ def compare_runs(
                 "similarity": asdict(similarity),
                 "networks": [asdict(each) for each in candidates],
                 "comparisons": [asdict(each) for each in comparisons],
-                "paired": [asdict(each) for each in paired],
                 "latencies": [asdict(each) for each in latencies],
             },
         )
@@ -97,6 +94,10 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
     for group in groups:
         group.check_finished()
     return groups
+
+
+def _of_same_seeds(one: TrainedRuns, other: TrainedRuns) -> bool:
+    return sorted(one.config.seeds) == sorted(other.config.seeds)
 
 
 def check_same_data(groups: Sequence[TrainedRuns]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckrm_kernels.comparison.statistics import CONFIDENCE, FEWEST, Comparison, Interval, PairedComparison
+from ckrm_kernels.comparison.statistics import CONFIDENCE, FEWEST, Comparison, Interval
 from ckrm_kernels.presentation.numbers import signed
 
 _LEVEL = round(1 - CONFIDENCE, 9)
@@ -14,6 +14,8 @@ def in_words(comparison: Comparison) -> str:
     opening = f"{first} less {second} {with_interval(comparison.difference, sign=True)}"
     if comparison.difference_p is None or comparison.equivalence_p is None:
         return f"{opening}, where no test is made: it takes at least {FEWEST} networks of each kind"
+    if comparison.paired:
+        opening += ", paired by seed"
     apart, same = with_p(comparison.difference_p), with_p(comparison.equivalence_p)
     better = first if comparison.difference.mean > 0 else second
     if comparison.different and comparison.equivalent:
@@ -26,13 +28,6 @@ def in_words(comparison: Comparison) -> str:
         f"{opening}: undecided, not told apart ({apart}), but not shown to be the same within {margin} either ({same})"
         f"{_what_would_decide(comparison)}"
     )
-
-
-def paired_in_words(comparison: PairedComparison) -> str:
-    """The mean difference of networks of the same seed, and what the test says of it."""
-    apart = with_interval(comparison.difference, sign=True)
-    opening = f"{comparison.first} less {comparison.second} of the same seed {apart}"
-    return opening if comparison.p is None else f"{opening}, {with_p(comparison.p)}"
 
 
 def _what_would_decide(comparison: Comparison) -> str:

@@ -193,8 +193,8 @@ class TrainedRuns:
             job.result()
 
     def trained(self) -> list[nn.Module]:
-        """The finished networks, in the order of the seeds."""
-        return [job.trained() for job in self.jobs()]
+        """The finished networks, of the lowest seed first."""
+        return [job.trained() for job in sorted(self.jobs(), key=lambda job: job.seed)]
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""

@@ -14,6 +14,7 @@ from typing import Any
 from ckrm_kernels.comparison.candidates import Candidate
 from ckrm_kernels.data.summary import DataSummary
 from ckrm_kernels.distributed import team
+from ckrm_kernels.storage.run_folders import finished_seeds
 from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import adapted_to, loaded
@@ -70,23 +71,29 @@ class Experiment:
     def folders(self) -> dict[str, str]:
         """For each of the networks compared, by name, the folder of its runs, relative to the experiment's."""
         paths = {each.name: each.folder(self.networks) for each in self.compared}
-        return {name: path.relative_to(self.folder).as_posix() for name, path in paths.items()}
+        kept = {name: path for name, path in paths.items() if finished_seeds(path)}  # earlier versions kept other files
+        return {name: path.relative_to(self.folder).as_posix() for name, path in kept.items()}
+
+    @property
+    def compared(self) -> list[Compared]:
+        """The networks that the finished search leaves to compare; where they have been compared, those that were."""
+        return self._to_compare[: len(self.state.candidates)] if self.finished else self._to_compare
 
     @cached_property
-    def compared(self) -> list[Compared]:
-        """The networks that the finished search leaves to compare; to be asked for once it is finished."""
+    def _to_compare(self) -> list[Compared]:
+        """To be asked for once the search is finished."""
         shape, rounds, image = self.config.network, self.state.rounds, self.summary.image_shape
         return networks_compared(shape, rounds, self.outcome, self.config.rule, image)
 
     @property
     def finished(self) -> bool:
-        """Whether every phase is done."""
+        """Whether every phase is done; also where an earlier version did, which compared fewer networks."""
         if not self.state.latencies or self.search.next_widths(self.state.rounds) is not None:
             return False
-        return len(self._valid_candidates()) == len(self.compared)
+        return self._valid_candidates() == self.state.candidates
 
     def _valid_candidates(self) -> list[Candidate]:
-        return still_valid(self.state.candidates, self.compared, self.config.final_seeds)
+        return still_valid(self.state.candidates, self._to_compare, self.config.final_seeds)
 
     def run(self, processes: int) -> None:
         """Does what is not done yet, with so many networks trained side by side; the result does not depend on it."""
@@ -123,6 +130,7 @@ class Experiment:
         while (widths := self.search.next_widths(rounds)) is not None:
             forecast = side_by_side if len(rounds) == begun else None
             rounds.append(run_round(self.networks, workers, self.search, rounds, widths, forecast))
+            self.state.latencies = []  # of networks that the search may not end with any more
             self.state_file.save(self.state)
             show_round(self.search, rounds, self.config.similarity, self.display)
 

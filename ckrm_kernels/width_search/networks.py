@@ -84,8 +84,8 @@ class Networks:
         rule = self.config.rule
         if rule.by != "error":
             return {}
-        ties, options = self.config.network.width_of_layer(), {"multiple": rule.multiple, "minimum": rule.minimum}
-        return widths_by_error(models, ties, self.calibration(), rule.parameters, **options)
+        options = {"multiple": rule.multiple, "minimum": rule.minimum}
+        return widths_by_error(models, self.config.network, self.calibration(), rule.parameters, **options)
 
     def calibration(self) -> Tensor:
         """(N, C, H, W): images of the training part, always the same ones, that shrinking is calibrated with."""

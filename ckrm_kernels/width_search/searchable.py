@@ -5,14 +5,19 @@ from __future__ import annotations
 from ckrm_kernels.choices import SearchRule
 from ckrm_kernels.filters import filter_banks, is_pointwise
 from ckrm_kernels.models import Network, without_memory
+from ckrm_kernels.width_search.shrunk_network import ShrunkNetwork
 
 
 def check_searchable(network: Network, by: SearchRule = "redundancy") -> None:
-    """Raises ValueError where the rule can judge no layer of a width, or a layer of a width is not there.
+    """Raises ValueError where the rule can judge no layer of a width, or one is not there, or the network was shrunk.
 
     Built without memory. By error every layer can be judged, by redundancy those that are measured, whose slices hold
     more than one number.
     """
+    if isinstance(network, ShrunkNetwork):
+        raise ValueError(
+            "network must have widths that can be chosen, to be searched, got one that was shrunk: choose its original"
+        )
     modules = dict(without_memory(network).named_modules())
     width_of_layer, widths = network.width_of_layer(), network.widths()
     if not widths:

@@ -14,13 +14,12 @@ from ckrm_kernels.comparison.statistics import (
     Comparison,
     Interval,
     compare,
-    compare_paired,
     deviation,
     is_above,
     mean_interval,
 )
 from ckrm_kernels.comparison.tables import mean_and_deviation
-from ckrm_kernels.comparison.verdict import in_words, p_value, paired_in_words, with_interval
+from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
 
 A = (0.91, 0.93, 0.90, 0.94, 0.92)
 B = (0.90, 0.92, 0.89, 0.90)
@@ -73,25 +72,35 @@ def test_the_tests_are_those_of_scipy():
     assert result.equivalence_p == pytest.approx(max(shifted))
 
 
-def test_networks_of_the_same_seed_by_the_paired_test():
-    first, second = {4: 0.91, 2: 0.93, 7: 0.90, 9: 0.94}, {2: 0.90, 9: 0.92, 4: 0.89, 5: 0.1, 7: 0.90}
-    found = compare_paired("auc", ("a", first), ("b", second))
-    theirs = stats.ttest_rel((0.91, 0.93, 0.90, 0.94), (0.89, 0.90, 0.90, 0.92))
-    assert found.p == pytest.approx(theirs.pvalue)
-    low, high = theirs.confidence_interval(0.95)
-    assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
-    words = paired_in_words(found).replace("\N{NO-BREAK SPACE}", " ")
-    assert words == "a less b of the same seed +0.0175 [−0.0025, +0.0375], p = 0.069"  # noqa: RUF001
+PAIRED = (0.90, 0.93, 0.89, 0.92, 0.92)
 
 
-def test_pairs_too_few_or_alike():
-    few = compare_paired("accuracy", ("a", {0: 0.5, 1: 0.7}), ("b", {0: 0.25, 1: 0.5, 2: 0.1}))
-    assert (few.p, few.difference) == (None, Interval(pytest.approx(0.225), None, None))
-    assert paired_in_words(few) == "a less b of the same seed +0.2250"
-    assert compare_paired("accuracy", ("a", {0: 0.5}), ("b", {1: 0.5})) is None
-    alike = dict.fromkeys(range(3), 0.5)
-    assert compare_paired("accuracy", ("a", alike), ("b", alike)).p == 1.0
-    assert compare_paired("accuracy", ("a", alike), ("b", dict.fromkeys(range(3), 0.25))).p == 0.0
+def test_the_paired_tests_are_those_of_scipy():
+    result, theirs = compare("auc", ("a", A), ("b", PAIRED), 0.03, paired=True), stats.ttest_rel(A, PAIRED)
+    assert result.paired
+    assert result.difference_p == pytest.approx(theirs.pvalue)
+    assert (result.difference.low, result.difference.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    shifted = [
+        stats.ttest_rel(np.array(A) + shift, PAIRED, alternative=side).pvalue
+        for shift, side in ((0.03, "greater"), (-0.03, "less"))
+    ]
+    assert result.equivalence_p == pytest.approx(max(shifted))
+    assert ", paired by seed: " in in_words(result)
+    assert "paired" not in in_words(compare("auc", ("a", A), ("b", PAIRED), 0.03))
+
+
+def test_pairs_see_what_seeds_have_in_common():
+    """Whatever a seed adds to both of its networks; Welch's test sees nothing beside it."""
+    first, second = (0.62, 0.81, 0.73, 0.92, 0.52), (0.60, 0.80, 0.71, 0.90, 0.51)
+    assert compare("auc", ("a", first), ("b", second), 0.01, paired=True).different
+    assert not compare("auc", ("a", first), ("b", second), 0.01).different
+
+
+def test_pairs_without_spread_and_pairs_that_are_none():
+    same = compare("accuracy", ("a", A), ("b", A), 0.01, paired=True)
+    assert (same.difference, same.difference_p, same.equivalence_p) == (Interval(0.0, 0.0, 0.0), 1.0, 0.0)
+    with pytest.raises(ValueError, match="paired groups must be of one size, got 5 and 4 values"):
+        compare("accuracy", ("a", A), ("b", B), 0.01, paired=True)
 
 
 def test_a_large_p_is_not_sameness():
@@ -175,6 +184,15 @@ def test_as_many_networks_as_needed_mostly_show_a_difference_of_the_margin():
         compare("accuracy", ("a", spread), ("b", spread), 0.01)
     )
     assert compare("accuracy", ("a", spread * 6), ("b", spread * 6), 0.01).needed is None  # there are 18
+
+
+def test_as_many_pairs_as_needed_mostly_show_a_difference_of_the_margin():
+    first, second = (0.90, 0.92, 0.91), (0.91, 0.91, 0.91)  # differences with a deviation of 0.01
+    needed = compare("accuracy", ("a", first), ("b", second), 0.01, paired=True).needed
+    draws = np.random.default_rng(0).normal(size=(2000, needed)) * 0.01
+    p = stats.ttest_1samp(draws + 0.01, 0, axis=1).pvalue
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.05)
+    assert (stats.ttest_1samp((draws + 0.01)[:, 1:], 0, axis=1).pvalue < 0.05).mean() < 0.8
 
 
 accuracies = st.integers(0, 100).map(lambda n: n / 100)

@@ -84,9 +84,10 @@ def test_finished_runs_stay_and_those_of_another_network_are_refused(folders):
 
 
 def test_networks_of_several_kinds_compared(folders):
-    plain, narrow, residual = compare_runs(
-        [folders / name for name in ("plain", "narrow", "residual")], 0.02, console=QUIET
-    )[0]
+    shown = StringIO()
+    (plain, narrow, residual), comparisons, _ = compare_runs(
+        [folders / name for name in ("plain", "narrow", "residual")], 0.02, console=Console(file=shown, width=200)
+    )
     assert plain.widths == {"head": 6, "body": 8, "tail": 8}
     assert narrow.widths == {"head": 6, "body": 4, "tail": 3}
     assert plain.parameters == (9 * 6 + 6) + (6 * 9 * 8 + 8) + 2 * (8 * 9 * 8 + 8) + (8 * 10 + 10)
@@ -94,6 +95,11 @@ def test_networks_of_several_kinds_compared(folders):
     assert narrow.multiply_adds == 16 * 9 * (1 * 6 + 6 * 4 + 4 * 4 + 4 * 3) + 3 * 10
     assert [layer.name for layer in plain.layers] == ["in", "one", "two", "out"]
     assert list(residual.widths) == ["conv1", "layer1.0.conv1", "layer1"]
+    assert all(each.paired for each in comparisons)  # trained from seeds 0 and 1 each
+    costs = shown.getvalue().partition("lambda^0.6 of the plain network")[0]
+    assert "Cost and quality on held-out data (mean ± deviation)" in costs
+    assert "body" not in costs
+    assert "without widths, for not all of the networks share names of them" in costs
 
 
 def ckrm(*arguments, path=()):

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, load, train
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
-from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig
+from ckrm_kernels.training.workers import Workers
+from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, pipeline
+from ckrm_kernels.width_search import widths_by_error as by_error
 from ckrm_kernels.width_search.advice import advice
 from ckrm_kernels.width_search.error_search import ErrorSearch
 from ckrm_kernels.width_search.forecast import Forecast, forecast, in_words
-from ckrm_kernels.width_search.pipeline import search_widths
+from ckrm_kernels.width_search.pipeline import report, search_widths
 from ckrm_kernels.width_search.rules import BracketRule
 from ckrm_kernels.width_search.search import Outcome, Trained
 from ckrm_kernels.width_search.shrunk_network import ShrunkNetwork
@@ -60,18 +63,47 @@ def test_the_widths_are_the_medians_of_what_shrinking_keeps():
         {each.name: len(each.kept) for each in plan_shrink(model, images, calibration=images, parameters=0.6).layers}
         for model in models
     ]
-    found = widths_by_error(models, SHAPE.width_of_layer(), images, 0.6)
+    found = widths_by_error(models, SHAPE, images, 0.6)
     assert found == {
         width: sorted(widths[name] for widths in kept)[1]
         for width, name in {"conv1": "conv1", "layer1.0.conv1": "layer1.0.conv1", "layer1": "layer1.0.conv2"}.items()
     }
-    one = widths_by_error(models[:1], SHAPE.width_of_layer(), images, 0.6)
+    one = widths_by_error(models[:1], SHAPE, images, 0.6)
     assert count_parameters(SHAPE.with_widths(one).build()) <= 0.6 * count_parameters(models[0])
 
 
 def test_multiple_and_minimum():
-    found = widths_by_error(networks(1), SHAPE.width_of_layer(), torch.randn(16, 1, 8, 8), 0.6, multiple=2, minimum=6)
+    found = widths_by_error(networks(1), SHAPE, torch.randn(16, 1, 8, 8), 0.6, multiple=2, minimum=6)
     assert all(width % 2 == 0 and width >= 6 for width in found.values())
+
+
+INFERRED = ResNetShape(stem=8, inner=((8, 8), (16,)), out=None, block="bottleneck", form="paper-small")
+
+
+def test_where_widths_are_shared_or_inferred_their_network_meets_the_budget(monkeypatch):
+    """As if shrinking kept the share of each 1x1 convolution, and twice as much of each other."""
+
+    def planned(model, images, parameters, **options):
+        shares = {
+            name: min((1 if name.endswith("conv1") else 2) * parameters, 1.0) for name in INFERRED.width_of_layer()
+        }
+        widths = {layer: INFERRED.widths()[width] for layer, width in INFERRED.width_of_layer().items()}
+        kept = {name: range(round(width * shares[name])) for name, width in widths.items()}
+        return SimpleNamespace(layers=[SimpleNamespace(name=name, kept=each) for name, each in kept.items()])
+
+    monkeypatch.setattr(by_error, "plan_by_error", planned)
+    whole = count_parameters(INFERRED.build())
+    assert INFERRED.with_widths(by_error.widths_by_error([None], INFERRED, None, 1.0)) == INFERRED
+    found = INFERRED.with_widths(by_error.widths_by_error([None], INFERRED, None, 0.5))
+    assert count_parameters(found.build()) == pytest.approx(0.5 * whole, rel=0.05)
+
+
+@pytest.mark.exhaustive
+def test_a_network_of_inferred_widths_meets_the_budget():
+    torch.manual_seed(0)
+    found = widths_by_error([INFERRED.build()], INFERRED, torch.randn(32, 1, 8, 8), 0.5, minimum=2)
+    whole = count_parameters(INFERRED.build())
+    assert count_parameters(INFERRED.with_widths(found).build()) == pytest.approx(0.5 * whole, rel=0.15)
 
 
 def test_calibration_is_of_the_training_images_and_always_the_same():
@@ -183,6 +215,12 @@ def finished(tmp_path_factory):
     return folder, search(folder, CONFIG)
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """No report is written, which takes longer than the search."""
+    monkeypatch.setattr(pipeline, "write_outputs", lambda *arguments: None)
+
+
 def test_a_search_compares_the_widths_kept_and_is_reported(finished):
     folder, findings = finished
     assert [each.name for each in findings.candidates] == NAMES
@@ -257,6 +295,7 @@ def same(one, other):
     )
 
 
+@pytest.mark.usefixtures("unreported")
 def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
@@ -269,6 +308,37 @@ def test_killed_while_it_shrinks_and_interrupted_while_it_tunes(finished, tmp_pa
         search(folder, CONFIG)
     assert len(json.loads((folder / "state.json").read_text())["candidates"]) == at + 1
     assert search(folder, CONFIG).candidates == finished[1].candidates
+
+
+@pytest.mark.usefixtures("unreported")
+def test_finished_by_a_version_that_compared_fewer_networks_it_is_finished(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "candidates": state["candidates"][:3]}))
+    for name in NAMES[3:]:
+        shutil.rmtree(folder / "networks" / name)
+    monkeypatch.setattr(Workers, "run", lambda *arguments: pytest.fail("it trains"))
+    assert report(folder, Console(file=StringIO())).candidates == finished[1].candidates[:3]
+    assert search(folder, replace(CONFIG, margin=0.02)).candidates == finished[1].candidates[:3]
+    assert json.loads((folder / "networks.json").read_text()).keys() == set(NAMES[:3])
+
+
+@pytest.mark.usefixtures("unreported")
+def test_with_its_shrunk_networks_in_other_files_it_is_finished(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    for name in NAMES[4:]:
+        shutil.rmtree(folder / "networks" / name)
+    assert report(folder, Console(file=StringIO())).candidates == finished[1].candidates
+    with pytest.raises(ValueError, match="which must be one of standard, searched, uniform, uniform-macs, which"):
+        load(folder, which="shrunk")
+
+
+def test_shrunk_networks_are_not_searched(finished):
+    folder, _ = finished
+    with pytest.raises(ValueError, match="to be searched, got one that was shrunk: choose its original"):
+        replace(CONFIG, network=str(folder / "networks" / "shrunk"))
 
 
 def test_a_shrunk_network_is_described_whole_and_is_not_searched():

@@ -89,7 +89,10 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
 
 
 def _tested(comparison: Comparison) -> str:
-    return "" if comparison.equivalence_p is None else f"two one-sided tests, {with_p(comparison.equivalence_p)}"
+    if comparison.equivalence_p is None:
+        return ""
+    tests = "two one-sided paired tests" if comparison.paired else "two one-sided tests"
+    return f"{tests}, {with_p(comparison.equivalence_p)}"
 
 
 def _terms(findings: Findings) -> dict[str, str]:
@@ -140,10 +143,12 @@ def _terms(findings: Findings) -> dict[str, str]:
             "accuracy than this is chosen only if it is within target."
         ),
         "intervals and tests": (
-            "Intervals of means are Student’s, of differences Welch’s, over networks trained from different seeds and "
-            "scored on the same held-out images: they do not include the chance of drawing other images, and they may "
-            "reach beyond 1. A large p of the test for a difference is not evidence of sameness; that is what the "
-            "equivalence test is for: two one-sided tests against a margin chosen beforehand."
+            "Intervals of means are Student’s, over networks trained from different seeds and scored on the same "
+            "held-out images: they do not include the chance of drawing other images, and they may reach beyond 1. "
+            "Differences are paired by seed: networks of two kinds that were trained from one seed are compared with "
+            "each other, by Student’s paired t-test and interval. A large p of the test for a difference is not "
+            "evidence of sameness; that is what the equivalence test is for: two one-sided tests against a margin "
+            "chosen beforehand."
             if networks > 1
             else "One network of each kind was trained: there is no deviation over seeds, no interval and no test."
         ),

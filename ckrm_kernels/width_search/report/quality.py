@@ -43,7 +43,7 @@ def quality_section(findings: Findings, drawings: Mapping[str, Markup]) -> Marku
     return render(
         __file__,
         drawings=[drawings[metric] for metric in METRICS],
-        caption=f"{boxes}A dot is {each}, trained from its own seed.",
+        caption=f"{boxes}A dot is {each}, from its own seed.",
         means=_means(findings.candidates),
         saliency=_means_of_saliency(findings.candidates),
         comparisons=_comparisons(findings.comparisons) if findings.comparisons else None,
@@ -82,7 +82,17 @@ def latency_csv(findings: Findings) -> str:
 
 def comparisons_csv(findings: Findings) -> str:
     """A row for each comparison."""
-    fields = ("metric", "first", "second", "difference_p", "margin", "equivalence_p", "different", "equivalent")
+    fields = (
+        "metric",
+        "first",
+        "second",
+        "difference_p",
+        "margin",
+        "equivalence_p",
+        "different",
+        "equivalent",
+        "paired",
+    )
     rows = [
         [*(getattr(each, field) for field in fields), each.difference.mean, each.difference.low, each.difference.high]
         for each in findings.comparisons
@@ -141,7 +151,8 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
     ]
     interval = " [95% interval]" if comparisons[0].difference.low is not None else ""
     head = ["comparison", f"difference{interval}", "difference p", "margin", "equivalence p"]
-    return Table("Differences of the means", head, rows)
+    how = ", paired by seed" if all(each.paired for each in comparisons) else ""
+    return Table(f"Differences of the means{how}", head, rows)
 
 
 def _costs(findings: Findings) -> Table:

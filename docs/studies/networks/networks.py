@@ -13,9 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ckrm_kernels.comparison.statistics import compare_paired, mean_interval
+from ckrm_kernels.comparison.statistics import compare, mean_interval
 from ckrm_kernels.comparison.tables import mean_and_deviation
 from ckrm_kernels.comparison.verdict import p_value, with_interval
 from ckrm_kernels.presentation.drawing import figure_file, new_figure, plain
@@ -39,6 +39,8 @@ NAMES = {  # of the runs' folders
     "vgnetf1": "VGNetF1",
     "vgnetf3": "VGNetF3",
 }
+_METRICS: tuple[Literal["accuracy", "auc"], ...] = ("accuracy", "auc")
+_MARGIN = 0.01  # of `ckrm compare`
 STANDARD, SEARCHED = NAMES["round-0"], NAMES["resnet"]
 
 
@@ -134,10 +136,10 @@ def differences(rows: Sequence[Row], reference: str) -> str:
     for name, seeds in networks.items():
         if name != reference:
             cells = [name]
-            for metric in ("accuracy", "auc"):
-                first, second = ({row.seed: getattr(row, metric) for row in of} for of in (seeds, networks[reference]))
-                found = compare_paired(metric, (name, first), (reference, second))
-                cells += [with_interval(found.difference, sign=True), p_value(found.p)]
+            for metric in _METRICS:
+                first, second = ([getattr(row, metric) for row in of] for of in (seeds, networks[reference]))
+                found = compare(metric, (name, first), (reference, second), _MARGIN, paired=True)
+                cells += [with_interval(found.difference, sign=True), p_value(found.difference_p)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
