@@ -21,8 +21,8 @@ def accuracies(name):
 def test_the_page_has_the_tables_of_the_file():
     assert list(STUDY.by_network(ROWS)) == list(STUDY.NAMES.values())
     assert all([row.seed for row in of] == list(range(5)) for of in STUDY.by_network(ROWS).values())
-    for table in (STUDY.as_table(ROWS), *(STUDY.differences(ROWS, name) for name in (STUDY.STANDARD, STUDY.SEARCHED))):
-        assert table in PAGE
+    beside = [STUDY.differences(ROWS, name) for name in (STUDY.STANDARD, STUDY.SEARCHED)]
+    assert all(table in PAGE for table in (STUDY.qualities(ROWS), STUDY.redundancies(ROWS), *beside))
 
 
 def test_the_numbers_of_a_line_by_their_definitions():
