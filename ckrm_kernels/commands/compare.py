@@ -13,7 +13,10 @@ from ckrm_kernels.commands import shared
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUNS", help="Folders of `ckrm train` or `ckrm search`, the first the standard."),
+        typer.Argument(
+            metavar="RUNS",
+            help="Folders of `ckrm train`, `ckrm search` or a search's networks, the first the standard.",
+        ),
     ],
     margin: Annotated[float, typer.Option(help="The largest difference that counts as none.")] = 0.01,
     threshold: shared.Threshold = 0.6,

@@ -239,12 +239,19 @@ def _of_run(folder: Path, which: str | None, seed: int | None, images: int) -> _
     from rich.console import Console
     from rich.progress import track
 
+    from ckrm_kernels.layer_elimination.chosen_data import images_of_network
     from ckrm_kernels.shrinking.trained_runs import data_of, some_images
     from ckrm_kernels.training import load
     from ckrm_kernels.training.evaluation import loss_and_accuracy
 
     trained = load(folder, which=which, seed=seed)
-    data = data_of(trained, partial(track, console=Console(stderr=True), transient=True))
+    chosen = images_of_network(trained.folder)
+    if chosen is not None and chosen.task == "class-by-depth":
+        raise ValueError(
+            f"{trained.folder} is a CNN 3 of layer elimination: its images leave after different layers, which must "
+            "keep one width; `ckrm eliminate --set network.width=8` trains a narrower one"
+        )
+    data = data_of(trained, partial(track, console=Console(stderr=True), transient=True), chosen)
     calibration = some_images(data.train, images)
     given = {"which": which, "seed": seed}
     arguments = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)

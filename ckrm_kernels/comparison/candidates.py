@@ -26,7 +26,8 @@ class Candidate:
     widths: empty where the network of each seed has its own
     parameters, multiply_adds: of a network, the latter for one image; checkpoint_bytes: its weights as a file; means
         over the seeds where these differ
-    scores: on the held-out part, of each seed; layers: as measured over the seeds, none where widths differ
+    scores: on the held-out part, of each seed; layers: as measured over the seeds; where widths differ, those of each
+        network in turn, or none
     """
 
     name: str

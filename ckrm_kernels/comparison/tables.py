@@ -66,8 +66,11 @@ def _beside(
         values = [each.saliency(metric) for each in candidates]
         table.add_row(f"saliency {words}", *(mean_and_deviation(each) if each else "" for each in values))
     table.add_row("lambda of all pairs", *(_of_all_pairs(each.layers, CONFIGURED) for each in candidates))
+    table.add_row("by chance", *(_of_all_pairs(each.layers, CONFIGURED, by_chance=True) for each in candidates))
     if any(SCALE_FREE in layer.levels for each in candidates for layer in each.layers):
-        table.add_row("the same, scale-free", *(_of_all_pairs(each.layers, SCALE_FREE) for each in candidates))
+        table.add_row("lambda, scale-free", *(_of_all_pairs(each.layers, SCALE_FREE) for each in candidates))
+        by_chance = (_of_all_pairs(each.layers, SCALE_FREE, by_chance=True) for each in candidates)
+        table.add_row("by chance, scale-free", *by_chance)
     for latency in latencies:
         images = "1 image" if latency.batch == 1 else f"{latency.batch} images"
         times = (f"{latency.seconds[each.name] * 1000:.2f} ms" for each in candidates)
@@ -126,10 +129,11 @@ def listed(widths: dict[str, int]) -> str:
     return "/".join(map(str, widths.values()))
 
 
-def _of_all_pairs(layers: Sequence[MeasuredLayer], level: str) -> str:
-    """The share of the pairs of all layers that are redundant; a dash where no layer is measured."""
+def _of_all_pairs(layers: Sequence[MeasuredLayer], level: str, by_chance: bool = False) -> str:
+    """The share of the pairs of all layers that are redundant, or would be by chance; a dash where none is measured."""
     pairs = sum(layer.pairs for layer in layers)
-    above = sum(layer.pairs * layer.levels[level].mean for layer in layers)
+    levels = [(layer.pairs, layer.levels[level]) for layer in layers]
+    above = sum(count * (each.chance if by_chance else each.mean) for count, each in levels)
     return f"{above / pairs:.3f}" if pairs else NOTHING
 
 

@@ -51,9 +51,11 @@ def compare_runs(
     names = [folder.name if unique else str(folder) for folder in folders]
     candidates, of_name = [], {}
     for name, group in zip(names, groups, strict=True):
-        models = [job.trained() for job in sorted(group.jobs(), key=lambda job: job.seed)]
-        layers = measure_networks(models, threshold, similarity)
-        candidates.append(evaluate_candidate(name, group.config.network.widths(), models, layers, data))
+        models = group.trained()
+        alike = [models] if group.alike else [[model] for model in models]
+        layers = [layer for each in alike for layer in measure_networks(each, threshold, similarity)]
+        widths = group.config.network.widths() if group.alike else {}
+        candidates.append(evaluate_candidate(name, widths, models, layers, data))
         of_name[name] = models[0]
     comparisons = [
         each
@@ -62,8 +64,9 @@ def compare_runs(
     ]
     latencies = measure_latencies(of_name, data.image_shape)
     display.show(tables.compared(candidates, latencies))
-    for each in candidates:
-        display.show(tables.layers_of(each, threshold, similarity))
+    for each, group in zip(candidates, groups, strict=True):
+        if group.alike:
+            display.show(tables.layers_of(each, threshold, similarity))
     for comparison in comparisons:
         display.print_line(f"{comparison.metric}: {in_words(comparison)}")
     if json:
@@ -89,8 +92,7 @@ def _groups(folders: Sequence[Path], margin: float, display: Display) -> list[Tr
     groups = [TrainedRuns.of(folder, display) for folder in folders]
     check_same_data(groups)
     for group in groups:
-        for job in group.jobs():
-            job.result()
+        group.check_finished()
     return groups
 
 

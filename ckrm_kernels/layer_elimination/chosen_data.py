@@ -10,8 +10,12 @@ from ckrm_kernels.data import DataConfig, Dataset, split_by_class
 from ckrm_kernels.data.identity import digest_of
 from ckrm_kernels.layer_elimination.strongest import Selection
 from ckrm_kernels.storage.files import read_json, write_json
+from ckrm_kernels.storage.settings import typed
 
 Task = Literal["layer", "class-by-depth", "class"]
+TASKS: dict[str, Task] = {"cnn-2": "layer", "cnn-3": "class-by-depth", "no-skipping": "class"}
+"""Of the networks after CNN 1, by the names of their folders, in the order that they are trained in."""
+CONFIG = "config.json"  # of the elimination
 FEWEST = 5  # of a layer, so that each part has one
 _CHOSEN, _IDENTITY = "chosen", "identity"
 
@@ -32,6 +36,24 @@ class ChosenImages:
         """The data set."""
         selection = read_selection(self.file)
         return chosen_images(self.config.load(), selection, self.task, self.config.split_seed)
+
+
+def images_of_network(folder: Path) -> ChosenImages | None:
+    """What loads the data that a network after CNN 1 was trained on; None where the folder is of no such network.
+
+    folder: that of a seed, within the network's, within the elimination's
+    """
+    elimination, task = folder.absolute().parents[1], TASKS.get(folder.absolute().parent.name)
+    file, path = selection_file(elimination, folder.name), elimination / CONFIG
+    if task is None or not (file.exists() and path.exists()):
+        return None
+    config: DataConfig = typed(DataConfig, read_json(path)["data"], f"{path}: data")
+    return ChosenImages(config, file, task)
+
+
+def selection_file(elimination: Path, seed: str) -> Path:
+    """Which images were chosen. seed: the name of a seed's folder"""
+    return elimination / "selection" / f"{seed}.json"
 
 
 def chosen_images(data: Dataset, selection: Selection, task: Task, split_seed: int) -> Dataset:

@@ -10,10 +10,12 @@ from typing import Any
 from ckrm_kernels.data.config import without_places
 from ckrm_kernels.extras import check_installed
 from ckrm_kernels.layer_elimination.chosen_data import (
+    CONFIG,
+    TASKS,
     ChosenImages,
-    Task,
     check_every_layer,
     chosen_images,
+    selection_file,
     stored_selection,
     write_selection,
 )
@@ -33,11 +35,11 @@ from ckrm_kernels.training.progress import Display, Forecast
 from ckrm_kernels.training.runs import NEEDED, TrainedRuns, run_with_bars
 from ckrm_kernels.training.workers import Job, Workers, finished_places, processes_for, threads_for
 
-_CONFIG, _RESULTS, _PAGE = "config.json", "results.json", "report.html"
-_TASKS: dict[str, tuple[Task, str]] = {  # of the networks after CNN 1, in the order that they are trained in
-    "cnn-2": ("layer", "CNN 2, which predicts the layer"),
-    "cnn-3": ("class-by-depth", "CNN 3, whose layers images skip"),
-    "no-skipping": ("class", "for comparison, a network on the same images that skip nothing"),
+_RESULTS, _PAGE = "results.json", "report.html"
+_IN_WORDS = {
+    "cnn-2": "CNN 2, which predicts the layer",
+    "cnn-3": "CNN 3, whose layers images skip",
+    "no-skipping": "for comparison, a network on the same images that skip nothing",
 }
 
 
@@ -86,8 +88,8 @@ class _Phases:
         display.phase("Choosing the images that activate its layers most")
         selections = {job.seed: self._selection(job) for job in self._first.jobs()}
         # only now: where a layer is left without images, the same CNN 1 serves with another selection
-        write_json(self._folder / _CONFIG, as_json(config))
-        jobs = {name: self._jobs(name, selections) for name in _TASKS}
+        write_json(self._folder / CONFIG, as_json(config))
+        jobs = {name: self._jobs(name, selections) for name in TASKS}
         with Workers(self._processes) as workers:
             for name, of_seeds in jobs.items():
                 self._train(name, of_seeds, workers)
@@ -119,7 +121,7 @@ class _Phases:
 
     def _jobs(self, name: str, selections: dict[int, Selection]) -> list[Job]:
         """The trainings of one of the networks after CNN 1, a job for each seed."""
-        config, task = self._config, _TASKS[name][0]
+        config, task = self._config, TASKS[name]
         network: Network = config.predictor if task == "layer" else config.network
         jobs = []
         for seed, selection in selections.items():
@@ -132,7 +134,7 @@ class _Phases:
 
     def _train(self, name: str, jobs: Sequence[Job], workers: Workers) -> None:
         finished = finished_places(jobs)  # refuses finished networks of other jobs, before anything is written
-        self._display.phase(f"Training {_TASKS[name][1]}")
+        self._display.phase(f"Training {_IN_WORDS[name]}")
         to_go = [0 if place in finished else job.config.epochs for place, job in enumerate(jobs)]
         run_with_bars(workers, jobs, self._display, Forecast(self._display, to_go, self._processes).on_event)
 
@@ -161,7 +163,7 @@ class _Phases:
         )
 
     def _selection_file(self, seed: int) -> Path:
-        return self._folder / "selection" / f"seed-{seed}.json"
+        return selection_file(self._folder, seed_folder(self._folder, seed).name)
 
 
 def _listed(counts: Sequence[int]) -> str:
@@ -170,7 +172,7 @@ def _listed(counts: Sequence[int]) -> str:
 
 def _check_folder(folder: Path, config: EliminationConfig) -> None:
     """Raises ValueError where the folder holds what another configuration left; more seeds may be added."""
-    path = folder / _CONFIG
+    path = folder / CONFIG
     if not path.exists():
         return
     theirs = read_json(path)

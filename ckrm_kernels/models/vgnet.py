@@ -20,9 +20,11 @@ from ckrm_kernels.models.vgnet_blocks import (
     HalfIdentityBlock,
     KernelName,
     SharedDepthwise,
+    fixed_kernels,
     kept_channels,
     mixing,
     pointwise,
+    same_kernels,
 )
 from ckrm_kernels.whole_numbers import whole_number
 
@@ -237,7 +239,10 @@ class VGNet(nn.Module):
         return logits
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As every module does it, but ValueError for one of another variant or size, before anything is loaded."""
+        """As every module does it, but ValueError for one of another variant or size, before anything is loaded.
+
+        Not strictly, a VGNetC takes the fixed blurs of a VGNetG, to learn from there.
+        """
         if strict:
             self._check_same(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
@@ -252,6 +257,23 @@ class VGNet(nn.Module):
                     f"state_dict must be of a {self.shape}, got one of another variant or size: "
                     f"{name} is {given.get(name, 'absent')}, not {own.get(name, 'absent')}"
                 )
+        blurred = [name for name in self._learnt_where_others_blur() if _are_blurs(state_dict[name])]
+        if blurred:
+            raise ValueError(
+                f"state_dict must be of a {self.shape}, got one of another variant: {blurred[0]} holds fixed blurs; "
+                "strict=False loads them all the same"
+            )
+
+    def _learnt_where_others_blur(self) -> list[str]:
+        """The weights of downsampling blocks that are learnt here and fixed in all other variants, by their names."""
+        fixed = replace(self.shape, variant="g")
+        stages = range(1, len(self.shape.stages) + 1)
+        learnt = [n for n in stages if self.shape.downsampling_kernels(n) != fixed.downsampling_kernels(n)]
+        return [f"stage{number}.0.spatial.weight" for number in learnt]
+
+
+def _are_blurs(weight: Tensor) -> bool:
+    return not weight.is_meta and same_kernels(weight, fixed_kernels("blur"))
 
 
 def _stage(shape: VGNetShape, number: int) -> nn.Sequential:

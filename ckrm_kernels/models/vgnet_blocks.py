@@ -63,8 +63,13 @@ class FixedDepthwise(nn.Conv2d):
     def _are_other_kernels(self, weight: Tensor | None) -> bool:
         if weight is None or weight.shape != self.weight.shape or weight.is_meta or self.weight.is_meta:
             return False
-        # kernels of two variants are further apart, and half types nearer
-        return not torch.allclose(weight.float().to(self.weight.device), self.weight.float(), rtol=0, atol=1e-2)
+        return not same_kernels(weight, self.weight)
+
+
+def same_kernels(first: Tensor, second: Tensor) -> bool:
+    """Whether two weights that broadcast are the same fixed kernels, of any floating types and devices."""
+    # kernels of two variants are further apart, and half types nearer
+    return torch.allclose(first.float().to(second.device), second.float(), rtol=0, atol=1e-2)
 
 
 def depthwise(channels: int, kernels: KernelName, stride: int = 1) -> nn.Conv2d:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ _CONFIG = "config.json"
 _SEED = 0
 
 
-def data_of(trained: TrainedNetwork, track: Track = untracked) -> Dataset:
+def data_of(trained: TrainedNetwork, track: Track = untracked, load: Callable[[], Dataset] | None = None) -> Dataset:
     """What a network was trained on.
 
     track: shows progress where images have to be decoded
+    load: gives it where it is not what the run's configuration loads, but made of that
     Raises ValueError where its run does not say so, or the data is no longer what it was.
     """
     path = _config_of(trained.folder)
     config: DataConfig = typed(DataConfig, read_json(path)["data"], f"{path}: data")
-    data = config.load(track)
+    data = config.load(track) if load is None else load()
     if digest_of_json(data.identity) != trained.data_digest:
         raise ValueError(f"{path}: the data in {config.place} is not what it trained on")
     return data

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from torch import nn
+
 from ckrm_kernels.data import DataConfig, Dataset
 from ckrm_kernels.data.config import without_places
 from ckrm_kernels.data.summary import DataSummary, check_same_data
@@ -24,7 +26,7 @@ from ckrm_kernels.training.evaluation import Score, evaluate, localization
 from ckrm_kernels.training.history import Event
 from ckrm_kernels.training.objective import check_smoothing
 from ckrm_kernels.training.progress import Display, Forecast
-from ckrm_kernels.training.run_files import Run
+from ckrm_kernels.training.run_files import Run, load_weights
 from ckrm_kernels.training.saliency import SALIENCY_METRICS
 from ckrm_kernels.training.workers import Job, OnEvent, Workers, finished_places, processes_for, threads_for
 from ckrm_kernels.whole_numbers import as_whole
@@ -157,7 +159,7 @@ class TrainedRuns:
         """The runs that `ckrm train` left in a folder, or those of one network of a search.
 
         folder: of `ckrm train`; of a finished search, for the network that it ended with; or, within a search's, that
-            of one of its networks, such as networks/uniform
+            of one of its networks, such as networks/uniform or networks/shrunk
         """
         search = _search_of(folder)
         if search is not None:
@@ -173,16 +175,26 @@ class TrainedRuns:
     def _of_search(cls, search: Path, folder: Path, display: Display) -> TrainedRuns:
         seeds = finished_seeds(folder)
         identity = read_json(seed_folder(folder, seeds[0]) / RECORD)["identity"]
-        if "shrunk" in identity or "start" in identity:
-            raise ValueError(
-                f"{folder} holds shrunk networks, each with filters of its own, which only the search's report "
-                "compares: choose networks that were trained from scratch"
-            )
         network = described_network(identity["network"], str(folder))
         value = read_json(search / _CONFIG)
         data: DataConfig = typed(DataConfig, value["data"], f"{search / _CONFIG}: data")
         training: TrainingConfig = typed(TrainingConfig, value["training"], f"{search / _CONFIG}: training")
-        return cls(folder, RunsConfig(network, data, training, tuple(seeds)), Runtime(), display)
+        kind = _MadeOfOthers if {"shrunk", "start"} & set(identity) else cls
+        return kind(folder, RunsConfig(network, data, training, tuple(seeds)), Runtime(), display)
+
+    @property
+    def alike(self) -> bool:
+        """Whether the networks of all seeds have one shape, that of the configuration."""
+        return True
+
+    def check_finished(self) -> None:
+        """Raises FileNotFoundError or ValueError where a run is not there, or is another one."""
+        for job in self.jobs():
+            job.result()
+
+    def trained(self) -> list[nn.Module]:
+        """The finished networks, of the lowest seed first."""
+        return [job.trained() for job in sorted(self.jobs(), key=lambda job: job.seed)]
 
     def jobs(self) -> list[Job]:
         """The runs, a job for each seed."""
@@ -211,6 +223,28 @@ class TrainedRuns:
         kept = read_json(self.folder / _DATA) if (self.folder / _DATA).exists() else {}
         identity = kept.get("identity", {}) if isinstance(kept, dict) else {}
         check_same_data(self.data.identity, identity, self.config.data.place, f"{self.folder} holds runs")
+
+
+class _MadeOfOthers(TrainedRuns):
+    """The runs of a search that shrinking made of others: that of each seed has a shape of its own."""
+
+    @property
+    def alike(self) -> bool:
+        return False
+
+    def check_finished(self) -> None:
+        for record in self._records():
+            check_same_data(self.data.identity, record["data"], self.config.data.place, f"{self.folder} holds runs")
+
+    def trained(self) -> list[nn.Module]:
+        models = []
+        for seed, record in zip(self.config.seeds, self._records(), strict=True):
+            models.append(described_network(record["network"], str(self.folder)).build())
+            load_weights(seed_folder(self.folder, seed), models[-1])
+        return models
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [read_json(seed_folder(self.folder, seed) / RECORD)["identity"] for seed in self.config.seeds]
 
 
 def _search_of(folder: Path) -> Path | None:

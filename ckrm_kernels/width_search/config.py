@@ -81,7 +81,7 @@ class WidthSearchConfig:
     """Everything that decides what a search for widths and the comparison after it give.
 
     network: the standard one, deliberately too wide; each of its widths must be that of a measured layer, so `out` of
-        bottlenecks must be None
+        bottlenecks must be None; where the rule goes by error, that of any layer
     training: of every network
     seeds: each round trains its widths from the seeds 0, 1, ... of this number
     final_seeds: the networks compared are trained from so many, >= seeds
@@ -120,7 +120,7 @@ class WidthSearchConfig:
         if not 0 < self.margin < math.inf:
             raise ValueError(f"margin must be a finite number > 0, got {self.margin!r}")
         self.search()
-        check_searchable(self.network)
+        check_searchable(self.network, self.rule.by)
 
     def search(self) -> Search:
         """The search that this describes; raises ValueError for a field that it does not accept."""

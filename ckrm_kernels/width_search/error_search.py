@@ -32,8 +32,14 @@ class ErrorSearch(Search):
         return None if over else rounds[-1].proposed
 
     def observe(self, rounds: Sequence[Round], widths: dict[str, int], trained: Trained) -> Round:
-        """The next round, from what was measured at its widths and, of the standard network, what shrinking keeps."""
-        observations = observe_widths(widths, self.ties.width_of_layer(), trained.layers, self.target)
+        """The next round, from what was measured at its widths and, of the standard network, what shrinking keeps.
+
+        Widths of 1x1 convolutions or linear layers alone have no observation.
+        """
+        ties = self.ties.width_of_layer()
+        measured = {ties[layer.name] for layer in trained.layers if layer.name in ties}
+        seen = {name: width for name, width in widths.items() if name in measured}
+        observations = observe_widths(seen, ties, trained.layers, self.target)
         kept = {**widths, **trained.kept}
         changes = [Change(name, width, kept[name], self._reason(width, kept[name])) for name, width in widths.items()]
         return Round(widths, trained, observations, tuple(changes))

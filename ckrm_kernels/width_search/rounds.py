@@ -88,7 +88,7 @@ def show_round(search: Search, rounds: Sequence[Round], psi: Similarity, display
     """What the last of the rounds measured, and the changes that the rule asks for."""
     done = rounds[-1]
     accuracy = ", ".join(f"{each:.3f}" for each in done.trained.validation_accuracy)
-    redundant = f"{len(done.redundant)} of {len(done.widths)} widths redundant at {psi.in_words()}"
+    redundant = f"{len(done.redundant)} of {len(done.observations)} widths redundant at {psi.in_words()}"
     display.print_line(f"validation accuracy {accuracy}; {redundant}")
     if done.changed and search.next_widths(rounds) is None:
         display.print_line(f"{never_trained(search.outcome(rounds))}:")

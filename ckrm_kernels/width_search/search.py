@@ -34,7 +34,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the search: its widths, what was measured at them, and what the rule made of it."""
+    """One round of the search: its widths, what was measured at them, and what the rule made of it.
+
+    observations: by width; an `ErrorSearch` has none of widths whose layers are not measured
+    """
 
     widths: dict[str, int]
     trained: Trained
@@ -48,7 +51,7 @@ class Round:
 
     @property
     def within_target(self) -> bool:
-        """Whether every width is."""
+        """Whether every measured width is."""
         return not self.redundant
 
     @property

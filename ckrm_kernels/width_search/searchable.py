@@ -1,16 +1,18 @@
-"""Whether a network's widths can be searched: each must belong to a layer that is measured."""
+"""Whether a network's widths can be searched: each must belong to a layer that the rule can judge."""
 
 from __future__ import annotations
 
+from ckrm_kernels.choices import SearchRule
 from ckrm_kernels.filters import filter_banks, is_pointwise
 from ckrm_kernels.models import Network, without_memory
 from ckrm_kernels.width_search.shrunk_network import ShrunkNetwork
 
 
-def check_searchable(network: Network) -> None:
-    """Raises ValueError where no layer of a width is measured, or a layer of a width is not there, or it was shrunk.
+def check_searchable(network: Network, by: SearchRule = "redundancy") -> None:
+    """Raises ValueError where the rule can judge no layer of a width, or one is not there, or the network was shrunk.
 
-    Built without memory; a layer is measured where its slices hold more than one number.
+    Built without memory. By error every layer can be judged, by redundancy those that are measured, whose slices hold
+    more than one number.
     """
     if isinstance(network, ShrunkNetwork):
         raise ValueError(
@@ -23,10 +25,17 @@ def check_searchable(network: Network) -> None:
     absent = [layer for layer in width_of_layer if layer not in modules]
     if absent:
         raise ValueError(f"network.width_of_layer must name layers of the network, got {', '.join(absent)}")
+    inferred = [name for name in widths if name not in width_of_layer.values()]
+    if inferred:
+        raise ValueError(
+            "network.widths must each count the filters of a layer that width_of_layer names, to be searched; "
+            f"{', '.join(inferred)} do not"
+        )
     measured = {width for layer, width in width_of_layer.items() if not is_pointwise(filter_banks(modules[layer])[0])}
     unmeasured = [name for name in widths if name not in measured]
-    if unmeasured:
+    if unmeasured and by == "redundancy":
         raise ValueError(
             "network.widths must each count the filters of a layer that is measured, or be inferred, to be searched; "
-            f"those of {', '.join(unmeasured)} are of 1x1 convolutions or linear layers alone"
+            f"those of {', '.join(unmeasured)} are of 1x1 convolutions or linear layers alone, "
+            "which the rule by error can search (`--rule error`)"
         )

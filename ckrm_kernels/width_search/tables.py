@@ -17,7 +17,7 @@ def rounds_table(rounds: Sequence[Round], psi: Similarity) -> Any:
         table.add_column(heading, justify="left" if heading == "widths" else "right", overflow="fold")
     for place, each in enumerate(rounds):
         accuracy = mean_and_deviation(each.trained.validation_accuracy)
-        table.add_row(str(place), listed(each.widths), f"{len(each.redundant)} of {len(each.widths)}", accuracy)
+        table.add_row(str(place), listed(each.widths), f"{len(each.redundant)} of {len(each.observations)}", accuracy)
     return table
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import stdtr, stdtrit
 
-from ckrm_kernels.comparison.statistics import Comparison, Interval, compare, deviation, is_above, mean_interval
+from ckrm_kernels.comparison.statistics import (
+    Comparison,
+    Interval,
+    compare,
+    deviation,
+    is_above,
+    mean_interval,
+)
 from ckrm_kernels.comparison.tables import mean_and_deviation
 from ckrm_kernels.comparison.verdict import in_words, p_value, with_interval
 

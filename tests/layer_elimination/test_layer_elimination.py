@@ -13,8 +13,9 @@ from small_training import interrupted_after
 from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import DataConfig, digits
 from ckrm_kernels.layer_elimination import EliminationConfig, PredictedDepth, eliminate_layers, results
-from ckrm_kernels.layer_elimination.chosen_data import read_selection
-from ckrm_kernels.models import ThreeConvolutions, network_shape
+from ckrm_kernels.layer_elimination.chosen_data import chosen_images, read_selection
+from ckrm_kernels.models import ThreeConvolutions, count_parameters, network_shape
+from ckrm_kernels.shrinking.saved import load_shrunk
 from ckrm_kernels.storage.settings import as_json, read_config
 from ckrm_kernels.training import Runtime, load
 from ckrm_kernels.training.onnx_export import as_onnx
@@ -153,6 +154,28 @@ def test_cnn_1_is_a_run_that_other_commands_take(done, tmp_path):
     candidates, _, _ = compare_runs([done[0] / "cnn-1", tmp_path / "again"], 0.01, console=QUIET)
     assert candidates[0].accuracies == pytest.approx((done[1].seeds[0].held_out["cnn-1"],))
     assert candidates[0].widths == {"width": 4}
+
+
+def test_cnn_2_is_shrunk_on_the_images_that_it_was_trained_on(done, ckrm, tmp_path):
+    folder, _ = done
+    code, out, _ = ckrm("shrink", folder / "cnn-2", "--parameters", "0.8", "--output", tmp_path / "out")
+    assert code == 0
+    model = load(folder / "cnn-2").model
+    small = load_shrunk(model, tmp_path / "out")
+    assert count_parameters(small) <= 0.8 * count_parameters(model)
+    selection = read_selection(folder / "selection" / "seed-0.json")
+    chosen = chosen_images(digits(), selection, "layer", 0).validation
+    images, labels, *_ = chosen.batch(torch.arange(len(chosen)))
+    scores = [(each(images).argmax(1) == labels).double().mean() for each in (model, small)]
+    assert f"validation part: {scores[0]:.4f}, of the small model {scores[1]:.4f}" in out
+
+
+def test_cnn_3_is_not_shrunk(done, ckrm, tmp_path):
+    folder, _ = done
+    code, _, err = ckrm("shrink", folder / "cnn-3", "--parameters", "0.8", "--output", tmp_path / "out")
+    assert code == 1
+    assert "its images leave after different layers, which must keep one width; `ckrm eliminate --set network" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.exhaustive

@@ -1,5 +1,6 @@
 """A VGNet as any network: trained, loaded, compared, searched, shrunk, written as ONNX."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import Runtime, TrainingConfig, load
 from ckrm_kernels.training.onnx_export import as_onnx
 from ckrm_kernels.training.runs import RunsConfig, train_runs
-from ckrm_kernels.width_search import WidthSearchConfig, search_widths
+from ckrm_kernels.width_search import RuleConfig, WidthSearchConfig, search_widths
 
 QUIET, RUNTIME = Console(quiet=True), Runtime(threads=1)
 CONFIG = RunsConfig(
@@ -81,8 +82,28 @@ def test_a_search_changes_the_widths_of_what_is_learnt(tmp_path):
 
 
 def test_a_search_of_fixed_kernels_says_which_widths_it_can_not_choose():
-    with pytest.raises(ValueError, match="those of stage1, stage2 are of 1x1 convolutions or linear layers alone"):
+    message = r"those of stage1, stage2 are of 1x1 convolutions or linear layers alone, .* \(`--rule error`\)"
+    with pytest.raises(ValueError, match=message):
         WidthSearchConfig(network=CONFIG.network)
+
+
+@pytest.mark.exhaustive
+def test_a_search_by_error_chooses_the_widths_of_fixed_kernels(tmp_path):
+    network = VGNetShape(8, (16, 32), (2, 2), variant="f2", form="cifar", squeeze=True)
+    rule = RuleConfig(by="error", parameters=0.6)
+    config = WidthSearchConfig(network, CONFIG.data, CONFIG.training, rule, seeds=1, final_seeds=1)
+    search_widths(tmp_path, config, runtime=RUNTIME, processes=1, console=QUIET)
+    found = json.loads((tmp_path / "report.json").read_text())
+    whole, searched, *others = found["networks"]
+    assert whole["widths"] == {"stem": 8, "stage1": 8, "stage2": 16}
+    assert all(4 <= searched["widths"][name] <= width for name, width in whole["widths"].items())
+    assert searched["parameters"] < whole["parameters"]
+    assert [each["name"] for each in others] == ["uniform", "uniform-macs", "shrunk", "tuned"]
+    with (tmp_path / "tables" / "widths.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["name"].startswith("stage")]
+    assert rows
+    assert {row["within_target"] for row in rows} == {""}  # neither: a 1x1 convolution is not measured
+    assert "of 1 widths redundant" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.exhaustive

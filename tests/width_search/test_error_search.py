@@ -12,12 +12,14 @@ from rich.console import Console
 from small_training import interrupted_after
 from test_search import layer
 
+from ckrm_kernels.comparison.measured_layers import measure_networks
 from ckrm_kernels.comparison.trained_runs import compare_runs
 from ckrm_kernels.data import Part, digits
 from ckrm_kernels.models import ResNetShape, count_multiply_adds, count_parameters
 from ckrm_kernels.models.kinds import described_network
 from ckrm_kernels.shrinking.plan import plan_shrink
 from ckrm_kernels.shrinking.trained_runs import some_images
+from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.training import PRESETS, Runtime, TrainingConfig, load, train
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.runs import RunsConfig, TrainedRuns, train_runs
@@ -150,6 +152,15 @@ def test_two_rounds_whatever_is_redundant():
     assert advice(search, [first, second], outcome) == []
 
 
+def test_a_width_that_is_not_measured_follows_the_error_alone():
+    search, widths = ErrorSearch(Plain(), BracketRule()), {"a": 9, "b": 4}
+    trained = Trained((0.9,), (layer("b", 4, redundancy=0.0),), {"a": 5, "b": 4})
+    found = search.observe([], widths, trained)
+    assert list(found.observations) == ["b"]
+    assert found.within_target
+    assert found.proposed == {"a": 5, "b": 4}
+
+
 def test_a_limit_of_one_round_and_nothing_to_change():
     search = ErrorSearch(Plain(), BracketRule(), most_rounds=1)
     first = one_round(search, [], {"a": 9, "b": 4}, {"a": 5, "b": 4})
@@ -235,6 +246,11 @@ def test_its_networks_can_be_compared_one_by_one(finished):
     runs = [folder / "networks" / "round-0", folder]  # of one network; of the one it ended with
     again, *_ = compare_runs(runs, 0.01, console=Console(file=StringIO()))
     assert [(each.name, each.scores) for each in again] == [("round-0", standard.scores), ("run", searched.scores)]
+    made = [folder / "networks" / name for name in ("shrunk", "tuned")]
+    shrunk, tuned = compare_runs(made, 0.01, console=Console(file=StringIO()))[0]
+    by_name = {each.name: each for each in findings.candidates}
+    assert [replace(each, layers=()) for each in (shrunk, tuned)] == [by_name["shrunk"], by_name["tuned"]]
+    assert shrunk.layers == measure_networks([load(folder, which="shrunk").model], 0.6, Similarity())
     trained = folder / "other" / "trained"  # of `ckrm train`, wherever it lies, with settings of its own
     train_runs(
         trained, RunsConfig(SHAPE, training=replace(CONFIG.training, epochs=2)), console=Console(file=StringIO())
@@ -320,14 +336,10 @@ def test_with_its_shrunk_networks_in_other_files_it_is_finished(finished, tmp_pa
         load(folder, which="shrunk")
 
 
-def test_shrunk_networks_are_neither_searched_nor_compared_as_if_trained_alike(finished):
+def test_shrunk_networks_are_not_searched(finished):
     folder, _ = finished
     with pytest.raises(ValueError, match="to be searched, got one that was shrunk: choose its original"):
         replace(CONFIG, network=str(folder / "networks" / "shrunk"))
-    for name in ("shrunk", "tuned"):
-        runs = [folder, folder / "networks" / name]
-        with pytest.raises(ValueError, match=f"{name} holds shrunk networks, each with filters of its own"):
-            compare_runs(runs, 0.01, console=Console(file=StringIO()))
 
 
 def test_a_shrunk_network_is_described_whole_and_is_not_searched():

@@ -497,7 +497,7 @@ class TestComparison:
 class TestViews:
     @pytest.fixture
     def networks(self):
-        layers = [layer("conv1", 8), layer("layer1.0.conv1", 16, 0.25, distinct=12)]
+        layers = [layer("conv1", 8, chance=0.2), layer("layer1.0.conv1", 16, 0.25, distinct=12)]
         return [compared("standard", 0.9, layers=layers), compared("searched", 0.9, 250, 1000, layers=layers)]
 
     def test_the_table_holds_what_was_measured(self, networks):
@@ -525,7 +525,8 @@ class TestViews:
             assert expected in text
         rows = {line.strip().partition("  ")[0]: line.split()[-2:] for line in text.splitlines()}
         assert rows["lambda of all pairs"] == ["0.203", "0.203"]  # a quarter of 120, and none of 28
-        assert rows["the same, scale-free"] == ["0.000", "0.000"]
+        assert rows["lambda, scale-free"] == ["0.000", "0.000"]
+        assert (rows["by chance"], rows["by chance, scale-free"]) == (["0.000"] * 2, ["0.038"] * 2)  # 0.2 of 28
         assert all(len(line) <= 80 for line in text.splitlines())
 
     def test_the_changes_are_told_in_words_and_those_that_stay_are_not(self):

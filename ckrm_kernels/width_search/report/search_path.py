@@ -63,7 +63,7 @@ def widths_csv(findings: Findings) -> str:
             place,
             place == findings.outcome.chosen,
             findings.similarity.in_words(),
-            *_cells(done.observations[change.name], change),
+            *_cells(done.observations.get(change.name), change),
             done is not findings.rounds[-1],
         ]
         for place, done in enumerate(findings.rounds)
@@ -73,11 +73,12 @@ def widths_csv(findings: Findings) -> str:
     return csv_text(head, rows)
 
 
-def _cells(seen: Observation, change: Change) -> tuple[object, ...]:
-    return (change.name, change.before, seen.within_target, seen.distinct, change.after, change.reason)
+def _cells(seen: Observation | None, change: Change) -> tuple[object, ...]:
+    measured = (seen.within_target, seen.distinct) if seen else ("", "")
+    return (change.name, change.before, *measured, change.after, change.reason)
 
 
 def _in_words(done: Round) -> str:
     """What one round measured."""
     accuracy = statistics.fmean(done.trained.validation_accuracy)
-    return f"{len(done.redundant)} of {len(done.widths)} widths redundant; validation accuracy {accuracy:.4f}."
+    return f"{len(done.redundant)} of {len(done.observations)} widths redundant; validation accuracy {accuracy:.4f}."

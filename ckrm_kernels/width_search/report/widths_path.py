@@ -77,8 +77,9 @@ def _line(axes: Axes, rounds: Sequence[Round], name: str, unit: float, of_moved:
     colour = of_moved if moved else LIGHT["soft"]
     axes.plot(range(len(rounds)), heights, color=colour, linewidth=1.3 if moved else 0.8, clip_on=False, zorder=2)
     for place, each in enumerate(rounds):
-        within_target = each.observations[name].within_target
-        fill = LIGHT["back"] if within_target else colour
+        if name not in each.observations:
+            continue
+        fill = LIGHT["back"] if each.observations[name].within_target else colour
         axes.plot(place, heights[place], "o", ms=4.2, mfc=fill, mec=colour, mew=1.0, clip_on=False, zorder=3)
 
 
