@@ -118,7 +118,8 @@ def test_the_model_is_shrunk_at_the_end_beside_the_trained_one():
     model = network()
     before = copy.deepcopy(model.state_dict())
     inputs = torch.randn(2, 1, 8, 8)
-    monitor = RedundancyMonitor(model, shrink={"example_inputs": inputs, "parameters": 0.6})
+    wrapped = nn.DataParallel(torch.compile(model))
+    monitor = RedundancyMonitor(wrapped, shrink={"example_inputs": inputs, "parameters": 0.6})
     assert monitor.plan is None
     monitor.finish()
     parameters = [sum(p.numel() for p in each.parameters()) for each in (model, monitor.shrunk)]
@@ -206,15 +207,28 @@ with joined():
     monitor.step()
     has_report = monitor.finish() is not None
     print(f"rank {team().rank}: {log.steps} {has_report} {monitor.should_stop}\\n", end="")
+
+    def full(report, step):
+        raise OSError("the disk is full")
+
+    try:
+        RedundancyMonitor(model, log_to=full, stop_below=1)
+    except Exception as error:
+        print(f"rank {team().rank}: {type(error).__name__}: {error}\\n", end="")
 """
 
 
 @pytest.mark.exhaustive
-def test_of_several_processes_the_first_one_logs_and_all_of_them_stop(tmp_path):
+def test_of_several_processes_the_first_one_logs_and_all_of_them_stop_or_fail(tmp_path):
     (tmp_path / "process.py").write_text(PROCESS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["rank 0: [0, 1] True True", "rank 1: [] False True"]
+    assert sorted(done.stdout.splitlines()) == [
+        "rank 0: OSError: the disk is full",
+        "rank 0: [0, 1] True True",
+        "rank 1: RuntimeError: the first process could not measure: OSError: the disk is full",
+        "rank 1: [] False True",
+    ]
