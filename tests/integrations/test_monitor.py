@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +164,22 @@ def test_wrong_options_are_refused_before_the_training(options, error, message):
 def test_a_model_in_which_nothing_can_be_measured_is_refused():
     with pytest.raises(ValueError, match=r"model must have a layer that can be measured\. .* 1 as pointwise"):
         RedundancyMonitor(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [
+        ("lightning", "lightning", "lightning"),
+        ("transformers", "transformers", "transformers"),
+        ("torchmetrics", "torchmetrics", "torchmetrics"),
+        ("torch_pruning", "torch_pruning", "torch-pruning"),
+    ],
+)
+def test_an_adapter_names_the_extra_that_it_lacks(module, library, extra, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"ckrm_kernels.integrations.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=re.escape(f'pip install "ckrm-kernels[{extra}]"')):
+        importlib.import_module(f"ckrm_kernels.integrations.{module}")
 
 
 def test_the_example_trains_to_the_same_bits(tmp_path, capsys):

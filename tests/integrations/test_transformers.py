@@ -95,15 +95,15 @@ def test_it_shrinks_what_was_trained(training, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_tensorboard_shows_curves_and_histograms(training, tmp_path, monkeypatch):
+def test_tensorboard_shows_curves_and_histograms(training, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
     ours = training.trainer(tmp_path, report_to="tensorboard")
     ours.add_callback(training.RedundancyCallback(ours, print_report=False))
     ours.train()
-    events = EventAccumulator(str(tmp_path / "curves"), {"histograms": 0}).Reload()
+    (folder,) = (tmp_path / "runs").iterdir()
+    events = EventAccumulator(str(folder), {"histograms": 0}).Reload()
     assert [event.step for event in events.Scalars("train/redundancy/first")] == [0, 6, 12]
     assert [event.histogram_value.num for event in events.Histograms("psi/second")] == [15, 15, 15]
 
