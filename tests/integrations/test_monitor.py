@@ -177,7 +177,8 @@ def test_a_model_in_which_nothing_can_be_measured_is_refused():
 )
 def test_an_adapter_names_the_extra_that_it_lacks(module, library, extra, monkeypatch):
     monkeypatch.delitem(sys.modules, f"ckrm_kernels.integrations.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
+    for name in [library, *(each for each in sys.modules if each.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=re.escape(f'pip install "ckrm-kernels[{extra}]"')):
         importlib.import_module(f"ckrm_kernels.integrations.{module}")
 

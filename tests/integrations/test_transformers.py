@@ -58,6 +58,7 @@ def test_it_logs_every_so_many_epochs(training, tmp_path):
     assert steps_logged(ours) == [0, 12, 24, 30]
 
 
+@pytest.mark.exhaustive
 def test_it_stops_the_training(training, tmp_path):
     ours = training.trainer(tmp_path)
     ours.add_callback(training.RedundancyCallback(ours, every_steps=4, stop_below=1, print_report=False))
