@@ -69,7 +69,7 @@ class RedundancyMonitor:
         self.shrunk: nn.Module | None = None
         """The small model that the plan makes; the trained one stays as it is."""
         if self._shrink is not None:
-            _check_shrinkable(model, self._shrink)
+            _check_shrinkable(_unwrapped(model), self._shrink)
         self.observe(self._done)
 
     def step(self) -> None:
@@ -80,16 +80,12 @@ class RedundancyMonitor:
 
     def observe(self, step: int) -> RedundancyReport | None:
         """Measures now and writes that at the given step; the report, where this process has one."""
-        first = team().is_first
-        if first or self._measure_together():
-            report = self._report(step)
-            self.report = report if first else None
-        if self.report is not None and step != self._measured:
-            self._write(self.report, step)
-        self._measured = step
-        if self._stop_below is not None:
-            value = None if self.report is None else pooled_redundancy(self.report)
-            self.should_stop |= _of_first(value is not None and value < self._stop_below)
+        try:
+            self._measure_and_write(step)
+        except Exception as error:
+            self._follow_first(False, f"{type(error).__name__}: {error}")
+            raise
+        self._follow_first(self.report is not None and pooled_redundancy(self.report) < (self._stop_below or 0))
         return self.report
 
     def finish(self, step: int | None = None) -> RedundancyReport | None:
@@ -100,11 +96,30 @@ class RedundancyMonitor:
         self.observe(self._done if step is None else step)
         if self._shrink is not None and team().is_first:
             try:
-                self.plan = plan_shrink(self._model, **_on_device_of(self._model, self._shrink))
+                model = _unwrapped(self._model)
+                self.plan = plan_shrink(model, **_on_device_of(model, self._shrink))
                 self.shrunk = self.plan.apply()
             except (TypeError, ValueError) as error:  # which must not take the trained model along
                 warnings.warn(f"the model was not shrunk: {error}", stacklevel=2)
         return self.report
+
+    def _measure_and_write(self, step: int) -> None:
+        first = team().is_first
+        if first or self._measure_together():
+            report = self._report(step)
+            self.report = report if first else None
+        if self.report is not None and step != self._measured:
+            self._write(self.report, step)
+        self._measured = step
+
+    def _follow_first(self, below: bool, failure: str = "") -> None:
+        """Stops where the first process does, and fails where it fails, which no other would know of."""
+        if self._stop_below is None:
+            return
+        below, failure = _of_first((below, failure))
+        if failure and not team().is_first:
+            raise RuntimeError(f"the first process could not measure: {failure}")
+        self.should_stop |= below
 
     def _measure_together(self) -> bool:
         """Whether all processes have to measure: those that parameters are spread over, or that share the work."""
@@ -192,6 +207,13 @@ def _check_shrinkable(model: nn.Module, arguments: Mapping[str, Any]) -> None:
         trace(model, _on_device_of(model, arguments)["example_inputs"])
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model without what runs it on many devices or compiled."""
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return getattr(model, "_orig_mod", model)
+
+
 def _on_device_of(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with the example inputs on the model's device, where a trainer may have moved it."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -208,7 +230,7 @@ def _is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def _of_first(value: bool) -> bool:
+def _of_first(value: tuple[bool, str]) -> tuple[bool, str]:
     """The value that the first process has."""
     if team().size == 1:
         return value

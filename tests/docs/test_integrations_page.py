@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
-BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 NEEDS = {
     "A loop of your own": ("tensorboard",),
     "Lightning": ("lightning",),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +120,8 @@ def test_the_model_is_shrunk_at_the_end_beside_the_trained_one():
     model = network()
     before = copy.deepcopy(model.state_dict())
     inputs = torch.randn(2, 1, 8, 8)
-    monitor = RedundancyMonitor(model, shrink={"example_inputs": inputs, "parameters": 0.6})
+    wrapped = nn.DataParallel(torch.compile(model))
+    monitor = RedundancyMonitor(wrapped, shrink={"example_inputs": inputs, "parameters": 0.6})
     assert monitor.plan is None
     monitor.finish()
     parameters = [sum(p.numel() for p in each.parameters()) for each in (model, monitor.shrunk)]
@@ -161,6 +164,23 @@ def test_wrong_options_are_refused_before_the_training(options, error, message):
 def test_a_model_in_which_nothing_can_be_measured_is_refused():
     with pytest.raises(ValueError, match=r"model must have a layer that can be measured\. .* 1 as pointwise"):
         RedundancyMonitor(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("module", "library", "extra"),
+    [
+        ("lightning", "lightning", "lightning"),
+        ("transformers", "transformers", "transformers"),
+        ("torchmetrics", "torchmetrics", "torchmetrics"),
+        ("torch_pruning", "torch_pruning", "torch-pruning"),
+    ],
+)
+def test_an_adapter_names_the_extra_that_it_lacks(module, library, extra, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"ckrm_kernels.integrations.{module}", raising=False)
+    for name in [library, *(each for each in sys.modules if each.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=re.escape(f'pip install "ckrm-kernels[{extra}]"')):
+        importlib.import_module(f"ckrm_kernels.integrations.{module}")
 
 
 def test_the_example_trains_to_the_same_bits(tmp_path, capsys):
@@ -206,15 +226,28 @@ with joined():
     monitor.step()
     has_report = monitor.finish() is not None
     print(f"rank {team().rank}: {log.steps} {has_report} {monitor.should_stop}\\n", end="")
+
+    def full(report, step):
+        raise OSError("the disk is full")
+
+    try:
+        RedundancyMonitor(model, log_to=full, stop_below=1)
+    except Exception as error:
+        print(f"rank {team().rank}: {type(error).__name__}: {error}\\n", end="")
 """
 
 
 @pytest.mark.exhaustive
-def test_of_several_processes_the_first_one_logs_and_all_of_them_stop(tmp_path):
+def test_of_several_processes_the_first_one_logs_and_all_of_them_stop_or_fail(tmp_path):
     (tmp_path / "process.py").write_text(PROCESS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "process.py"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == ["rank 0: [0, 1] True True", "rank 1: [] False True"]
+    assert sorted(done.stdout.splitlines()) == [
+        "rank 0: OSError: the disk is full",
+        "rank 0: [0, 1] True True",
+        "rank 1: RuntimeError: the first process could not measure: OSError: the disk is full",
+        "rank 1: [] False True",
+    ]

@@ -58,6 +58,7 @@ def test_it_logs_every_so_many_epochs(training, tmp_path):
     assert steps_logged(ours) == [0, 12, 24, 30]
 
 
+@pytest.mark.exhaustive
 def test_it_stops_the_training(training, tmp_path):
     ours = training.trainer(tmp_path)
     ours.add_callback(training.RedundancyCallback(ours, every_steps=4, stop_below=1, print_report=False))
@@ -95,15 +96,15 @@ def test_it_shrinks_what_was_trained(training, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_tensorboard_shows_curves_and_histograms(training, tmp_path, monkeypatch):
+def test_tensorboard_shows_curves_and_histograms(training, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "curves"))
     ours = training.trainer(tmp_path, report_to="tensorboard")
     ours.add_callback(training.RedundancyCallback(ours, print_report=False))
     ours.train()
-    events = EventAccumulator(str(tmp_path / "curves"), {"histograms": 0}).Reload()
+    (folder,) = (tmp_path / "runs").iterdir()
+    events = EventAccumulator(str(folder), {"histograms": 0}).Reload()
     assert [event.step for event in events.Scalars("train/redundancy/first")] == [0, 6, 12]
     assert [event.histogram_value.num for event in events.Histograms("psi/second")] == [15, 15, 15]
 
