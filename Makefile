@@ -11,17 +11,19 @@ RUN := $(VENV)/bin/python
 TORCH := $(VENV)/.torch-$(TORCH_VERSION)
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+INTEGRATIONS := $(VENV)/.integrations
 DOCS := $(VENV)/.docs
 GPU_MACHINE := .venv-gpu-machine
 SANITIZED := build/sanitized
 CSRC := $(wildcard csrc/*.h csrc/cpu/*.h csrc/cpu/*.cpp csrc/cuda/*)
 
-.PHONY: help demo test test-all test-gpu-machine bench gpu-check lint docs sanitize wheel clean
+.PHONY: help demo test test-all test-integrations test-gpu-machine bench gpu-check lint docs sanitize wheel clean
 
 help:
 	@echo "make demo      set up, then train, measure, search and compare on real images"
 	@echo "make test      set up, then run the tests: minutes"
 	@echo "make test-all  the same, and every further case"
+	@echo "make test-integrations  those with Lightning, transformers and torch-pruning, which it installs; a few minutes"
 	@echo "make bench     the benchmarks, with a table in benchmarks/results"
 	@echo "make gpu-check all that only a GPU can show: values, times, sanitizers; with a GPU, in nine minutes"
 	@echo "make test-gpu-machine  the tests with what such a machine has: torch 2.11 for CUDA 13, Triton 3.6, NumPy from 2.4"
@@ -41,6 +43,9 @@ test: $(READY)
 
 test-all: test
 	$(PYTEST) -m exhaustive
+
+test-integrations: $(INTEGRATIONS)
+	$(PYTEST) tests/integrations tests/docs/test_integrations_page.py
 
 # In a virtual environment of its own, of 5 GB; the package is not installed there, as it is not on a GPU machine.
 test-gpu-machine: RUN := $(GPU_MACHINE)/bin/python
@@ -100,6 +105,11 @@ $(GPU_MACHINE)/.ready: tests/gpu_machine.txt
 # What the benchmarks compare with.
 $(PEERS): $(READY)
 	$(RUN) -m pip install --no-build-isolation --editable ".[bench]"
+	touch $@
+
+# What ckrm_kernels/integrations is called by.
+$(INTEGRATIONS): $(READY)
+	$(RUN) -m pip install --no-build-isolation --editable ".[lightning,transformers,torch-pruning]"
 	touch $@
 
 $(DOCS): $(READY)
