@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -156,6 +156,7 @@ def test_a_description_that_leaves_its_folder_or_claims_too_much(tmp_path):
 @given(
     at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), name=st.sampled_from([".metadata", "__0_0.distcp"])
 )
+@example(0.01171875, 1, ".metadata")  # a frame of 2^56 bytes
 def test_damage_anywhere_gives_layers_or_a_clear_error(tmp_path, at, byte, name):
     folder = in_chunks(tmp_path / "dcp", WEIGHT, [((0, 0, 0, 0), (5, 4, 3, 3)), ((5, 0, 0, 0), (5, 4, 3, 3))])
     content = bytearray((folder / name).read_bytes())
