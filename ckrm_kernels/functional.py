@@ -13,6 +13,7 @@ from ckrm_kernels import ops
 from ckrm_kernels.backends import Backend, are_long, implementation
 from ckrm_kernels.filters import filter_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.sharded import gathered
 from ckrm_kernels.similarity import Similarity
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -58,7 +59,7 @@ def cross_psi(
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
     """
     similarity, backend = resolve(options, "cross_psi")
-    a, b = checked_weight(a, "a"), checked_weight(b, "b")
+    a, b = checked_weight(gathered(a), "a"), checked_weight(gathered(b), "b")
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"a and b must have slices of one number and shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
