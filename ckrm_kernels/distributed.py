@@ -207,9 +207,10 @@ def stop_if_one_failed() -> None:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
+def joined(gpus: bool = True) -> Iterator[Team]:
     """Joins the processes that torchrun started, if it did, and leaves them at the end.
 
+    gpus: whether each takes a GPU, where there are any
     Where one of them fails or is gone, the others raise a `PeerError` that names it, at the next thing that they do
     together; it raises its own error.
     """
@@ -218,7 +219,7 @@ def joined() -> Iterator[Team]:
         yield team()
         return
     backend = "gloo"
-    if torch.cuda.is_available():
+    if gpus and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     store, rank, size = next(distributed.rendezvous("env://"))

@@ -154,26 +154,37 @@ def _representatives(
 
 def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Backend | None, team: Team) -> Bits:
     """(F2, F1, *K) -> (F2, F2 bits in whole blocks), symmetric: which pairs exceed the threshold, not the diagonal."""
-    filters, compute = bank.shape[0], implementation(backend, bank).cross_psi
+    filters = bank.shape[0]
     similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
-    overflowed = torch.zeros((), dtype=torch.bool, device=bank.device)
+    overflowed = False
     for _, rows, columns in own_blocks([bank], blocks_of([bank], _CUT_FOR), team):
-        psi = compute(bank[rows], bank[columns], similarity)
-        is_above, is_nan = psi > threshold, psi.isnan()
-        if rows == columns:
-            is_above, is_nan = is_above.triu(1), is_nan.triu(1)
-        overflowed |= is_nan.any()
-        above = is_above.cpu().numpy()
-        if rows == columns:
-            above |= above.T.copy()
+        above, has_nan = _above(bank[rows], bank[columns], rows == columns, threshold, similarity, backend)
+        overflowed |= has_nan
         similar[rows, _bytes(columns)] = np.packbits(above, axis=1)
         similar[columns, _bytes(rows)] = np.packbits(above.T, axis=1)
     team.check()
     for part in torch.from_numpy(similar).split(_ROWS_SENT):
         part.copy_(team.sum(part))  # a bit is set by one process, so that the sum is their union
-    if int(team.sum(overflowed.int())):
+    if int(team.sum(torch.tensor(int(overflowed), device="cpu"))):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     return similar
+
+
+def _above(
+    rows: Tensor,
+    columns: Tensor,
+    are_same: bool,
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Which pairs of some filters with others exceed the threshold, (Na, Nb), and whether the Psi of one is NaN."""
+    psi = implementation(backend, rows).cross_psi(rows, columns, similarity)
+    above, is_nan = psi > threshold, psi.isnan()
+    if not are_same:
+        return above.cpu().numpy(), bool(is_nan.any())
+    upper = above.triu(1)
+    return (upper | upper.T).cpu().numpy(), bool(is_nan.triu(1).any())
 
 
 def _bytes(filters: slice) -> slice:

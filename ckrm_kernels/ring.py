@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.backends import Backend
 from ckrm_kernels.distributed import Team
 from ckrm_kernels.functional import counts_of_banks
-from ckrm_kernels.sharing import LARGEST_BLOCK, counts_of_psi
+from ckrm_kernels.sharing import LARGEST_BLOCK, counts_of_rectangle
 from ckrm_kernels.similarity import Similarity
 
 
@@ -49,7 +49,9 @@ def ring_counts(
         rows, columns = (own, guest) if first < held[host][0] else (guest, own)
         if 2 * step == team.size:  # two processes meet each other, and take half of the rows each
             rows = rows.tensor_split(2)[team.rank >= step]
-        counts += _counts_of_rectangle(rows, columns, edges, similarity, backend)
+        for some in rows.split(LARGEST_BLOCK):
+            for others in columns.split(LARGEST_BLOCK):
+                counts += counts_of_rectangle(some, others, edges, similarity, backend)
         team.check()
     return team.sum(counts)
 
@@ -66,17 +68,3 @@ def _from_next(guest: Tensor, filters: int, team: Team) -> Tensor:
     for work in distributed.batch_isend_irecv(filled) if filled else ():
         work.wait()
     return arriving
-
-
-def _counts_of_rectangle(
-    rows: Tensor, columns: Tensor, edges: Tensor, similarity: Similarity, backend: Backend | None
-) -> Tensor:
-    counts = torch.zeros(edges.numel() + 2, dtype=torch.int64, device=rows.device)
-    if not len(rows) or not len(columns):
-        return counts
-    compute = implementation(backend, rows).cross_psi
-    for some in rows.split(LARGEST_BLOCK):
-        for others in columns.split(LARGEST_BLOCK):
-            psi = compute(some, others, similarity)
-            counts += counts_of_psi(psi, edges.to(psi.device, psi.dtype))
-    return counts

@@ -6,7 +6,7 @@ number of processes is the same, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import Team, dealt_out
 from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.similarity import Similarity
 
 LARGEST_BLOCK = 1024  # filters: its 2^20 Psi are 4 MiB, and its slices are prepared for a thirtieth of their terms
@@ -94,14 +95,28 @@ def shared_counts(
     blocks = blocks_of(banks, team.size, [_is_ordinary(bank, similarity) for bank in banks])
     own = own_blocks(banks, blocks, team)
     counts = torch.zeros(len(banks), edges.numel() + 2, dtype=torch.int64, device=banks[0].device)
-    triangles = [block for block in own if block.is_triangle]
+    triangles, rectangles = ([block for block in own if block.is_triangle is kind] for kind in (True, False))
     of_triangles = counts_of_banks([banks[each.bank][each.rows] for each in triangles], edges, similarity, backend)
     for block, found in zip(triangles, of_triangles, strict=True):
         counts[block.bank] += found.to(counts.device)
-    for index, psi in _rectangles(banks, (block for block in own if not block.is_triangle), similarity, backend):
-        counts[index] += counts_of_psi(psi, edges.to(psi.device, psi.dtype)).to(counts.device)
+    for index, rows, columns in rectangles:
+        bank = banks[index].detach()
+        found = counts_of_rectangle(bank[rows], bank[columns], edges, similarity, backend)
+        counts[index] += found.to(counts.device)
     team.check()
     return team.sum(counts)
+
+
+def counts_of_rectangle(
+    rows: Tensor, columns: Tensor, edges: Tensor, similarity: Similarity, backend: Backend | None
+) -> Tensor:
+    """How many Psi of filters with others lie in each interval, as `counts_of_banks`: (E + 2,) int64.
+
+    rows: (Na, F1, *K), columns: (Nb, F1, *K)
+    """
+    limits = edges.to(rows.device, result_dtype(rows.dtype))
+    # not a name for the Psi: still held while the next block's are made, they would break the heap into pieces
+    return counts_of_psi(implementation(backend, rows, columns).cross_psi(rows, columns, similarity), limits)
 
 
 def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
@@ -116,14 +131,6 @@ def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
         above = [known.numel(), *(int((known > edge).sum()) for edge in edges), 0]
         inside = torch.tensor(above, device=psi.device).diff().neg()
     return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
-
-
-def _rectangles(
-    banks: Sequence[Tensor], blocks: Iterable[Block], similarity: Similarity, backend: Backend | None
-) -> Iterator[tuple[int, Tensor]]:
-    for index, rows, columns in blocks:
-        bank = banks[index].detach()
-        yield index, implementation(backend, bank).cross_psi(bank[rows], bank[columns], similarity)
 
 
 def _cost(bank: Tensor, pairs: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -47,9 +48,8 @@ def read_distributed(path: Path) -> dict[Any, Any]:
     Raises CheckpointError.
     """
     try:
-        with path.open("rb") as file:
-            metadata = Unpickler(file, tensor_builders()).load()
-        return _content(path, metadata)
+        content = BytesIO(path.read_bytes())  # of which no damaged length can ask for more than there is
+        return _content(path, Unpickler(content, tensor_builders()).load())
     except (CheckpointError, RefusedError, MemoryError):
         raise
     except Exception as error:  # damaged pickles raise many kinds

@@ -87,7 +87,7 @@ def measure(
     check_outputs(files, checkpoints)
     constructor = constructor_at(like)
     use_threads(threads)
-    with interruptible("nothing was written; run the same command again"), joined() as team:
+    with interruptible("nothing was written; run the same command again"), joined(gpus=False) as team:
         reading = partial(tracked, doing="reading", lines=False) if team.is_first else iter
         read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading)
         check_read(files, [Path(source.name) for each in read for source in each.sources])

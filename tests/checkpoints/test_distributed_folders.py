@@ -3,11 +3,14 @@
 import io
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -20,6 +23,8 @@ from torch.distributed.checkpoint.metadata import (
 
 from ckrm_kernels.checkpoints import CheckpointError, read_checkpoints
 from ckrm_kernels.checkpoints.files import checkpoint_files
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 WEIGHT = torch.arange(10 * 4 * 3 * 3, dtype=torch.float32).view(10, 4, 3, 3).sin()
 
@@ -72,8 +77,8 @@ def test_the_model_of_a_training_state_is_read(tmp_path):
     optimizer.step()
     state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "step": 3, "rng": torch.get_rng_state()}
     folder = saved(state, tmp_path / "step-3")
-    for given in (folder, folder / ".metadata"):
-        found = weights_of(given)
+    for path in (folder, folder / ".metadata"):
+        found = weights_of(path)
         assert list(found) == ["0", "2"]
         assert torch.equal(found["0"], net[0].weight)
         assert torch.equal(found["2"], net[2].weight)
@@ -145,6 +150,20 @@ def test_a_description_that_leaves_its_folder_or_claims_too_much(tmp_path):
     assert "not the whole of its shape" in refused(tmp_path)
     write_metadata(tmp_path, {"w.weight": tensor}, {index: _StorageInfo("__0_0.distcp", 0, 10, ["stream.zstd"])})
     assert "were written through stream.zstd" in refused(tmp_path)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), name=st.sampled_from([".metadata", "__0_0.distcp"])
+)
+@example(0.01171875, 1, ".metadata")  # a frame of 2^56 bytes
+def test_damage_anywhere_gives_layers_or_a_clear_error(tmp_path, at, byte, name):
+    folder = in_chunks(tmp_path / "dcp", WEIGHT, [((0, 0, 0, 0), (5, 4, 3, 3)), ((5, 0, 0, 0), (5, 4, 3, 3))])
+    content = bytearray((folder / name).read_bytes())
+    content[int(at * len(content))] = byte
+    (folder / name).write_bytes(content)
+    with suppress(CheckpointError):
+        assert [bank.shape for bank in weights_of(folder).values()] in ([], [WEIGHT.shape])
 
 
 def test_nothing_in_a_description_runs(tmp_path):
