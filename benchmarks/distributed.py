@@ -3,7 +3,8 @@
 `python benchmarks/distributed.py [NAME ...]` writes benchmarks/results/processes.json and .md; with names, of the cases
 whose names hold one. Each result is checked to be the same on every process, and that of one process.
 
-Efficiency is the CPU time of one process over that of all together: what the machine's other work leaves unchanged.
+Efficiency is the CPU time of one process over so many times that of the longest of so many: what the machine's other
+work leaves unchanged, unlike the clock. MB: held at the peak beyond what was held before the call.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def main(wanted: list[str]) -> None:
         path.write_text(json.dumps(found, indent=1) + "\n")
         print(table({name: found[name]}), flush=True)
     path.with_suffix(".md").write_text(
-        f"# Processes of one thread\n\n{__doc__.split(chr(10) * 2)[-1]}\n\n{table(found)}\n"
+        f"# Processes of one thread\n\n{__doc__.strip().split(chr(10) * 2)[-1]}\n\n{table(found)}\n"
     )
 
 
