@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckrm_kernels.groups import RedundantGroups, redundant_groups
     from ckrm_kernels.measurement import measure
     from ckrm_kernels.patterns import LayerPatterns, PatternReport, match_patterns
+    from ckrm_kernels.redundancy_loss import RedundancyLoss
     from ckrm_kernels.report import LayerRedundancy, RedundancyReport
     from ckrm_kernels.sampling import RedundancyEstimate, chance_redundancy, estimate_redundancy
     from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
@@ -25,6 +26,7 @@ __all__ = [
     "LayerRedundancy",
     "PatternReport",
     "RedundancyEstimate",
+    "RedundancyLoss",
     "RedundancyReport",
     "RedundantGroups",
     "ShrinkPlan",
@@ -48,6 +50,7 @@ _MODULE_OF = {
     "LayerRedundancy": "report",
     "PatternReport": "patterns",
     "RedundancyEstimate": "sampling",
+    "RedundancyLoss": "redundancy_loss",
     "RedundancyReport": "report",
     "RedundantGroups": "groups",
     "ShrinkPlan": "shrinking.plan",

@@ -33,7 +33,7 @@ def _soft_redundancy_by_definition(
     banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Similarity
 ) -> Tensor:
     """`reference.soft_redundancy` of each of many banks: (banks,)."""
-    ops.check_thresholds(banks, thresholds)
+    ops.check_soft(banks, thresholds, temperature)
     values = (
         reference.soft_redundancy(bank, threshold, temperature, similarity)[None]
         for bank, threshold in zip(banks, thresholds, strict=True)

@@ -101,18 +101,54 @@ def counts_of_banks(banks: Sequence[Tensor], edges: Tensor, similarity: Similari
     """
     if not banks:
         return edges.new_zeros(0, edges.numel() + 2, dtype=torch.int64)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, bank in enumerate(banks):  # slices too long for a backend must not keep the other banks from it
-        groups.setdefault((bank.device, bank.dtype, are_long([bank])), []).append(index)
+    groups = _indices_by_call(banks)
     counts = []
-    for (device, dtype, _), indices in groups.items():
+    for indices in groups:
         group = [banks[index].detach() for index in indices]
-        limits = edges.to(device, ops.result_dtype(dtype))
+        limits = edges.to(group[0].device, ops.result_dtype(group[0].dtype))
         counts.append(implementation(backend, *group).psi_counts(group, limits, similarity))
     if len(counts) == 1:
         return counts[0]
-    order = torch.tensor([index for indices in groups.values() for index in indices], device=banks[0].device)
+    order = torch.tensor([index for indices in groups for index in indices], device=banks[0].device)
     return torch.cat([found.to(banks[0].device) for found in counts])[order.argsort()]
+
+
+def soft_redundancy_of_banks(
+    banks: Sequence[Tensor],
+    threshold: float | Sequence[Tensor],
+    temperature: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> list[Tensor]:
+    """`reference.soft_redundancy` of each of any number of filter banks; differentiable, never stores a term.
+
+    banks: checked, (F2, F1, *K) each, of any shapes, dtypes and devices; those of one dtype and device take one call;
+        as they are, whatever similarity.scale_free
+    threshold: of all banks, or a scalar of each on its device
+    out: scalars, float32 (float64 for a float64 bank), each on its bank's device
+    """
+    values: dict[int, Tensor] = {}
+    for indices in _indices_by_call(banks):
+        group = [banks[index] for index in indices]
+        dtype = ops.result_dtype(group[0].dtype)
+        if isinstance(threshold, float):
+            thresholds = group[0].new_full((len(group),), threshold, dtype=dtype)
+        else:
+            thresholds = torch.stack([threshold[index].to(dtype) for index in indices])
+        found = implementation(backend, *group).soft_redundancy(group, thresholds, temperature, similarity)
+        values.update(zip(indices, found.unbind(0), strict=True))
+    return [values[index] for index in range(len(banks))]
+
+
+def _indices_by_call(banks: Sequence[Tensor]) -> list[list[int]]:
+    """The banks, by their indices, that one call of an operator takes: of one dtype and device.
+
+    Slices too long for a backend must not keep the other banks from it.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, bank in enumerate(banks):
+        groups.setdefault((bank.device, bank.dtype, are_long([bank])), []).append(index)
+    return list(groups.values())
 
 
 def unpack(omega: Tensor, filters: int) -> Tensor:

@@ -102,6 +102,15 @@ def model_layers(model: nn.Module) -> list[Layer]:
     return share_marked(layers)
 
 
+def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """By the names of `model_layers`, each convolution and linear module whose own weight is its layer's."""
+    return {
+        place.name: place.module
+        for place in _places(model)
+        if isinstance(place.module, (_ConvNd, nn.Linear)) and place.adapter is None and place.part_of is None
+    }
+
+
 def share_marked(layers: list[Layer]) -> list[Layer]:
     """The layers, with those whose weight occurred before left without banks and a note that says where."""
     first: dict[object, str] = {}

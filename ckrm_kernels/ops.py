@@ -170,7 +170,7 @@ def _composed(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     def soft_redundancy(
         banks: Sequence[Tensor], thresholds: Tensor, temperature: float, with_gradient: bool, *similarity: Any
     ) -> tuple[Tensor, list[Tensor]]:
-        check_thresholds(banks, thresholds)
+        check_soft(banks, thresholds, temperature)
         values, gradients = [thresholds[:0]], []
         for bank, threshold in zip(banks, thresholds.unbind(0), strict=True):
             omega = namespace.pairwise_psi(bank, *similarity)
@@ -186,8 +186,10 @@ def _composed(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     return soft_redundancy
 
 
-def check_thresholds(banks: Sequence[Tensor], thresholds: Tensor) -> None:
-    """Raises RuntimeError unless there is a threshold a bank, of the dtype of their Psi, and the banks have one."""
+def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float) -> None:
+    """Raises RuntimeError for arguments of `soft_redundancy` that don't go together."""
+    if not temperature > 0:
+        raise RuntimeError(f"temperature must be > 0, got {temperature}")
     if thresholds.dim() != 1 or thresholds.shape[0] != len(banks):
         raise RuntimeError(f"thresholds must be of shape ({len(banks)},), got {tuple(thresholds.shape)}")
     for bank in banks:

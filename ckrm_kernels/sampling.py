@@ -90,7 +90,7 @@ def estimate_redundancy(
         exact = redundancy_of_banks(banks, thresholds, similarity, backend).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
     above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
-    for packed in _sample(pairs, num_pairs, generator).split(_CHUNK):
+    for packed in uniform_sample(pairs, num_pairs, generator).split(_CHUNK):
         which = packed // pairs_per_bank
         for b in which.unique().tolist():
             listed = packed_to_pairs(packed[which == b] % pairs_per_bank, filters)
@@ -242,7 +242,7 @@ def _row_start(i: Tensor, filters: int) -> Tensor:
     return i * (2 * filters - i - 1) // 2
 
 
-def _sample(population: int, size: int, generator: torch.Generator | None) -> Tensor:
+def uniform_sample(population: int, size: int, generator: torch.Generator | None) -> Tensor:
     """(size,) int64, a uniform sample without replacement of range(population), size < population."""
     device = generator.device if generator is not None else torch.device("cpu")
     if 2 * size >= population:

@@ -15,7 +15,14 @@ from scipy import stats
 from torch import nn
 
 from ckrm_kernels import chance_redundancy, estimate_redundancy, pairwise_psi, psi_histogram, redundancy, sampling
-from ckrm_kernels.sampling import _permuted, _sample, drawn_by_chance, packed_to_pairs, pairs_drawn, wilson_interval
+from ckrm_kernels.sampling import (
+    _permuted,
+    drawn_by_chance,
+    packed_to_pairs,
+    pairs_drawn,
+    uniform_sample,
+    wilson_interval,
+)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -46,7 +53,7 @@ def test_packed_order_is_exact_for_many_filters(filters, data):
 
 @pytest.mark.parametrize(("population", "size"), [(10, 1), (10, 4), (10, 5), (10, 9), (2**39, 5000)])
 def test_samples_are_without_replacement(population, size):
-    sample = _sample(population, size, seeded(0))
+    sample = uniform_sample(population, size, seeded(0))
     assert sample.shape == (size,)
     assert len(set(sample.tolist())) == size
     assert sample.min() >= 0
@@ -57,7 +64,7 @@ def test_samples_are_without_replacement(population, size):
 def test_every_subset_is_as_likely(size):
     generator, counts = seeded(0), dict.fromkeys(itertools.combinations(range(6), size), 0)
     for _ in range(3000):
-        counts[tuple(sorted(_sample(6, size, generator).tolist()))] += 1
+        counts[tuple(sorted(uniform_sample(6, size, generator).tolist()))] += 1
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
@@ -95,7 +102,7 @@ def test_wilson_interval_covers():
 
 def test_estimate_counts_the_sampled_pairs(backend):
     weight = torch.randn(30, 2, 3, 3, dtype=torch.float64) * 0.2
-    expected = pairwise_psi(weight, backend="reference")[_sample(435, 200, seeded(5))] > 0.3
+    expected = pairwise_psi(weight, backend="reference")[uniform_sample(435, 200, seeded(5))] > 0.3
     estimate = estimate_redundancy(weight, 0.3, num_pairs=200, generator=seeded(5), backend=backend)
     assert estimate.value == pytest.approx(expected.double().mean().item())
     assert 0 < estimate.value < 1

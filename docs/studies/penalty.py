@@ -1,140 +1,200 @@
-"""What a penalty on redundancy does to a layer, and what it costs: `python docs/studies/penalty.py`.
+"""What a penalty on redundancy does: `python docs/studies/penalty.py`.
 
-A residual network is trained on scikit-learn's digits from three seeds: without a penalty, and with
-weight * mean(max(0, Omega - 0.6)) of one 3x3 layer, at the absolute eps and scale-free. Writes penalty.csv beside this
-file and prints its means.
+Residual networks are trained on scikit-learn's digits and on a twentieth of Fashion-MNIST, from three seeds: plainly,
+with weight decay, and with `RedundancyLoss` in each direction besides. Then each is shrunk twice, without training: as
+far as an error of 1 % in each layer allows, and to half of its parameters by merging alike filters without any data.
+Writes penalty.csv and penalty.png beside this file and prints the means. What penalty.csv holds already is not trained
+again: an interrupted study goes on.
 """
 
 from __future__ import annotations
 
+import csv
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ckrm_kernels import pairwise_psi, redundancy
+from ckrm_kernels import RedundancyLoss, measure, plan_shrink
 from ckrm_kernels.data import Batch, Dataset, digits
+from ckrm_kernels.data.fashion import fashion_mnist
+from ckrm_kernels.data.fraction import with_fraction
 from ckrm_kernels.models import ResNetShape
 from ckrm_kernels.models.network import cross_entropy
+from ckrm_kernels.presentation.drawing import new_figure, png_file
 from ckrm_kernels.presentation.tables import csv_text
+from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.storage.files import write_atomically
 from ckrm_kernels.training import TrainingConfig, evaluate, train
 
-THRESHOLD, SEEDS, EPOCHS = 0.6, (0, 1, 2), 20
-LAYER = "layer3.0.conv2"  # 128 filters of 128 slices
-TIMED_STEPS = 60
+FILE = Path(__file__).with_suffix(".csv")
+SEEDS, THRESHOLD, TOLERANCE, CALIBRATION = (0, 1, 2), 0.6, 0.01, 256
+SHAPE = ResNetShape(stem=16, inner=((16,), (32,), (64,)), out=(16, 32, 64))
+DATA: dict[str, tuple[Callable[[], Dataset], int]] = {  # and the epochs
+    "digits": (digits, 20),
+    "fashion-mnist": (lambda: with_fraction(fashion_mnist(), 0.05, 0), 8),
+}
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """How the loss is penalised; a weight of 0 is no penalty."""
+class Way:
+    """How a network is trained; weight: of the penalty, 0 for none; options: of `RedundancyLoss`."""
 
     name: str
-    weight: float
-    scale_free: bool = False
+    decay: float = 1e-2
+    weight: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
 
-    def loss(self, model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
-        """Cross entropy and the penalty; in evaluation cross entropy alone."""
-        loss = cross_entropy(model, batch, class_weights)
-        if not self.weight or not model.training:
-            return loss
-        omega = pairwise_psi(model.get_submodule(LAYER), scale_free=self.scale_free)
-        return loss + self.weight * (omega - THRESHOLD).clamp(min=0).mean()
+    def loss_of(self, network: nn.Module, images: Tensor) -> Callable[[nn.Module, Batch, Tensor | None], Tensor]:
+        """Cross entropy and the penalty; in evaluation cross entropy alone. images: two, to trace with"""
+        if not self.weight:
+            return cross_entropy
+        inputs = {"example_inputs": images} if self.options.get("toward") == "together" else {}
+        penalty = RedundancyLoss(network, **self.options, **inputs)
+
+        def loss(model: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+            entropy = cross_entropy(model, batch, class_weights)
+            return entropy + self.weight * penalty() if model.training else entropy
+
+        return loss
 
 
-PENALTIES = (
-    Penalty("none", 0.0),
-    Penalty("0.1, absolute", 0.1),
-    Penalty("1, absolute", 1.0),
-    Penalty("0.1, scale-free", 0.1, scale_free=True),
-    Penalty("1, scale-free", 1.0, scale_free=True),
+WAYS = (
+    Way("nothing", decay=0.0),
+    Way("weight decay"),
+    Way("apart, t = 0.6", weight=1.0),
+    Way("apart, chance, scale-free", weight=1.0, options={"threshold": "chance", "scale_free": True}),
+    Way("together", weight=0.5, options={"toward": "together"}),
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trained network; rms: of the layer's weights, accuracy: on held-out images."""
+    """One trained network, its accuracy on held-out images.
 
-    penalty: str
+    redundancy, scale_free: the mean of lambda^0.6 over the layers; alike: the share of pairs of signed scale-free Psi
+        above 0.95; size: the share of parameters left within the tolerance, shrunk: the accuracy then; merged: the
+        accuracy with half of the parameters, filters merged without data
+    """
+
+    data: str
+    way: str
     seed: int
     redundancy: float
     scale_free: float
-    rms: float
+    alike: float
     accuracy: float
+    size: float
+    shrunk: float
+    merged: float
+
+
+MEASURES = tuple(each.name for each in fields(Row))[3:]
 
 
 def main() -> None:
-    """Trains, measures, and writes the file."""
+    """Trains what is missing, and writes the files."""
     torch.set_num_threads(1)
-    data = digits()
-    rows = [trained(penalty, data, seed) for seed in SEEDS for penalty in PENALTIES]
-    text = csv_text([each.name for each in fields(Row)], [astuple(row) for row in rows])
-    write_atomically(Path(__file__).with_suffix(".csv"), text)
-    print(as_table(rows, seconds_of_a_step(data)))
+    rows = kept()
+    for name, (load, epochs) in DATA.items():
+        data = load()
+        for seed in SEEDS:
+            for way in WAYS:
+                if any((row.data, row.way, row.seed) == (name, way.name, seed) for row in rows):
+                    continue
+                rows.append(trained(name, data, epochs, way, seed))
+                write_atomically(FILE, csv_text([each.name for each in fields(Row)], [astuple(row) for row in rows]))
+                print(rows[-1], flush=True)
+    write_atomically(FILE.with_suffix(".png"), png_file(drawn(rows), 150))
+    print(as_table(rows))
 
 
-def trained(penalty: Penalty, data: Dataset, seed: int) -> Row:
-    """A network trained with the penalty, measured."""
+def kept() -> list[Row]:
+    """The rows of the file, if there is one."""
+    if not FILE.exists():
+        return []
+    with FILE.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(line["data"], line["way"], int(line["seed"]), *(float(line[name]) for name in MEASURES))
+            for line in csv.DictReader(file)
+        ]
+
+
+def trained(name: str, data: Dataset, epochs: int, way: Way, seed: int) -> Row:
+    """A network trained in that way, measured and shrunk."""
     torch.manual_seed(seed)
-    network = ResNetShape().build()
-    train(network, data, TrainingConfig(epochs=EPOCHS), seed, loss=penalty.loss)
-    weight = network.get_submodule(LAYER).weight.detach()
+    network = SHAPE.build()
+    images = data.train.batch(torch.arange(CALIBRATION)).images
+    loss = way.loss_of(network, images[:2])
+    train(network, data, TrainingConfig(epochs=epochs, weight_decay=way.decay), seed, loss=loss)
+    accuracy = partial(evaluate, part=data.held_out, classes=data.classes)
+    small = plan_shrink(network, images[:2], calibration=images, tolerance=TOLERANCE)
+    merged = plan_shrink(network, images[:2], parameters=0.5)
     return Row(
-        penalty.name,
+        name,
+        way.name,
         seed,
-        redundancy(weight, THRESHOLD).item(),
-        redundancy(weight, THRESHOLD, scale_free=True).item(),
-        weight.square().mean().sqrt().item(),
-        evaluate(network, data.held_out, data.classes).accuracy,
+        mean_of_layers(network, THRESHOLD),
+        mean_of_layers(network, THRESHOLD, scale_free=True),
+        mean_of_layers(network, 0.95, scale_free=True, signed=True),
+        accuracy(network).accuracy,
+        small.after.parameters / small.before.parameters,
+        accuracy(small.apply()).accuracy,
+        accuracy(merged.apply()).accuracy,
     )
 
 
-def seconds_of_a_step(data: Dataset) -> dict[str, float]:
-    """The median time of a training step with each penalty, in turns, on one thread."""
-    batch = data.train.batch(torch.arange(TrainingConfig().batch_size))
-    steps = {penalty.name: one_step(penalty, batch) for penalty in PENALTIES}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(TIMED_STEPS):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+def mean_of_layers(network: nn.Module, threshold: float, **options: bool) -> float:
+    """The mean redundancy of the measured layers."""
+    report = measure(network, threshold, details=False, **options)
+    return statistics.fmean(layer.redundancy for layer in report.measured)
 
 
-def one_step(penalty: Penalty, batch: Batch) -> Callable[[], None]:
-    """A step of a network's training on the batch."""
-    network = ResNetShape().build()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        penalty.loss(network, batch, None).backward()
-        optimizer.step()
-
-    return step
+def means(rows: Sequence[Row], data: str) -> Iterator[tuple[Way, dict[str, float]]]:
+    """Of the seeds of each way."""
+    for way in WAYS:
+        own = [row for row in rows if (row.data, row.way) == (data, way.name)]
+        yield way, {name: statistics.fmean(getattr(row, name) for row in own) for name in MEASURES}
 
 
-def as_table(rows: Sequence[Row], seconds: dict[str, float]) -> str:
-    """Means of the seeds, and the time of a step beside that without a penalty; as Markdown."""
-    lines = [
-        "| penalty | lambda | lambda, scale-free | weights' RMS | accuracy | time of a step |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for penalty in PENALTIES:
-        own = [row for row in rows if row.penalty == penalty.name]
-        means = {
-            name: statistics.fmean(getattr(row, name) for row in own)
-            for name in ("redundancy", "scale_free", "rms", "accuracy")
-        }
-        cells = [f"{means['redundancy']:.3f}", f"{means['scale_free']:.4f}", f"{means['rms']:.4f}"]
-        cells += [f"{means['accuracy']:.3f}", f"{seconds[penalty.name] / seconds['none']:.2f}"]
-        lines.append(f"| {penalty.name} | {' | '.join(cells)} |")
+def as_table(rows: Sequence[Row]) -> str:
+    """Means of the seeds; as Markdown."""
+    lines = []
+    for data in DATA:
+        lines += [
+            f"| {data} | lambda | scale-free | alike | accuracy | size found | accuracy there | merged to half |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for way, mean in means(rows, data):
+            cells = [f"{mean[name]:.3f}" for name in MEASURES]
+            lines.append(f"| {way.name} | {' | '.join(cells)} |")
+        lines.append("")
     return "\n".join(lines)
+
+
+def drawn(rows: Sequence[Row]) -> Figure:
+    """Accuracy by the share of parameters left: whole, within the tolerance and merged to half; a mark a seed."""
+    figure = new_figure(9.2, 4.0, layout="constrained")
+    colours = [LIGHT[name] for name in ("soft", "standard", "searched", "narrower", "redundant")]
+    for axes, data in zip(figure.subplots(1, len(DATA)), DATA, strict=True):
+        for way, colour in zip(WAYS, colours, strict=True):
+            own = [row for row in rows if (row.data, row.way) == (data, way.name)]
+            axes.scatter([1.0] * len(own), [row.accuracy for row in own], color=colour, s=26, label=way.name)
+            axes.scatter([row.size for row in own], [row.shrunk for row in own], color=colour, s=26, marker="^")
+            axes.scatter([0.5] * len(own), [row.merged for row in own], color=colour, s=26, marker="x")
+        axes.set_title(data, loc="left", fontsize=10)
+        axes.set_xlabel("share of the parameters left")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("accuracy on held-out images")
+    figure.axes[0].legend(fontsize=7.5, frameon=False, loc="lower right")
+    figure.suptitle("Dots: as trained; triangles: shrunk within an error of 1 %; crosses: merged to half", fontsize=9)
+    return figure
 
 
 if __name__ == "__main__":
