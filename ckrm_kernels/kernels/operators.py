@@ -21,7 +21,7 @@ from ckrm_kernels.kernels.launch import (
     spread_gradient,
 )
 from ckrm_kernels.kernels.prepared import indices_by_buffer, prepare_banks
-from ckrm_kernels.ops import check_thresholds, result_dtype
+from ckrm_kernels.ops import check_soft, result_dtype
 
 
 def pairwise_psi(weight: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
@@ -93,7 +93,7 @@ def soft_redundancy(
     """
     for bank in banks:
         check_weight(bank)
-    check_thresholds(banks, thresholds)
+    check_soft(banks, thresholds, temperature)
     arithmetic = Arithmetic.of(thresholds.dtype, similarity, signed, parameters)
     values = torch.zeros_like(thresholds, memory_format=torch.contiguous_format)
     gradients = [_gradient_of(bank) for bank in banks] if with_gradient else []

@@ -293,7 +293,9 @@ def _part_length(slices: list[int], programs: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def soft_table(places: tuple[Place, ...], rows: tuple[int, ...], tile: Tile, strips: int, device: torch.device) -> Tensor:
+def soft_table(
+    places: tuple[Place, ...], rows: tuple[int, ...], tile: Tile, strips: int, device: torch.device
+) -> Tensor:
     """The table of SoftRow; rows: of the thresholds; strips: into which a tile of `plan_tiles` is cut, a sum each."""
     tiles = [len(_corners(place.shape.filters, place.shape.filters, tile, True)) for place in places]
     table = [
@@ -317,7 +319,7 @@ def soft_table(places: tuple[Place, ...], rows: tuple[int, ...], tile: Tile, str
 
 @functools.lru_cache(maxsize=512)
 def gradient_table(rows: tuple[Place, ...], columns: tuple[Place, ...], device: torch.device) -> Tensor:
-    """The table of GradientRow of the banks `rows`, each compared with that of `columns`; all gradients side by side."""
+    """The table of GradientRow of the banks `rows`, each compared with one of `columns`; all gradients side by side."""
     of_psi = starts([row.padded * column.padded for row, column in zip(rows, columns, strict=True)])
     outputs = starts([math.prod(row.shape) for row in rows])
     table = [

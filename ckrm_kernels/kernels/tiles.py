@@ -203,7 +203,7 @@ def add_counts(interval, counts, intervals, BINS: tl.constexpr):
 
 @triton.jit
 def sum_of_parts(partial, tile, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STRIP: tl.constexpr):
-    """(STRIP, COLUMNS): the sums of a tile (tables.TileRow), from row `first` on: its parts, always in the same order."""
+    """(STRIP, COLUMNS): the sums of a tile (tables.TileRow), from row `first` on: its parts', in their order."""
     slot, parts = tl.load(tile + tables.TILE_SLOT), tl.load(tile + tables.TILE_PARTS)
     at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)

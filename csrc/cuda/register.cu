@@ -2,4 +2,7 @@
 #include "../operators.h"
 #include "runtime.h"
 
-STABLE_TORCH_LIBRARY_IMPL(ckrm_cuda, CKRM_DISPATCH_KEY, m) { ckrm::register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(ckrm_cuda, CKRM_DISPATCH_KEY, m) {
+  ckrm::register_operators(m);
+  m.impl("soft_redundancy", TORCH_BOX(&ckrm::soft_redundancy));
+}
