@@ -35,7 +35,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ckrm_kernels.kernels import elementary, gradient, listed, prepare, tiles
+from ckrm_kernels.kernels import elementary, gradient, listed, prepare, soft, tiles
 from ckrm_kernels.kernels.arithmetic import Arithmetic
 from ckrm_kernels.kernels.configurations import ALL_REGISTERS, LAUNCH, TABLE, filters_at_once, row_of, slices_at_once
 from ckrm_kernels.similarity import Similarity
@@ -45,11 +45,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (80, 90, 100, 120, "gfx942")
 _CPU = torch.device("cpu")
 
 # Types of the kernels' arguments by name; what is not here is an integer (a size or a stride).
-_TABLES = ("banks", "programs", "items", "tiles", "pairs", "others", "starts")
-_DATA = ("buffer", "weight", "partial", "out", "edges", "grad")
-# Of those that are tuples, how many numbers they hold: coordinates and moments; places, see plan.Place.in_buffer.
-_DATA_TUPLES = {"of_bank": 2}
-_PLACES = {"place": 3, "row_place": 3, "column_place": 3}
+_TABLES = ("banks", "programs", "blocks", "items", "tiles", "pairs", "others", "starts")
+_DATA = ("buffer", "of_buffer", "weight", "partial", "sums", "out", "edges", "grad", "of_psi", "thresholds",
+         "temperature", "values")  # fmt: skip
+# Of those that are tuples, how many numbers they hold: see plan.Place.in_buffer.
+_PLACES = {"place": 3}
 
 _FMA = {"FFMA", "FMUL", "FADD", "HFMA2", "HADD2", "HMUL2"}
 _WIDE = {"IMAD", "FFMA2", "FMUL2", "FADD2"}
@@ -133,14 +133,20 @@ def jobs(architecture: Architecture) -> Iterator[Job]:
     for output, code in {"packed": 0, "rectangle": 1, "counts": 2}.items():
         constants = {"OUTPUT": code, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8, "BINS": 128}
         yield Job(f"combine, {output}", "tiles", "combine_kernel", constants, {})
+    for name, row in {"": with_coordinates, ", float64": "float64"}.items():
+        tile = TABLE[row].tile
+        constants = {"WITH_GRADIENT": True, "ROWS": tile.rows, "COLUMNS": tile.columns, "STRIP": 8}
+        yield Job(f"soft{name}", "soft", "soft_kernel", constants, {}, double=row == "float64")
+        yield Job(f"soft mean{name}", "soft", "soft_mean_kernel", {"BLOCK": 1024}, {}, double=row == "float64")
     for name, similarity in {"": psi, ", cosine": Similarity("cosine")}.items():
         yield _listed_job(f"listed{name}", similarity)
         yield _listed_gradient_job(f"listed gradient{name}", similarity)
         yield _prepare_job(f"prepare, K = 9{name}", similarity, 8, 8)
     yield _listed_job("listed, float64", psi, double)
     yield _listed_gradient_job("listed gradient, float64", psi, double)
-    yield _finish_job("finish gradient", psi)
-    yield _finish_job("finish gradient, float64", psi, double)
+    for k, positions in {"": 8, ", K = 1": 1, ", K = 49": 64}.items():
+        yield _finish_job(f"finish gradient{k}", psi, positions)
+    yield _finish_job("finish gradient, float64", psi, 8, double)
     yield _prepare_job("prepare, K = 9 and 49", psi, 8, 64)
     for k, positions in {"K = 1": 1, "K = 49": 64}.items():
         yield _prepare_job(f"prepare, {k}", psi, positions, positions)
@@ -149,9 +155,8 @@ def jobs(architecture: Architecture) -> Iterator[Job]:
     for weight, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16}.items():
         yield replace(_prepare_job(f"prepare, {weight}, any strides", psi, 8, 8, dtype), weight=weight)
     # Triton compiles an argument that is 1 as a constant.
-    ones = {"filters": 1, "slices": 1}
-    yield _with_constants(_finish_job("finish gradient, K = 1", psi), positions=1, **ones)
-    yield _with_constants(_listed_job("listed, one slice", psi), count=1, steps=1, **ones)
+    ones = {"filters": 1, "slices": 1, "count": 1, "steps": 1}
+    yield _with_constants(_listed_job("listed, one slice", psi), **ones)
     yield Job("spread gradient", "gradient", "spread_gradient_kernel", {"PACKED": True, "BLOCK": 32}, {})
 
 
@@ -208,10 +213,10 @@ def _prepare_job(
     return Job(name, "prepare", "prepare_kernel", constants, {}, double=arithmetic.double)
 
 
-def _finish_job(name: str, similarity: Similarity, dtype: torch.dtype = torch.float32) -> Job:
+def _finish_job(name: str, similarity: Similarity, positions: int, dtype: torch.dtype = torch.float32) -> Job:
     arithmetic = _arithmetic(similarity, dtype)
-    block = slices_at_once(8)
-    sizes = {"POSITIONS": 8, "BLOCK": block, "FILTERS": filters_at_once(block)}
+    block = slices_at_once(positions)
+    sizes = {"POSITIONS": positions, "BLOCK": block, "FILTERS": filters_at_once(block)}
     constants = {**_compiled(arithmetic.of_weight(_CPU)), **sizes}
     return Job(name, "prepare", "finish_gradient_kernel", constants, {}, double=arithmetic.double)
 
@@ -264,9 +269,8 @@ def _count_of_amd(job: Job, architecture: str, compiled: Any) -> Count:
 
 
 def _source(job: Job) -> ASTSource:
-    kernel = getattr(
-        {"tiles": tiles, "gradient": gradient, "listed": listed, "prepare": prepare}[job.module], job.kernel
-    )
+    modules = {"tiles": tiles, "gradient": gradient, "listed": listed, "prepare": prepare, "soft": soft}
+    kernel = getattr(modules[job.module], job.kernel)
     number = "fp64" if job.double else "fp32"
     signature: dict[str, Any] = {}
     aligned: dict[tuple[int, ...], list[Any]] = {}
@@ -279,15 +283,13 @@ def _source(job: Job) -> ASTSource:
             signature[name] = "*i64"
         elif name in _DATA:
             signature[name] = f"*{job.weight}" if name == "weight" and job.weight else f"*{number}"
-        elif name in _DATA_TUPLES:
-            signature[name] = (f"*{number}",) * _DATA_TUPLES[name]
         elif name in _PLACES:
             signature[name] = ("i32",) * _PLACES[name]
         else:
             signature[name] = "i32"
         if name in (*_TABLES, *_DATA) or (name == "scalars" and job.double):
             aligned[(index,)] = [["tt.divisibility", 16]]
-        for part in range(_DATA_TUPLES.get(name, _PLACES.get(name, 0))):
+        for part in range(_PLACES.get(name, 0)):
             aligned[(index, part)] = [["tt.divisibility", 16]]
     return ASTSource(fn=kernel, signature=signature, constexprs=job.constants, attrs=aligned)
 

@@ -151,6 +151,37 @@ def _check_counts_of_one(w: Tensor, packed: Tensor, counts: Tensor, edges: Tenso
         assert int((expected + tolerance <= edge).sum()) <= at_most <= int((expected - tolerance <= edge).sum())
 
 
+def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float, psi: Compared, ops: Any = ops) -> None:
+    """banks: of one dtype, (F2, F1, *K) each; thresholds: (banks,) of the result's dtype."""
+    with poisoned():
+        values, gradients = ops.soft_redundancy(banks, thresholds, temperature, True, *psi.arguments)
+        alone, none = ops.soft_redundancy(banks, thresholds, temperature, False, *psi.arguments)
+    assert list(none) == []
+    assert torch.equal(values.nan_to_num(-1), alone.nan_to_num(-1))
+    assert_fresh(values, (len(banks),), thresholds.dtype)
+    for w, threshold, value, gradient in zip(banks, thresholds.double(), values, gradients, strict=True):
+        _check_soft_of_one(w, threshold, temperature, psi, value, gradient)
+
+
+def _check_soft_of_one(
+    w: Tensor, threshold: Tensor, temperature: float, psi: Compared, value: Tensor, gradient: Tensor
+) -> None:
+    """How far the sigmoid is off follows from how far Psi is, since sigmoid' <= 1/4."""
+    filters, dtype, pairs = w.shape[0], w.dtype, all_pairs(w.shape[0])
+    assert_fresh(gradient, w.shape, result_dtype(dtype))
+    exact = w.detach().double().requires_grad_()
+    omega = expected_psi(exact, pairs, psi)
+    soft = ((omega - threshold) / temperature).sigmoid()
+    expected = soft.sum() / max(len(pairs), 1)
+    off = PSI[dtype] + psi_allowance(w, w, psi, dtype)[pairs[:, 0], pairs[:, 1]]
+    allowed = (off / 4 / temperature).clamp(max=1).sum().item() / max(len(pairs), 1)
+    assert (value.isnan() and expected.isnan()) or abs(value.item() - expected.item()) <= allowed
+    (of_bank,) = torch.autograd.grad(expected, exact)
+    slope = (soft * (1 - soft)).detach() / temperature / max(len(pairs), 1)
+    allowance = gradient_allowance(w, w, packed_to_square(slope, filters), psi, dtype)
+    assert_gradient_close(gradient, of_bank, result_dtype(dtype), allowance)
+
+
 def degenerate_slices(dtype: torch.dtype) -> Tensor:
     """(11, 1, 4): zero, constant, repeated, flipped and uncorrelated slices, and means of exactly zero."""
     rows = [

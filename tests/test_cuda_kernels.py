@@ -20,6 +20,7 @@ from compare import (
     check_cross,
     check_pairs,
     check_pairwise,
+    check_soft,
     degenerate_slices,
     mixed_banks,
     poisoned,
@@ -74,7 +75,7 @@ class OnGpu:
     def __getattr__(self, name):
         def call(*arguments):
             results = getattr(torch.ops.ckrm_cuda, name)(*tree_map_only(torch.Tensor, to_gpu, arguments))
-            return results.cpu() if isinstance(results, torch.Tensor) else [result.cpu() for result in results]
+            return tree_map_only(torch.Tensor, torch.Tensor.cpu, results)
 
         return call
 
@@ -157,6 +158,26 @@ def test_counts_of_many_banks(ops, dtype):
     check_counts_of_banks(mixed_banks(dtype), edges, DEFAULT, ops)
     check_counts_of_banks(mixed_banks(dtype)[::-1], torch.stack([edges, edges], 1)[:, 0], Psi(eps=0.0), ops)
     assert ops.psi_counts([], edges, *DEFAULT.arguments).shape == (0, 5)
+
+
+@pytest.mark.parametrize("similarity", [DEFAULT, *also(Psi(eps=0.0)), *SIMILARITIES.values()], ids=str)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *also(*DTYPES[1:])])
+def test_soft_shares_of_many_banks(ops, dtype, similarity):
+    shapes = [(7, 3, 7, 7), (70, 3, 3, 3), (0, 2, 3), (5, 2, 1), (1, 4, 3, 3), (6, 70), (4, 3, 2, 2, 2)]
+    banks = [weight(shape, dtype, seed=index) for index, shape in enumerate(shapes)]
+    thresholds = torch.linspace(0.2, 0.7, 2 * len(banks), dtype=result_dtype(dtype))[::2]
+    check_soft([bank.transpose(0, 1).contiguous().transpose(0, 1) for bank in banks], thresholds, 0.1, similarity, ops)
+    values, gradients = ops.soft_redundancy([], thresholds[:0], 0.1, True, *similarity.arguments)
+    assert values.shape == (0,)
+    assert list(gradients) == []
+
+
+def test_a_bank_that_is_not_finite_spoils_its_own_soft_share_alone(ops):
+    banks = [weight((4, 2, 3)), weight((5, 2, 3)), weight((3, 1, 3))]
+    banks[1][2, 0, 0] = math.nan
+    values, gradients = ops.soft_redundancy(banks, torch.full((3,), 0.3), 0.1, True, *DEFAULT.arguments)
+    assert values.isnan().tolist() == [False, True, False]
+    assert [of_bank.isnan().all().item() for of_bank in gradients] == [False, True, False]
 
 
 def test_many_slices_in_one_block_keep_their_digits(ops):
@@ -393,13 +414,14 @@ def test_the_same_bits_every_time(ops):
             ops.pairwise_psi(w, *DEFAULT.arguments),
             ops.pairwise_psi_backward(grads[0], w, *DEFAULT.arguments),
             ops.psi_of_pairs_backward(grads[1], w, pairs, *DEFAULT.arguments),
+            ops.soft_redundancy([w], torch.tensor([0.3]), 0.1, True, *DEFAULT.arguments)[0],
         )
         for _ in range(2)
     ]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("name", ["pairwise_psi", "cross_psi", "psi_of_pairs", "psi_counts"])
+@pytest.mark.parametrize("name", ["pairwise_psi", "cross_psi", "psi_of_pairs", "psi_counts", "soft_redundancy"])
 def test_opcheck(device, name):
     w = weight((5, 3, 3, 3)).to(device).requires_grad_(name != "psi_counts")
     inputs = {
@@ -407,6 +429,7 @@ def test_opcheck(device, name):
         "cross_psi": (w, weight((3, 3, 3, 3)).to(device).requires_grad_()),
         "psi_of_pairs": (w, some_pairs(5, 7).to(device)),
         "psi_counts": ([w, w[:, :1], w[:1]], torch.tensor([0.5], device=device)),
+        "soft_redundancy": ([w, w.detach()[:, :1]], torch.tensor([0.5, 0.3], device=device), 0.1, True),
     }
     torch.library.opcheck(getattr(torch.ops.ckrm_cuda, name), (*inputs[name], *DEFAULT.arguments))
 
@@ -444,6 +467,15 @@ def test_gradients_in_float64(device):
         (lambda ops, w: ops.psi_of_pairs(w, torch.zeros(3, 2), *DEFAULT.arguments), "pairs must be an int64 tensor"),
         (lambda ops, w: ops.psi_counts([w], torch.zeros(3, dtype=torch.float64), *DEFAULT.arguments), "edges must be"),
         (lambda ops, w: ops.psi_counts([w, w.half()], torch.zeros(3), *DEFAULT.arguments), "banks must have one dtype"),
+        (
+            lambda ops, w: ops.soft_redundancy([w], torch.zeros(2), 0.1, True, *DEFAULT.arguments),
+            "thresholds must be of",
+        ),
+        (lambda ops, w: ops.soft_redundancy([w], torch.zeros(1), 0.0, True, *DEFAULT.arguments), "temperature must be"),
+        (
+            lambda ops, w: ops.soft_redundancy([w], torch.zeros(1).double(), 1, True, *DEFAULT.arguments),
+            "thresholds must",
+        ),
         (lambda ops, w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT.arguments), "grad must have the shape"),
     ],
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ckrm_kernels.kernels import tables
 from ckrm_kernels.kernels.elementary import beside, constants_of, summand, tf32_parts
 from ckrm_kernels.kernels.listed import (
     coordinates_of_slices,
@@ -24,6 +25,7 @@ from ckrm_kernels.kernels.listed import (
     load_coordinates_of_slices,
     load_moments_of_slices,
 )
+from ckrm_kernels.kernels.tables import LAYOUT
 from ckrm_kernels.kernels.tiles import covariance_of_tile, load_moments
 
 
@@ -85,10 +87,9 @@ def add_coordinates(of_z, a, buffer, at, size, ROWS: tl.constexpr, COLUMNS: tl.c
 def tile_gradient_kernel(
     buffer,
     grad,
-    of_bank,
-    row_place,
-    column_place,
-    steps,
+    of_buffer,
+    banks,
+    blocks,
     scalars,
     GRADIENT: tl.constexpr,
     KINDS: tl.constexpr,
@@ -101,29 +102,35 @@ def tile_gradient_kernel(
 ):
     """One block of rows, one slice, and of the coordinates one step of 8; the moments go with the first step.
 
-    grad: (padded rows, padded columns), zero where there is no pair; of_bank: see prepare.finish_gradient_kernel
-    row_place, column_place: of both banks in the buffer, their (padded, coordinates, moments), see plan.Place
+    grad: of all banks, (padded rows, padded columns) each, zero where there is no pair
+    of_buffer: see prepare.finish_gradient_kernel; banks, blocks: tables of GradientRow and BlockRow
     STEPS: see tiles.covariance_of_tile; STAGES: see tiles.sum_over_slices
     GRADIENT, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
-    of_coordinates, of_moments = of_bank
-    padded_rows, row_coordinates, row_moments = row_place
-    padded_columns, column_coordinates, column_moments = column_place
+    tl.static_assert(LAYOUT >= 0)  # see tables.py
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     constants = constants_of(scalars, NUMBER, DOUBLE)
-    block = tl.program_id(1).to(tl.int64) * ROWS
-    k, own_step = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    own = blocks + tl.program_id(0).to(tl.int64) * tables.BLOCK_WIDTH
+    bank = banks + tl.load(own + tables.BLOCK_BANK) * tables.GRADIENT_WIDTH
+    block = tl.multiple_of(tl.load(own + tables.BLOCK_FIRST_FILTER), 16)
+    k, own_step = tl.load(own + tables.BLOCK_SLICE), tl.load(own + tables.BLOCK_STEP).to(tl.int32)
+    padded_rows = tl.multiple_of(tl.load(bank + tables.GRADIENT_PADDED).to(tl.int32), 16)
+    padded_columns = tl.multiple_of(tl.load(bank + tables.GRADIENT_OTHER_PADDED).to(tl.int32), 16)
+    steps = tl.load(bank + tables.GRADIENT_STEPS).to(tl.int32)
     row_size = width * STEPS if STEPS > 0 else tl.multiple_of(width * steps, 8)
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    row_coordinates, row_moments = tl.load(bank + tables.GRADIENT_COORDINATES), tl.load(bank + tables.GRADIENT_MOMENTS)
+    column_coordinates = tl.load(bank + tables.GRADIENT_OTHER_COORDINATES)
+    column_moments = tl.load(bank + tables.GRADIENT_OTHER_MOMENTS)
     rows_at = tl.multiple_of(row_coordinates + (k * padded_rows + block) * row_size, 8)
     columns_at = tl.multiple_of(column_coordinates + k * padded_columns * row_size, 8)
     row_moments_at = tl.multiple_of(row_moments + 4 * k * padded_rows + block, 16)
     column_moments_at = tl.multiple_of(column_moments + 4 * k * padded_columns, 16)
+    grad_at = tl.multiple_of(tl.load(bank + tables.GRADIENT_OF_PSI) + block * padded_columns, 16)
     of_mu = tl.zeros([ROWS, COLUMNS], dtype)
     of_sigma = tl.zeros([ROWS, COLUMNS], dtype)
     of_z = tl.zeros([ROWS, width], dtype)
-    grad_at = tl.multiple_of(block * padded_columns, 16)
     row = load_moments(buffer, row_moments_at, rows[:, None], padded_rows)
     if STEPS == 1 and not DOUBLE:
         z_i = load_rows(buffer, rows_at, rows, row_size)
@@ -145,14 +152,12 @@ def tile_gradient_kernel(
         columns_at += COLUMNS * row_size
         column_moments_at += COLUMNS
         grad_at += COLUMNS
-    i = block + rows
     if own_step == 0:
-        target = of_moments + 2 * k * padded_rows + i
+        target = of_buffer + row_moments_at + rows
         tl.store(target, tl.sum(of_mu, 1))
-        tl.store(target + padded_rows, tl.sum(of_sigma, 1))
+        tl.store(target + 2 * padded_rows, tl.sum(of_sigma, 1))
     if STEPS != 0:
-        d = tl.arange(0, width)
-        target = of_coordinates + (k * padded_rows + i)[:, None] * row_size + own_step * width + d[None, :]
+        target = of_buffer + rows_at + rows[:, None] * row_size + own_step * width + tl.arange(0, width)[None, :]
         tl.store(target, of_z)
 
 
@@ -162,7 +167,7 @@ def listed_gradient_kernel(
     grad,
     others,
     starts,
-    of_bank,
+    of_buffer,
     filters,
     slices,
     steps,
@@ -177,10 +182,10 @@ def listed_gradient_kernel(
     """One filter, SLICES of its slices and one step of 8 coordinates; visits the pairs that the filter is in.
 
     others, grad: (2 P,) the other filter of each, by filter, and the gradient of its Psi; starts: (F2 + 1,)
-    of_bank, place, scalars: see prepare.finish_gradient_kernel; GRADIENT, KINDS: see arithmetic.Arithmetic
+    of_buffer: see prepare.finish_gradient_kernel; place: of the bank in the buffer, see listed.listed_kernel
+    GRADIENT, KINDS: see arithmetic.Arithmetic; scalars: see constants_of
     """
-    of_coordinates, of_moments = of_bank
-    padded, coordinates, _ = place
+    padded, _, moments = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
     constants = constants_of(scalars, NUMBER, DOUBLE)
@@ -204,12 +209,12 @@ def listed_gradient_kernel(
         if steps > 0:
             of_z += a[:, None] * load_coordinates_of_slices(buffer, j_at + own_step * width, present, DOUBLE)
     if own_step == 0:
-        target = of_moments + 2 * k * padded + i
+        target = of_buffer + moments + 4 * k * padded + i
         tl.store(target, of_mu, present)
-        tl.store(target + padded, of_sigma, present)
+        tl.store(target + 2 * padded, of_sigma, present)
     if steps > 0:
         c = tl.arange(0, 8)
-        target = of_coordinates + i_at[:, None] - coordinates + own_step * width + c[None, :]
+        target = of_buffer + i_at[:, None] + own_step * width + c[None, :]
         tl.store(target, of_z, present[:, None])
         if not DOUBLE:
             tl.store(target + 8, tl.zeros([SLICES, 8], dtype), present[:, None])

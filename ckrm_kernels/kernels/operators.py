@@ -12,9 +12,16 @@ from torch import Tensor
 from ckrm_kernels.kernels import tiles
 from ckrm_kernels.kernels.arguments import check_alike, check_edges, check_gradient, check_pairs, check_weight
 from ckrm_kernels.kernels.arithmetic import Arithmetic
-from ckrm_kernels.kernels.launch import launch_listed, launch_listed_gradient, launch_tile_gradient, launch_tiles
+from ckrm_kernels.kernels.launch import (
+    launch_listed,
+    launch_listed_gradient,
+    launch_soft,
+    launch_tile_gradient,
+    launch_tiles,
+    spread_gradient,
+)
 from ckrm_kernels.kernels.prepared import indices_by_buffer, prepare_banks
-from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.ops import check_soft, result_dtype
 
 
 def pairwise_psi(weight: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
@@ -70,6 +77,75 @@ def psi_counts(
     return out
 
 
+def soft_redundancy(
+    banks: Sequence[Tensor],
+    thresholds: Tensor,
+    temperature: float,
+    with_gradient: bool,
+    similarity: str,
+    signed: bool,
+    parameters: Sequence[float],
+) -> tuple[Tensor, list[Tensor]]:
+    """See `reference.soft_redundancy`. One launch of each kernel for all banks with slices of one number, for all of 2
+    to 9, and for all of more.
+
+    banks, thresholds, out: see ops.SCHEMAS
+    """
+    for bank in banks:
+        check_weight(bank)
+    check_soft(banks, thresholds, temperature)
+    arithmetic = Arithmetic.of(thresholds.dtype, similarity, signed, parameters)
+    values = torch.zeros_like(thresholds, memory_format=torch.contiguous_format)
+    gradients = [_gradient_of(bank) for bank in banks] if with_gradient else []
+    present = [index for index, bank in enumerate(banks) if bank.shape[0] >= 2]
+    if not present:
+        return values, [gradient.zero_() for gradient in gradients]
+    levels = thresholds.contiguous(), thresholds.new_full((1,), temperature)
+    with _device_of(banks[0]):
+        for some in indices_by_buffer(present, banks, arithmetic, with_gradient):
+            of_run = [gradients[index] for index in some] if with_gradient else None
+            _soft_redundancy_of_run([banks[index] for index in some], tuple(some), levels, values, of_run, arithmetic)
+    for gradient in gradients:
+        if gradient.shape[0] < 2:
+            gradient.zero_()
+    return values, gradients
+
+
+def _soft_redundancy_of_run(
+    banks: list[Tensor],
+    rows: tuple[int, ...],
+    levels: tuple[Tensor, Tensor],
+    values: Tensor,
+    gradients: list[Tensor] | None,
+    arithmetic: Arithmetic,
+) -> None:
+    """Of banks that one launch takes; rows: of the thresholds, which `levels` holds beside the temperature."""
+    prepared = prepare_banks(_copied_side_by_side(banks), arithmetic, together=True)
+    of_psi = launch_soft(prepared, rows, *levels, values, with_gradient=gradients is not None)
+    if gradients is not None:
+        out, views = _side_by_side(gradients)
+        launch_tile_gradient(prepared, prepared.places, prepared.places, of_psi, out)
+        torch._foreach_copy_(gradients, views)
+
+
+def _copied_side_by_side(banks: list[Tensor]) -> list[Tensor]:
+    """The banks in one tensor, copied by one launch: where they stand in it is known from their shapes.
+
+    Else the tables of a launch would hold addresses, which are new at every step where weights are computed, and
+    unknown before a CUDA graph is captured.
+    """
+    _, views = _side_by_side(banks)
+    torch._foreach_copy_(views, banks)
+    return views
+
+
+def _side_by_side(like: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """An uninitialised tensor, and views of it, contiguous, of these shapes and their dtype."""
+    flat = like[0].new_empty(sum(each.numel() for each in like))
+    parts = flat.split([each.numel() for each in like])
+    return flat, [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
+
+
 def psi_of_pairs(weight: Tensor, pairs: Tensor, similarity: str, signed: bool, parameters: Sequence[float]) -> Tensor:
     """Psi of listed pairs: see `reference.psi_of_pairs`."""
     arithmetic = Arithmetic.of(weight.dtype, similarity, signed, parameters)
@@ -96,7 +172,8 @@ def pairwise_psi_backward(
         return out.zero_().to(weight.dtype)
     with _device_of(weight):
         bank = prepare_banks([weight], arithmetic)
-        launch_tile_gradient(bank, bank.places[0], bank.places[0], grad, out)
+        (place,) = bank.places
+        launch_tile_gradient(bank, bank.places, bank.places, spread_gradient(place, place, grad), out)
     return out.to(weight.dtype)
 
 
@@ -112,8 +189,9 @@ def cross_psi_backward(
         return of_a.zero_().to(a.dtype), of_b.zero_().to(b.dtype)
     with _device_of(a):
         banks = prepare_banks([a, b], arithmetic)
-        launch_tile_gradient(banks, banks.places[0], banks.places[1], grad, of_a)
-        launch_tile_gradient(banks, banks.places[1], banks.places[0], grad.T, of_b)
+        rows, columns = banks.places
+        launch_tile_gradient(banks, (rows,), (columns,), spread_gradient(rows, columns, grad), of_a)
+        launch_tile_gradient(banks, (columns,), (rows,), spread_gradient(columns, rows, grad.T), of_b)
     return of_a.to(a.dtype), of_b.to(b.dtype)
 
 

@@ -8,13 +8,24 @@ Tables are kept by the shapes: a second call of the same shapes copies nothing t
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ckrm_kernels.kernels.tables import BankRow, ItemRow, ProgramRow, TileRow, on_device
+from ckrm_kernels.kernels.tables import (
+    BankRow,
+    BlockRow,
+    GradientRow,
+    ItemRow,
+    ProgramRow,
+    SoftRow,
+    TileRow,
+    on_device,
+)
 
 COORDINATES_PER_STEP = 8  # the depth of one tf32 instruction of a tensor core
 MOMENTS = 4  # mu and sigma, and after each a number of the similarity's
@@ -152,21 +163,24 @@ def prepare_tables(
     banks: tuple[BankRow, ...], filters: int, slices: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The tables of BankRow and of ProgramRow; filters, slices: of a program."""
-    programs = torch.cat([_programs(index, bank, filters, slices) for index, bank in enumerate(banks)])
-    return _table(banks, device), on_device(programs, device)
+    counts = [(bank.padded, bank.slices) for bank in banks]
+    return _table(banks, device), on_device(_programs(counts, filters, slices), device)
 
 
-def _programs(index: int, bank: BankRow, filters: int, slices: int) -> Tensor:
-    """The rows of ProgramRow for one bank."""
-    first_filter, first_slice = torch.cartesian_prod(
-        torch.arange(0, bank.padded, filters, device="cpu"), torch.arange(0, bank.slices, slices, device="cpu")
-    ).T
-    columns = {
-        "bank": torch.full_like(first_filter, index),
-        "first_filter": first_filter,
-        "first_slice": first_slice,
-    }
-    return torch.stack([columns[field] for field in ProgramRow._fields], 1)
+def _programs(counts: Sequence[tuple[int, int]], filters: int, slices: int) -> Tensor:
+    """Rows of ProgramRow; counts: of each bank's filters and slices; filters, slices: of a program."""
+    of_banks = []
+    for index, (all_filters, all_slices) in enumerate(counts):
+        first_filter, first_slice = torch.cartesian_prod(
+            torch.arange(0, all_filters, filters, device="cpu"), torch.arange(0, all_slices, slices, device="cpu")
+        ).T
+        columns = {
+            "bank": torch.full_like(first_filter, index),
+            "first_filter": first_filter,
+            "first_slice": first_slice,
+        }
+        of_banks.append(torch.stack([columns[field] for field in ProgramRow._fields], 1))
+    return torch.cat(of_banks)
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
@@ -202,9 +216,7 @@ def plan_tiles(
     corners = [
         (a, b, output, i, j)
         for a, b, output in zip(rows, columns or rows, outputs, strict=True)
-        for i in range(0, a.shape.filters, tile.rows)
-        for j in range(0, b.shape.filters, tile.columns)
-        if columns is not None or min(j + tile.columns, b.shape.filters) > i + 1
+        for i, j in _corners(a.shape.filters, b.shape.filters, tile, columns is None)
     ]
     length = _part_length([a.shape.slices for a, *_ in corners], programs)
     items: list[ItemRow] = []
@@ -232,6 +244,16 @@ def plan_tiles(
             items.append(_item(a, b, i, j, first, last - first, len(items)))
         slots = max(slots, len(items))
     return TilePlan((*batches, _batch(items, tiles, device)), slots)
+
+
+def _corners(rows: int, columns: int, tile: Tile, triangular: bool) -> list[tuple[int, int]]:
+    """The first filters of each tile of rows x columns; triangular: of those that touch the triangle i < j."""
+    return [
+        (i, j)
+        for i in range(0, rows, tile.rows)
+        for j in range(0, columns, tile.columns)
+        if not triangular or min(j + tile.columns, columns) > i + 1
+    ]
 
 
 def _batch(items: list[ItemRow], tiles: list[TileRow], device: torch.device) -> Batch:
@@ -265,6 +287,87 @@ def _part_length(slices: list[int], programs: int) -> int:
         while length < longest and sum(divide_up(s, length) for s in slices) > wanted:
             length += 1
     return min(length, _MOST_SLICES)
+
+
+# ---- soft counts -----------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def soft_table(
+    places: tuple[Place, ...], rows: tuple[int, ...], tile: Tile, strips: int, device: torch.device
+) -> Tensor:
+    """The table of SoftRow; rows: of the thresholds; strips: into which a tile of `plan_tiles` is cut, a sum each."""
+    tiles = [len(_corners(place.shape.filters, place.shape.filters, tile, True)) for place in places]
+    table = [
+        SoftRow(
+            row=row,
+            filters=place.shape.filters,
+            padded=place.padded,
+            of_psi=of_psi,
+            first_sum=first * strips,
+            sums=number * strips,
+        )
+        for place, row, of_psi, first, number in zip(
+            places, rows, starts([place.padded**2 for place in places]), starts(tiles), tiles, strict=True
+        )
+    ]
+    return _table(table, device)
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def gradient_table(rows: tuple[Place, ...], columns: tuple[Place, ...], device: torch.device) -> Tensor:
+    """The table of GradientRow of the banks `rows`, each compared with one of `columns`; all gradients side by side."""
+    of_psi = starts([row.padded * column.padded for row, column in zip(rows, columns, strict=True)])
+    outputs = starts([math.prod(row.shape) for row in rows])
+    table = [
+        GradientRow(
+            filters=row.shape.filters,
+            slices=row.shape.slices,
+            positions=row.shape.positions,
+            steps=row.shape.steps,
+            padded=row.padded,
+            coordinates=row.coordinates,
+            moments=row.moments,
+            other_padded=column.padded,
+            other_coordinates=column.coordinates,
+            other_moments=column.moments,
+            of_psi=first_of_psi,
+            output=output,
+        )
+        for row, column, first_of_psi, output in zip(rows, columns, of_psi, outputs, strict=True)
+    ]
+    return _table(table, device)
+
+
+@functools.lru_cache(maxsize=512)
+def gradient_blocks(rows: tuple[Place, ...], columns: tuple[Place, ...], filters: int, device: torch.device) -> Tensor:
+    """The table of BlockRow; filters: of a block. The longest first, so that none starts when the others are done."""
+    longest_first = sorted(range(len(rows)), key=lambda index: -columns[index].padded * max(1, rows[index].shape.steps))
+    of_banks = []
+    for index in longest_first:
+        shape = rows[index].shape
+        step, first_filter, slice_ = torch.cartesian_prod(
+            torch.arange(max(1, shape.steps), device="cpu"),
+            torch.arange(0, shape.filters, filters, device="cpu"),
+            torch.arange(shape.slices, device="cpu"),
+        ).T
+        fields = {"bank": torch.full_like(step, index), "first_filter": first_filter, "slice": slice_, "step": step}
+        of_banks.append(torch.stack([fields[field] for field in BlockRow._fields], 1))
+    return on_device(torch.cat(of_banks), device)
+
+
+@functools.lru_cache(maxsize=512)
+def finish_programs(places: tuple[Place, ...], filters: int, slices: int, device: torch.device) -> Tensor:
+    """The table of ProgramRow of finish gradient; filters, slices: of a program."""
+    return on_device(_programs([place.shape[:2] for place in places], filters, slices), device)
+
+
+def starts(sizes: Sequence[int]) -> list[int]:
+    """Where each of several begins that stand side by side."""
+    return [0, *itertools.accumulate(sizes)][:-1]
 
 
 def _table(rows: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:

@@ -168,13 +168,10 @@ def prepare_kernel(
 @triton.jit
 def finish_gradient_kernel(
     buffer,
-    of_bank,
+    of_buffer,
     out,
-    filters,
-    slices,
-    positions,
-    steps,
-    place,
+    banks,
+    programs,
     scalars,
     NUMBER: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -182,39 +179,45 @@ def finish_gradient_kernel(
     FILTERS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """The gradient of a bank (F2, F1, K), contiguous, from that of its coordinates and moments: prepare's transpose.
+    """The gradients of banks (F2, F1, K), contiguous, from those of their coordinates and moments: prepare's transpose.
 
-    of_bank: the gradients of coordinates [slice][filter][step][width] and of moments [slice][mu, sigma][filter]
-    place: of the bank in the buffer, its (padded, coordinates, moments), see plan.Place
+    of_buffer: the gradient of what prepare leaves, each number where its own stands, of moments that of mu and sigma
+    banks, programs: tables of GradientRow and ProgramRow
     scalars: see constants_of; POSITIONS, BLOCK, FILTERS: see prepare_kernel
     """
+    tl.static_assert(LAYOUT >= 0)  # see tables.py
     scale = constants_of(scalars, NUMBER, DOUBLE)[0]
-    of_coordinates, of_moments = of_bank
-    padded, coordinates, moments = place
     dtype: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     width: tl.constexpr = 8 if DOUBLE else 16
-    row, blocks = tl.arange(0, BLOCK), tl.cdiv(filters, FILTERS)
-    f = (tl.program_id(0) % blocks).to(tl.int64) * FILTERS + row % FILTERS
-    k = (tl.program_id(0) // blocks).to(tl.int64) * (BLOCK // FILTERS) + row // FILTERS
+    program = programs + tl.program_id(0).to(tl.int64) * tables.PROGRAM_WIDTH
+    bank = banks + tl.load(program + tables.PROGRAM_BANK) * tables.GRADIENT_WIDTH
+    filters, slices = tl.load(bank + tables.GRADIENT_FILTERS), tl.load(bank + tables.GRADIENT_SLICES)
+    positions = tl.load(bank + tables.GRADIENT_POSITIONS)
+    padded, steps = tl.load(bank + tables.GRADIENT_PADDED), tl.load(bank + tables.GRADIENT_STEPS)
+    row = tl.arange(0, BLOCK)
+    f = tl.multiple_of(tl.load(program + tables.PROGRAM_FIRST_FILTER), FILTERS) + row % FILTERS
+    k = tl.load(program + tables.PROGRAM_FIRST_SLICE) + row // FILTERS
     c = tl.arange(0, POSITIONS)
     q = c + 1
     present = (f < filters) & (k < slices)
-    of_mu = tl.load(of_moments + 2 * k * padded + f, present, other=0.0)
-    of_sigma = tl.load(of_moments + (2 * k + 1) * padded + f, present, other=0.0)
-    sigma = tl.load(buffer + moments + (4 * k + 2) * padded + f, present, other=0.0)
+    moments_at = tl.load(bank + tables.GRADIENT_MOMENTS) + 4 * k * padded + f
+    of_mu = tl.load(of_buffer + moments_at, present, other=0.0)
+    of_sigma = tl.load(of_buffer + moments_at + 2 * padded, present, other=0.0)
+    sigma = tl.load(buffer + moments_at + 2 * padded, present, other=0.0)
     none = (sigma == 0.0) | (of_sigma == 0.0)  # also in a filter that is not finite, but in no pair
     of_sigma_over_sigma = tl.where(none, 0.0, of_sigma / tl.where(none, 1.0, sigma))
-    at = (k * padded + f)[:, None] * (steps * width) + place_of_coordinate(c, DOUBLE)[None, :]
+    first_coordinate = tl.multiple_of(tl.load(bank + tables.GRADIENT_COORDINATES), 16)
+    at = (first_coordinate + (k * padded + f) * (steps * width))[:, None] + place_of_coordinate(c, DOUBLE)[None, :]
     inside = present[:, None] & (q < positions)[None, :]
-    z = tl.load(buffer + coordinates + at, inside, other=0.0)
-    of_z = tl.load(of_coordinates + at, inside, other=0.0)
+    z = tl.load(buffer + at, inside, other=0.0)
+    of_z = tl.load(of_buffer + at, inside, other=0.0)
     if not DOUBLE:
-        z += tl.load(buffer + coordinates + at + 8, inside, other=0.0)
-        of_z += tl.load(of_coordinates + at + 8, inside, other=0.0)
+        z += tl.load(buffer + at + 8, inside, other=0.0)
+        of_z += tl.load(of_buffer + at + 8, inside, other=0.0)
     u = (of_z + of_sigma_over_sigma[:, None] * z) * helmert_norms(q, positions, dtype)[None, :]
     scale /= tl.cast(slices, dtype)
     of_first = tl.sum(u, 1) + of_mu / tl.cast(positions, dtype)
     of_x = of_first[:, None] - tl.cumsum(u, 1) - q.to(dtype)[None, :] * u
-    target = out + (f * slices + k) * positions
+    target = out + tl.load(bank + tables.GRADIENT_OUTPUT) + (f * slices + k) * positions
     tl.store(target, of_first * scale, present)
     tl.store(target[:, None] + q[None, :], of_x * scale, inside)

@@ -54,17 +54,21 @@ def prepare_banks(weights: Sequence[Tensor], arithmetic: Arithmetic, together: b
     return Prepared(data, buffer.places, arithmetic, config)
 
 
-def indices_by_buffer(indices: list[int], weights: Sequence[Tensor], arithmetic: Arithmetic) -> Iterator[list[int]]:
+def indices_by_buffer(
+    indices: list[int], weights: Sequence[Tensor], arithmetic: Arithmetic, with_gradient: bool = False
+) -> Iterator[list[int]]:
     """The indices of weights in runs whose buffers stay below _LARGEST_BUFFER elements, if one alone does.
 
     The slices of a run have none, one, or several groups of coordinates each: what is known when a kernel is compiled.
+    with_gradient: whether a run has a gradient of each Psi too
     """
     runs: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}
     for index in indices:
         shape = shape_of(weights[index])
         tile = configuration(shape.steps, arithmetic.double, weights[index].device).tile
-        added = plan.plan_buffer((shape,), tile, arithmetic.width).size
+        (place,), added = plan.plan_buffer((shape,), tile, arithmetic.width)
+        added += place.padded**2 if with_gradient else 0
         groups = min(shape.steps, 2)
         if groups in runs and sizes[groups] + added > _LARGEST_BUFFER:
             yield runs.pop(groups)

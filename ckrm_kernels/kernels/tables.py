@@ -72,13 +72,51 @@ class TileRow(NamedTuple):
     rows: int  # filters of the bank
     columns: int
     slices: int  # of a filter
-    output: int  # the bank's first element of the output, or its row of the counts
+    output: int  # the bank's first element of the output, or its row of the counts, or its SoftRow
     slot: int  # the first of its parts
     parts: int
 
 
+class SoftRow(NamedTuple):
+    """A bank whose pairs are counted softly, each by a number between 0 and 1."""
+
+    row: int  # of the thresholds and of the values
+    filters: int
+    padded: int
+    of_psi: int  # first element of the gradient of its Psi, (padded, padded)
+    first_sum: int
+    sums: int
+
+
+class GradientRow(NamedTuple):
+    """A bank whose gradient is computed, and where the bank stands that its filters are compared with."""
+
+    filters: int
+    slices: int
+    positions: int
+    steps: int
+    padded: int
+    coordinates: int
+    moments: int
+    other_padded: int
+    other_coordinates: int
+    other_moments: int
+    of_psi: int  # first element of the gradient of Psi, (padded, other_padded)
+    output: int  # first element of the bank's gradient
+
+
+class BlockRow(NamedTuple):
+    """What a program of tile gradient does: some filters of a bank, one slice, one step of its coordinates."""
+
+    bank: int
+    first_filter: int
+    slice: int
+    step: int
+
+
+_ROWS: tuple[Any, ...] = (BankRow, ProgramRow, ItemRow, TileRow, SoftRow, GradientRow, BlockRow)
 # Of all fields in their order: after any change of a table, kernels are compiled anew.
-LAYOUT = tl.constexpr(zlib.crc32(repr([row._fields for row in (BankRow, ProgramRow, ItemRow, TileRow)]).encode()))
+LAYOUT = tl.constexpr(zlib.crc32(repr([row._fields for row in _ROWS]).encode()))
 
 
 def _width(row: type[Any]) -> tl.constexpr:
@@ -133,6 +171,34 @@ TILE_SLICES = _index(TileRow, "slices")
 TILE_OUTPUT = _index(TileRow, "output")
 TILE_SLOT = _index(TileRow, "slot")
 TILE_PARTS = _index(TileRow, "parts")
+
+SOFT_WIDTH = _width(SoftRow)
+SOFT_ROW = _index(SoftRow, "row")
+SOFT_FILTERS = _index(SoftRow, "filters")
+SOFT_PADDED = _index(SoftRow, "padded")
+SOFT_OF_PSI = _index(SoftRow, "of_psi")
+SOFT_FIRST_SUM = _index(SoftRow, "first_sum")
+SOFT_SUMS = _index(SoftRow, "sums")
+
+GRADIENT_WIDTH = _width(GradientRow)
+GRADIENT_FILTERS = _index(GradientRow, "filters")
+GRADIENT_SLICES = _index(GradientRow, "slices")
+GRADIENT_POSITIONS = _index(GradientRow, "positions")
+GRADIENT_STEPS = _index(GradientRow, "steps")
+GRADIENT_PADDED = _index(GradientRow, "padded")
+GRADIENT_COORDINATES = _index(GradientRow, "coordinates")
+GRADIENT_MOMENTS = _index(GradientRow, "moments")
+GRADIENT_OTHER_PADDED = _index(GradientRow, "other_padded")
+GRADIENT_OTHER_COORDINATES = _index(GradientRow, "other_coordinates")
+GRADIENT_OTHER_MOMENTS = _index(GradientRow, "other_moments")
+GRADIENT_OF_PSI = _index(GradientRow, "of_psi")
+GRADIENT_OUTPUT = _index(GradientRow, "output")
+
+BLOCK_WIDTH = _width(BlockRow)
+BLOCK_BANK = _index(BlockRow, "bank")
+BLOCK_FIRST_FILTER = _index(BlockRow, "first_filter")
+BLOCK_SLICE = _index(BlockRow, "slice")
+BLOCK_STEP = _index(BlockRow, "step")
 
 
 # ---- on the device ---------------------------------------------------------------------------------------------------

@@ -201,6 +201,21 @@ def add_counts(interval, counts, intervals, BINS: tl.constexpr):
         tl.atomic_add(counts + first + bins, found.to(tl.int64), (first + bins < intervals) & (found > 0))
 
 
+@triton.jit
+def sum_of_parts(partial, tile, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STRIP: tl.constexpr):
+    """(STRIP, COLUMNS): the sums of a tile (tables.TileRow), from row `first` on: its parts', in their order."""
+    slot, parts = tl.load(tile + tables.TILE_SLOT), tl.load(tile + tables.TILE_PARTS)
+    at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
+    lost = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)  # by rounding so far (Kahan)
+    for part in range(parts):
+        part_sum = tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at) - lost
+        total = sums + part_sum
+        lost = (total - sums) - part_sum
+        sums = total
+    return sums
+
+
 @triton.jit(do_not_specialize=["number_of_edges"])
 def combine_kernel(
     partial,
@@ -214,16 +229,8 @@ def combine_kernel(
     STRIP: tl.constexpr,
     BINS: tl.constexpr,
 ):
-    """Adds the parts of a tile (tables.TileRow), always in the same order, and writes or counts STRIP of its rows."""
+    """Writes or counts STRIP rows of a tile (tables.TileRow), given the sums of its parts."""
     tl.static_assert(LAYOUT >= 0)  # see tables.py
     tile, first = tiles + tl.program_id(0).to(tl.int64) * tables.TILE_WIDTH, tl.program_id(1) * STRIP
-    slot, parts = tl.load(tile + tables.TILE_SLOT), tl.load(tile + tables.TILE_PARTS)
-    at = (first + tl.arange(0, STRIP))[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    sums = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)
-    lost = tl.zeros([STRIP, COLUMNS], partial.dtype.element_ty)  # by rounding so far (Kahan)
-    for part in range(parts):
-        part_sum = tl.load(partial + (slot + part) * (ROWS * COLUMNS) + at) - lost
-        total = sums + part_sum
-        lost = (total - sums) - part_sum
-        sums = total
+    sums = sum_of_parts(partial, tile, first, ROWS, COLUMNS, STRIP)
     write_or_count(sums, tile, first, out, edges, number_of_edges, OUTPUT, STRIP, COLUMNS, BINS)

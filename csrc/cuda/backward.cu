@@ -6,9 +6,7 @@
 
 namespace ckrm {
 namespace cuda {
-namespace {
 
-// The gradient of a's filters from their pairs with b's.
 template <class T>
 void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, const PairGradient& grad,
                    const Scalars<T>& scalars, const Tensor& out, const CurrentStream& stream) {
@@ -28,6 +26,13 @@ void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& pre
   });
   finish_gradient(prepared_a, of_a, out, stream);
 }
+
+template void tile_gradient<float>(const PreparedBank<float>&, const PreparedBank<float>&, const PairGradient&,
+                                   const Scalars<float>&, const Tensor&, const CurrentStream&);
+template void tile_gradient<double>(const PreparedBank<double>&, const PreparedBank<double>&, const PairGradient&,
+                                    const Scalars<double>&, const Tensor&, const CurrentStream&);
+
+namespace {
 
 bool is_float32(const Tensor& grad) { return grad.scalar_type() == ScalarType::Float; }
 

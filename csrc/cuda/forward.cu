@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "../operators.h"
-#include "prepared.h"
+#include "tile_sums.h"
 
 namespace ckrm {
 namespace cuda {
@@ -28,6 +28,8 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
   return plan;
 }
 
+}  // namespace
+
 template <class T>
 void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
                const Scalars<T>& scalars, Result<T> result, const CurrentStream& stream) {
@@ -45,6 +47,13 @@ void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepare
   if (plan.splits > 1)
     stream.launch(combine_kernel<T>, plan.tiles, kTilePairs<T> / kThreads, kThreads, a, b, plan, result);
 }
+
+template void sum_tiles<float>(const PreparedBank<float>&, const PreparedBank<float>&, bool, const Scalars<float>&,
+                               Result<float>, const CurrentStream&);
+template void sum_tiles<double>(const PreparedBank<double>&, const PreparedBank<double>&, bool, const Scalars<double>&,
+                                Result<double>, const CurrentStream&);
+
+namespace {
 
 template <class T>
 Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {

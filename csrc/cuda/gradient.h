@@ -30,5 +30,10 @@ void finish_gradient(const PreparedBank<T>& prepared, const Tensor& of_bank, con
                 static_cast<T>(scale), out.mutable_data_ptr(), element_of(out));
 }
 
+// The gradient of a's filters from their pairs with b's: defined, with its kernels, in backward.cu.
+template <class T>
+void tile_gradient(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, const PairGradient& grad,
+                   const Scalars<T>& scalars, const Tensor& out, const CurrentStream& stream);
+
 }  // namespace cuda
 }  // namespace ckrm

@@ -5,3 +5,4 @@
 #include "cuda/forward.cu"
 #include "cuda/listed.cu"
 #include "cuda/register.cu"
+#include "cuda/soft.cu"

@@ -48,10 +48,10 @@ def test_float32_kernels_hold_no_float64_instruction(counts):
 
 
 def test_float64_kernels_hold_float64_instructions(counts):
-    """The counter sees them; a cosine needs fewer."""
+    """The counter sees them; a cosine needs fewer, and so does a sum."""
     for name, row in counts.items():
         if "float64" in name:
-            assert row["doubles"] > (20 if "cosine" in name else 100), name
+            assert row["doubles"] > (20 if "cosine" in name or "mean" in name else 100), name
 
 
 @pytest.mark.parametrize("name", ["tile, K = 9", "tile, K = 1"])

@@ -21,6 +21,7 @@ from compare import (
     check_cross,
     check_pairs,
     check_pairwise,
+    check_soft,
     degenerate_slices,
     mixed_banks,
     some_pairs,
@@ -330,26 +331,105 @@ def test_many_banks_are_counted_as_each_alone():
     ]
 
 
-def test_measuring_many_layers_takes_one_launch_of_each_kernel_for_a_kind_of_slices(monkeypatch):
-    from ckrm_kernels.kernels import prepare, tiles
+def small_banks(dtype, per_kind):
+    """per_kind banks with slices of one number, of 2 to 9 and of more, and two with no pair."""
+    shapes = [(5, 2, 1), (4, 3, 5), (6, 1, 3, 4), (3, 3), (7, 2, 3, 3), (3, 1, 17)][: 3 * per_kind]
+    return [weight(shape, dtype, seed=index) for index, shape in enumerate([(1, 4, 2), *shapes, (0, 2, 3)])]
 
-    launched = []
-    for module, name in ((prepare, "prepare_kernel"), (tiles, "tile_kernel"), (tiles, "combine_kernel")):
-        kernel = getattr(module, name)
 
-        class Counted:
-            def __init__(self, kernel, name):
-                self.kernel, self.name = kernel, name
+def levels(banks):
+    return torch.linspace(0.3, 0.7, len(banks), dtype=result_dtype(banks[0].dtype))
 
-            def __getitem__(self, grid):
-                launched.append(self.name)
-                return self.kernel[grid]
 
-        monkeypatch.setattr(module, name, Counted(kernel, name))
+@pytest.mark.parametrize(
+    "case",
+    [
+        (torch.float32, DEFAULT),
+        (torch.bfloat16, SIGNED),
+        *also((torch.float64, DEFAULT), (torch.float32, COSINE), (torch.float64, SIGNED_COSINE)),
+        *also((torch.float16, Psi(eps=0))),
+    ],
+    ids=str,
+)
+def test_soft_shares_of_many_banks(case):
+    dtype, similarity = case
+    banks = small_banks(dtype, 1)
+    check_soft(banks, levels(banks), 0.1, similarity, ops)
+
+
+@pytest.mark.exhaustive
+def test_soft_shares_of_banks_of_several_tiles_and_strides():
+    banks = [weight((70, 9, 3, 3)), weight((130, 2, 1)), weight((6, 4, 3, 3)).to(memory_format=torch.channels_last)]
+    check_soft([*banks, weight((9, 12)).T[:, 1:8, None]], torch.tensor([0.2, 0.6, 0.3, 0.4]), 0.05, DEFAULT, ops)
+
+
+@pytest.mark.exhaustive
+def test_soft_shares_of_more_tiles_than_slots_and_of_more_banks_than_a_buffer_holds(monkeypatch):
+    monkeypatch.setattr(plan, "_MOST_SLOTS", 2)
+    monkeypatch.setattr("ckrm_kernels.kernels.prepared._LARGEST_BUFFER", 2**15)
+    plan.plan_tiles.cache_clear()
+    try:
+        banks = [weight((200, 2, 3)), weight((100, 20, 3)), weight((5, 2, 3))]
+        check_soft(banks, levels(banks), 0.1, DEFAULT, ops)
+    finally:
+        plan.plan_tiles.cache_clear()
+
+
+def test_a_bank_that_is_not_finite_spoils_its_own_soft_share_alone():
+    banks = [weight((4, 2, 3)), weight((5, 2, 3)), weight((3, 1, 3))]
+    banks[1][2, 0, 0] = math.nan
+    values, gradients = ops.soft_redundancy(banks, levels(banks), 0.1, True, *DEFAULT.arguments)
+    assert values.isnan().tolist() == [False, True, False]
+    assert [of_bank.isnan().any().item() for of_bank in gradients] == [False, True, False]
+    assert gradients[1].isnan().all()
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The names of the kernels that are launched, in their order."""
+    from ckrm_kernels.kernels import gradient, prepare, soft, tiles
+
+    names = []
+    for module in (gradient, prepare, soft, tiles):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            kernel = getattr(module, name)
+
+            class Counted:
+                def __init__(self, kernel, name):
+                    self.kernel, self.name = kernel, name
+
+                def __getitem__(self, grid):
+                    names.append(self.name)
+                    return self.kernel[grid]
+
+            monkeypatch.setattr(module, name, Counted(kernel, name))
+    return names
+
+
+def test_measuring_many_layers_takes_one_launch_of_each_kernel_for_a_kind_of_slices(launched):
     stem, blocks = torch.nn.Conv2d(3, 6, 7), [torch.nn.Conv2d(4, 6, 3) for _ in range(4)]
     report = kernels_report(torch.nn.ModuleList([stem, *blocks]))
     assert launched == ["prepare_kernel", "tile_kernel", "combine_kernel"] * 2
     assert len(report.measured) == 5
+
+
+def test_soft_shares_and_gradients_take_one_launch_of_each_kernel_for_a_kind_of_slices(launched):
+    banks = small_banks(torch.float32, 2)
+    ops.soft_redundancy(banks, levels(banks), 0.1, True, *DEFAULT.arguments)
+    of_a_kind = ["prepare_kernel", "tile_kernel", "soft_kernel", "soft_mean_kernel"]
+    assert launched == [*of_a_kind, "tile_gradient_kernel", "finish_gradient_kernel"] * 3
+
+
+def test_soft_shares_of_weights_elsewhere_in_memory_find_the_tables_of_the_first_call():
+    """Else a step with computed weights would copy tables to the GPU, and a CUDA graph could not be captured."""
+    caches = [value for value in vars(plan).values() if hasattr(value, "cache_info")]
+    misses = []
+    for distance in (0, 3):
+        memory = torch.randn(80)
+        banks = [memory[:60].view(4, 3, 5), memory[60 + distance :][:15].view(5, 1, 3)]
+        ops.soft_redundancy(banks, torch.tensor([0.3, 0.5]), 0.1, True, *DEFAULT.arguments)
+        misses.append([cache.cache_info().misses for cache in caches])
+    assert misses[0] == misses[1]
 
 
 def kernels_report(model):
@@ -409,6 +489,9 @@ def test_the_work_list_holds_every_slice_of_every_pair_once(shapes, programs, ti
         (tables.ProgramRow, "PROGRAM"),
         (tables.ItemRow, "ITEM"),
         (tables.TileRow, "TILE"),
+        (tables.SoftRow, "SOFT"),
+        (tables.GradientRow, "GRADIENT"),
+        (tables.BlockRow, "BLOCK"),
     ],
 )
 def test_kernels_read_every_field_of_a_table_where_it_stands(row, prefix):
@@ -555,6 +638,9 @@ BAD_CALLS = {
     "pairs of int32": lambda w: ops.psi_of_pairs(w, some_pairs(4, 3).int(), *DEFAULT.arguments),
     "banks of two dtypes": lambda w: ops.psi_counts([w, w.half()], torch.rand(2), *DEFAULT.arguments),
     "edges of another dtype": lambda w: ops.psi_counts([w], torch.rand(2).double(), *DEFAULT.arguments),
+    "thresholds of another dtype": lambda w: ops.soft_redundancy(
+        [w], torch.rand(1).double(), 0.1, True, *DEFAULT.arguments
+    ),
     "gradient too short": lambda w: ops.pairwise_psi_backward(torch.ones(5), w, *DEFAULT.arguments),
     "cross gradient turned": lambda w: ops.cross_psi_backward(torch.ones(2, 4), w, w[:2], *DEFAULT.arguments),
 }

@@ -1,0 +1,71 @@
+// Psi counted softly: the mean over a bank's pairs of sigmoid((Psi - threshold) / temperature), and what every Psi gets
+// of it as a gradient.
+#pragma once
+
+#include "terms.cuh"
+
+namespace ckrm {
+namespace cuda {
+
+constexpr int kSoftPairs = 8 * kThreads;  // that a block counts
+
+// The pairs of a bank. psi: becomes the gradient of the mean, where `with_gradient`; sums: one of each block
+template <class T>
+struct SoftPairs {
+  T* psi;
+  T* sums;
+  int64_t pairs;
+  const void* threshold;  // one number, of the dtype of the result
+  void* mean;             // as well
+  bool is_float32;        // the dtype of the result
+  T temperature;
+  bool with_gradient;
+};
+
+// The sum of the threads' numbers, for the first of them, always in the same order.
+template <class T>
+__device__ __forceinline__ T sum_of_block(T (&shared)[kThreads], T value) {
+  shared[threadIdx.x] = value;
+  for (unsigned half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+  }
+  return shared[0];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) soft_kernel(SoftPairs<T> soft) {
+  __shared__ T shared[kThreads];
+  const T threshold = sizeof(T) == sizeof(float) || soft.is_float32
+                          ? static_cast<T>(*static_cast<const float*>(soft.threshold))
+                          : *static_cast<const T*>(soft.threshold);
+  const T scale = T(1) / (soft.temperature * static_cast<T>(soft.pairs));
+  T sum = 0;
+  for (int turn = 0; turn < kSoftPairs; turn += kThreads) {
+    const int64_t at = blockIdx.x * int64_t{kSoftPairs} + turn + threadIdx.x;
+    if (at >= soft.pairs) break;
+    const T x = (soft.psi[at] - threshold) / soft.temperature;
+    const T e = exp(x < 0 ? x : -x), larger = T(1) / (T(1) + e);  // exp(-|x|) does not overflow
+    sum += x < 0 ? e * larger : larger;
+    if (soft.with_gradient) soft.psi[at] = e * larger * larger * scale;
+  }
+  const T total = sum_of_block(shared, sum);
+  if (threadIdx.x == 0) soft.sums[blockIdx.x] = total;
+}
+
+// One block.
+template <class T>
+__global__ void __launch_bounds__(kThreads) soft_mean_kernel(SoftPairs<T> soft, int64_t blocks) {
+  __shared__ T shared[kThreads];
+  T sum = 0;
+  for (int64_t at = threadIdx.x; at < blocks; at += kThreads) sum += soft.sums[at];
+  const T mean = sum_of_block(shared, sum) / static_cast<T>(soft.pairs);
+  if (threadIdx.x > 0) return;
+  if (sizeof(T) == sizeof(float) || soft.is_float32)
+    *static_cast<float*>(soft.mean) = static_cast<float>(mean);
+  else
+    *static_cast<T*>(soft.mean) = mean;
+}
+
+}  // namespace cuda
+}  // namespace ckrm
