@@ -31,7 +31,7 @@ def own_filters(bank: Any) -> tuple[int, Tensor]:
 def ring_counts(
     first: int, own: Tensor, edges: Tensor, similarity: Similarity, backend: Backend | None, team: Team
 ) -> Tensor:
-    """`counts_of_banks` of one bank of which each process has some filters, never more than two processes' at once.
+    """`counts_of_banks` of one bank of which each process has some filters, and at most those of two others.
 
     Each process counts the pairs among its own, and its own with those of half of the others, which reach it in turn.
 
