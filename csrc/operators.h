@@ -30,13 +30,7 @@ std::tuple<Tensor, Tensor> cross_psi_backward(const Tensor& grad, const Tensor& 
 Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Tensor& pairs,
                              const std::string& similarity, bool is_signed, const std::vector<double>& parameters);
 
-// Of the CUDA library alone: on the CPU ops.py makes it of the others.
-std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor>& banks, const Tensor& thresholds,
-                                                        double temperature, bool with_gradient,
-                                                        const std::string& similarity, bool is_signed,
-                                                        const std::vector<double>& parameters);
-
-// Registers all but the last under a library's namespace and dispatch key.
+// Registers them all under a library's namespace and dispatch key.
 template <class Library>
 void register_operators(Library& library) {
   library.impl("pairwise_psi", TORCH_BOX(&pairwise_psi));

@@ -1,9 +1,9 @@
 // The soft share of pairs above a threshold of many banks, and its gradient in the same call. The banks follow one
 // another on the stream: the host waits for none.
-#include "soft.cuh"
+#include "soft.h"
 
-#include "../operators.h"
 #include "gradient.h"
+#include "soft.cuh"
 #include "tile_sums.h"
 
 namespace ckrm {

@@ -704,7 +704,6 @@ def test_raw_operators_refuse_a_bad_weight_as_the_cpu_kernels_do(bad, message):
             lambda here: here.psi_of_pairs(bad, pairs, *Psi().arguments),
             lambda here: here.psi_of_pairs_backward(grad[:1], bad, pairs, *Psi().arguments),
             lambda here: here.psi_counts([bad], edges, *Psi().arguments),
-            lambda here: here.soft_redundancy([bad], edges, 0.1, True, *Psi().arguments),
         ):
             with pytest.raises(RuntimeError, match=re.escape(message)):
                 call(namespace)
