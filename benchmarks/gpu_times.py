@@ -7,6 +7,7 @@ replay, without those. Predictions and limits are for the device's highest clock
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -200,6 +201,7 @@ def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
     counts = lambda: ops.triton.psi_counts(banks, edges, PSI)  # noqa: E731
     calls = {"triton": counts, "triton, alone": Later(lambda: alone(counts))}
     yield row("counts of ResNet50's 17 layers", sum(one.slice_pairs for one in RESNET50), in_turns(calls))
+    yield row("soft shares and gradients of ResNet50's 17 layers", 0, in_turns(soft_calls(banks, gpu_backends)))
     model = nn.ModuleList(nn.Conv2d(one.slices, one.filters, one.side) for one in RESNET50).cuda()
     measures = {
         "measure": lambda: ckrm_kernels.measure(model),
@@ -208,6 +210,16 @@ def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
     yield row("measure ResNet50", 0, in_turns(measures))
     if importlib.util.find_spec("torchvision"):
         yield row("training ResNet50, batch 64", 0, in_turns(training_step()))
+
+
+def soft_calls(banks: list[torch.Tensor], gpu_backends: list[str]) -> dict[str, Any]:
+    thresholds = torch.full((len(banks),), 0.6, device="cuda")
+    calls: dict[str, Any] = {}
+    for backend in gpu_backends:
+        operator = getattr(torch.ops, f"ckrm_{backend}").soft_redundancy
+        call = functools.partial(operator, banks, thresholds, 0.05, True, *PSI.arguments)
+        calls[backend], calls[f"{backend}, alone"] = call, Later(functools.partial(alone, call))
+    return calls
 
 
 def table(rows: list[dict[str, Any]]) -> str:

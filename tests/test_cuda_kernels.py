@@ -75,7 +75,7 @@ class OnGpu:
     def __getattr__(self, name):
         def call(*arguments):
             results = getattr(torch.ops.ckrm_cuda, name)(*tree_map_only(torch.Tensor, to_gpu, arguments))
-            return results.cpu() if isinstance(results, torch.Tensor) else [result.cpu() for result in results]
+            return tree_map_only(torch.Tensor, torch.Tensor.cpu, results)
 
         return call
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compare import check_all, check_counts, check_cross, check_pairs, check_pairwise, some_pairs, weight
+from compare import check_all, check_counts, check_cross, check_pairs, check_pairwise, check_soft, some_pairs, weight
 from definition import Psi
 from torch import nn
 from torch.utils._pytree import tree_map_only
@@ -55,7 +55,7 @@ def ops(gpu_backend):
     def on_gpu(operator):
         def call(*arguments):
             result = operator(*tree_map_only(torch.Tensor, to_gpu, arguments))
-            return result.cpu() if isinstance(result, torch.Tensor) else tuple(each.cpu() for each in result)
+            return tree_map_only(torch.Tensor, torch.Tensor.cpu, result)
 
         return call
 
@@ -137,6 +137,14 @@ def test_many_pairs(ops):
     check_pairs(weight((300, 40, 3, 3)), some_pairs(300, 2000), DEFAULT, ops=ops)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("similarity", [DEFAULT, *SIMILARITIES], ids=str)
+def test_soft_shares_of_many_banks(ops, similarity, dtype):
+    shapes = [(64, 3, 7, 7), (130, 70, 3, 3), (0, 2, 3), (200, 2, 1), (1, 4, 3, 3), (67, 90, 3, 3), (5, 2, 3, 3, 3)]
+    banks = [weight(shape, dtype, seed=index) for index, shape in enumerate(shapes)]
+    check_soft(banks, torch.linspace(0.2, 0.7, len(banks), dtype=result_dtype(dtype)), 0.1, similarity, ops)
+
+
 def test_agrees_with_the_definition_on_a_wide_layer(ops):
     w = weight((512, 64, 3, 3), scale=0.0085)
     expected = ckrm_kernels.pairwise_psi(w.double())
@@ -169,6 +177,29 @@ def test_captured_in_a_graph(gpu_backend):
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(captured, call())
+
+
+def test_soft_shares_of_computed_weights_are_captured_in_a_graph(gpu_backend):
+    """A capture gives the weights new addresses."""
+    namespace = getattr(torch.ops, f"ckrm_{gpu_backend}")
+    weights = [weight(shape).to(GPU) for shape in ((130, 40, 3, 3), (64, 9, 3, 3), (70, 3, 7, 7), (33, 5, 1))]
+    thresholds = torch.full((4,), 0.3, device=GPU)
+
+    def call():
+        values, gradients = namespace.soft_redundancy(
+            [2 * w for w in weights], thresholds, 0.1, True, *DEFAULT.arguments
+        )
+        return [values, *gradients]
+
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for index, w in enumerate(weights):
+        w.copy_(weight(tuple(w.shape), seed=10 + index))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, captured, call()))
 
 
 def test_a_first_call_says_that_it_can_not_be_captured():
@@ -273,6 +304,8 @@ def test_opcheck(gpu_backend, dtype):
     torch.library.opcheck(namespace.cross_psi.default, (w, w.detach()[:2].requires_grad_(), *DEFAULT.arguments))
     torch.library.opcheck(namespace.psi_of_pairs.default, (w, some_pairs(5, 4).to(GPU), *DEFAULT.arguments))
     torch.library.opcheck(namespace.psi_counts.default, ([w.detach(), w.detach()[:, :1]], edges, *DEFAULT.arguments))
+    banks, thresholds = [w, w.detach()[:, :1]], edges.repeat(2)
+    torch.library.opcheck(namespace.soft_redundancy.default, (banks, thresholds, 0.1, True, *DEFAULT.arguments))
 
 
 @pytest.mark.parametrize("forced", [True, False])

@@ -112,11 +112,11 @@ def soft_redundancy(
 
 
 def _soft_redundancy_of_run(
-    banks: Sequence[Tensor],
+    banks: list[Tensor],
     rows: tuple[int, ...],
     levels: tuple[Tensor, Tensor],
     values: Tensor,
-    gradients: Sequence[Tensor] | None,
+    gradients: list[Tensor] | None,
     arithmetic: Arithmetic,
 ) -> None:
     """Of banks that one launch takes; rows: of the thresholds, which `levels` holds beside the temperature."""
@@ -128,7 +128,7 @@ def _soft_redundancy_of_run(
         torch._foreach_copy_(gradients, views)
 
 
-def _copied_side_by_side(banks: Sequence[Tensor]) -> Sequence[Tensor]:
+def _copied_side_by_side(banks: list[Tensor]) -> list[Tensor]:
     """The banks in one tensor, copied by one launch: where they stand in it is known from their shapes.
 
     Else the tables of a launch would hold addresses, which are new at every step where weights are computed, and
@@ -139,7 +139,7 @@ def _copied_side_by_side(banks: Sequence[Tensor]) -> Sequence[Tensor]:
     return views
 
 
-def _side_by_side(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _side_by_side(like: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """An uninitialised tensor, and views of it, contiguous, of these shapes and their dtype."""
     flat = like[0].new_empty(sum(each.numel() for each in like))
     parts = flat.split([each.numel() for each in like])

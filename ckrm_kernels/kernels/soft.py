@@ -3,6 +3,8 @@
 With it comes its gradient: of every Psi sigmoid' / (temperature pairs), from which `gradient.py` goes on.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import triton
