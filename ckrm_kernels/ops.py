@@ -164,7 +164,7 @@ def _multiplied(grad: Tensor, gradients: Sequence[Tensor], banks: Sequence[Tenso
     return [(part * gradient).to(bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)]
 
 
-def _composed(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+def composed_soft_redundancy(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
     """`soft_redundancy` of a namespace's other operators, where it has no kernels of its own."""
 
     def soft_redundancy(
@@ -261,7 +261,7 @@ def _operators(namespace: str) -> Operators:
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
     soft, multiplied = here.soft_redundancy.default, here.soft_redundancy_backward.default
-    library.impl("soft_redundancy", _composed(here), "CompositeExplicitAutograd")
+    library.impl("soft_redundancy", composed_soft_redundancy(here), "CompositeExplicitAutograd")
     library.impl("soft_redundancy_backward", _multiplied, "CompositeExplicitAutograd")
     torch.library.register_autograd(
         f"{namespace}::soft_redundancy", _backward_by_gradients(multiplied), setup_context=_save_gradients

@@ -51,6 +51,18 @@ inline void check_edges(const Tensor& edges, const std::vector<Tensor>& banks) {
   }
 }
 
+// Raises unless there is a threshold a bank and the temperature is one; else as `check_edges`.
+inline void check_soft(const Tensor& thresholds, const std::vector<Tensor>& banks, double temperature) {
+  STD_TORCH_CHECK(temperature > 0, "temperature must be > 0, got ", temperature);
+  STD_TORCH_CHECK(thresholds.dim() == 1 && thresholds.size(0) == static_cast<int64_t>(banks.size()),
+                  "thresholds must be of shape (", banks.size(), ",)");
+  for (const Tensor& bank : banks) {
+    STD_TORCH_CHECK(bank.scalar_type() == banks.front().scalar_type(), "banks must have one dtype");
+    STD_TORCH_CHECK(thresholds.scalar_type() == result_type(bank),
+                    "thresholds must be of the dtype that Psi is returned in");
+  }
+}
+
 inline void check_gradient(const Tensor& grad, const Tensor& weight, const std::vector<int64_t>& shape) {
   STD_TORCH_CHECK(shape_of(grad) == shape && grad.scalar_type() == result_type(weight),
                   "grad must have the shape and dtype of the result");

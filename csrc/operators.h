@@ -21,6 +21,10 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string
                     const std::vector<double>& parameters);
 Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& similarity, bool is_signed,
                   const std::vector<double>& parameters);
+// On the CPU; elsewhere ops.py makes it of the others.
+std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor>& banks, const Tensor& thresholds,
+                                                        double temperature, bool with_gradient, const std::string& name,
+                                                        bool is_signed, const std::vector<double>& parameters);
 
 Tensor pairwise_psi_backward(const Tensor& grad, const Tensor& weight, const std::string& similarity, bool is_signed,
                              const std::vector<double>& parameters);

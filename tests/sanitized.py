@@ -52,6 +52,7 @@ def check(weight: Tensor, similarity: Similarity) -> None:
         ops.pairwise_psi(leaf, similarity),
         ops.psi_of_pairs(leaf, pairs, similarity),
         ops.cross_psi(leaf, leaf[:2], similarity),
+        ops.soft_redundancy([leaf, leaf[:1], leaf], omega.new_full((3,), 0.5), 0.1, similarity),
     ):
         assert torch.autograd.grad(result.sum(), leaf)[0].shape == weight.shape
 

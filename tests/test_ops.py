@@ -55,6 +55,7 @@ def everything(w: torch.Tensor, psi: Psi) -> list[torch.Tensor]:
         ops.pairwise_psi_backward(grads[0], w, *psi.arguments),
         *ops.cross_psi_backward(grads[1], half, w, *psi.arguments),
         ops.psi_of_pairs_backward(grads[2], w, pairs, *psi.arguments),
+        *ops.soft_redundancy([w, half], edges[1:], 0.1, True, *psi.arguments)[1],
     ]
 
 

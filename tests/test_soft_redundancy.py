@@ -120,8 +120,9 @@ def test_a_bank_with_nan_leaves_the_others(operators, bad):
 
 
 def test_bitwise_the_same_whatever_the_threads(cpu_kernels, threads):
-    banks = [weight(shape).detach() for shape in ((130, 9, 3, 3), (33, 40, 3, 3), (70, 3, 7, 7), (40, 5, 2))]
-    at = torch.full((4,), 0.3)
+    shapes = ((130, 9, 3, 3), (33, 40, 3, 3), *[(20, 16, 3, 3)] * 6, (70, 3, 7, 7), (1, 2, 3), (40, 5, 2))
+    banks = [weight(shape, seed=seed).detach() for seed, shape in enumerate(shapes)]
+    at = torch.full((len(banks),), 0.3)
 
     def run():
         values, gradients = torch.ops.ckrm.soft_redundancy(banks, at, TEMPERATURE, True, *Psi().arguments)

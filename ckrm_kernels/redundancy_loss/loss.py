@@ -52,7 +52,8 @@ class RedundancyLoss(nn.Module):
     temperature: > 0, in units of Psi
     layers: only the layers whose names hold this pattern, or one of several, or fit it as a glob
     pairs_per_step: of a layer with more pairs than this, so many are drawn at each call, without replacement: the
-        penalty and its gradient are unbiased. By a generator of its own, the same on all ranks
+        penalty and its gradient are unbiased. By a generator of its own, the same on all ranks; inside a checkpoint the
+        backward pass draws its own
     pointwise: what to do with 1x1 convolutions and Linear, as `measure` takes it
     example_inputs: of toward="together", inputs of the model's forward pass as `plan_shrink` takes them
     share: of toward="together", that of each coupling's filters that are pulled onto one that stays

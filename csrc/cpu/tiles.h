@@ -21,6 +21,7 @@ struct TileGrid {
         rows(tile_size(a.filters, b.filters)),
         columns(std::max(rows, std::min(kLargestTile, 2 * kernels<T>().lanes))) {}
 
+  int64_t count() const { return row_tiles() * column_tiles(); }
   int64_t row_tiles() const { return divide_up(a.filters, rows); }
   int64_t column_tiles() const { return divide_up(b.filters, columns); }
 
@@ -46,8 +47,8 @@ class Tiles {
 
   // Whether there was one more tile; its sums then hold 0, or NaN for filters that are not finite.
   bool take() {
-    for (int64_t index; items_.take(index);) {
-      tile_ = grid_.tile(index);
+    while (items_.take(index_)) {
+      tile_ = grid_.tile(index_);
       if (tile_.triangular && tile_.column_end <= tile_.row_begin + 1) continue;
       for (int64_t i = row_begin(); i < row_end(); ++i)
         for (int64_t j = tile_.column_begin; j < tile_.column_begin + grid_.columns; ++j)
@@ -62,6 +63,8 @@ class Tiles {
     kernels<T>().tile(grid_.a, grid_.b, tile_, k_begin, k_end, scalars, sums_, kLargestTile);
   }
 
+  // Of the last tile in the grid.
+  int64_t index() const { return index_; }
   // The pairs (i, j) of the tile: rows [row_begin, row_end), of each the columns [column_begin(i), column_end).
   int64_t row_begin() const { return tile_.row_begin; }
   int64_t row_end() const { return tile_.row_end; }
@@ -75,6 +78,7 @@ class Tiles {
  private:
   const TileGrid<T>& grid_;
   Items& items_;
+  int64_t index_ = 0;
   Tile tile_;
   alignas(kAlignment) T sums_[kLargestTile * kLargestTile];
 };
@@ -84,11 +88,10 @@ template <class T, class Work>
 void parallel_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular, const Work& work) {
   const TileGrid<T> grid(a, b, triangular);
   const int64_t slice_pairs = a.filters * b.filters * a.slices / (triangular ? 2 : 1);
-  parallel_items(grid.row_tiles() * grid.column_tiles(), nanoseconds_for<T>(slice_pairs, a.coordinates),
-                 [&](Items& items) {
-                   Tiles<T> tiles(grid, items);
-                   work(tiles);
-                 });
+  parallel_items(grid.count(), nanoseconds_for<T>(slice_pairs, a.coordinates), [&](Items& items) {
+    Tiles<T> tiles(grid, items);
+    work(tiles);
+  });
 }
 
 }  // namespace ckrm
