@@ -21,7 +21,6 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string
                     const std::vector<double>& parameters);
 Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& similarity, bool is_signed,
                   const std::vector<double>& parameters);
-// On the CPU; elsewhere ops.py makes it of the others.
 std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor>& banks, const Tensor& thresholds,
                                                         double temperature, bool with_gradient, const std::string& name,
                                                         bool is_signed, const std::vector<double>& parameters);
@@ -44,6 +43,7 @@ void register_operators(Library& library) {
   library.impl("psi_of_pairs", TORCH_BOX(&psi_of_pairs));
   library.impl("psi_of_pairs_backward", TORCH_BOX(&psi_of_pairs_backward));
   library.impl("psi_counts", TORCH_BOX(&psi_counts));
+  library.impl("soft_redundancy", TORCH_BOX(&soft_redundancy));
 }
 
 }  // namespace ckrm

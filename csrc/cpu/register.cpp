@@ -15,7 +15,4 @@ STABLE_TORCH_LIBRARY_IMPL(ckrm, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&ckrm::cpu_capability));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ckrm, CPU, m) {
-  ckrm::register_operators(m);
-  m.impl("soft_redundancy", TORCH_BOX(&ckrm::soft_redundancy));
-}
+STABLE_TORCH_LIBRARY_IMPL(ckrm, CPU, m) { ckrm::register_operators(m); }

@@ -1,9 +1,5 @@
 // Registers the kernels under the schemas that ckrm_kernels/ops.py defines.
 #include "../operators.h"
 #include "runtime.h"
-#include "soft.h"
 
-STABLE_TORCH_LIBRARY_IMPL(ckrm_cuda, CKRM_DISPATCH_KEY, m) {
-  ckrm::register_operators(m);
-  m.impl("soft_redundancy", TORCH_BOX(&ckrm::soft_redundancy));
-}
+STABLE_TORCH_LIBRARY_IMPL(ckrm_cuda, CKRM_DISPATCH_KEY, m) { ckrm::register_operators(m); }

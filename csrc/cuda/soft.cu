@@ -1,26 +1,14 @@
 // The soft share of pairs above a threshold of many banks, and its gradient in the same call. The banks follow one
 // another on the stream: the host waits for none.
-#include "soft.h"
-
-#include "gradient.h"
 #include "soft.cuh"
+
+#include "../operators.h"
+#include "gradient.h"
 #include "tile_sums.h"
 
 namespace ckrm {
 namespace cuda {
 namespace {
-
-void check_soft(const std::vector<Tensor>& banks, const Tensor& thresholds, double temperature) {
-  STD_TORCH_CHECK(temperature > 0, "temperature must be > 0, got ", temperature);
-  STD_TORCH_CHECK(thresholds.dim() == 1 && thresholds.size(0) == static_cast<int64_t>(banks.size()),
-                  "thresholds must be of shape (", banks.size(), ",)");
-  for (const Tensor& bank : banks) {
-    STD_TORCH_CHECK(bank.scalar_type() == banks.front().scalar_type(), "banks must have one dtype");
-    STD_TORCH_CHECK(thresholds.scalar_type() == result_type(bank),
-                    "thresholds must be of the dtype that Psi is returned in");
-    STD_TORCH_CHECK(bank.device() == thresholds.device(), "banks and thresholds must be on one device");
-  }
-}
 
 // The element of a contiguous tensor of the dtype of a result.
 void* element_at(const Tensor& tensor, int64_t at) {
@@ -58,11 +46,12 @@ void soft_redundancy_of_bank(const Weight& bank, const Similarity& similarity, c
 using namespace cuda;
 
 std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor>& banks, const Tensor& thresholds,
-                                                        double temperature, bool with_gradient,
-                                                        const std::string& name, bool is_signed,
-                                                        const std::vector<double>& parameters) {
+                                                        double temperature, bool with_gradient, const std::string& name,
+                                                        bool is_signed, const std::vector<double>& parameters) {
   const Similarity similarity(name, is_signed, parameters);
-  check_soft(banks, thresholds, temperature);
+  check_soft(thresholds, banks, temperature);
+  for (const Tensor& bank : banks)
+    STD_TORCH_CHECK(bank.device() == thresholds.device(), "banks and thresholds must be on one device");
   const CurrentStream stream(thresholds);
   const Tensor limits = torch::stable::contiguous(thresholds);
   const Tensor values = torch::stable::new_zeros(thresholds, shape_of(thresholds));
