@@ -1,8 +1,9 @@
 """What a penalty on redundancy does: `python docs/studies/penalty.py`.
 
 Residual networks are trained on scikit-learn's digits and on 2,160 images of Fashion-MNIST, from three seeds: plainly,
-with weight decay, and with `RedundancyLoss` in each direction besides. Then each is shrunk twice, without training: as
-far as an error of 1 % in each layer allows, and to half of its parameters by merging alike filters without any data.
+with weight decay, and with `RedundancyLoss` in each direction besides. Then each is shrunk three times, without
+training: as far as an error of 1 % in each layer allows, to a sixth of its parameters, and to half of them by merging
+alike filters without any data.
 Writes penalty.csv and penalty.png beside this file and prints the means. What penalty.csv holds already is not trained
 again: an interrupted study goes on.
 """
@@ -92,8 +93,8 @@ class Row:
     """One trained network, its accuracy on held-out images.
 
     redundancy, scale_free: the mean of lambda^0.6 over the layers; alike: the share of pairs of signed scale-free Psi
-        above 0.95; size: the share of parameters left within the tolerance, shrunk: the accuracy then; merged: the
-        accuracy with half of the parameters, filters merged without data
+        above 0.95; size: the share of parameters left within the tolerance, shrunk: the accuracy then; sixth: with a
+        sixth of the parameters; merged: with half of the parameters, filters merged without data
     """
 
     data: str
@@ -105,6 +106,7 @@ class Row:
     accuracy: float
     size: float
     shrunk: float
+    sixth: float
     merged: float
 
 
@@ -148,6 +150,7 @@ def trained(name: str, data: Dataset, epochs: int, way: Way, seed: int) -> Row:
     train(network, data, TrainingConfig(epochs=epochs, weight_decay=way.decay), seed, loss=loss)
     accuracy = partial(evaluate, part=data.held_out, classes=data.classes)
     small = plan_shrink(network, images[:2], calibration=images, tolerance=TOLERANCE)
+    sixth = plan_shrink(network, images[:2], calibration=images, parameters=1 / 6)
     merged = plan_shrink(network, images[:2], parameters=0.5)
     return Row(
         name,
@@ -159,6 +162,7 @@ def trained(name: str, data: Dataset, epochs: int, way: Way, seed: int) -> Row:
         accuracy(network).accuracy,
         small.after.parameters / small.before.parameters,
         accuracy(small.apply()).accuracy,
+        accuracy(sixth.apply()).accuracy,
         accuracy(merged.apply()).accuracy,
     )
 
@@ -180,10 +184,8 @@ def as_table(rows: Sequence[Row]) -> str:
     """Means of the seeds; as Markdown."""
     lines = []
     for data in DATA:
-        lines += [
-            f"| {data} | lambda | scale-free | alike | accuracy | size found | accuracy there | merged to half |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
-        ]
+        names = ("lambda", "scale-free", "alike", "accuracy", "size found", "accuracy there", "a sixth", "half, merged")
+        lines += [f"| {data} | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
         for way, mean in means(rows, data):
             cells = [f"{mean[name]:.3f}" for name in MEASURES]
             lines.append(f"| {way.name} | {' | '.join(cells)} |")
@@ -192,21 +194,29 @@ def as_table(rows: Sequence[Row]) -> str:
 
 
 def drawn(rows: Sequence[Row]) -> Figure:
-    """Accuracy by the share of parameters left: whole, within the tolerance and merged to half; a mark a seed."""
-    figure = new_figure(9.2, 4.0, layout="constrained")
+    """Accuracy by the share of parameters left, a mark a seed; what lies far below the others stands at the foot."""
+    figure = new_figure(4.0, 9.2, layout="constrained")
     colours = [LIGHT[name] for name in ("soft", "standard", "searched", "narrower", "redundant")]
     for axes, data in zip(figure.subplots(1, len(DATA)), DATA, strict=True):
-        for way, colour in zip(WAYS, colours, strict=True):
+        foot = min(row.shrunk for row in rows if row.data == data) - 0.03
+        for place, (way, colour) in enumerate(zip(WAYS, colours, strict=True)):
             own = [row for row in rows if (row.data, row.way) == (data, way.name)]
-            axes.scatter([1.0] * len(own), [row.accuracy for row in own], color=colour, s=26, label=way.name)
-            axes.scatter([row.size for row in own], [row.shrunk for row in own], color=colour, s=26, marker="^")
-            axes.scatter([0.5] * len(own), [row.merged for row in own], color=colour, s=26, marker="x")
+            aside = 0.012 * (place - 2)
+            for marker, points in {
+                "o": [(1 + aside, row.accuracy) for row in own],
+                "^": [(row.size, row.shrunk) for row in own],
+                "s": [(1 / 6 + aside, row.sixth) for row in own],
+                "x": [(0.5 + aside, row.merged) for row in own],
+            }.items():
+                x, y = zip(*((at, max(value, foot)) for at, value in points), strict=True)
+                axes.scatter(x, y, color=colour, s=20, marker=marker, label=way.name if marker == "o" else None)
         axes.set_title(data, loc="left", fontsize=10)
         axes.set_xlabel("share of the parameters left")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("accuracy on held-out images")
     figure.axes[0].legend(fontsize=7.5, frameon=False, loc="lower right")
-    figure.suptitle("Dots: as trained; triangles: shrunk within an error of 1 %; crosses: merged to half", fontsize=9)
+    named = "dots: as trained; triangles: within an error of 1 %; squares: a sixth; crosses: half, merged without data"
+    figure.suptitle(named, fontsize=9)
     return figure
 
 

@@ -129,7 +129,7 @@ def test_a_scaled_loss():
     assert not torch.equal(before, model.inner.weight)
 
 
-@pytest.mark.parametrize("options", [{}, {"scale_free": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, pytest.param({"scale_free": True}, marks=pytest.mark.exhaustive)], ids=str)
 def test_compiled_whole(options):
     model = net()
     penalty = RedundancyLoss(model, 0.3, **options)
