@@ -201,6 +201,7 @@ def test_dispatch_by_device_asks_of_weights_alone(monkeypatch, long):
     with FakeTensorMode():
         w = torch.empty(5, 3, 2**13 + long, device="cuda:0")
         edges, pairs = torch.empty(4, device="cuda:0"), torch.empty(7, 2, dtype=torch.int64, device="cuda:0")
+        two = torch.empty(2, device="cuda:0")
         tensors = {
             "pairwise_psi": (w,),
             "pairwise_psi_backward": (torch.empty(10, device="cuda:0"), w),
@@ -209,8 +210,8 @@ def test_dispatch_by_device_asks_of_weights_alone(monkeypatch, long):
             "psi_of_pairs": (w, pairs),
             "psi_of_pairs_backward": (torch.empty(7, device="cuda:0"), w, pairs),
             "psi_counts": ([w, w], edges),
-            "soft_redundancy": ([w, w], edges[:2], 0.05, True),
-            "soft_redundancy_backward": (edges[:2], [w, w], [w, w]),
+            "soft_redundancy": ([w, w], two, 0.05, True),
+            "soft_redundancy_backward": (two, [w, w], [w, w]),
         }
         for name in ops.SCHEMAS:
             operator = getattr(torch.ops.ckrm, name).default

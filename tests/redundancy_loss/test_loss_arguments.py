@@ -48,7 +48,7 @@ TOGETHER = {"toward": "together", "example_inputs": torch.zeros(INPUT)}
         ({**TOGETHER, "eps": 1e-3}, ValueError, 'eps is of toward="apart"'),
         ({**TOGETHER, "layers": "head"}, ValueError, "its filters are the model's output"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_arguments(options, error, message):
     with pytest.raises(error, match=message):
