@@ -164,28 +164,6 @@ def _multiplied(grad: Tensor, gradients: Sequence[Tensor], banks: Sequence[Tenso
     return [(part * gradient).to(bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)]
 
 
-def composed_soft_redundancy(namespace: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
-    """`soft_redundancy` of a namespace's other operators, where it has no kernels of its own."""
-
-    def soft_redundancy(
-        banks: Sequence[Tensor], thresholds: Tensor, temperature: float, with_gradient: bool, *similarity: Any
-    ) -> tuple[Tensor, list[Tensor]]:
-        check_soft(banks, thresholds, temperature)
-        values, gradients = [thresholds[:0]], []
-        for bank, threshold in zip(banks, thresholds.unbind(0), strict=True):
-            omega = namespace.pairwise_psi(bank, *similarity)
-            pairs = max(omega.numel(), 1)
-            soft = ((omega - threshold) / temperature).sigmoid_()
-            values.append(soft.sum()[None] / pairs)
-            if with_gradient:
-                of_omega = soft * (1 - soft) / (temperature * pairs)
-                as_result = bank.to(result_dtype(bank.dtype))
-                gradients.append(namespace.pairwise_psi_backward(of_omega, as_result, *similarity))
-        return torch.cat(values), gradients
-
-    return soft_redundancy
-
-
 def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float) -> None:
     """Raises RuntimeError for arguments of `soft_redundancy` that don't go together."""
     if not temperature > 0:
@@ -261,7 +239,6 @@ def _operators(namespace: str) -> Operators:
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
     soft, multiplied = here.soft_redundancy.default, here.soft_redundancy_backward.default
-    library.impl("soft_redundancy", composed_soft_redundancy(here), "CompositeExplicitAutograd")
     library.impl("soft_redundancy_backward", _multiplied, "CompositeExplicitAutograd")
     torch.library.register_autograd(
         f"{namespace}::soft_redundancy", _backward_by_gradients(multiplied), setup_context=_save_gradients
