@@ -63,7 +63,7 @@ def test_settings_of_numpy_are_those_of_python(number):
         (lambda value: processes_for(5, value, Runtime()), "processes"),
         (Workers, "count"),
         (lambda value: CAMHead(value, 2), "channels"),
-        (lambda value: narrowed_alike(ResNetShape(), value), "wanted"),
+        (lambda value: narrowed_alike(ResNetShape(), value), "size"),
     ],
 )
 @pytest.mark.parametrize("value", [True, np.True_, "3"])
