@@ -124,6 +124,7 @@ def test_a_pure_wheel_builds_on_first_use_and_says_why(pure_wheel: Path, tmp_pat
     assert "/bin/false" in output
 
 
+@pytest.mark.exhaustive
 @needs_compiler
 def test_an_install_in_place_keeps_the_compilers_reason_until_it_succeeds(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / "checkout")

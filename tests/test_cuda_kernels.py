@@ -180,6 +180,7 @@ def test_a_bank_that_is_not_finite_spoils_its_own_soft_share_alone(ops):
     assert [of_bank.isnan().all().item() for of_bank in gradients] == [False, True, False]
 
 
+@pytest.mark.exhaustive
 def test_many_slices_in_one_block_keep_their_digits(ops):
     w = torch.rand(257, 1200, 1, generator=torch.Generator().manual_seed(0)) + 0.5
     actual, exact = ops.pairwise_psi(w, *DEFAULT.arguments), ops.pairwise_psi(w.double(), *DEFAULT.arguments)
@@ -443,6 +444,7 @@ def test_counts_of_many_banks_compile_as_one_graph(device):
     assert torch.equal(compiled(banks, edges, *DEFAULT.arguments), counts(banks, edges, *DEFAULT.arguments) + 1)
 
 
+@pytest.mark.exhaustive
 def test_gradients_in_float64(device):
     w, pairs = weight((5, 2, 3, 3), torch.float64).to(device).requires_grad_(), some_pairs(5, 9).to(device)
     for psi in (

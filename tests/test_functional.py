@@ -36,6 +36,7 @@ def assert_same(actual: torch.Tensor, expected: torch.Tensor, atol: float = 1e-1
 # ---- values, order, layout, options ----------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("psi", [*OPTIONS, *SIGNED[:1], *COSINES, *also(*SIGNED[1:])], ids=str)
 def test_options_reach_the_definition(psi, backend):
     a, b = double(5, 2, 3, 3) * 0.2, double(3, 2, 3, 3) * 0.2
@@ -166,6 +167,7 @@ def test_modules(name, backend):
         assert_same(psi_of_pairs(module, pairs, backend=backend).detach(), expected)
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("name", MODULES)
 def test_gradient_reaches_the_parameter_of_a_module(name, backend):
     module = MODULES[name]().double()
@@ -208,6 +210,7 @@ def test_an_initialised_lazy_module(backend):
 # ---- scale_free ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4, -3.0])
 def test_scale_free_ignores_the_scale(scale, backend):
     w = double(5, 3, 3, 3)
@@ -577,6 +580,7 @@ def test_training_on_psi_separates_filters(backend):
     assert redundancy(w, backend=backend) == 0
 
 
+@pytest.mark.exhaustive_on("triton")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradients_inside_a_checkpoint(reentrant, backend):
     a, b, pairs = double(5, 2, 3), double(3, 2, 3), torch.tensor([[0, 1], [3, 2]])

@@ -48,12 +48,20 @@ ops = torch.ops.ckrm_triton
 DEFAULT = Psi()
 SHAPES = [
     (3, 2),
-    (5, 33, 1, 1),
-    *also((2, 1, 3), (70, 3, 1), (67, 18, 3, 3), (65, 19, 2, 2), (3, 5, 5, 5), (4, 2, 7, 7), (4, 2, 3, 3, 3)),
+    *also(
+        (5, 33, 1, 1),
+        (2, 1, 3),
+        (70, 3, 1),
+        (67, 18, 3, 3),
+        (65, 19, 2, 2),
+        (3, 5, 5, 5),
+        (4, 2, 7, 7),
+        (4, 2, 3, 3, 3),
+    ),
 ]
 EXPONENTS = [
-    (1, 1, 1), (0.3, 0.5, 0.5),
-    *also((0, 1, 1), (0.5, 0.5, 2), (0.1, 0, 0), (0, 2.5, 2.5), (2.5, 1, 1), (0, 0, 0), (0.1, 0, 1)),
+    (1, 1, 1),
+    *also((0.3, 0.5, 0.5), (0, 1, 1), (0.5, 0.5, 2), (0.1, 0, 0), (0, 2.5, 2.5), (2.5, 1, 1), (0, 0, 0), (0.1, 0, 1)),
     *also((0.1, 1, 0), (1, 2, 1)),
 ]  # fmt: skip
 
@@ -172,7 +180,7 @@ def test_large_kernels_of_other_similarities(similarity, positions):
 
 @pytest.mark.parametrize("dtype", [torch.float32, *also(torch.float64)])
 @pytest.mark.parametrize(
-    "similarity", [SIGNED, SIGNED_COSINE, Psi(eps=0, signed=True), *also(COSINE)], ids=lambda one: str(one.arguments)
+    "similarity", [SIGNED_COSINE, *also(SIGNED, Psi(eps=0, signed=True), COSINE)], ids=lambda one: str(one.arguments)
 )
 def test_degenerate_slices(similarity, dtype):
     check_all(degenerate_slices(dtype), similarity, ops)
@@ -592,7 +600,7 @@ def as_tf32(x):
 # ---- operators -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, *also(torch.float64)])
+@pytest.mark.parametrize("dtype", also(torch.float32, torch.float64))
 def test_opcheck(dtype):
     w = weight((4, 3, 3), dtype).requires_grad_()
     pairs, edges = some_pairs(4, 5), torch.tensor([0.5], dtype=result_dtype(dtype))

@@ -110,6 +110,7 @@ def ckrm(*arguments, path=()):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.exhaustive
 def test_commands_find_the_class_where_python_does(folders):
     tests = str(Path(__file__).parents[1])
     done = ckrm("compare", folders / "plain", folders / "narrow", path=[tests])

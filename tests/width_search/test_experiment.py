@@ -203,6 +203,7 @@ def sessions(folder):
     return json.loads((folder / "state.json").read_text())["sessions"]
 
 
+@pytest.mark.exhaustive
 def test_more_rounds_go_on_to_the_same_result(finished, tmp_path):
     small(tmp_path, replace(SMALL, most_rounds=1, final_seeds=2))
     alone = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("weights.safetensors")}
