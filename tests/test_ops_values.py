@@ -58,13 +58,7 @@ SHAPES = [
 ]
 # Wide enough for every tile size, with ragged last tiles.
 WIDE_SHAPES = [(199, 3, 3, 3), (389, 2, 3), (257, 1, 1)]
-EXPONENTS = [
-    (0.1, 1, 1),
-    (1, 1, 1),
-    (0, 0, 0),
-    (1, 0.5, 2),
-    *also((0, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (2.5, 2.5, 2.5)),
-]
+EXPONENTS = [(0.1, 1, 1), (0, 1, 1), (1, 1, 1), (2.5, 1, 1), (0.1, 0, 0), (0, 0, 0), (1, 0.5, 2), (2.5, 2.5, 2.5)]
 DTYPES_AND_EPSILONS = [(torch.float32, eps) for eps in (0.0, 1e-12, 1e-4, 1e-2)] + [
     (torch.float64, eps) for eps in (0.0, 1e-4)
 ]
@@ -107,7 +101,7 @@ def test_numbers_of_pairs(count):
 
 
 @pytest.mark.parametrize(("dtype", "eps"), DTYPES_AND_EPSILONS, ids=str)
-@pytest.mark.parametrize("exponents", EXPONENTS, ids=str)
+@pytest.mark.parametrize("exponents", [*EXPONENTS[::2], *also(*EXPONENTS[1::2])], ids=str)
 def test_exponents_and_eps(exponents, dtype, eps):
     psi = Psi(*(float(p) for p in exponents), eps)
     check_all(weight((9, 3, 3, 3), dtype), psi)
