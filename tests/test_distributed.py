@@ -160,3 +160,9 @@ def test_a_checkpoint_in_the_parts_of_two_processes_has_the_numbers_of_the_whole
     alone = measured_alone(folder / "whole.pt", tmp_path / "alone.json")
     differ = ["created", "sources"]
     assert report(folder / "report.json", differ) == report(alone, differ)
+
+
+def test_torch_without_its_distributed_part_is_one_process(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.delattr(torch.distributed, "is_initialized")
+    assert team() == Team()
