@@ -151,7 +151,10 @@ class RedundancyLoss(nn.Module):
         return {"calls": self._calls, **self._term.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """For `load_state_dict`."""
+        """For `load_state_dict`; ValueError for the state of another model or direction."""
+        if state.keys() != self.get_extra_state().keys():
+            toward = "together" if "pairs" in state else "apart"
+            raise ValueError(f'the state is of toward="{toward}", this loss has the other')
         self._term.load(state)
         self._calls = state["calls"]
 

@@ -120,6 +120,13 @@ def test_all_frozen_costs_nothing(options):
     assert penalty().dtype == torch.float32
 
 
+def test_a_state_of_the_other_direction():
+    apart, together = RedundancyLoss(net()), RedundancyLoss(net(), **TOGETHER)
+    for one, other, of in ((apart, together, "together"), (together, apart, "apart")):
+        with pytest.raises(ValueError, match=f'the state is of toward="{of}"'):
+            one.load_state_dict(other.state_dict())
+
+
 def test_a_state_of_another_model():
     first = RedundancyLoss(net(), "chance")
     first()
