@@ -178,7 +178,7 @@ def _checkpoint(
 
 
 def _read(files: CheckpointFiles, weights: str | None, open_copies: ExitStack, team: Team = ALONE) -> _Read:
-    read = [_file(path, weights, open_copies) for path in files.with_content]
+    read = [_file(path, weights, open_copies, team) for path in files.with_content]
     _check_listed(files, read)
     tensors = [tensor for file in read for tensor in file.chosen.tensors]
     notes = [f"{files.name}: {note}" for note in dict.fromkeys(note for file in read for note in file.notes)]
@@ -224,11 +224,11 @@ def _sources(files: CheckpointFiles, read: Sequence[_File], team: Team) -> tuple
     return tuple(team.shared(sizes, source))
 
 
-def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
+def _file(path: Path, weights: str | None, open_copies: ExitStack, team: Team) -> _File:
     from ckrm_kernels.checkpoints.files import readable
 
     local = open_copies.enter_context(readable(path))
-    if local != path and team().size > 1:
+    if local != path and team.size > 1:
         raise CheckpointError(f"{path}: is a pipe, which several processes can't read: write it to a file first")
     try:
         content = _content(local)
