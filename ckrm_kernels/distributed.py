@@ -164,7 +164,8 @@ def dealt_out(costs: Sequence[float], processes: int) -> list[list[int]]:
 
 def team() -> Team:
     """All processes that have joined; this one alone where torchrun started none."""
-    return Team(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else ALONE
+    has_joined = distributed.is_available() and distributed.is_initialized()
+    return Team(distributed.get_rank(), distributed.get_world_size()) if has_joined else ALONE
 
 
 @contextmanager

@@ -33,6 +33,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
 WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _TORCHSCRIPT = "TorchScript whose weights or groups are not known, measure the module that it was made from"
 _SHARDED = "sharded, gather its weight first"
+_FREED = "sharded by FSDP1, measure within its summon_full_params"
 _NORMALISATION = "normalisation, no filters"
 _REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm), _NORMALISATION),
@@ -311,7 +312,7 @@ def _of_convolution(place: _Place, module: _ConvNd | nn.Linear, kind: str) -> La
         used = with_adapters(place.adapter, used)
     expected_dims = 2 if isinstance(module, nn.Linear) else 2 + len(module.kernel_size)
     if used.weight.dim() != expected_dims:
-        return Layer("", kind, (), _SHARDED)
+        return Layer("", kind, (), _FREED)
     operator = "linear" if isinstance(module, nn.Linear) else kind
     use = Use(operator, getattr(module, "groups", 1), getattr(module, "transposed", False))
     return _of_use(kind, used.weight, use, used.note)
@@ -333,7 +334,7 @@ def _of_use(kind: str, weight: Tensor, use: Use, note: str = "") -> Layer:
     except (TypeError, ValueError) as error:
         return Layer("", kind, (), str(error))
     if is_freed(weight):
-        return Layer("", kind, (), _SHARDED)
+        return Layer("", kind, (), _FREED)
     banks = _banks(weight, use)
     return Layer("", kind, tuple(banks), _compared(banks, use, note))
 

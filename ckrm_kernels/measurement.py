@@ -129,8 +129,9 @@ def measure_layers(
     _check_alike(models, names)
     plans = plans_of(list(_by_name(models)), pointwise, similarity.scale_free, team)
     if team.size > 1:
-        settings = (limit, pointwise, details, patterns, scale_free_beside, backend, similarity)
-        team.check_agreement([f"the settings {settings}", *facts_of_models(models)])
+        settings = [f"threshold {limit}", f"pointwise {pointwise}", f"details {details}", f"patterns {patterns}"]
+        settings += [f"scale-free beside {scale_free_beside}", f"backend {backend}", repr(similarity)]
+        team.check_agreement([*settings, *facts_of_models(models)])
     check_finite(plans, names, team)
     edges, order = torch.cat(
         (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def is_sharded(weight: Tensor) -> bool:
     """Whether it is a DTensor, of whose numbers this process may have a part only."""
-    return hasattr(weight, "full_tensor")
+    return hasattr(type(weight), "full_tensor")  # of the type: torch.compile finds no methods on instances
 
 
 def gathered(weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 from test_distributed import batch_of_all, history_of_a_team, jobs_of, save_sharded
 from ckrm_kernels import layer_by_layer, layer_plans
+from ckrm_kernels.checkpoints import read_checkpoints
 from ckrm_kernels.commands import app
 from ckrm_kernels.distributed import joined, team
 from ckrm_kernels.training.workers import Workers, run_job
@@ -41,6 +42,12 @@ if __name__ == "__main__":
         (folder / f"history-{team().rank}").write_text(repr(history_of_a_team()))
         (folder / f"first-{team().rank}").write_text(str(team().of_first(lambda: team().rank + 7)))
         save_sharded(folder)
+        if team().is_first:
+            read_checkpoints([folder / "sharded"])  # for itself
+        try:
+            read_checkpoints([folder / ("sharded", "whole.pt")[team().rank]], team=team())
+        except ValueError as error:
+            (folder / f"refused-{team().rank}").write_text(str(error))
         app(["measure", f"{folder}/sharded", "--json", f"{folder}/report.json"], standalone_mode=False)
         layer_by_layer.SHARED_COST = layer_plans.SHARED_COST = 0
         app(["measure", f"{folder}/sharded", "--json", f"{folder}/together.json"], standalone_mode=False)
@@ -160,3 +167,18 @@ def test_a_checkpoint_in_the_parts_of_two_processes_has_the_numbers_of_the_whole
     alone = measured_alone(folder / "whole.pt", tmp_path / "alone.json")
     differ = ["created", "sources"]
     assert report(folder / "report.json", differ) == report(alone, differ)
+
+
+def test_hosts_that_see_different_files_say_so(folder):
+    for rank in range(2):
+        message = (folder / f"refused-{rank}").read_text()
+        assert message.startswith("the processes must be given the same: rank 0 has ")
+        assert "sharded/.metadata of " in message
+        assert "where rank 1 has " in message
+        assert "whole.pt of " in message
+
+
+def test_torch_without_its_distributed_part_is_one_process(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.delattr(torch.distributed, "is_initialized")
+    assert team() == Team()

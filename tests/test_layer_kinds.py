@@ -176,7 +176,11 @@ def _sharded_rows(rank: int, path: str) -> None:
             nn.Sequential(nn.Conv2d(3, 6, 3)), use_orig_params=kept, device_id=torch.device("cpu")
         )
         (layer,) = model_layers(model)
-        assert (layer.name, layer.banks, layer.note) == ("0", (), "sharded, gather its weight first")
+        assert (layer.name, layer.banks, layer.note) == (
+            "0",
+            (),
+            "sharded by FSDP1, measure within its summon_full_params",
+        )
 
 
 @pytest.mark.exhaustive
@@ -188,7 +192,7 @@ def test_a_weight_whose_storage_was_freed_is_not_read():
     conv = nn.Conv2d(3, 6, 3)
     conv.weight.untyped_storage().resize_(0)  # as FSDP leaves it between two passes
     (layer,) = model_layers(conv)
-    assert (layer.banks, layer.note) == ((), "sharded, gather its weight first")
+    assert (layer.banks, layer.note) == ((), "sharded by FSDP1, measure within its summon_full_params")
 
 
 # ---- modules that are no convolution by their class ---------------------------------------------------------------

@@ -189,7 +189,11 @@ def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     message = r"the processes must be given the same: rank 0 has layer '' \(Conv2d, \(8, 3, 3, 3\)\)"
     refused(ValueError, message + r".* where rank 1 has layer '' \(Conv2d, \(9, ", lambda: measure(narrow, group=world))
     refused(ValueError, "checksum .* where rank 1 has", lambda: redundancy(filters(8, seed=rank), group=world))
-    refused(ValueError, "rank 0 has the settings .*0.5", lambda: measure(network(), 0.5 + rank / 10, group=world))
+    refused(
+        ValueError,
+        "rank 0 has threshold 0.5 where rank 1 has threshold 0.6",
+        lambda: measure(network(), 0.5 + rank / 10, group=world),
+    )
     wrong = filters(8)
     if rank == 1:
         wrong[3, 1] = torch.nan

@@ -29,7 +29,7 @@ from ckrm_kernels.checkpoints.safetensors_files import read_safetensors
 from ckrm_kernels.checkpoints.selection import NoSuchWeightsError, Selection, select
 from ckrm_kernels.checkpoints.stored import CheckpointError, StoredTensor
 from ckrm_kernels.checkpoints.torch_archives import read_pickled, torch_archive
-from ckrm_kernels.distributed import team
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.report.result import Source
 
@@ -76,6 +76,7 @@ def read_checkpoints(
     weights: str | None = None,
     like: Callable[[], nn.Module] | None = None,
     track: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    team: Team = ALONE,
 ) -> list[Checkpoint]:
     """Reads checkpoints without running anything of them and without touching the state of the process.
 
@@ -84,16 +85,17 @@ def read_checkpoints(
     weights: "model", "ema" or the dotted key of those to read where a file holds several; None: the model's
     like: makes the model whose weights they are, so that its groups and transposition are known
     track: wraps the iteration over the checkpoints, to show progress
-    Tensors are memory-mapped where the file allows, and a layer is read when it is asked for. Processes that have
-    joined share out the digests of the files, which each of them must see.
-    Raises CheckpointError, also when a layer is read, and TypeError for a single path.
+    team: processes that all call, see the same files and share out their digests
+    Tensors are memory-mapped where the file allows, and a layer is read when it is asked for.
+    Raises CheckpointError, also when a layer is read, TypeError for a single path, and ValueError where the processes
+    see different files.
     """
     from ckrm_kernels.checkpoints.files import checkpoint_files
 
     if isinstance(paths, (str, Path)):
         raise TypeError(f"paths must be a sequence of paths, got {str(paths)!r}: pass [path]")
     groups = checkpoint_files([Path(path) for path in paths])
-    return [_checkpoint(files, weights, like) for files in track(groups)]
+    return [_checkpoint(files, weights, like, team) for files in track(groups)]
 
 
 class _Content(NamedTuple):
@@ -156,9 +158,11 @@ class _Read(NamedTuple):
     is_copied: bool
 
 
-def _checkpoint(files: CheckpointFiles, weights: str | None, like: Callable[[], nn.Module] | None) -> Checkpoint:
+def _checkpoint(
+    files: CheckpointFiles, weights: str | None, like: Callable[[], nn.Module] | None, team: Team
+) -> Checkpoint:
     with ExitStack() as open_copies:
-        read = _read(files, weights, open_copies)
+        read = _read(files, weights, open_copies, team)
         notes = list(read.notes)
         if like is not None:
             stored = [in_memory(layer) for layer in _layers(_model_of(like, read, files.name))]
@@ -173,8 +177,8 @@ def _checkpoint(files: CheckpointFiles, weights: str | None, like: Callable[[], 
     return Checkpoint(tuple(stored), read.sources, tuple(notes))
 
 
-def _read(files: CheckpointFiles, weights: str | None, open_copies: ExitStack) -> _Read:
-    read = [_file(path, weights, open_copies) for path in files.with_content]
+def _read(files: CheckpointFiles, weights: str | None, open_copies: ExitStack, team: Team = ALONE) -> _Read:
+    read = [_file(path, weights, open_copies, team) for path in files.with_content]
     _check_listed(files, read)
     tensors = [tensor for file in read for tensor in file.chosen.tensors]
     notes = [f"{files.name}: {note}" for note in dict.fromkeys(note for file in read for note in file.notes)]
@@ -184,7 +188,8 @@ def _read(files: CheckpointFiles, weights: str | None, open_copies: ExitStack) -
             f"{files.name}: in it and the files that belong to it, several weights are called {', '.join(twice[:4])}"
         )
     as_stored = [tensor for file in read for tensor in file.chosen.as_stored]
-    return _Read(tensors, as_stored, _sources(files, read), tuple(notes), any(file.local != file.path for file in read))
+    is_copied = any(file.local != file.path for file in read)
+    return _Read(tensors, as_stored, _sources(files, read, team), tuple(notes), is_copied)
 
 
 def _check_listed(files: CheckpointFiles, read: Sequence[_File]) -> None:
@@ -203,7 +208,7 @@ def _check_listed(files: CheckpointFiles, read: Sequence[_File]) -> None:
                 )
 
 
-def _sources(files: CheckpointFiles, read: Sequence[_File]) -> tuple[Source, ...]:
+def _sources(files: CheckpointFiles, read: Sequence[_File], team: Team) -> tuple[Source, ...]:
     """Each file with its digest, which one of the processes computes."""
     from ckrm_kernels.checkpoints.files import source_of
 
@@ -214,15 +219,16 @@ def _sources(files: CheckpointFiles, read: Sequence[_File]) -> tuple[Source, ...
         weights, local = by_path.get(files.files[place], of_all)
         return source_of(files.files[place], weights, content=local)
 
-    sizes = [by_path.get(path, of_all)[1] or path for path in files.files]
-    return tuple(team().shared([path.stat().st_size for path in sizes], source))
+    sizes = [(by_path.get(path, of_all)[1] or path).stat().st_size for path in files.files]
+    team.check_agreement([f"{path} of {size} bytes" for path, size in zip(files.files, sizes, strict=True)])
+    return tuple(team.shared(sizes, source))
 
 
-def _file(path: Path, weights: str | None, open_copies: ExitStack) -> _File:
+def _file(path: Path, weights: str | None, open_copies: ExitStack, team: Team) -> _File:
     from ckrm_kernels.checkpoints.files import readable
 
     local = open_copies.enter_context(readable(path))
-    if local != path and team().size > 1:
+    if local != path and team.size > 1:
         raise CheckpointError(f"{path}: is a pipe, which several processes can't read: write it to a file first")
     try:
         content = _content(local)

@@ -89,7 +89,7 @@ def measure(
     use_threads(threads)
     with interruptible("nothing was written; run the same command again"), joined(gpus=False) as team:
         reading = partial(tracked, doing="reading", lines=False) if team.is_first else iter
-        read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading)
+        read = read_checkpoints(checkpoints, weights=weights, like=constructor, track=reading, team=team)
         check_read(files, [Path(source.name) for each in read for source in each.sources])
         structures: dict[Any, list[Any]] = {}
         for each in read:

@@ -9,17 +9,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
-from ckrm_kernels.distributed import team
+from ckrm_kernels.distributed import team, team_of
 from ckrm_kernels.integrations.curves import add_histograms, pooled_redundancy, scalars
 from ckrm_kernels.measurement import measure
 from ckrm_kernels.report import RedundancyReport
 from ckrm_kernels.report.words import verdict
+from ckrm_kernels.sharded import is_sharded
 from ckrm_kernels.shrinking.bench import random_state_kept
+from ckrm_kernels.shrinking.budget import checked_budget
 from ckrm_kernels.shrinking.graph import trace
 from ckrm_kernels.shrinking.inputs import as_inputs
-from ckrm_kernels.shrinking.plan import ShrinkPlan, plan_shrink
+from ckrm_kernels.shrinking.plan import ShrinkPlan, check_options, plan_shrink
 from ckrm_kernels.whole_numbers import whole_number
 
 Write = Callable[[RedundancyReport, int], None]
@@ -40,8 +42,9 @@ class RedundancyMonitor:
     options: of `measure`, such as threshold, details=False, which is quicker, or scale_free
     Measures once at once. Raises TypeError or ValueError for an option that is none, a model in which nothing can be
     measured and one that can't be shrunk: before any training.
-    Of several processes (torch.distributed) the first one measures and writes, and has the report. Every process has to
-    call `step` where there is a `stop_below`, which all of them follow, or where weights are sharded.
+    Of several processes, those of `group` or all of torch.distributed, the first one measures and writes, and has the
+    report. Every one of them has to call `step` where there is a `stop_below`, which all of them follow, and where they
+    measure together: with a `group`, or where weights are sharded.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class RedundancyMonitor:
         self._every, self._done = whole_number("every", every), whole_number("start", start, 0)
         self._write: Write = _writing_to(log_to)
         self._stop_below = _checked_share("stop_below", stop_below)
-        self._model, self._options, self._shrink = model, options, dict(shrink) if shrink is not None else None
+        self._model, self._options, self._shrink = model, options, _checked_mapping("shrink", shrink)
+        group = options.get("group")
+        self._team = team() if group is None else team_of(group)
         self._measured: int | None = None
         self.should_stop = False
         """Whether lambda^t has been below `stop_below`; the same in every process."""
@@ -94,17 +99,17 @@ class RedundancyMonitor:
         step: at which to write; by default that which `step` counted
         """
         self.observe(self._done if step is None else step)
-        if self._shrink is not None and team().is_first:
+        if self._shrink is not None and self._team.is_first:
             try:
                 model = _unwrapped(self._model)
                 self.plan = plan_shrink(model, **_on_device_of(model, self._shrink))
                 self.shrunk = self.plan.apply()
-            except (TypeError, ValueError) as error:  # which must not take the trained model along
-                warnings.warn(f"the model was not shrunk: {error}", stacklevel=2)
+            except Exception as error:  # which must not take the trained model along
+                warnings.warn(f"the model was not shrunk: {str(error) or type(error).__name__}", stacklevel=2)
         return self.report
 
     def _measure_and_write(self, step: int) -> None:
-        first = team().is_first
+        first = self._team.is_first
         if first or self._measure_together():
             report = self._report(step)
             self.report = report if first else None
@@ -116,14 +121,14 @@ class RedundancyMonitor:
         """Stops where the first process does, and fails where it fails, which no other would know of."""
         if self._stop_below is None:
             return
-        below, failure = _of_first((below, failure))
-        if failure and not team().is_first:
+        below, failure = self._team.gathered((below, failure))[0]
+        if failure and not self._team.is_first:
             raise RuntimeError(f"the first process could not measure: {failure}")
         self.should_stop |= below
 
     def _measure_together(self) -> bool:
         """Whether all processes have to measure: those that parameters are spread over, or that share the work."""
-        return self._options.get("group") is not None or _is_sharded(self._model)
+        return self._options.get("group") is not None or any(map(is_sharded, self._model.parameters()))
 
     def _report(self, step: int) -> RedundancyReport | None:
         is_start = self._measured is None
@@ -197,21 +202,32 @@ def _checked_share(name: str, share: Any) -> float | None:
     return float(share)
 
 
+def _checked_mapping(name: str, given: Any) -> dict[str, Any] | None:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name} must hold arguments of plan_shrink by their names, got {type(given).__name__}")
+    return None if given is None else dict(given)
+
+
 def _check_shrinkable(model: nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Raises TypeError or ValueError for what `plan_shrink` would refuse at once: names, inputs, a model."""
+    """Raises TypeError or ValueError for what `plan_shrink` would refuse at once: names, options, inputs, a model."""
     try:
-        inspect.signature(plan_shrink).bind(model, **arguments)
+        bound = inspect.signature(plan_shrink).bind(model, **arguments)
     except TypeError as error:
         raise TypeError(f"shrink must hold arguments of plan_shrink: {error}") from None
+    bound.apply_defaults()
+    given = bound.arguments
+    budget = checked_budget(*(given[name] for name in ("parameters", "macs", "latency", "tolerance")))
+    check_options(budget, *(given[name] for name in ("calibration", "choose", "widths", "round_to", "seed")))
     with random_state_kept(model):
         trace(model, _on_device_of(model, arguments)["example_inputs"])
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model without what runs it on many devices or compiled."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return getattr(model, "_orig_mod", model)
+    parallel = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while isinstance(model, parallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, parallel) else model.get_submodule("_orig_mod")
+    return model
 
 
 def _on_device_of(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,21 +235,3 @@ def _on_device_of(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, A
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     inputs = as_inputs("example_inputs", arguments["example_inputs"])
     return {**arguments, "example_inputs": inputs.map(lambda tensor: tensor.to(device))}
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether parameters are spread over processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def _of_first(value: tuple[bool, str]) -> tuple[bool, str]:
-    """The value that the first process has."""
-    if team().size == 1:
-        return value
-    values = [value]
-    distributed.broadcast_object_list(values)
-    return values[0]

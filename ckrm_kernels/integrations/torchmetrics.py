@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, get_args
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class RedundancyMetric(Metric):
         self._arguments = {"threshold": threshold, "pointwise": pointwise, "details": False, **similarity}
         self.add_state("above", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("pairs", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        # a collection updates only the first of metrics whose states are alike after a batch
+        self.add_state("asked", torch.tensor(crc32(repr(self._arguments).encode())), dist_reduce_fx="max")
 
     def update(self, *_: Any, model: nn.Module) -> None:
         """Counts the pairs of filters of the model; what else a collection hands on is left."""

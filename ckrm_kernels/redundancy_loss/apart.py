@@ -11,6 +11,7 @@ from torch import Tensor
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import omega_of_banks
 from ckrm_kernels.functional import soft_redundancy_of_banks
+from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.redundancy_loss.live_layers import LiveLayer
 from ckrm_kernels.sampling import drawn_by_chance, packed_to_pairs, uniform_sample
 from ckrm_kernels.similarity import Similarity
@@ -81,7 +82,8 @@ class Apart:
         """The penalty, of the weights as they are."""
         active = [index for index, layer in enumerate(self.layers) if not layer.is_frozen]
         if not active:
-            return self.layers[0].banks(False)[0].new_zeros(())
+            bank = self.layers[0].banks(False)[0]
+            return bank.new_zeros((), dtype=result_dtype(bank.dtype))
         of_layers = {index: self.layers[index].banks(self.similarity.scale_free) for index in active}
         whole = [
             (index, bank) for index in active for bank in of_layers[index] if not self._is_sampled(of_layers[index])

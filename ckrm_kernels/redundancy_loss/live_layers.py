@@ -28,11 +28,7 @@ class LiveLayer:
     @property
     def is_frozen(self) -> bool:
         """Whether nothing that its weight is made of asks for a gradient."""
-        weight = self.module._parameters.get("weight")
-        made_of = (
-            [each for name, each in self.module.named_parameters() if name != "bias"] if weight is None else [weight]
-        )
-        return not any(each.requires_grad for each in made_of)
+        return is_frozen(self.module)
 
     def banks(self, scale_free: bool) -> Sequence[Tensor]:
         """The filter banks (F2, F1, *K) of the weight that the next forward pass uses, differentiable.
@@ -46,6 +42,13 @@ class LiveLayer:
             raise ValueError(_freed(self.name))
         banks = checked_banks(self.module, scale_free)
         return [as_vectors(bank) for bank in banks] if self.as_vectors else banks
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing that a module's weight is made of asks for a gradient."""
+    weight = module._parameters.get("weight")
+    made_of = [each for name, each in module.named_parameters() if name != "bias"] if weight is None else [weight]
+    return not any(each.requires_grad for each in made_of)
 
 
 def live_layers(
@@ -73,7 +76,8 @@ def live_layers(
         pairs = bool(layer.banks) and layer.banks[0].shape[0] > 1
         single_numbers = pairs and is_pointwise(layer.banks[0])
         if not pairs or layer.name not in modules:
-            reasons.append(f"{layer.name!r} ({layer.note or 'not a convolution or linear layer of its own'})")
+            lacks = "a single filter" if layer.banks and not pairs else "not a convolution or linear layer of its own"
+            reasons.append(f"{layer.name!r} ({layer.note or lacks})")
         elif single_numbers and pointwise == "skip":
             reasons.append(f"{layer.name!r} (pointwise)")
         else:
@@ -105,7 +109,8 @@ def as_model(model_or_layers: Any) -> nn.Module:
 def _wanted(names: Sequence[str], patterns: str | Iterable[str] | None) -> set[str]:
     if patterns is None:
         return set(names)
-    listed = [patterns] if isinstance(patterns, str) else list(patterns)
+    several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+    listed: list[Any] = list(patterns) if several else [patterns]
     if not all(isinstance(pattern, str) for pattern in listed):
         raise TypeError(f"layers must be a pattern of names or several, got {patterns!r}")
     if not listed:

@@ -23,6 +23,7 @@ from ckrm_kernels.whole_numbers import whole_number
 Toward = Literal["apart", "together"]
 _OF_APART = {"threshold": 0.6, "temperature": 0.1, "pairs_per_step": None, "pointwise": "skip"}
 _OF_TOGETHER = {"example_inputs": None, "share": 0.5}
+_OF_BOTH = ("layers", "toward", "refresh", "seed")
 
 
 class RedundancyLoss(nn.Module):
@@ -64,7 +65,8 @@ class RedundancyLoss(nn.Module):
 
     `penalty()` reads the weights as the next forward pass uses them (parametrisations, weight_norm, ...) and gives a
     scalar, float32 (float64 for float64 weights), also under autocast. Layers that are frozen at a call count for
-    nothing. `state_dict` holds the thresholds, pairs and the generator's state: a resumed training goes on alike.
+    nothing, of toward="together" with all that leave with them. `state_dict` holds the thresholds, pairs and the
+    generator's state: a resumed training goes on alike.
     Works under torch.compile; what is drawn or chosen anew is outside the compiled graph.
     Raises TypeError or ValueError for arguments that are wrong, for a model without layers to compare, for a pattern
     that fits no layer, for weights that FSDP1 has flattened, and of toward="together" for any sharded ones. Those of
@@ -88,7 +90,7 @@ class RedundancyLoss(nn.Module):
         **options: Unpack[SimilarityOptions],
     ) -> None:
         super().__init__()
-        similarity, backend = resolve(options, "RedundancyLoss", *_OF_APART, *_OF_TOGETHER, "layers", "toward")
+        similarity, backend = resolve(options, "RedundancyLoss", *_OF_APART, *_OF_TOGETHER, *_OF_BOTH)
         if toward not in ("apart", "together"):
             raise ValueError(f'toward must be "apart" or "together", got {toward!r}')
         given = {
@@ -149,7 +151,10 @@ class RedundancyLoss(nn.Module):
         return {"calls": self._calls, **self._term.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """For `load_state_dict`."""
+        """For `load_state_dict`; ValueError for the state of another model or direction."""
+        if state.keys() != self.get_extra_state().keys():
+            toward = "together" if "pairs" in state else "apart"
+            raise ValueError(f'the state is of toward="{toward}", this loss has the other')
         self._term.load(state)
         self._calls = state["calls"]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ckrm_kernels.ops import result_dtype
+from ckrm_kernels.redundancy_loss.live_layers import is_frozen
 from ckrm_kernels.shrinking.choices import order, signed_psi
 from ckrm_kernels.shrinking.couplings import Coupling, Entries
 from ckrm_kernels.shrinking.graph import trace
@@ -72,8 +73,17 @@ class Together:
         found = [
             torch.stack([self._distance(rows, self.pairs[name]) for rows in modules.values()]).sum()
             for name, modules in self.parts.items()
+            if not self._is_frozen(name)
         ]
+        if not found:
+            rows = next(iter(next(iter(self.parts.values())).values()))
+            return rows[0].read(self.model).new_zeros(())
         return torch.stack([each.to(found[0].device) for each in found]).mean()
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether a layer that makes a coupling's filters is frozen, so that they can't become equal."""
+        makers = [layer.weight.rpartition(".")[0] for layer in self.graph.producers(self.graph.coupling(name))]
+        return any(is_frozen(self.model.get_submodule(path)) for path in makers)
 
     def _distance(self, rows: Sequence[_Rows], pairs: Tensor) -> Tensor:
         """Of one module's parameters."""

@@ -116,7 +116,8 @@ def _nothing_measured(report: RedundancyReport) -> str:
     text = f"Nothing was measured: {counted(len(report.layers), 'layer')} skipped"
     single = sum("pointwise" in layer.reason for layer in report.layers)
     if not single:
-        return f"{text}."
+        reasons = {layer.reason for layer in report.layers}
+        return f"{text}: {reasons.pop()}." if len(reasons) == 1 else f"{text}."
     return f'{text}, {single} as pointwise, which --pointwise vector measures (in Python, pointwise="vector").'
 
 

@@ -195,7 +195,7 @@ def plan_shrink(
     Sources: OBC (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023) for the order; He et al. 2017 for the refit.
     """
     budget = checked_budget(parameters, macs, latency, tolerance)
-    _check_options(budget, calibration, choose, widths, round_to, seed)
+    check_options(budget, calibration, choose, widths, round_to, seed)
     limit = checked_threshold(threshold, -1.0)
     inputs = as_inputs("example_inputs", example_inputs)
     if not inputs.batch:
@@ -272,7 +272,8 @@ class _Wishes:
     keep: FinishedParts | None
 
 
-def _check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, round_to: Any, seed: Any) -> None:
+def check_options(budget: Budget, calibration: Any, choose: Any, widths: Any, round_to: Any, seed: Any) -> None:
+    """Raises TypeError or ValueError for options of `plan_shrink` that no model can have."""
     if not callable(choose) and choose not in get_args(Chooser):
         raise ValueError(f"choose must be one of {', '.join(get_args(Chooser))}, or a function, got {choose!r}")
     if widths not in ("error", "uniform"):

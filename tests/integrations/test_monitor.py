@@ -120,7 +120,7 @@ def test_the_model_is_shrunk_at_the_end_beside_the_trained_one():
     model = network()
     before = copy.deepcopy(model.state_dict())
     inputs = torch.randn(2, 1, 8, 8)
-    wrapped = nn.DataParallel(torch.compile(model))
+    wrapped = torch.compile(nn.DataParallel(torch.compile(model)))
     monitor = RedundancyMonitor(wrapped, shrink={"example_inputs": inputs, "parameters": 0.6})
     assert monitor.plan is None
     monitor.finish()
@@ -131,14 +131,18 @@ def test_the_model_is_shrunk_at_the_end_beside_the_trained_one():
     assert monitor.shrunk(inputs).shape == (2, 2)
 
 
-def test_what_can_not_be_shrunk_in_the_end_is_no_loss(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("parameters out of reach"), "parameters out of reach"), (MemoryError(), "MemoryErr")],
+)
+def test_what_can_not_be_shrunk_in_the_end_is_no_loss(error, words, monkeypatch):
     monitor = RedundancyMonitor(network(), shrink={"example_inputs": torch.randn(2, 1, 8, 8), "parameters": 0.5})
 
     def refused(model, **arguments):
-        raise ValueError("parameters out of reach")
+        raise error
 
     monkeypatch.setattr("ckrm_kernels.integrations.monitor.plan_shrink", refused)
-    with pytest.warns(UserWarning, match="the model was not shrunk: parameters out of reach"):
+    with pytest.warns(UserWarning, match=f"the model was not shrunk: {words}"):
         assert monitor.finish() is not None
     assert monitor.plan is None
 
@@ -153,7 +157,10 @@ def test_what_can_not_be_shrunk_in_the_end_is_no_loss(monkeypatch):
         ({"treshold": 0.5}, TypeError, "unexpected keyword argument 'treshold'"),
         ({"shrink": {"parameters": 0.5}}, TypeError, "shrink must hold arguments of plan_shrink: missing .*example"),
         ({"shrink": {"example_inputs": torch.zeros(2, 1, 8, 8), "size": 1}}, TypeError, "plan_shrink: .*'size'"),
-        ({"shrink": {"example_inputs": torch.zeros(2, 3, 8, 8)}}, ValueError, "model"),
+        ({"shrink": {"example_inputs": torch.zeros(2, 3, 8, 8), "parameters": 0.5}}, ValueError, "model"),
+        ({"shrink": {"example_inputs": torch.zeros(2, 1, 8, 8)}}, ValueError, "give calibration, .* or a budget"),
+        ({"shrink": {"example_inputs": torch.zeros(2, 1, 8, 8), "macs": "half"}}, TypeError, "macs must be a number"),
+        ({"shrink": 0.5}, TypeError, "shrink must hold arguments of plan_shrink by their names, got float"),
     ],
 )
 def test_wrong_options_are_refused_before_the_training(options, error, message):
@@ -227,6 +234,11 @@ with joined():
     has_report = monitor.finish() is not None
     print(f"rank {team().rank}: {log.steps} {has_report} {monitor.should_stop}\\n", end="")
 
+    second = torch.distributed.new_group([1])
+    if team().rank == 1:
+        alone = RedundancyMonitor(network(), log_to=log, stop_below=1, group=second)
+        print(f"rank 1 in a group of its own: {log.steps} {alone.report is not None}\\n", end="")
+
     def full(report, step):
         raise OSError("the disk is full")
 
@@ -248,6 +260,7 @@ def test_of_several_processes_the_first_one_logs_and_all_of_them_stop_or_fail(tm
     assert sorted(done.stdout.splitlines()) == [
         "rank 0: OSError: the disk is full",
         "rank 0: [0, 1] True True",
+        "rank 1 in a group of its own: [0] True",
         "rank 1: RuntimeError: the first process could not measure: OSError: the disk is full",
         "rank 1: [] False True",
     ]

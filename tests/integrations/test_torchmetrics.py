@@ -49,6 +49,22 @@ def test_options():
     assert metric.compute().item() == pytest.approx(expected / 22)
 
 
+def test_two_thresholds_in_a_collection():
+    """After a batch with no pair above either, torchmetrics would take metrics of equal states for one."""
+    torch.manual_seed(0)
+    unlike, alike = nn.Conv2d(1, 4, 3), network()[0]
+    with torch.no_grad():
+        unlike.weight.copy_(torch.eye(9)[:4].view(4, 1, 3, 3) * 10)
+        alike.weight[1] = alike.weight[0] + 0.3 * alike.weight[0].flip(-1)
+    collection = torchmetrics.MetricCollection({"low": RedundancyMetric(0.3), "high": RedundancyMetric(0.99)})
+    collection.update(model=unlike)
+    assert not any(collection.compute().values())
+    collection.update(model=alike)
+    expected = {name: redundancy(alike, t).item() / 2 for name, t in (("low", 0.3), ("high", 0.99))}
+    assert expected["low"] > expected["high"] > 0
+    assert {name: value.item() for name, value in collection.compute().items()} == pytest.approx(expected)
+
+
 def test_in_a_collection():
     model, labels = network(), torch.tensor([0, 1, 1])
     collection = torchmetrics.MetricCollection(

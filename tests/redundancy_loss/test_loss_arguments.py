@@ -33,10 +33,15 @@ TOGETHER = {"toward": "together", "example_inputs": torch.zeros(INPUT)}
         ({"layers": "missing"}, ValueError, "no layer's name fits the pattern 'missing'; names are such as stem"),
         ({"layers": []}, ValueError, "layers must hold at least one pattern"),
         ({"layers": [3]}, TypeError, "layers must be a pattern of names or several"),
+        ({"layers": 3}, TypeError, "layers must be a pattern of names or several"),
         ({"layers": "point"}, ValueError, r"it has 'point' \(pointwise\)"),
         ({"eps": -1}, ValueError, "eps must be a finite number >= 0"),
         ({"backend": "abacus"}, ValueError, "backend must be"),
-        ({"epsilon": 1}, TypeError, r"RedundancyLoss\(\) got an unexpected keyword argument 'epsilon'"),
+        (
+            {"epsilon": 1},
+            TypeError,
+            r"RedundancyLoss\(\) got an unexpected keyword argument 'epsilon'.* refresh, seed,",
+        ),
         ({"share": 0.3}, ValueError, 'share is of toward="together"'),
         ({"example_inputs": torch.zeros(INPUT)}, ValueError, 'example_inputs is of toward="together"'),
         ({"toward": "together"}, ValueError, "needs example_inputs"),
@@ -59,7 +64,7 @@ def test_wrong_arguments(options, error, message):
     ("given", "error", "message"),
     [
         (nn.Sequential(nn.ReLU()), ValueError, "no layer with filters to compare"),
-        (nn.Sequential(nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1)), ValueError, "no layer with filters to compare"),
+        (nn.Sequential(nn.Conv2d(3, 1, 3), nn.BatchNorm2d(1)), ValueError, r"it has '0' \(a single filter\)"),
         (nn.Linear(3, 4), ValueError, "pointwise"),
         ([], TypeError, "must be a module or a sequence of modules, got list"),
         ([nn.Conv2d(3, 4, 3), torch.zeros(2)], TypeError, "got list of Conv2d, Tensor"),
@@ -104,12 +109,22 @@ def test_frozen_layers_are_warned_of_and_left_out_while_they_are():
     assert caught[0].filename == __file__
 
 
-def test_all_frozen_costs_nothing():
+@pytest.mark.parametrize("options", [{}, TOGETHER], ids=["apart", "together"])
+def test_all_frozen_costs_nothing(options):
     model = net().requires_grad_(False)
     with pytest.warns(UserWarning, match="frozen"):
-        penalty = RedundancyLoss(model)
+        penalty = RedundancyLoss(model, **options)
     assert penalty().item() == 0
     assert penalty().shape == ()
+    model.bfloat16()
+    assert penalty().dtype == torch.float32
+
+
+def test_a_state_of_the_other_direction():
+    apart, together = RedundancyLoss(net()), RedundancyLoss(net(), **TOGETHER)
+    for one, other, of in ((apart, together, "together"), (together, apart, "apart")):
+        with pytest.raises(ValueError, match=f'the state is of toward="{of}"'):
+            one.load_state_dict(other.state_dict())
 
 
 def test_a_state_of_another_model():

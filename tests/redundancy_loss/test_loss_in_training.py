@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from loss_networks import INPUT, SPATIAL, net
+from torch import distributed
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -179,6 +180,22 @@ def test_as_a_part_of_the_model_that_it_penalises():
     with torch.no_grad():
         copied.inner.weight.zero_()
     assert copied.penalty().item() != model.penalty().item()
+
+
+def test_compiled_with_sharded_weights():
+    from torch.distributed.fsdp import fully_shard
+
+    expected = RedundancyLoss(net(), 0.3)().item()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = fully_shard(net(), mesh=distributed.init_device_mesh("cpu", (1,)))
+        compiled = torch.compile(RedundancyLoss(model, 0.3), backend="aot_eager")
+        value = compiled()
+        assert value.item() == expected
+        value.backward()
+        assert model.inner.weight.grad.full_tensor().any()
+    finally:
+        distributed.destroy_process_group()
 
 
 TWO_PROCESSES = """

@@ -89,6 +89,17 @@ def test_pairs_are_pulled_together_and_merge_without_loss():
     torch.testing.assert_close(small(images), model(images), rtol=0, atol=1e-4)
 
 
+def test_what_leaves_with_a_frozen_layer_is_left_out():
+    """stem and outer are added: no filter of theirs can become equal while one of them is frozen."""
+    model = net()
+    both, inner = loss_of(model, layers=["inner", "outer"]), loss_of(model, layers="inner")
+    assert both().item() != inner().item()
+    model.stem.weight.requires_grad_(False)
+    assert both().item() == inner().item()
+    with torch.no_grad():
+        assert both().item() == inner().item()
+
+
 def test_pairs_stay_between_refreshes():
     model = net()
     penalty = loss_of(model, refresh=2)

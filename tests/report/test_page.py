@@ -110,7 +110,7 @@ def test_skipped_layers_are_folded_by_reason():
 
 def test_a_page_of_nothing_measured_says_so_without_a_script():
     text = report(*NORMS).to_html()
-    assert "Nothing was measured: 41 layers skipped." in text
+    assert "Nothing was measured: 41 layers skipped: normalisation, no filters." in text
     assert Page(text).scripts == 0
     assert "<table" not in text
 

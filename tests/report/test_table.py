@@ -64,7 +64,8 @@ def test_several_models_are_counted():
             "No chance level is known, so this does not say whether layers repeat themselves beyond it.",
         ),
         ([], "Nothing was measured: there is no layer with a weight."),
-        (NORMS, "Nothing was measured: 41 layers skipped."),
+        (NORMS, "Nothing was measured: 41 layers skipped: normalisation, no filters."),
+        ([*NORMS, *SHARED], "Nothing was measured: 44 layers skipped."),
         (
             [*NORMS, skipped("head", "pointwise, a slice of one number has no structure", "Linear")],
             "Nothing was measured: 42 layers skipped, 1 as pointwise, which --pointwise vector measures "
