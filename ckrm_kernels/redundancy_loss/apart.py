@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,18 +64,19 @@ class Apart:
             levels.append(torch.cat(omega).quantile(1 - CHANCE_SHARE))
         self.levels = levels
 
-    def state(self) -> dict[str, Any]:
-        """What a training that goes on needs."""
-        levels = None if self.levels is None else [level.cpu() for level in self.levels]
-        return {"generator": self.generator.get_state(), "levels": levels}
+    def state(self) -> Tensor:
+        """What a training that goes on needs: bytes, always as many. Levels are NaN where there are none."""
+        levels = torch.full((len(self.layers),), torch.nan, dtype=torch.float64, device="cpu")
+        if self.levels is not None:
+            levels = torch.stack([level.cpu().double() for level in self.levels])
+        return torch.cat((levels.view(torch.uint8), self.generator.get_state()))
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Tensor) -> None:
         """Goes on from a state."""
-        levels = state["levels"]
-        if levels is not None and len(levels) != len(self.layers):
-            raise ValueError(f"the state is of {len(levels)} layers, this loss has {len(self.layers)}")
-        self.generator.set_state(state["generator"].cpu())
-        self.levels = levels
+        size = 8 * len(self.layers)
+        levels = state[:size].clone().view(torch.float64)
+        self.levels = None if levels.isnan().any() else list(levels.unbind())
+        self.generator.set_state(state[size:].clone())
 
     def value(self) -> Tensor:
         """The penalty, of the weights as they are."""

@@ -146,17 +146,20 @@ class RedundancyLoss(nn.Module):
             self._term.refresh()
         self._calls += torch.is_grad_enabled()
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """For `state_dict`: tensors, lists and numbers, which `torch.load` reads with weights_only."""
-        return {"calls": self._calls, **self._term.state()}
+    def get_extra_state(self) -> Tensor:
+        """For `state_dict`: bytes, always as many, which every format of checkpoints holds."""
+        return torch.cat((torch.tensor([self._calls], device="cpu").view(torch.uint8), self._term.state()))
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """For `load_state_dict`; ValueError for the state of another model or direction."""
-        if state.keys() != self.get_extra_state().keys():
-            toward = "together" if "pairs" in state else "apart"
-            raise ValueError(f'the state is of toward="{toward}", this loss has the other')
-        self._term.load(state)
-        self._calls = state["calls"]
+        own = self.get_extra_state()
+        if state.shape != own.shape:
+            raise ValueError(
+                f"the state is of another model or toward another direction: {state.numel()} bytes, not {own.numel()}"
+            )
+        state = state.cpu()
+        self._term.load(state[8:])
+        self._calls = int(state[:8].clone().view(torch.int64))
 
 
 def _check_of(toward: Toward, given: dict[str, Any], options: SimilarityOptions) -> None:

@@ -54,19 +54,28 @@ class Together:
         for name in self.parts:
             coupling = self.graph.coupling(name)
             similarity = signed_psi(self.model, self.graph, coupling)
-            leaving = order("psi", self.model, self.graph, coupling)[: int(self.share * coupling.width)]
+            leaving = order("psi", self.model, self.graph, coupling)[: self._most_pairs(name)]
             self.pairs[name] = paired(similarity, leaving)
 
-    def state(self) -> dict[str, Any]:
-        """What a training that goes on needs."""
-        return {"pairs": {name: pairs.cpu() for name, pairs in self.pairs.items()}}
+    def state(self) -> Tensor:
+        """What a training that goes on needs: bytes, always as many. Rows of -1 stand for pairs that there are not."""
+        of_all = []
+        for name in self.parts:
+            rows = torch.full((self._most_pairs(name), 2), -1, device="cpu")
+            if name in self.pairs:
+                rows[: len(self.pairs[name])] = self.pairs[name].cpu()
+            of_all.append(rows)
+        return torch.cat(of_all).flatten().view(torch.uint8)
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Tensor) -> None:
         """Goes on from a state."""
-        pairs = state["pairs"]
-        if pairs and pairs.keys() != self.parts.keys():
-            raise ValueError(f"the state is of layers {', '.join(pairs)}, this loss of {', '.join(self.parts)}")
-        self.pairs = dict(pairs)
+        rows = state.clone().view(torch.int64).view(-1, 2)
+        of_all = rows.split([self._most_pairs(name) for name in self.parts])
+        found = {name: pairs[pairs[:, 0] >= 0] for name, pairs in zip(self.parts, of_all, strict=True)}
+        self.pairs = found if (rows >= 0).any() else {}
+
+    def _most_pairs(self, name: str) -> int:
+        return int(self.share * self.graph.coupling(name).width)
 
     def value(self) -> Tensor:
         """The penalty, of the weights as they are."""

@@ -122,13 +122,13 @@ def test_all_frozen_costs_nothing(options):
 
 def test_a_state_of_the_other_direction():
     apart, together = RedundancyLoss(net()), RedundancyLoss(net(), **TOGETHER)
-    for one, other, of in ((apart, together, "together"), (together, apart, "apart")):
-        with pytest.raises(ValueError, match=f'the state is of toward="{of}"'):
+    for one, other in ((apart, together), (together, apart)):
+        with pytest.raises(ValueError, match="the state is of another model or toward another direction"):
             one.load_state_dict(other.state_dict())
 
 
 def test_a_state_of_another_model():
     first = RedundancyLoss(net(), "chance")
     first()
-    with pytest.raises(ValueError, match="the state is of 4 layers, this loss has 1"):
+    with pytest.raises(ValueError, match="the state is of another model or toward another direction"):
         RedundancyLoss(net(), "chance", layers="stem").load_state_dict(first.state_dict())

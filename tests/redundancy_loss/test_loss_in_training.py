@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from loss_networks import INPUT, SPATIAL, net
 from torch import distributed
@@ -165,8 +166,10 @@ def test_a_copy_and_a_file_go_on_alike(way):
     file.seek(0)
     loaded = RedundancyLoss(model, **way)
     loaded.load_state_dict(torch.load(file, weights_only=True))
+    stored = RedundancyLoss(model, **way)
+    stored.load_state_dict(safetensors.torch.load(safetensors.torch.save(penalty.state_dict())))
     expected = [penalty().item() for _ in range(3)]
-    for again in (copied, pickled, loaded):
+    for again in (copied, pickled, loaded, stored):
         assert [again().item() for _ in range(3)] == expected
 
 
