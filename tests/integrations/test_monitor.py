@@ -220,6 +220,8 @@ def test_tensorboard_shows_curves_and_histograms(tmp_path):
 
 
 PROCESS = """
+import os
+import sys
 import torch
 from torch import nn
 from test_monitor import Recorder, network
@@ -246,6 +248,8 @@ with joined():
         RedundancyMonitor(model, log_to=full, stop_below=1)
     except Exception as error:
         print(f"rank {team().rank}: {type(error).__name__}: {error}\\n", end="")
+sys.stdout.flush()
+os._exit(0)  # a thread of gloo that frees a tensor while Python ends would abort the process
 """
 
 
