@@ -45,7 +45,7 @@ def write_report(results: Sequence[Result], folder: Path) -> None:
     frame = as_frame(results)
     write_atomically(folder / "accuracy.csv", summary(frame).to_csv(index=False, float_format="%.5g"))
     write_atomically(folder / "accuracy.png", png_file(drawn(frame), 130))
-    for table in (half_table, scratch_table, widths_table, methods_table, tuned_table):
+    for table in (half_table, scratch_table, widths_table, methods_table, sizes_table, tuned_table):
         print(table(frame), end="\n\n")
 
 
@@ -132,6 +132,30 @@ def methods_table(frame: pandas.DataFrame) -> str:
             less = _less_error(frame, Way(method, best, share))
             rows.append([f"{share:g}", method, len(own[0]), f"{100 * own[0].multiply_adds.mean():.0f} %", *means, less])
     return markdown(head, rows)
+
+
+def sizes_table(frame: pandas.DataFrame) -> str:
+    """Every way at every size, by the best of it, less error's fold there, of the networks that have both."""
+    rows = []
+    for method in METHODS[1:]:
+        cells = []
+        for share in SHARES:
+            tried = (Way(method, each, share) for each in (FOLD, BATCH_NORM, NOTHING))
+            way = next((each for each in tried if len(of_way(frame, each, ARCHITECTURES))), None)
+            found = differences(frame, way, Way(ERROR, FOLD, share), ARCHITECTURES) if way else []
+            few = f" ({len(found)})" if found and len(found) < _networks(frame) else ""
+            cells.append(_points(mean_interval(found)) + few if found else "")
+        if any(cells):
+            rows.append([method, *cells])
+    folds = [of_way(frame, Way(ERROR, FOLD, share), ARCHITECTURES).accuracy.mean() for share in SHARES]
+    return markdown(
+        ["less error's fold", *map("{:g}".format, SHARES)], [["error, accuracy", *map("{:.4f}".format, folds)], *rows]
+    )
+
+
+def _networks(frame: pandas.DataFrame) -> int:
+    """How many networks error has shrunk to each size."""
+    return int(min(len(of_way(frame, Way(ERROR, FOLD, share), ARCHITECTURES)) for share in SHARES))
 
 
 def tuned_table(frame: pandas.DataFrame) -> str:
