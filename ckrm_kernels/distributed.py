@@ -70,12 +70,7 @@ class Team:
 
     def of_first(self, compute: Callable[[], T]) -> T:
         """What the function gives in the first process, the only one that calls it."""
-        if self.size == 1:
-            return compute()
-        result: list[Any] = [compute() if self.is_first else None]
-        distributed.broadcast_object_list(result, device=torch.device("cpu"))
-        value: T = result[0]
-        return value
+        return self.gathered(compute() if self.is_first else None)[0]  # type: ignore[return-value]
 
     def shared(
         self,
@@ -121,10 +116,14 @@ class Team:
             rank = next(rank for rank, failure in enumerate(failures) if failure)
             raise PeerError(f"rank {self.rank_of_all(rank)} failed: {failures[rank]}")
 
-    def check_agreement(self, facts: Sequence[str]) -> None:
-        """Raises ValueError on all processes, with the first difference, unless the facts are the same on each."""
+    def check_agreement(self, facts_of_process: Callable[[], Sequence[str]]) -> None:
+        """Raises ValueError on all processes, with the first difference, unless the facts are the same on each.
+
+        facts_of_process: gives them, and is not called where there is one process
+        """
         if self.size == 1:
             return
+        facts = facts_of_process()
         self.check()
         digests = self.gathered(sha256("\n".join(facts).encode()).hexdigest())
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)

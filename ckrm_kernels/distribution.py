@@ -49,8 +49,7 @@ def redundancy(
         thresholds = checked_thresholds(threshold, similarity.lowest)
         team.check()
         banks = checked_banks(weight, similarity.scale_free)
-        if team.size > 1:
-            team.check_agreement(facts_of(banks, similarity, backend, threshold=thresholds.tolist()))
+        team.check_agreement(lambda: facts_of(banks, similarity, backend, threshold=thresholds.tolist()))
         return redundancy_of_banks(banks, thresholds, similarity, backend, team)
 
 
@@ -78,8 +77,7 @@ def psi_histogram(
         inner = inner_edges(whole_number("bins", bins), similarity)
         team.check()
         banks = checked_banks(weight, similarity.scale_free)
-        if team.size > 1:
-            team.check_agreement(facts_of(banks, similarity, backend, bins=bins))
+        team.check_agreement(lambda: facts_of(banks, similarity, backend, bins=bins))
         return shared_counts(banks, inner, similarity, backend, team).sum(0)[:-1]
 
 

@@ -80,8 +80,7 @@ def redundant_groups(
         limit = checked_threshold(threshold, similarity.lowest)
         team.check()
         banks = valued_banks(weight, similarity.scale_free)
-        if team.size > 1:
-            team.check_agreement(facts_of(banks, similarity, backend, threshold=limit))
+        team.check_agreement(lambda: facts_of(banks, similarity, backend, threshold=limit))
         return groups_of_banks(banks, limit, similarity, backend, team)
 
 

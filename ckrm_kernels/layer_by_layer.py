@@ -57,7 +57,7 @@ def measure_checkpoints(
     processes = team()
     asked = [f"threshold {threshold}", f"pointwise {pointwise}", repr(similarity), f"patterns {patterns}"]
     outlines = [f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines]
-    processes.check_agreement([*asked, *outlines])
+    processes.check_agreement(lambda: [*asked, *outlines])
     processes.shared(costs, check)
     together = _for_all(costs, processes.size)
     alone = [piece for piece in range(len(costs)) if piece not in together]

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import datetime, timezone
-from itertools import repeat
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
+_Found = tuple[list[LayerNumbers], KernelPatterns | None]  # of a layer of each model, and of all of them
 _ABSENT = "no such layer"
 _BINS = 100
 _MOST_AT_ONCE = 1 << 28  # pairs of slices: a second on an old core without vectors, a tenth of it on others
@@ -128,10 +128,9 @@ def measure_layers(
     names = _names(len(models), sources)
     _check_alike(models, names)
     plans = plans_of(list(_by_name(models)), pointwise, similarity.scale_free, team)
-    if team.size > 1:
-        settings = [f"threshold {limit}", f"pointwise {pointwise}", f"details {details}", f"patterns {patterns}"]
-        settings += [f"scale-free beside {scale_free_beside}", f"backend {backend}", repr(similarity)]
-        team.check_agreement([*settings, *facts_of_models(models)])
+    settings = [f"threshold {limit}", f"pointwise {pointwise}", f"details {details}", f"patterns {patterns}"]
+    settings += [f"scale-free beside {scale_free_beside}", f"backend {backend}", repr(similarity)]
+    team.check_agreement(lambda: [*settings, *facts_of_models(models)])
     check_finite(plans, names, team)
     edges, order = torch.cat(
         (inner_edges(_BINS, similarity), torch.tensor([limit], dtype=torch.float64, device="cpu"))
@@ -147,22 +146,24 @@ def measure_layers(
             return [detailed_numbers(each, edges, at, wanted, similarity, backend, team) for each in banks]
         return [plain_numbers(shared_counts(each, edges, similarity, backend, team).sum(0).cpu(), at) for each in banks]
 
-    def patterns_of(plan: LayerPlan, banks: Banks, team: Team) -> KernelPatterns | None:
-        return None if plan.goes_round else _patterns_of(plan, banks, backend)
+    def found_of(plan: LayerPlan, banks: Banks, team: Team) -> _Found:
+        look = _patterns_of(plan, banks, backend) if patterns and not plan.goes_round else None
+        return numbers_of(plan, banks, team), look
 
-    if details or team.size > 1:
-        found = of_each(plans, numbers_of, team)
+    found: Iterator[_Found | None]
+    if details or patterns or team.size > 1:
+        found = of_each(plans, found_of, team)
     else:
         found = (
-            [plain_numbers(each, at) for each in of_models] or None
+            ([plain_numbers(each, at) for each in of_models], None) if of_models else None
             for of_models in _count(plans, edges, similarity, backend)
         )
-    looks = of_each(plans, patterns_of, team) if patterns else repeat(None, len(plans))
     rows = []
-    for plan, numbers, look in zip(track(plans), found, looks, strict=True):
-        if numbers is None:
+    for plan, of_plan in zip(track(plans), found, strict=True):
+        if of_plan is None:
             rows.append(_skipped(plan.layer, plan.note))
             continue
+        numbers, look = of_plan
         _check_known(plan, numbers)
         rows.append(replace(_row(plan, numbers, similarity.lowest), patterns=look))
     return RedundancyReport(

@@ -220,7 +220,7 @@ def _sources(files: CheckpointFiles, read: Sequence[_File], team: Team) -> tuple
         return source_of(files.files[place], weights, content=local)
 
     sizes = [(by_path.get(path, of_all)[1] or path).stat().st_size for path in files.files]
-    team.check_agreement([f"{path} of {size} bytes" for path, size in zip(files.files, sizes, strict=True)])
+    team.check_agreement(lambda: [f"{path} of {size} bytes" for path, size in zip(files.files, sizes, strict=True)])
     return tuple(team.shared(sizes, source))
 
 
