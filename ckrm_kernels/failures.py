@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun started failed, told through the store by which they met."""
+"""Which of the processes that torchrun started failed, known through the store by which they met."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SILENCE = 4.0  # seconds after which a process without one is gone
 
 
 class Failures:
-    """What one process tells the others of itself, and hears of them. Use it until `close`.
+    """What one process lets the others know of itself, and learns of them. Use it until `close`.
 
     A store that is gone itself, as with the host of the first process, says nothing.
     """
@@ -39,7 +39,7 @@ class Failures:
         self._thread.join()
 
     def report(self, error: BaseException) -> None:
-        """Tells the others that this process failed; the first to say so is the one that they name."""
+        """Lets the others know that this process failed; they name the first that does."""
         with suppress(Exception):
             words = str(error) if isinstance(error, _WITH_WORDS) else f"{type(error).__name__} {error}"
             self._store.compare_set(_FAILED, "", json.dumps([self._rank, words]))
