@@ -78,9 +78,10 @@ def _by_importance() -> Iterator[Cell]:
     yield from _cells(SEEDS, [PEER, *CHOOSERS, *FURTHER_CHOOSERS, MERGED], SHARES)
     yield from _tuned_cells(SEEDS, 5)
     yield from _cells(SEEDS, [SCRATCH_MULTIPLY_ADDS], MIDDLE)
+    yield from _cells(SEEDS, [SCRATCH], SHARES)
     yield from _cells(FURTHER_SEEDS, [FULL], [1.0])
     yield from _cells(FURTHER_SEEDS, [ERROR, SCRATCH], [half])
-    yield from _cells(SEEDS, [SCRATCH, SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS], SHARES)
+    yield from _cells(SEEDS, [SCRATCH_PARAMETERS, SCRATCH_MULTIPLY_ADDS], SHARES)
 
 
 def _cells(seeds: Iterable[int], methods: Iterable[str], shares: Iterable[float]) -> Iterator[Cell]:
