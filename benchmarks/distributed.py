@@ -25,7 +25,8 @@ from report import RESULTS
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from ckrm_kernels import measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels import RedundancyLoss, measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels.sharing import checksum
 
 PROCESSES = (1, 2)
 Call = Callable[[Any], Any]
@@ -52,16 +53,38 @@ def of_weight(function: Callable[..., Any], shape: str, **options: Any) -> Calla
 
 def of_model(sharded: bool, **options: Any) -> Callable[[], Call]:
     def make() -> Call:
-        shapes = [(each.slices, each.filters, each.side) for each in RESNET50]
-        model = nn.ModuleList(nn.Conv2d(*shape) for shape in shapes)
-        generator = torch.Generator().manual_seed(0)
-        for conv in model:
-            nn.init.kaiming_uniform_(conv.weight, generator=generator)
-            if sharded:
+        model = resnet50()
+        if sharded:
+            for conv in model:
                 fully_shard(conv)
         return lambda group: measure(model, group=group, **options).layers
 
     return make
+
+
+def of_penalty(threshold: float) -> Callable[[], Call]:
+    def make() -> Call:
+        model = resnet50()
+        penalty = RedundancyLoss(model, threshold, group=distributed.group.WORLD)
+        penalty()  # the first call also compares the processes' weights
+
+        def call(group: Any) -> list[Any]:
+            value = penalty()
+            value.backward()
+            return [value.item(), *(checksum(conv.weight.grad) for conv in model)]
+
+        return call
+
+    return make
+
+
+def resnet50() -> nn.ModuleList:
+    """Its measured layers."""
+    model = nn.ModuleList(nn.Conv2d(each.slices, each.filters, each.side) for each in RESNET50)
+    generator = torch.Generator().manual_seed(0)
+    for conv in model:
+        nn.init.kaiming_uniform_(conv.weight, generator=generator)
+    return model
 
 
 CASES = {
@@ -73,6 +96,7 @@ CASES = {
     "measure of ResNet50's 17 layers": of_model(False),
     "the same, sharded by FSDP2": of_model(True),
     "the same, details=False": of_model(False, details=False),
+    "RedundancyLoss of these layers, and its gradient": of_penalty(0.3),
 }
 
 

@@ -68,6 +68,23 @@ class Team:
             distributed.all_gather_object(values, value, self.group)
         return values
 
+    def broadcast(self, tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
+        """The tensors of one process; those of the others give shapes, dtypes and devices."""
+        if self.size == 1:
+            return list(tensors)
+        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for index, tensor in enumerate(tensors):
+            kinds.setdefault((tensor.device, tensor.dtype), []).append(index)
+        found: dict[int, Tensor] = {}
+        for indices in kinds.values():
+            some = [tensors[index] for index in indices]
+            flat = torch.cat([tensor.flatten() for tensor in some]).to(self._device(some[0]))
+            with _reaching_all():
+                distributed.broadcast(flat, self.rank_of_all(rank), self.group)
+            parts = flat.to(some[0].device).split([tensor.numel() for tensor in some])
+            found.update((index, part.view(tensors[index].shape)) for index, part in zip(indices, parts, strict=True))
+        return [found[index] for index in range(len(tensors))]
+
     def of_first(self, compute: Callable[[], T]) -> T:
         """What the function gives in the first process, the only one that calls it."""
         return self.gathered(compute() if self.is_first else None)[0]  # type: ignore[return-value]

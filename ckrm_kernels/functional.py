@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -130,16 +130,40 @@ def soft_redundancy_of_banks(
     out: scalars, float32 (float64 for a float64 bank), each on its bank's device
     """
     values: dict[int, Tensor] = {}
+    for indices, group, thresholds in _soft_calls(banks, threshold):
+        found = implementation(backend, *group).soft_redundancy(group, thresholds, temperature, similarity)
+        values.update(zip(indices, found.unbind(0), strict=True))
+    return [values[index] for index in range(len(banks))]
+
+
+@torch.no_grad()
+def soft_redundancy_of_banks_with_gradients(
+    banks: Sequence[Tensor],
+    threshold: float | Sequence[Tensor],
+    temperature: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> list[tuple[Tensor, Tensor]]:
+    """What `soft_redundancy_of_banks` gives for each bank, and its gradient, of one dtype: `ops.soft_gradient`."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for indices, group, thresholds in _soft_calls([bank.detach() for bank in banks], threshold):
+        operators = implementation(backend, *group)
+        values, gradients = operators.soft_redundancy_with_gradients(group, thresholds, temperature, similarity)
+        found.update(zip(indices, zip(values.unbind(0), gradients, strict=True), strict=True))
+    return [found[index] for index in range(len(banks))]
+
+
+def _soft_calls(
+    banks: Sequence[Tensor], threshold: float | Sequence[Tensor]
+) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
+    """The banks that one call takes: their indices, they and their thresholds."""
     for indices in _indices_by_call(banks):
         group = [banks[index] for index in indices]
         dtype = ops.result_dtype(group[0].dtype)
         if isinstance(threshold, float):
-            thresholds = group[0].new_full((len(group),), threshold, dtype=dtype)
+            yield indices, group, group[0].new_full((len(group),), threshold, dtype=dtype)
         else:
-            thresholds = torch.stack([threshold[index].to(dtype) for index in indices])
-        found = implementation(backend, *group).soft_redundancy(group, thresholds, temperature, similarity)
-        values.update(zip(indices, found.unbind(0), strict=True))
-    return [values[index] for index in range(len(banks))]
+            yield indices, group, torch.stack([threshold[index].to(dtype) for index in indices])
 
 
 def _indices_by_call(banks: Sequence[Tensor]) -> list[list[int]]:

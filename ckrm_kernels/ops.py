@@ -161,7 +161,14 @@ def _backward_by_gradients(operator: Any) -> Callable[..., tuple[Any, ...]]:
 def _multiplied(grad: Tensor, gradients: Sequence[Tensor], banks: Sequence[Tensor]) -> list[Tensor]:
     """`soft_redundancy_backward` on every device."""
     parts = grad.to(gradients[0].dtype).unbind(0) if gradients else ()
-    return [(part * gradient).to(bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)]
+    return [
+        soft_gradient(part, gradient, bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)
+    ]
+
+
+def soft_gradient(grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """That of a bank of the given dtype, by the one of its `soft_redundancy`."""
+    return (grad * gradient).to(dtype)
 
 
 def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float) -> None:
@@ -195,6 +202,7 @@ class Operators(NamedTuple):
     psi_of_pairs: Callable[..., Tensor]
     psi_counts: Callable[..., Tensor]
     soft_redundancy: Callable[..., Tensor]
+    soft_redundancy_with_gradients: Callable[..., tuple[Tensor, list[Tensor]]]  # of the dtype of the values
 
 
 _libraries: list[torch.library.Library] = []  # an operator lives as long as its library
@@ -250,16 +258,30 @@ def _operators(namespace: str) -> Operators:
         name: _taking_similarity(getattr(here, name).default, name in _DIFFERENTIABLE)
         for name in (*_DIFFERENTIABLE, "psi_counts")
     }
-    return Operators(**plain, soft_redundancy=_of_banks(soft))
+    return Operators(
+        **plain, soft_redundancy=_soft_values(soft), soft_redundancy_with_gradients=_soft_with_gradients(soft)
+    )
 
 
-def _of_banks(operator: Any) -> Callable[..., Tensor]:
-    """`soft_redundancy`, called with banks, thresholds, temperature and a `Similarity`: the values alone."""
+def _soft_values(operator: Any) -> Callable[..., Tensor]:
+    """`soft_redundancy`, called with banks, thresholds, temperature and a `Similarity`: differentiable values."""
 
     def call(banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Any) -> Tensor:
         with_gradient = torch.is_grad_enabled() and any(bank.requires_grad for bank in banks)
         values: Tensor = operator(list(banks), thresholds, temperature, with_gradient, *similarity.arguments)[0]
         return values
+
+    return call
+
+
+def _soft_with_gradients(operator: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+    """The same, called with banks that autograd does not watch: the values, and the gradient of each."""
+
+    def call(
+        banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        values, gradients = operator(list(banks), thresholds, temperature, True, *similarity.arguments)
+        return values, gradients
 
     return call
 

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from ckrm_kernels import cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels import RedundancyLoss, cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
 from ckrm_kernels.distributed import PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
@@ -184,6 +184,67 @@ def filters_that_go_round(rank: int, world: distributed.ProcessGroup) -> None:
     layer_plans._MOST_GATHERED = 1 << 32
 
 
+def penalties(rank: int, world: distributed.ProcessGroup) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for options in (
+            {"threshold": 0.3},
+            {"threshold": "chance", "scale_free": True, "pointwise": "vector", "temperature": 0.02},
+            {"threshold": 0.3, "pairs_per_step": 500},
+        ):
+            models = [network().to(dtype).requires_grad_() for _ in range(2)]
+            losses = [RedundancyLoss(models[0], **options), RedundancyLoss(models[1], **options, group=world)]
+            for _ in range(2):
+                values = [loss() for loss in losses]
+                assert torch.equal(*values)
+                for value in values:
+                    (value * 0.3).backward()
+                for alone, shared in zip(*(model.parameters() for model in models), strict=True):
+                    assert (alone.grad is None) == (shared.grad is None)
+                    assert alone.grad is None or torch.equal(alone.grad, shared.grad)
+                    with torch.no_grad():  # the next step is of other weights
+                        alone.mul_(0.9), shared.mul_(0.9)
+    if rank == 0:
+        with torch.no_grad():
+            assert torch.equal(losses[0](), losses[1]())  # without the others
+
+
+def penalties_of_wrapped_models(rank: int, world: distributed.ProcessGroup) -> None:
+    alone, in_copies, sharded = (network()[:3] for _ in range(3))
+    RedundancyLoss(alone, 0.3)().backward()
+    for layer in sharded:
+        fully_shard(layer)
+    fully_shard(sharded)
+    for model, wrapped in ((in_copies, nn.parallel.DistributedDataParallel(in_copies)), (sharded, sharded)):
+        loss = wrapped(torch.ones(1, 3, 5, 5)).sum() * 0 + RedundancyLoss(model, 0.3, group=world)()
+        loss.backward()
+        for index in (0, 2):
+            found = model[index].weight.grad
+            whole = found.full_tensor() if isinstance(found, DTensor) else found
+            torch.testing.assert_close(whole, alone[index].weight.grad)
+
+
+def refused_penalties(rank: int, world: distributed.ProcessGroup) -> None:
+    wider = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8 + rank, 3))
+    message = r"rank 0 has a weight torch.float32 \(8, 8, 3, 3\), .* rank 1 has a weight torch.float32 \(9, 8, 3, 3\)"
+    torch.manual_seed(0)
+    refused(ValueError, message, RedundancyLoss(wider, group=world))
+    refused(
+        ValueError,
+        "rank 0 has temperature 0.1 where rank 1 has temperature 0.2",
+        RedundancyLoss(network(), temperature=0.1 * (1 + rank), group=world),
+    )
+    refused(
+        ValueError,
+        "rank 0 has a layer '0' where rank 1 has a layer '0' that is frozen",
+        RedundancyLoss(frozen_at(network(), 0 if rank == 1 else 6), group=world),
+    )
+
+
+def frozen_at(model: nn.Sequential, index: int) -> nn.Sequential:
+    model[index].requires_grad_(False)
+    return model
+
+
 def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     narrow = nn.Conv2d(3, 8 + rank, 3)
     message = r"the processes must be given the same: rank 0 has layer '' \(Conv2d, \(8, 3, 3, 3\)\)"
@@ -270,6 +331,9 @@ def test_two_processes(tmp_path: Path):
         same_bits,
         sharded_weights,
         filters_that_go_round,
+        penalties,
+        penalties_of_wrapped_models,
+        refused_penalties,
         refusals,
         a_failure_in_the_middle,
         same_bits_where_all_share_a_layer,
@@ -281,5 +345,5 @@ def test_two_processes(tmp_path: Path):
 @pytest.mark.exhaustive
 def test_three_processes(tmp_path: Path):
     torch.multiprocessing.spawn(
-        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, refusals]), 3
+        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, penalties, refusals]), 3
     )
