@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from ckrm_kernels import RedundancyLoss, cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
 from ckrm_kernels.distributed import PeerError, Team
@@ -168,6 +169,34 @@ def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
     conv = nn.Conv2d(4, 101, 3)
     conv.weight = nn.Parameter(partial)
     assert measure(conv).layers[0].redundancy == redundancy(weight).item()
+
+
+def meshes_of_two_dimensions(rank: int, world: distributed.ProcessGroup) -> None:
+    """fully_shard over copies, tensor parallelism, and both at once."""
+    mesh = distributed.init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+
+    def plain() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 10))
+
+    expected = measure(plain(), pointwise="vector").layers
+    hybrid, parallel, both = plain(), plain(), plain()
+    fully_shard(hybrid, mesh=mesh)
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    parallelize_module(parallel, mesh["inner"], plan)
+    fully_shard(parallelize_module(both, mesh["inner"], plan), mesh=mesh["outer"])
+    assert {type(each).__name__ for each in both[0].weight.placements} == {"_StridedShard", "Shard"}
+    for model in (hybrid, parallel, both):
+        assert measure(model, pointwise="vector", group=world).layers == expected
+    assert measure(parallel, pointwise="vector").layers == expected  # the group of its mesh
+    alone = plain()
+    RedundancyLoss(alone, 0.3, pointwise="vector")().backward()
+    for model in (hybrid, parallel, both):
+        RedundancyLoss(model, 0.3, pointwise="vector", group=world)().backward()
+        for index in (0, 2):
+            torch.testing.assert_close(model[index].weight.grad.full_tensor(), alone[index].weight.grad)
+    for index in (0, 2):
+        assert redundancy(both[index].weight, 0.2) == redundancy(plain()[index].weight, 0.2)
 
 
 def filters_that_go_round(rank: int, world: distributed.ProcessGroup) -> None:
@@ -347,3 +376,8 @@ def test_three_processes(tmp_path: Path):
     torch.multiprocessing.spawn(
         run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, penalties, refusals]), 3
     )
+
+
+@pytest.mark.exhaustive
+def test_four_processes(tmp_path: Path):
+    torch.multiprocessing.spawn(run, (str(tmp_path), 4, [meshes_of_two_dimensions]), 4)
