@@ -70,3 +70,11 @@ def plan_by_error(
     """The plan to shrink one of the networks; arguments and errors as of `widths_by_error`."""
     examples = example_inputs(model, images[:2])
     return plan_shrink(model, examples, calibration=images, parameters=parameters, round_to=multiple, minimum=minimum)
+
+
+def check_reachable(
+    model: nn.Module, images: Tensor, parameters: float, *, multiple: int = 1, minimum: int = 1
+) -> None:
+    """Raises ValueError where `widths_by_error` would; model: of random weights, which a budget does not depend on."""
+    examples = example_inputs(model, images[:2])
+    plan_shrink(model, examples, choose="random", parameters=parameters, round_to=multiple, minimum=minimum)
