@@ -211,6 +211,11 @@ def _checked_pairs(pairs: Tensor | Array, weight: Tensor) -> Tensor:
     return pairs
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether none of the values is NaN or Inf."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # no sum of NaN or Inf is finite
+
+
 def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
     weight = weight.to(ops.result_dtype(weight.dtype))

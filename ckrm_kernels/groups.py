@@ -17,6 +17,7 @@ from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
 from ckrm_kernels.filters import Weight
+from ckrm_kernels.functional import all_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _BLOCK = 64  # filters that are compared with all others at once
 _CUT_FOR = 4  # processes: the same blocks for any number of them, as a block's largest numbers decide its arithmetic
 _ROWS_SENT = 1024  # of bits
-_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
 Bits = npt.NDArray[np.uint8]
 
@@ -92,8 +92,8 @@ def groups_of_banks(
     team: Team = ALONE,
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
-    if not bool(finite.all()):
+    if not all(map(all_finite, banks)):
+        finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
@@ -157,10 +157,15 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
     similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
     overflowed = False
     for _, rows, columns in own_blocks([bank], blocks_of([bank], _CUT_FOR), team):
-        above, has_nan = _above(bank[rows], bank[columns], rows == columns, threshold, similarity, backend)
-        overflowed |= has_nan
-        similar[rows, _bytes(columns)] = np.packbits(above, axis=1)
-        similar[columns, _bytes(rows)] = np.packbits(above.T, axis=1)
+        psi = implementation(backend, bank).cross_psi(bank[rows], bank[columns], similarity)
+        above = psi > threshold
+        if rows == columns:
+            psi, above = psi.triu(1), above.triu(1)
+            above = above | above.T
+        overflowed |= not all_finite(psi)
+        similar[rows, _bytes(columns)] = _packed(above)
+        if rows != columns:
+            similar[columns, _bytes(rows)] = _packed(above.T)
     team.check()
     for part in torch.from_numpy(similar).split(_ROWS_SENT):
         part.copy_(team.sum(part))  # a bit is set by one process, so that the sum is their union
@@ -169,21 +174,9 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
     return similar
 
 
-def _above(
-    rows: Tensor,
-    columns: Tensor,
-    are_same: bool,
-    threshold: float,
-    similarity: Similarity,
-    backend: Backend | None,
-) -> tuple[npt.NDArray[np.bool_], bool]:
-    """Which pairs of some filters with others exceed the threshold, (Na, Nb), and whether the Psi of one is NaN."""
-    psi = implementation(backend, rows).cross_psi(rows, columns, similarity)
-    above, is_nan = psi > threshold, psi.isnan()
-    if not are_same:
-        return above.cpu().numpy(), bool(is_nan.any())
-    upper = above.triu(1)
-    return (upper | upper.T).cpu().numpy(), bool(is_nan.triu(1).any())
+def _packed(above: Tensor) -> Bits:
+    """Rows of booleans as rows of bits."""
+    return np.packbits(above.contiguous().cpu().numpy(), axis=1)
 
 
 def _bytes(filters: slice) -> slice:
@@ -196,11 +189,17 @@ def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(similar, axis=1, count=filters).view(np.bool_)
 
 
+def _numbers_set(similar: Bits, filters: int) -> npt.NDArray[np.uint8]:
+    """In how many of some rows of bits, at most 255, each filter's is set."""
+    return np.unpackbits(similar, axis=1, count=filters).sum(0, dtype=np.uint8)
+
+
 def _greedy(similar: Bits, filters: int) -> list[int]:
     """The filters kept, given which pairs exceed the threshold."""
     undecided = np.ones(filters, dtype=np.bool_)
-    blocks = [similar[start : start + _BLOCK] for start in range(0, max(filters, 1), _BLOCK)]
-    repeats = np.concatenate([_ONES[block].sum(1, dtype=np.int64) for block in blocks])  # among the undecided
+    repeats = np.zeros(filters, dtype=np.int32)  # among the undecided
+    for start in range(0, filters, _BLOCK):
+        repeats += _numbers_set(similar[start : start + _BLOCK], filters)
     kept: list[int] = []
     while undecided.any():
         best = int(repeats.argmax())
@@ -211,7 +210,7 @@ def _greedy(similar: Bits, filters: int) -> list[int]:
         undecided &= ~decided
         places = decided.nonzero()[0]
         for start in range(0, len(places), _BLOCK):
-            repeats -= _unpacked(similar[places[start : start + _BLOCK]], filters).sum(0)
-        repeats[~undecided] = -1
+            repeats -= _numbers_set(similar[places[start : start + _BLOCK]], filters)
+        repeats[places] = -1  # and below it from now on
         kept.append(best)
     return kept

@@ -40,7 +40,7 @@ class LayerNumbers(NamedTuple):
         is that or does not depend on scale; live: among the filters that are not dead
     """
 
-    histogram: Tensor
+    histogram: tuple[int, ...]
     measured: Level
     dead: int | None = None
     live: Level | None = None
@@ -62,7 +62,8 @@ def plain_numbers(counts: Tensor, at: int) -> LayerNumbers:
 
     counts: of its pairs between the edges of the histogram's bins and the threshold, which is at place `at` of them
     """
-    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
+    of_pairs = counts[:-1].tolist()
+    histogram = (*of_pairs[:at], sum(of_pairs[at : at + 2]), *of_pairs[at + 2 :])
     return LayerNumbers(histogram, Level(_share_above(counts, at)))
 
 
@@ -85,7 +86,8 @@ def detailed_numbers(
     if omega is None:
         plain = plain_numbers(shared_counts(banks, edges, similarity, backend, team).sum(0).cpu(), at)
     else:
-        plain = LayerNumbers(histogram_of_omega(omega, len(edges), similarity), Level(share_of_omega(omega, threshold)))
+        histogram = tuple(histogram_of_omega(omega, len(edges), similarity).tolist())
+        plain = LayerNumbers(histogram, Level(share_of_omega(omega, threshold)))
     if math.isnan(plain.measured.redundancy):
         return plain
     pairs = _Pairs(threshold, similarity, backend, team)

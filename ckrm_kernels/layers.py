@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from ckrm_kernels.filters import grouped_banks
-from ckrm_kernels.functional import checked_weight
+from ckrm_kernels.functional import all_finite, checked_weight
 from ckrm_kernels.sharded import gathered, is_sharded, own_part, without_values
 from ckrm_kernels.used_weights import (
     NoWeightError,
@@ -63,7 +63,7 @@ class ShardedWeight:
     @property
     def is_finite(self) -> bool:
         """Whether this process's part holds neither NaN nor Inf."""
-        return bool(own_part(self.weight).isfinite().all())
+        return all_finite(own_part(self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +170,9 @@ def _tied(layer: Layer, place: _Place, tied: dict[frozenset[int], Layer]) -> Lay
     if not layer.banks or layer.sharded or not parameters:
         return layer
     first = tied.setdefault(parameters, layer)
-    same = len(first.banks) == len(layer.banks) and all(map(torch.equal, first.banks, layer.banks))
-    return replace(layer, banks=first.banks) if same else layer
+    if first is layer or len(first.banks) != len(layer.banks):
+        return layer
+    return replace(layer, banks=first.banks) if all(map(torch.equal, first.banks, layer.banks)) else layer
 
 
 def descriptions(layers: Sequence[Layer]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from ckrm_kernels.distribution import (
     valued_banks,
 )
 from ckrm_kernels.filters import Weight
+from ckrm_kernels.functional import all_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
@@ -90,7 +91,7 @@ def estimate_redundancy(
         thresholds = checked_thresholds(limit, similarity.lowest)
         exact = redundancy_of_banks(banks, thresholds, similarity, backend).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
-    above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
+    above, known = 0, all(map(all_finite, banks))
     for packed in uniform_sample(pairs, num_pairs, generator).split(_CHUNK):
         which = packed // pairs_per_bank
         for b in which.unique().tolist():

@@ -13,7 +13,7 @@ from ckrm_kernels.arrays import Array
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.filters import Weight, is_pointwise
-from ckrm_kernels.functional import checked_weight
+from ckrm_kernels.functional import all_finite, checked_weight
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.ops import result_dtype
@@ -240,8 +240,8 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
 
 
 def _check_finite(layer: Layer) -> None:
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
-    if not bool(finite.all()):
+    if not all(map(all_finite, layer.banks)):
+        finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
         bad = (~finite).nonzero().flatten().tolist()
         where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
         raise ValueError(f"{where} has NaN or Inf in filters {bad[:8]}: no kernel was compared")
