@@ -152,7 +152,7 @@ def measure_layers(
 
     found: Iterator[_Found | None]
     if details or patterns or team.size > 1:
-        found = of_each(plans, found_of, team)
+        found = of_each(plans, [plan.cost(details, patterns) for plan in plans], found_of, team)
     else:
         found = (
             ([plain_numbers(each, at) for each in of_models], None) if of_models else None

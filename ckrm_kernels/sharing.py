@@ -93,7 +93,7 @@ def shared_counts(
     """`counts_of_banks`, of which each process of the team computes a part, and all have the result."""
     if team.size == 1 or not banks:
         return counts_of_banks(banks, edges, similarity, backend)
-    blocks = blocks_of(banks, team.size, [_is_ordinary(bank, similarity) for bank in banks])
+    blocks = blocks_of(banks, team.size, [is_ordinary(bank, similarity) for bank in banks])
     own = own_blocks(banks, blocks, team)
     counts = torch.zeros(len(banks), edges.numel() + 2, dtype=torch.int64, device=banks[0].device)
     triangles, rectangles = ([block for block in own if block.is_triangle is kind] for kind in (True, False))
@@ -134,11 +134,11 @@ def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
     return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
 
 
-def _cost(bank: Tensor, pairs: float) -> float:
-    return pairs * bank.shape[1] * (bank.shape[2:].numel() + _MOMENTS)
-
-
-def _is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
+def is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
     """Whether any block of it is computed in the arithmetic of the whole, which the largest numbers decide."""
     is_usual = similarity.eps == 0 or similarity.eps >= _ORDINARY_EPS
     return is_usual and bank.numel() > 0 and bool(bank.abs().amax() <= _ORDINARY)
+
+
+def _cost(bank: Tensor, pairs: float) -> float:
+    return pairs * bank.shape[1] * (bank.shape[2:].numel() + _MOMENTS)

@@ -16,7 +16,16 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from ckrm_kernels import cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
+from ckrm_kernels import (
+    chance_redundancy,
+    cross_psi,
+    estimate_redundancy,
+    layer_plans,
+    measure,
+    psi_histogram,
+    redundancy,
+    redundant_groups,
+)
 from ckrm_kernels.distributed import PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
@@ -121,11 +130,19 @@ def functions(weight: Tensor, group: distributed.ProcessGroup | None) -> list[li
     """What every function on a weight gives."""
     thresholds = torch.tensor([0.9, 0.2, 0.6])
     groups = redundant_groups(weight, 0.7, group=group)
+    torch.manual_seed(1)
+    estimates = [estimate_redundancy(weight, 0.3, num_pairs=pairs, group=group) for pairs in (1, 1000, 10**6)]
+    generator = torch.Generator().manual_seed(2)
     return [
         redundancy(weight, thresholds, group=group).tolist(),
         redundancy(weight, eps=0.0, group=group).tolist(),
         psi_histogram(weight, 30, signed=True, scale_free=True, group=group).tolist(),
         groups.representative.tolist(),
+        estimates,
+        chance_redundancy(weight, thresholds, rounds=3, group=group).tolist(),
+        chance_redundancy(weight, generator=generator, group=group).tolist(),
+        torch.rand(1).item(),  # the generators have drawn as much
+        torch.rand(1, generator=generator).item(),
     ]
 
 
@@ -143,8 +160,12 @@ def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
 def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
     model = network()
     expected = measure(model).layers
+    large = copy.deepcopy(model)
+    large[0].weight.data.mul_(1e4)  # of which a block is not computed in the arithmetic of the whole
+    of_large = measure(large).layers
     layer_plans.SHARED_COST = 1
     assert measure(model, group=world).layers == expected
+    assert measure(large, group=world).layers == of_large
 
 
 def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
@@ -200,6 +221,12 @@ def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     model = nn.Conv2d(3, 8, 3)
     model.weight.data = wrong
     refused(ValueError, "checksum", lambda: measure(model, group=world))
+    torch.manual_seed(rank)
+    drawn = "rank 0 has torch's default generator in state .* seeded alike on each.* where rank 1 has torch's default"
+    refused(ValueError, drawn, lambda: chance_redundancy(filters(8), group=world))
+    seeded = torch.Generator().manual_seed(rank)
+    drawn = "has a generator in state .* where rank 1 has a generator in state"
+    refused(ValueError, drawn, lambda: estimate_redundancy(filters(8), num_pairs=5, generator=seeded, group=world))
     refused(*failure_of(rank, "threshold must lie in"), lambda: redundancy(filters(8), 0.5 + (rank == 1), group=world))
     refused(TypeError, "group must be a process group of torch.distributed, got int", lambda: measure(model, group=7))
     mesh = distributed.init_device_mesh("cpu", (world.size(),))
