@@ -85,9 +85,14 @@ class LayerPlan:
         cost = terms + _OF_BIN * pairs
         if details:
             cost = 2 * terms + _OF_PAIR * pairs + _OF_NUMBER * self.numbers + _OF_LAYER * layers
-        if patterns and self.has_chance and not self.as_one_slice:
-            cost += _OF_PATTERNS * self.numbers + _OF_LAYER_OF_PATTERNS * layers
-        return cost
+        return cost + self.cost_of_patterns if patterns else cost
+
+    @property
+    def cost_of_patterns(self) -> float:
+        """Of finding what its spatial kernels look like, in all models; 0 where there are none."""
+        if not self.has_chance or self.as_one_slice:
+            return 0.0
+        return _OF_PATTERNS * self.numbers + _OF_LAYER_OF_PATTERNS * len(self.of_models)
 
 
 def plans_of(
@@ -159,11 +164,17 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
 
 
 def of_each(
-    plans: Sequence[LayerPlan], costs: Sequence[float], compute: Callable[[LayerPlan, Banks, Team], T], team: Team
+    plans: Sequence[LayerPlan],
+    costs: Sequence[float],
+    compute: Callable[[LayerPlan, Banks, Team], T],
+    team: Team,
+    *,
+    whole: bool = False,
 ) -> Iterator[T | None]:
     """What the function gives for the prepared banks of each plan; None for one without.
 
     costs: of each plan
+    whole: whether each is computed by one process, however much it costs
 
     Of several processes each computes some layers whole, at most one at a time, and all have the results; layers of
     much of the work are computed by all together, one after another. Banks that go round are not gathered: there are
@@ -175,7 +186,7 @@ def of_each(
         return
     limit = max(sum(costs) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
-    together = {place for place in places if _is_for_all(plans[place]) or costs[place] > limit}
+    together = {place for place in places if not whole and (_is_for_all(plans[place]) or costs[place] > limit)}
     alone = [place for place in places if place not in together]
     found = _dealt_out([plans[place] for place in alone], [costs[place] for place in alone], compute, team)
     of_plans = dict(zip(alone, found, strict=True))

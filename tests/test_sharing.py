@@ -21,6 +21,7 @@ from ckrm_kernels import (
     cross_psi,
     estimate_redundancy,
     layer_plans,
+    match_patterns,
     measure,
     psi_histogram,
     redundancy,
@@ -155,6 +156,37 @@ def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
     several = [network(), network()]
     several[1][0].weight.data.neg_().mul_(0.3)
     assert measure(several, group=world).layers == measure(several).layers
+
+
+def patterns_of(weight_or_model: Tensor | nn.Module, group: distributed.ProcessGroup | None, **options) -> list[list]:
+    """The rows of `match_patterns`, each field as what can be compared."""
+    rows = match_patterns(weight_or_model, **options, group=group).layers
+    fields = [[getattr(row, each.name) for each in dataclasses.fields(row)] for row in rows]
+    return [repr([each.tolist() if isinstance(each, Tensor) else each for each in of_row]) for of_row in fields]
+
+
+def same_patterns(rank: int, world: distributed.ProcessGroup) -> None:
+    model, mesh = network(), distributed.init_device_mesh("cpu", (world.size(),))
+    expected = patterns_of(model, None)
+    assert sum("'measured'" in row for row in expected) == 5
+    assert patterns_of(model, world) == expected
+    assert patterns_of(model[0].weight, world, signed=False) == patterns_of(model[0].weight, None, signed=False)
+    own = {"mine": filters(1)[0, 0]}
+    assert patterns_of(model, world, bank=own) == patterns_of(model, None, bank=own)
+    fully_sharded = copy.deepcopy(model)
+    fully_shard(fully_sharded)
+    assert patterns_of(fully_sharded, None) == expected
+    sharded = distribute_tensor(filters(20), mesh, [Shard(1)])
+    assert patterns_of(sharded, world) == patterns_of(filters(20), None)
+    refused(
+        ValueError,
+        "kernels .*3, 3.*, checksum .* where rank 1 has",
+        lambda: match_patterns(model, {"mine": filters(1, seed=rank)[0, 0]}, group=world),
+    )
+    not_finite = nn.Conv2d(3, 8, 3)
+    not_finite.weight.data[5] = torch.nan
+    fully_shard(not_finite)
+    refused(ValueError, "layer '' has NaN or Inf in filters 5", lambda: match_patterns(not_finite))
 
 
 def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
@@ -295,6 +327,7 @@ def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
 def test_two_processes(tmp_path: Path):
     tests = [
         same_bits,
+        same_patterns,
         sharded_weights,
         filters_that_go_round,
         refusals,
@@ -308,5 +341,5 @@ def test_two_processes(tmp_path: Path):
 @pytest.mark.exhaustive
 def test_three_processes(tmp_path: Path):
     torch.multiprocessing.spawn(
-        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, refusals]), 3
+        run, (str(tmp_path), 3, [same_bits, same_patterns, sharded_weights, filters_that_go_round, refusals]), 3
     )
