@@ -71,8 +71,9 @@ def redundant_groups(
         have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
-    Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
-    bits of the CPU's memory, and no more that grows so.
+    Uses F2 squared bits of the CPU's memory, and no more that grows so.
+    Raises what `redundancy` does, and ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the
+    precision.
     """
     team = team_for(group, weight)
     with team.together():

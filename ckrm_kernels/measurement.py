@@ -81,8 +81,14 @@ def measure(
     The chance level is a share of about 4,096 pairs of permuted filters (at least 3,072), or where a layer has fewer,
     of all, permuted as often as it takes to have so many, at most 16 times. They are drawn by a generator of its own:
     nothing of the model or of the random state changes.
-    Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
-    layer, before anything is measured.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above; ValueError for NaN or Inf in a
+    layer that would be measured or models of different structure, naming the layer, before anything is measured, and
+    for a layer whose Psi overflow its precision; RuntimeError for a backend that can't run on a layer's device.
+    With several processes it raises ValueError on all of them where they were given different arguments or weights,
+    with the first difference; `PeerError`, of `ckrm_kernels.distributed`, where another one failed, with its message,
+    or can't be reached; TypeError, ValueError or RuntimeError for a group that is none, that this process is not in, or
+    that was destroyed; and ValueError for weights sharded over processes that are not all in the group, or, without
+    one, over meshes that no single group is known of.
     """
     team = team_for(group, model_or_models)
     with torch.no_grad(), team.together():

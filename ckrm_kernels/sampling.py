@@ -87,6 +87,7 @@ def estimate_redundancy(
     options: see `SimilarityOptions`
     out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf or a sampled pair is NaN. Memory grows with
         `num_pairs` alone.
+    Raises what `redundancy` does.
     """
     team = team_for(group, weight)
     with team.together():
@@ -163,6 +164,7 @@ def chance_redundancy(
         have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
+    Raises what `redundancy` does.
     """
     team = team_for(group, weight)
     with team.together():

@@ -73,7 +73,8 @@ def match_patterns(
     lines, summed across them; in those of a size below 3 or of three dimensions, not at all.
 
     Raises TypeError or ValueError for a bank that is none: an unknown name, a pattern of zeros, with NaN, or larger
-    than a layer's kernels, named; and for NaN or Inf in a layer, named. Nothing of the model changes.
+    than a layer's kernels, named; and for NaN or Inf in a layer, named. With several processes, also what `measure`
+    does. Nothing of the model changes.
     """
     team = team_for(group, weight_or_model)
     with torch.no_grad(), team.together():
