@@ -158,12 +158,8 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
     similar = np.zeros((filters, -(-filters // _BLOCK) * _BLOCK // 8), dtype=np.uint8)
     overflowed = False
     for _, rows, columns in own_blocks([bank], blocks_of([bank], _CUT_FOR), team):
-        psi = implementation(backend, bank).cross_psi(bank[rows], bank[columns], similarity)
-        above = psi > threshold
-        if rows == columns:
-            psi, above = psi.triu(1), above.triu(1)
-            above = above | above.T
-        overflowed |= not all_finite(psi)
+        above, has_nan = _above(bank[rows], bank[columns], rows == columns, threshold, similarity, backend)
+        overflowed |= has_nan
         similar[rows, _bytes(columns)] = _packed(above)
         if rows != columns:
             similar[columns, _bytes(rows)] = _packed(above.T)
@@ -173,6 +169,23 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
     if int(team.sum(torch.tensor(int(overflowed), device="cpu"))):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     return similar
+
+
+def _above(
+    rows: Tensor,
+    columns: Tensor,
+    are_same: bool,
+    threshold: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> tuple[Tensor, bool]:
+    """Which pairs of some filters with others exceed the threshold, (Na, Nb), and whether the Psi of one is NaN."""
+    psi = implementation(backend, rows).cross_psi(rows, columns, similarity)
+    above = psi > threshold
+    if not are_same:
+        return above, not all_finite(psi)
+    upper = above.triu(1)
+    return upper | upper.T, not all_finite(psi.triu(1))
 
 
 def _packed(above: Tensor) -> Bits:

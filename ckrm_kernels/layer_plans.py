@@ -59,9 +59,12 @@ class LayerPlan:
         one_each = all(each.sharded and each.sharded.use.groups == 1 for each in self.of_models)
         return self.is_sharded and size > _MOST_GATHERED and one_each and not self.scale_free
 
-    def gathered(self) -> Banks:
-        """The banks of each model as they are stored; of a sharded layer every process must ask for them."""
-        return [[bank.detach() for bank in each.gathered()] for each in self.of_models]
+    def gathered(self, rank: int = 0, team: Team = ALONE) -> Banks:
+        """The banks of each model as they are stored; of a sharded layer every process must ask for them.
+
+        rank, team: the only process that has those of a sharded layer then, and those that ask; without, all have them
+        """
+        return [[bank.detach() for bank in each.gathered(rank, team)] for each in self.of_models]
 
     def prepared(self, gathered: Banks) -> Banks:
         """The banks to measure, made of those that are stored."""
@@ -221,10 +224,10 @@ def _dealt_out(
 def _own_banks(taken: Sequence[LayerPlan | None], team: Team) -> Banks:
     """The stored banks of the layer that this process takes, while the others have theirs; none where it takes none."""
     own: Banks = []
+    if any(plan is not None and plan.is_sharded for plan in taken):
+        team.check()
     for rank, plan in enumerate(taken):
-        if plan is not None and plan.is_sharded:
-            team.check()
         if plan is not None and (plan.is_sharded or rank == team.rank):
-            banks = plan.gathered()
+            banks = plan.gathered(rank, team)
             own = banks if rank == team.rank else own
     return own
