@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -142,10 +142,12 @@ def _representatives(
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
     representative = torch.zeros(filters, dtype=torch.int64, device=bank.device)
     for part in dropped.split(_BLOCK)[team.rank :: team.size] if dropped.numel() else ():
-        psi = compute(bank[part.to(bank.device)], bank[kept.to(bank.device)], similarity)
-        repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)[:, kept.numpy()]).to(bank.device)
-        closest = torch.where(repeated, psi, -torch.inf).argmax(1)
-        representative[part.to(bank.device)] = kept.to(bank.device)[closest]
+        repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)) & chosen
+        by_any = repeated.any(0).nonzero().flatten()
+        own, others = part.to(bank.device), by_any.to(bank.device)
+        psi = compute(bank[own], bank[others], similarity)
+        closest = torch.where(repeated[:, by_any].to(bank.device), psi, -torch.inf).argmax(1)
+        representative[own] = others[closest]
     team.check()
     representative = team.sum(representative)
     representative[kept.to(bank.device)] = kept.to(bank.device)
@@ -164,11 +166,19 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
         if rows != columns:
             similar[columns, _bytes(rows)] = _packed(above.T)
     team.check()
-    for part in torch.from_numpy(similar).split(_ROWS_SENT):
-        part.copy_(team.sum(part))  # a bit is set by one process, so that the sum is their union
+    _unite(similar, team)
     if int(team.sum(torch.tensor(int(overflowed), device="cpu"))):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     return similar
+
+
+def _unite(similar: Bits, team: Team) -> None:
+    """Gives each process the bits that any has set; each is set by one of them, so that the sum is their union."""
+    if team.size == 1:
+        return
+    rows = np.flatnonzero(team.sum(torch.from_numpy(similar.any(1).astype(np.int32))).numpy())
+    for some in _in_blocks(rows, _ROWS_SENT):
+        similar[some] = team.sum(torch.from_numpy(similar[some])).numpy()
 
 
 def _above(
@@ -203,6 +213,11 @@ def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(similar, axis=1, count=filters).view(np.bool_)
 
 
+def _in_blocks(rows: npt.NDArray[np.int64], size: int = _BLOCK) -> Iterator[npt.NDArray[np.int64]]:
+    """The rows, so many at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
 def _numbers_set(similar: Bits, filters: int) -> npt.NDArray[np.uint8]:
     """In how many of some rows of bits, at most 255, each filter's is set."""
     return np.unpackbits(similar, axis=1, count=filters).sum(0, dtype=np.uint8)
@@ -212,19 +227,22 @@ def _greedy(similar: Bits, filters: int) -> list[int]:
     """The filters kept, given which pairs exceed the threshold."""
     undecided = np.ones(filters, dtype=np.bool_)
     repeats = np.zeros(filters, dtype=np.int32)  # among the undecided
-    for start in range(0, filters, _BLOCK):
-        repeats += _numbers_set(similar[start : start + _BLOCK], filters)
+    for some in _in_blocks(np.flatnonzero(similar.any(1))):
+        repeats += _numbers_set(similar[some], filters)
     kept: list[int] = []
     while undecided.any():
         best = int(repeats.argmax())
-        if repeats[best] == 0:
+        if repeats[best] <= 1:  # each that is left repeats one other at most, and of two the first is kept
+            for some in _in_blocks(np.flatnonzero(repeats == 1)):
+                others = (_unpacked(similar[some], filters) & undecided).argmax(1)
+                undecided[some[others < some]] = False
             return kept + undecided.nonzero()[0].tolist()
         decided = _unpacked(similar[best : best + 1], filters)[0] & undecided
         decided[best] = True
         undecided &= ~decided
         places = decided.nonzero()[0]
-        for start in range(0, len(places), _BLOCK):
-            repeats -= _numbers_set(similar[places[start : start + _BLOCK]], filters)
+        for some in _in_blocks(places):
+            repeats -= _numbers_set(similar[some], filters)
         repeats[places] = -1  # and below it from now on
         kept.append(best)
     return kept
