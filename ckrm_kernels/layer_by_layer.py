@@ -59,7 +59,7 @@ def measure_checkpoints(
     asked += [f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines]
     processes.check_agreement(lambda: asked)
     processes.shared(costs, check)
-    together = _for_all(costs, processes.size)
+    together = _for_all([plan.cost_of_pairs for plan in plans], processes.size)
     alone = [piece for piece in range(len(costs)) if piece not in together]
     found = processes.shared([costs[piece] for piece in alone], lambda at: row(alone[at]), track)
     rows = dict(zip(alone, found, strict=True))

@@ -22,9 +22,10 @@ T = TypeVar("T")
 Banks = list[list[Tensor]]  # of each model
 _MOST_GATHERED = 1 << 32  # bytes of a layer of one model
 SHARED_COST = 1 << 34
-"""Of a layer that is worth sharing among processes: about 0.2 s of a core."""
+"""Of the pairs of a layer that is worth sharing among processes: about 0.2 s of a core."""
 _OF_BIN = 2000  # that a pair of the plain numbers is counted in, as `sharing.cost_of`: 25 ns
 _OF_PAIR, _OF_NUMBER, _OF_LAYER = 1600, 160, 1e8  # of the details, beside two Psi of each pair: 20 ns, 2 ns, 1.3 ms
+_OF_LAYER_ON_GPU = 7e10  # 5 ms, most of it launches: 91 ms of 17 layers, as docs/distributed.md says
 _OF_PATTERNS, _OF_LAYER_OF_PATTERNS = 1600, 2.4e8  # a number of a kernel, and a layer
 
 
@@ -81,14 +82,25 @@ class LayerPlan:
         """Of its weights in all models; 0 where it is skipped."""
         return len(self.of_models) * sum(bank.numel() for bank in self.layer.banks)
 
+    @property
+    def cost_of_pairs(self) -> float:
+        """Of one Psi of each pair in all models, as `sharing.cost_of`; 0 where it is skipped."""
+        banks = [as_vectors(bank) if self.as_one_slice else bank for bank in self.layer.banks]
+        return len(self.of_models) * sum(map(cost_of, banks))
+
     def cost(self, details: bool, patterns: bool) -> float:
         """Of what is asked of it, in all models and by one process, as `sharing.cost_of`; 0 where it is skipped."""
-        banks = [as_vectors(bank) if self.as_one_slice else bank for bank in self.layer.banks]
-        terms, pairs, layers = (len(self.of_models) * each for each in (sum(map(cost_of, banks)), self.pairs, 1))
-        cost = terms + _OF_BIN * pairs
+        models = len(self.of_models)
+        cost = self.cost_of_pairs + _OF_BIN * models * self.pairs
         if details:
-            cost = 2 * terms + _OF_PAIR * pairs + _OF_NUMBER * self.numbers + _OF_LAYER * layers
+            of_layer = _OF_LAYER_ON_GPU if self._is_on_gpu else _OF_LAYER
+            cost = 2 * self.cost_of_pairs + models * (_OF_PAIR * self.pairs + of_layer) + _OF_NUMBER * self.numbers
         return cost + self.cost_of_patterns if patterns else cost
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        sharded = self.layer.sharded
+        return any(weight.is_cuda for weight in ([sharded.weight] if sharded else self.layer.banks))
 
     @property
     def cost_of_patterns(self) -> float:
@@ -187,9 +199,9 @@ def of_each(
         for plan in plans:
             yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
         return
-    limit = max(sum(costs) / (4 * team.size), SHARED_COST)
+    limit = max(sum(plan.cost_of_pairs for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
-    together = {place for place in places if not whole and (_is_for_all(plans[place]) or costs[place] > limit)}
+    together = {place for place in places if not whole and _is_for_all(plans[place], limit)}
     alone = [place for place in places if place not in together]
     found = _dealt_out([plans[place] for place in alone], [costs[place] for place in alone], compute, team)
     of_plans = dict(zip(alone, found, strict=True))
@@ -201,9 +213,9 @@ def of_each(
             yield of_plans.get(place)
 
 
-def _is_for_all(plan: LayerPlan) -> bool:
-    """Whether all processes work on the layer together, however little it costs."""
-    return plan.goes_round or plan.pairs > MOST_HELD
+def _is_for_all(plan: LayerPlan, limit: float) -> bool:
+    """Whether all processes work on the layer together. limit: of the cost of the pairs of one that a process takes"""
+    return plan.goes_round or plan.pairs > MOST_HELD or plan.cost_of_pairs > limit
 
 
 def _dealt_out(
