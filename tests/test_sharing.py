@@ -27,8 +27,10 @@ from ckrm_kernels import (
     redundancy,
     redundant_groups,
 )
-from ckrm_kernels.distributed import PeerError, Team
+from ckrm_kernels.distributed import ALONE, PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.layer_plans import plans_of
+from ckrm_kernels.layers import model_layers
 from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
 from ckrm_kernels.similarity import Similarity
 
@@ -83,6 +85,18 @@ def test_counts_of_psi_are_those_of_its_definition(edges):
     limits = [-torch.inf, *edges.tolist(), torch.inf]
     expected = [sum(low < value <= high for value in psi.flatten().tolist()) for low, high in pairwise(limits)]
     assert counts_of_psi(psi, edges).tolist() == [*expected, 1]
+
+
+def test_a_layer_costs_what_is_asked_of_it():
+    layers = [(layer,) for layer in model_layers(nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(64, 32, 1)))]
+    spatial, skipped = plans_of(layers, "skip", False, ALONE)
+    assert skipped.cost(True, True) == skipped.numbers == 0
+    assert 0 < spatial.cost_of_pairs < spatial.cost(False, False) < spatial.cost(True, False) < spatial.cost(True, True)
+    (as_slices, as_vectors) = (plans_of(layers, kind, False, ALONE)[1] for kind in ("slices", "vector"))
+    assert as_slices.cost(True, True) == as_slices.cost(True, False)  # kernels of one number have no pattern
+    assert as_vectors.cost_of_pairs < as_slices.cost_of_pairs
+    twice = plans_of([each * 2 for each in layers], "skip", False, ALONE)[0]
+    assert twice.cost(True, True) == 2 * spatial.cost(True, True)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
