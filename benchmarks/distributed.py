@@ -93,7 +93,9 @@ CASES = {
     "the same, details=False": of_model(False, details=False),
     "match_patterns of them": of_model(False, match_patterns),
     "chance_redundancy of 16384x8x3x3": of_weight(drawn(chance_redundancy), "16384x8x3x3"),
-    "estimate_redundancy of it, 10^7 pairs": of_weight(drawn(estimate_redundancy, num_pairs=10**7), "16384x8x3x3"),
+    "estimate_redundancy of 4096x512x3x3, 10^6 pairs": of_weight(
+        drawn(estimate_redundancy, num_pairs=10**6), "4096x512x3x3"
+    ),
 }
 
 
