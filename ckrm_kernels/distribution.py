@@ -42,6 +42,8 @@ def redundancy(
     options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above, RuntimeError for a backend that
+    can't run on the weight's device; with several processes, what `measure` does.
     """
     team = team_for(group, weight)
     with team.together():
@@ -70,6 +72,7 @@ def psi_histogram(
         have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: (bins,) int64; NaN pairs are in no bin
+    Raises what `redundancy` does.
     """
     team = team_for(group, weight)
     with team.together():

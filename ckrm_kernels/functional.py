@@ -37,6 +37,9 @@ def pairwise_psi(
         compares within its groups and adds a leading dimension of their number (a depthwise one, whose groups hold
         one filter each, compares all its filters)
     Equivalent to `reference.pairwise_psi`. NaN or Inf in a filter makes exactly its pairs NaN.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above, RuntimeError for a backend that
+    can't run on the weight's device, NotImplementedError for a derivative that only backend="reference" has (in forward
+    mode, or by torch.func). So do all functions on weights.
     """
     if layout not in ("packed", "square"):
         raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
@@ -58,6 +61,7 @@ def cross_psi(
     a: (Na, F1, *K), b: (Nb, F1, *K), of one dtype and device
     options: see `SimilarityOptions`; scale_free takes each by its own root mean square
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
+    Raises what `pairwise_psi` does, and ValueError or TypeError where a and b differ in their slices, dtype or device.
     """
     similarity, backend = resolve(options, "cross_psi")
     a, b = (checked_weight(gathered(as_tensor(each, name)), name) for each, name in ((a, "a"), (b, "b")))
@@ -85,6 +89,9 @@ def psi_of_pairs(
     pairs: (P, 2) int64, different filter indices in [0, F2), in any order
     options: see `SimilarityOptions`
     out: (P,), float32 (float64 for a float64 weight), differentiable in the weight
+    Raises what `pairwise_psi` does, ValueError for a grouped module and for pairs that are not as above, IndexError for
+    one of a filter that there is not. On a GPU that captures a graph, and under torch.compile, such a pair has a Psi of
+    NaN.
     """
     similarity, backend = resolve(options, "psi_of_pairs")
     bank = only_bank(weight, similarity.scale_free)
@@ -233,6 +240,11 @@ def _checked_pairs(pairs: Tensor | Array, weight: Tensor) -> Tensor:
     if bool((pairs[:, 0] == pairs[:, 1]).any()):
         raise ValueError("pairs must name two different filters each, got one filter twice")
     return pairs
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether none of the values is NaN or Inf."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # no sum of NaN or Inf is finite
 
 
 def unit_scale(weight: Tensor) -> Tensor:

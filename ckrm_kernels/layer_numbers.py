@@ -16,7 +16,7 @@ from ckrm_kernels.functional import scale_of
 from ckrm_kernels.groups import groups_of_banks, kept_of_omega
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.sampling import drawn_by_chance
-from ckrm_kernels.sharing import shared_counts
+from ckrm_kernels.sharing import is_ordinary, shared_counts
 from ckrm_kernels.similarity import Similarity
 
 DEAD = 1e-2
@@ -40,7 +40,7 @@ class LayerNumbers(NamedTuple):
         is that or does not depend on scale; live: among the filters that are not dead
     """
 
-    histogram: Tensor
+    histogram: tuple[int, ...]
     measured: Level
     dead: int | None = None
     live: Level | None = None
@@ -62,7 +62,8 @@ def plain_numbers(counts: Tensor, at: int) -> LayerNumbers:
 
     counts: of its pairs between the edges of the histogram's bins and the threshold, which is at place `at` of them
     """
-    histogram = torch.cat((counts[:at], counts[at : at + 2].sum(0, keepdim=True), counts[at + 2 : -1]))
+    of_pairs = counts[:-1].tolist()
+    histogram = (*of_pairs[:at], sum(of_pairs[at : at + 2]), *of_pairs[at + 2 :])
     return LayerNumbers(histogram, Level(_share_above(counts, at)))
 
 
@@ -79,16 +80,17 @@ def detailed_numbers(
 
     banks: (F2, F1, *K) each, of one shape, finite; as they are, whatever similarity.scale_free
     edges: the inner ones of the histogram's equal bins, and the threshold, at place `at`
-    team: whose processes all call, and share the pairs of banks whose Psi are not held
+    team: whose processes all call, and share the pairs
     """
-    threshold, omega = edges[at].item(), omega_of_banks(banks, similarity, backend)
+    pairs = _Pairs(edges[at].item(), similarity, backend, team)
+    omega = pairs.held(banks)
     if omega is None:
         plain = plain_numbers(shared_counts(banks, edges, similarity, backend, team).sum(0).cpu(), at)
     else:
-        plain = LayerNumbers(histogram_of_omega(omega, len(edges), similarity), Level(share_of_omega(omega, threshold)))
+        histogram = tuple(histogram_of_omega(omega, len(edges), similarity).tolist())
+        plain = LayerNumbers(histogram, Level(share_of_omega(omega, pairs.threshold)))
     if math.isnan(plain.measured.redundancy):
         return plain
-    pairs = _Pairs(threshold, similarity, backend, team)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
     drawn = drawn_by_chance(banks) if wanted.chance else []
@@ -100,12 +102,18 @@ def detailed_numbers(
 
 
 class _Pairs(NamedTuple):
-    """What is asked of the pairs of banks; their packed Psi is held where they are not too many."""
+    """What is asked of the pairs of banks."""
 
     threshold: float
     similarity: Similarity
     backend: Backend | None
     team: Team
+
+    def held(self, banks: Sequence[Tensor]) -> list[Tensor] | None:
+        """Their packed Psi; None where they are too many, or several processes can compute a part each."""
+        if self.team.size > 1 and all(is_ordinary(bank, self.similarity) for bank in banks):
+            return None
+        return omega_of_banks(banks, self.similarity, self.backend)
 
     def share_above(self, banks: Sequence[Tensor]) -> float:
         """lambda^t over the pairs of all banks."""
@@ -118,7 +126,7 @@ class _Pairs(NamedTuple):
         """With the number of distinct filters. omega: of the banks, where it is held already"""
         if redundancy == 0:
             return Level(redundancy, chance, sum(len(bank) for bank in banks))
-        held = omega or omega_of_banks(banks, self.similarity, self.backend)
+        held = omega or self.held(banks)
         if held is None:
             distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend, self.team).kept.numel()
         else:
@@ -148,7 +156,7 @@ class _Pairs(NamedTuple):
         over_peak, peak, scale = scale_of(together.to(result_dtype(together.dtype)), max(together.numel(), 1))
         unit = over_peak.div_(scale).unbind(0)
         chance = self.share_above([(each.to(scale.dtype) / peak).div_(scale) for each in drawn]) if drawn else None
-        omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
+        omega = self.held(unit) if repeating else None
         redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
         return self.level(unit, redundancy, omega, chance)
 

@@ -81,8 +81,14 @@ def measure(
     The chance level is a share of about 4,096 pairs of permuted filters (at least 3,072), or where a layer has fewer,
     of all, permuted as often as it takes to have so many, at most 16 times. They are drawn by a generator of its own:
     nothing of the model or of the random state changes.
-    Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
-    layer, before anything is measured.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above; ValueError for NaN or Inf in a
+    layer that would be measured or models of different structure, naming the layer, before anything is measured, and
+    for a layer whose Psi overflow its precision; RuntimeError for a backend that can't run on a layer's device.
+    With several processes it raises ValueError on all of them where they were given different arguments or weights,
+    with the first difference; `PeerError`, of `ckrm_kernels.distributed`, where another one failed, with its message,
+    or can't be reached; TypeError, ValueError or RuntimeError for a group that is none, that this process is not in, or
+    that was destroyed; and ValueError for weights sharded over processes that are not all in the group, or, without
+    one, over meshes that no single group is known of.
     """
     team = team_for(group, model_or_models)
     with torch.no_grad(), team.together():
@@ -152,7 +158,7 @@ def measure_layers(
 
     found: Iterator[_Found | None]
     if details or patterns or team.size > 1:
-        found = of_each(plans, found_of, team)
+        found = of_each(plans, [plan.cost(details, patterns) for plan in plans], found_of, team)
     else:
         found = (
             ([plain_numbers(each, at) for each in of_models], None) if of_models else None
@@ -267,8 +273,8 @@ def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRe
         kernel_size=shape[2:],
         pairs=plan.pairs,
         **measured,
-        histogram=tuple(torch.stack([each.histogram for each in numbers]).sum(0).tolist()),
-        histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in numbers),
+        histogram=tuple(map(sum, zip(*(each.histogram for each in numbers), strict=True))),
+        histogram_per_model=tuple(each.histogram for each in numbers),
         status="measured",
         reason=plan.note,
         dead=statistics.fmean(dead) if dead else None,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
 from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import (
     checked_threshold,
     checked_thresholds,
@@ -20,9 +23,15 @@ from ckrm_kernels.distribution import (
     valued_banks,
 )
 from ckrm_kernels.filters import Weight
+from ckrm_kernels.functional import all_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
+from ckrm_kernels.sharded import team_for
+from ckrm_kernels.sharing import facts_of
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.whole_numbers import whole_number
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
@@ -62,6 +71,7 @@ def estimate_redundancy(
     num_pairs: int,
     confidence: float = 0.95,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
     **options: Unpack[SimilarityOptions],
 ) -> RedundancyEstimate:
     """lambda^t estimated from `num_pairs` pairs drawn uniformly without replacement.
@@ -70,35 +80,63 @@ def estimate_redundancy(
     threshold: a number in [0, 1], of a signed similarity in [-1, 1]
     num_pairs: how many to draw, >= 1; where it covers all pairs the result is exact
     confidence: of the Wilson score interval, in (0, 1)
-    generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one
+    generator: makes the draw reproducible; on the CPU or the weight's device; None takes torch's default one. With
+        several processes each draws all pairs, from generators that must be in one state
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share the work and
+        have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: `RedundancyEstimate`; NaN where the weight holds NaN or Inf or a sampled pair is NaN. Memory grows with
         `num_pairs` alone.
+    Raises what `redundancy` does.
     """
-    similarity, backend = resolve(options, "estimate_redundancy", "threshold", "num_pairs", "confidence", "generator")
-    limit = checked_threshold(threshold, similarity.lowest)
-    num_pairs = whole_number("num_pairs", num_pairs)
-    if not isinstance(confidence, Real) or not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    confidence = float(confidence)
-    _check_generator(generator)
-    banks = valued_banks(weight, similarity.scale_free)
+    team = team_for(group, weight)
+    with team.together():
+        own = ("threshold", "num_pairs", "confidence", "generator", "group")
+        similarity, backend = resolve(options, "estimate_redundancy", *own)
+        limit = checked_threshold(threshold, similarity.lowest)
+        num_pairs = whole_number("num_pairs", num_pairs)
+        if not isinstance(confidence, Real) or not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+        confidence = float(confidence)
+        _check_generator(generator)
+        team.check()
+        banks = valued_banks(weight, similarity.scale_free)
+        asked = {"threshold": limit, "num_pairs": num_pairs, "confidence": confidence}
+        team.check_agreement(
+            lambda: [*facts_of(banks, similarity, backend, **asked), _state_of(generator, torch.device("cpu"))]
+        )
+        return _estimate(banks, limit, num_pairs, confidence, generator, similarity, backend, team)
+
+
+def _estimate(
+    banks: Sequence[Tensor],
+    limit: float,
+    num_pairs: int,
+    confidence: float,
+    generator: torch.Generator | None,
+    similarity: Similarity,
+    backend: Backend | None,
+    team: Team,
+) -> RedundancyEstimate:
     filters = banks[0].shape[0]
     pairs_per_bank = filters * (filters - 1) // 2
     pairs = pairs_per_bank * len(banks)
     if num_pairs >= pairs:
         thresholds = checked_thresholds(limit, similarity.lowest)
-        exact = redundancy_of_banks(banks, thresholds, similarity, backend).item()
+        exact = redundancy_of_banks(banks, thresholds, similarity, backend, team).item()
         return RedundancyEstimate(exact, exact, exact, confidence, pairs, pairs)
-    above, known = 0, all(bool(bank.isfinite().all()) for bank in banks)
-    for packed in uniform_sample(pairs, num_pairs, generator).split(_CHUNK):
+    above, unknown = 0, 0
+    sample = uniform_sample(pairs, num_pairs, generator)
+    for packed in sample.tensor_split(team.size)[team.rank].split(_CHUNK):
         which = packed // pairs_per_bank
         for b in which.unique().tolist():
             listed = packed_to_pairs(packed[which == b] % pairs_per_bank, filters)
             found = implementation(backend, banks[b]).psi_of_pairs(banks[b], listed.to(banks[b].device), similarity)
             above += int((found > limit).sum())
-            known = known and not bool(found.isnan().any())
-    value = above / num_pairs if known else math.nan
+            unknown += int(found.isnan().sum())
+    team.check()
+    above, unknown = team.sum(torch.tensor([above, unknown], device="cpu")).tolist()
+    value = math.nan if unknown or not all(map(all_finite, banks)) else above / num_pairs
     low, high = wilson_interval(value, num_pairs, confidence)
     return RedundancyEstimate(value, low, high, confidence, num_pairs, pairs)
 
@@ -109,6 +147,7 @@ def chance_redundancy(
     *,
     rounds: int = 1,
     generator: torch.Generator | None = None,
+    group: ProcessGroup | None = None,
     **options: Unpack[SimilarityOptions],
 ) -> Tensor:
     """The chance level of lambda^t: of the same slices, each with its K positions permuted on its own.
@@ -119,16 +158,27 @@ def chance_redundancy(
     weight: (F2, F1, *K) or a module; of a grouped one, the pairs within the groups
     threshold: a number in [0, 1], of a signed similarity in [-1, 1], or a tensor of them
     rounds: how many times to permute and measure, >= 1; the result is the mean
-    generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one
+    generator: makes it reproducible; on the CPU or the weight's device; None takes torch's default one of that device.
+        With several processes each permutes all slices, from generators that must be in one state
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share the work and
+        have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
+    Raises what `redundancy` does.
     """
-    similarity, backend = resolve(options, "chance_redundancy", "threshold", "rounds", "generator")
-    thresholds = checked_thresholds(threshold, similarity.lowest)
-    rounds = whole_number("rounds", rounds)
-    _check_generator(generator)
-    banks = valued_banks(weight, similarity.scale_free)
-    return chance_of_banks(banks, thresholds, rounds, generator, similarity, backend)
+    team = team_for(group, weight)
+    with team.together():
+        similarity, backend = resolve(options, "chance_redundancy", "threshold", "rounds", "generator", "group")
+        thresholds = checked_thresholds(threshold, similarity.lowest)
+        rounds = whole_number("rounds", rounds)
+        _check_generator(generator)
+        team.check()
+        banks = valued_banks(weight, similarity.scale_free)
+        asked = {"threshold": thresholds.tolist(), "rounds": rounds}
+        team.check_agreement(
+            lambda: [*facts_of(banks, similarity, backend, **asked), _state_of(generator, banks[0].device)]
+        )
+        return chance_of_banks(banks, thresholds, rounds, generator, similarity, backend, team)
 
 
 def chance_of_banks(
@@ -138,10 +188,12 @@ def chance_of_banks(
     generator: torch.Generator | None,
     similarity: Similarity,
     backend: Backend | None,
+    team: Team = ALONE,
 ) -> Tensor:
     """The chance level over the pairs within each of several filter banks: float64, of the thresholds' shape."""
     measured = [
-        redundancy_of_sets(sets, thresholds, similarity, backend) for sets in permuted_sets(banks, rounds, generator)
+        redundancy_of_sets(sets, thresholds, similarity, backend, team)
+        for sets in permuted_sets(banks, rounds, generator)
     ]
     return torch.cat(measured).mean(0)
 
@@ -236,6 +288,15 @@ def wilson_interval(share: float, count: int, confidence: float) -> tuple[float,
 def _check_generator(generator: torch.Generator | None) -> None:
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+
+
+def _state_of(generator: torch.Generator | None, device: torch.device) -> str:
+    """The generator, or torch's default one of the device, by a digest of its state."""
+    if generator is not None:
+        return f"a generator in state {sha256(generator.get_state().numpy().tobytes()).hexdigest()[:8]}"
+    state = torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    digest = sha256(state.numpy().tobytes()).hexdigest()[:8]
+    return f"torch's default generator in state {digest} (pass generator=, seeded alike on each)"
 
 
 def _row_start(i: Tensor, filters: int) -> Tensor:

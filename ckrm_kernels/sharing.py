@@ -49,9 +49,10 @@ def facts_of(
 
 
 def checksum(tensor: Tensor) -> int:
-    """The sum of the tensor's elements, their bits read as whole numbers."""
+    """The sum of the tensor's elements, their bits read as whole numbers, in any order: modulo 2^32 of 4 bytes each."""
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().view(whole).sum(dtype=torch.int64))
+    # a wider sum of 4 bytes each takes six times as long
+    return int(tensor.detach().view(whole).sum(dtype=torch.int64 if whole is torch.int16 else whole))
 
 
 def cost_of(bank: Tensor) -> float:
@@ -92,7 +93,7 @@ def shared_counts(
     """`counts_of_banks`, of which each process of the team computes a part, and all have the result."""
     if team.size == 1 or not banks:
         return counts_of_banks(banks, edges, similarity, backend)
-    blocks = blocks_of(banks, team.size, [_is_ordinary(bank, similarity) for bank in banks])
+    blocks = blocks_of(banks, team.size, [is_ordinary(bank, similarity) for bank in banks])
     own = own_blocks(banks, blocks, team)
     counts = torch.zeros(len(banks), edges.numel() + 2, dtype=torch.int64, device=banks[0].device)
     triangles, rectangles = ([block for block in own if block.is_triangle is kind] for kind in (True, False))
@@ -133,11 +134,11 @@ def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
     return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
 
 
-def _cost(bank: Tensor, pairs: float) -> float:
-    return pairs * bank.shape[1] * (bank.shape[2:].numel() + _MOMENTS)
-
-
-def _is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
+def is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
     """Whether any block of it is computed in the arithmetic of the whole, which the largest numbers decide."""
     is_usual = similarity.eps == 0 or similarity.eps >= _ORDINARY_EPS
     return is_usual and bank.numel() > 0 and bool(bank.abs().amax() <= _ORDINARY)
+
+
+def _cost(bank: Tensor, pairs: float) -> float:
+    return pairs * bank.shape[1] * (bank.shape[2:].numel() + _MOMENTS)

@@ -17,9 +17,22 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from ckrm_kernels import RedundancyLoss, cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
-from ckrm_kernels.distributed import PeerError, Team
+from ckrm_kernels import (
+    RedundancyLoss,
+    chance_redundancy,
+    cross_psi,
+    estimate_redundancy,
+    layer_plans,
+    match_patterns,
+    measure,
+    psi_histogram,
+    redundancy,
+    redundant_groups,
+)
+from ckrm_kernels.distributed import ALONE, PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.layer_plans import plans_of
+from ckrm_kernels.layers import model_layers
 from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
 from ckrm_kernels.similarity import Similarity
 
@@ -76,6 +89,18 @@ def test_counts_of_psi_are_those_of_its_definition(edges):
     assert counts_of_psi(psi, edges).tolist() == [*expected, 1]
 
 
+def test_a_layer_costs_what_is_asked_of_it():
+    layers = [(layer,) for layer in model_layers(nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(64, 32, 1)))]
+    spatial, skipped = plans_of(layers, "skip", False, ALONE)
+    assert skipped.cost(True, True) == skipped.numbers == 0
+    assert 0 < spatial.cost_of_pairs < spatial.cost(False, False) < spatial.cost(True, False) < spatial.cost(True, True)
+    (as_slices, as_vectors) = (plans_of(layers, kind, False, ALONE)[1] for kind in ("slices", "vector"))
+    assert as_slices.cost(True, True) == as_slices.cost(True, False)  # kernels of one number have no pattern
+    assert as_vectors.cost_of_pairs < as_slices.cost_of_pairs
+    twice = plans_of([each * 2 for each in layers], "skip", False, ALONE)[0]
+    assert twice.cost(True, True) == 2 * spatial.cost(True, True)
+
+
 @pytest.mark.parametrize("processes", [2, 3, 5])
 @pytest.mark.parametrize("scale", [0.1, 1e12])  # float32 does not hold the squares of the latter
 def test_the_parts_of_any_number_of_processes_sum_to_the_whole(processes, scale):
@@ -122,11 +147,19 @@ def functions(weight: Tensor, group: distributed.ProcessGroup | None) -> list[li
     """What every function on a weight gives."""
     thresholds = torch.tensor([0.9, 0.2, 0.6])
     groups = redundant_groups(weight, 0.7, group=group)
+    torch.manual_seed(1)
+    estimates = [estimate_redundancy(weight, 0.3, num_pairs=pairs, group=group) for pairs in (1, 1000, 10**6)]
+    generator = torch.Generator().manual_seed(2)
     return [
         redundancy(weight, thresholds, group=group).tolist(),
         redundancy(weight, eps=0.0, group=group).tolist(),
         psi_histogram(weight, 30, signed=True, scale_free=True, group=group).tolist(),
         groups.representative.tolist(),
+        estimates,
+        chance_redundancy(weight, thresholds, rounds=3, group=group).tolist(),
+        chance_redundancy(weight, generator=generator, group=group).tolist(),
+        torch.rand(1).item(),  # the generators have drawn as much
+        torch.rand(1, generator=generator).item(),
     ]
 
 
@@ -141,11 +174,46 @@ def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
     assert measure(several, group=world).layers == measure(several).layers
 
 
+def patterns_of(weight_or_model: Tensor | nn.Module, group: distributed.ProcessGroup | None, **options) -> list[list]:
+    """The rows of `match_patterns`, each field as what can be compared."""
+    rows = match_patterns(weight_or_model, **options, group=group).layers
+    fields = [[getattr(row, each.name) for each in dataclasses.fields(row)] for row in rows]
+    return [repr([each.tolist() if isinstance(each, Tensor) else each for each in of_row]) for of_row in fields]
+
+
+def same_patterns(rank: int, world: distributed.ProcessGroup) -> None:
+    model, mesh = network(), distributed.init_device_mesh("cpu", (world.size(),))
+    expected = patterns_of(model, None)
+    assert sum("'measured'" in row for row in expected) == 5
+    assert patterns_of(model, world) == expected
+    assert patterns_of(model[0].weight, world, signed=False) == patterns_of(model[0].weight, None, signed=False)
+    own = {"mine": filters(1)[0, 0]}
+    assert patterns_of(model, world, bank=own) == patterns_of(model, None, bank=own)
+    fully_sharded = copy.deepcopy(model)
+    fully_shard(fully_sharded)
+    assert patterns_of(fully_sharded, None) == expected
+    sharded = distribute_tensor(filters(20), mesh, [Shard(1)])
+    assert patterns_of(sharded, world) == patterns_of(filters(20), None)
+    refused(
+        ValueError,
+        "kernels .*3, 3.*, checksum .* where rank 1 has",
+        lambda: match_patterns(model, {"mine": filters(1, seed=rank)[0, 0]}, group=world),
+    )
+    not_finite = nn.Conv2d(3, 8, 3)
+    not_finite.weight.data[5] = torch.nan
+    fully_shard(not_finite)
+    refused(ValueError, "layer '' has NaN or Inf in filters 5", lambda: match_patterns(not_finite))
+
+
 def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
     model = network()
     expected = measure(model).layers
+    large = copy.deepcopy(model)
+    large[0].weight.data.mul_(1e4)  # of which a block is not computed in the arithmetic of the whole
+    of_large = measure(large).layers
     layer_plans.SHARED_COST = 1
     assert measure(model, group=world).layers == expected
+    assert measure(large, group=world).layers == of_large
 
 
 def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
@@ -290,6 +358,12 @@ def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     model = nn.Conv2d(3, 8, 3)
     model.weight.data = wrong
     refused(ValueError, "checksum", lambda: measure(model, group=world))
+    torch.manual_seed(rank)
+    drawn = "rank 0 has torch's default generator in state .* seeded alike on each.* where rank 1 has torch's default"
+    refused(ValueError, drawn, lambda: chance_redundancy(filters(8), group=world))
+    seeded = torch.Generator().manual_seed(rank)
+    drawn = "has a generator in state .* where rank 1 has a generator in state"
+    refused(ValueError, drawn, lambda: estimate_redundancy(filters(8), num_pairs=5, generator=seeded, group=world))
     refused(*failure_of(rank, "threshold must lie in"), lambda: redundancy(filters(8), 0.5 + (rank == 1), group=world))
     refused(TypeError, "group must be a process group of torch.distributed, got int", lambda: measure(model, group=7))
     mesh = distributed.init_device_mesh("cpu", (world.size(),))
@@ -358,6 +432,7 @@ def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
 def test_two_processes(tmp_path: Path):
     tests = [
         same_bits,
+        same_patterns,
         sharded_weights,
         filters_that_go_round,
         penalties,
@@ -374,7 +449,9 @@ def test_two_processes(tmp_path: Path):
 @pytest.mark.exhaustive
 def test_three_processes(tmp_path: Path):
     torch.multiprocessing.spawn(
-        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, penalties, refusals]), 3
+        run,
+        (str(tmp_path), 3, [same_bits, same_patterns, sharded_weights, filters_that_go_round, penalties, refusals]),
+        3,
     )
 
 
