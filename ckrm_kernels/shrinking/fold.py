@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,12 @@ from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
+from ckrm_kernels.shrinking.forward_passes import Batches, ForwardPasses, Seen
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
 
 Removed = Mapping[str, Collection[int]]
-
-
-class Batches(Protocol):
-    """Inputs of forward passes: (arguments, keywords) of each; `calibration.Calibration`, or a list."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]: ...
 
 
 WIDEST = 4608
@@ -94,10 +88,11 @@ def refit(
         pairs = [pair for pair in pairs if pair.layer.name not in found]
         sizes = [_sizes(original, graph, removed, pair.layer).outputs for pair in pairs]
         outputs = _Outputs(pairs, sizes, calibration)
-        for pair in tracked(pairs, "refitting", "layers") if progress else pairs:
-            row = found[pair.layer.name] = _refitted(pair, outputs.of(pair), calibration, ridge)
-            if keep is not None:
-                keep.keep(_KIND, pair.layer.name, row, pair.fitted)
+        with closing(ForwardPasses(small, [pair.layer for pair in pairs], calibration)) as passes:
+            for pair in tracked(pairs, "refitting", "layers") if progress else pairs:
+                row = found[pair.layer.name] = _refitted(pair, outputs.of(pair), passes, ridge)
+                if keep is not None:
+                    keep.keep(_KIND, pair.layer.name, row, pair.fitted)
     return {layer.name: found[layer.name] for layer in layers}
 
 
@@ -285,15 +280,12 @@ class _Observation:
         self.linear = True
         self._batches, self._batch = batches, -1
 
-    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[_Rows]) -> None:
-        """Runs the small network on a batch, up to the layer. wanted: what the original gives in each call"""
+    def add(self, calls: Iterable[Seen], wanted: Sequence[_Rows]) -> None:
+        """Adds a batch: the calls of the small network's layer. wanted: what the original gives in each"""
         self._batch += 1
-        name, left = self.pair.layer.name, iter(wanted)
-
-        def see(module: Any, input: Tensor, output: Tensor) -> None:
-            self._see(module, input, output, next(left))
-
-        calls_of(self.pair.small, {name: self.pair.layer.calls}, args, kwargs, {name: see})
+        left = iter(wanted)
+        for seen in calls:
+            self._see(*seen, next(left))
 
     def _see(self, module: Any, input: Tensor, output: Tensor, wanted: _Rows) -> None:
         size = unfolding.output_size(module, output)
@@ -324,10 +316,10 @@ def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: T
     return off <= _AGREES or not bool(torch.isfinite(product).all())
 
 
-def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], calibration: Batches, ridge: float) -> Refit:
-    seen = _Observation(pair, len(calibration))
-    for (args, kwargs), wanted in zip(calibration, outputs, strict=True):
-        seen.add(args, kwargs, wanted)
+def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], passes: ForwardPasses, ridge: float) -> Refit:
+    seen = _Observation(pair, len(outputs))
+    for batch, wanted in enumerate(outputs):
+        seen.add(passes.calls(batch, pair.layer), wanted)
     if not (seen.fitting.count and seen.held_out.count):
         return Refit(None, None, "too few calibration inputs reach it")
     if not seen.linear:
