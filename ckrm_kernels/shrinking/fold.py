@@ -22,6 +22,7 @@ from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
 
 _ROWS_AT_ONCE = 2048
+_CHECKED = 16  # of these, whether they are products
 _AGREES = 0.05  # of the largest output: what half precision, or TF32 in a product of many terms, may be off
 _KIND = "layer"
 _RIDGES = (1, 10, 100, 1000)
@@ -217,11 +218,11 @@ class _Observation:
 
     def _see(self, module: Any, input: Tensor, output: Tensor, wanted: _Rows) -> None:
         size = unfolding.output_size(module, output)
-        self.linear = self.linear and _computes_a_product(module, input, output, wanted.positions[:16])
         count = unfolding.row_count(module, output)
         parts = (each.split(_ROWS_AT_ONCE) for each in wanted)
         for places, t in zip(*parts, strict=True):
             x = unfolding.columns(module, input, places, size)
+            self.linear = self.linear and _computes_a_product(module, x[:_CHECKED], output, places[:_CHECKED])
             held = self._held(places, count).to(x.device)
             self.fitting.add(x[~held], t[~held])
             self.held_out.add(x[held], t[held])
@@ -233,10 +234,10 @@ class _Observation:
         return 4 * positions >= 3 * count
 
 
-def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: Tensor) -> bool:
-    """Whether the output at some positions is the module's weight times its input."""
-    x = unfolding.columns(module, input, positions, unfolding.output_size(module, output)).double()
-    product = torch.einsum("pgk,gfk->pgf", x, unfolding.matrix(module, module.weight).double()).flatten(1)
+def _computes_a_product(module: Any, columns: Tensor, output: Tensor, positions: Tensor) -> bool:
+    """Whether the output at some positions is the module's weight times the columns there."""
+    matrix = unfolding.matrix(module, module.weight).double()
+    product = torch.einsum("pgk,gfk->pgf", columns.double(), matrix).flatten(1)
     if module.bias is not None:
         product = product + module.bias.double()
     computed = unfolding.rows(module, output, positions).double()
