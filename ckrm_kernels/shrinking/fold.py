@@ -16,7 +16,7 @@ from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import fold_cost, unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
-from ckrm_kernels.shrinking.fold_cost import Removed, consumers, in_parts, kept_indices, rows_of, size_of
+from ckrm_kernels.shrinking.fold_cost import Removed, consumers, in_parts, indices_left, rows_of, size_of
 from ckrm_kernels.shrinking.forward_passes import Batches, ForwardPasses, Seen
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
@@ -66,7 +66,7 @@ def refit(
     found: dict[str, Refit] = {}
     with evaluating(small, original):
         pairs = [
-            _Pair(small, original, graph, layer, kept_indices(original, graph, removed, layer.weight, layer.output_dim))
+            _Pair(small, original, graph, layer, indices_left(original, graph, removed, layer.weight, layer.output_dim))
             for layer in layers
         ]
         for pair in pairs:

@@ -107,8 +107,8 @@ class LayerSize:
 def size_of(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> LayerSize:
     """The size of the regression of a layer that reads removed filters."""
     weight = tensor_of(original, layer.weight)
-    inputs = len(kept_indices(original, graph, removed, layer.weight, layer.input_dim))
-    outputs = len(kept_indices(original, graph, removed, layer.weight, layer.output_dim))
+    inputs = len(indices_left(original, graph, removed, layer.weight, layer.input_dim))
+    outputs = len(indices_left(original, graph, removed, layer.weight, layer.output_dim))
     if layer.kind == "transposed":
         inputs //= layer.groups
     else:
@@ -139,7 +139,7 @@ def consumers(graph: Graph, removed: Removed) -> list[Layer]:
     return [layer for layer in graph.layers if layer.name in names]
 
 
-def kept_indices(original: nn.Module, graph: Graph, removed: Removed, tensor: str, dim: int) -> list[int]:
+def indices_left(original: nn.Module, graph: Graph, removed: Removed, tensor: str, dim: int) -> list[int]:
     """The indices that stay in a dimension of a tensor."""
     gone = {
         index
