@@ -16,6 +16,7 @@ from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 from ckrm_kernels.shrinking.forward_passes import ForwardPass
 from ckrm_kernels.shrinking.inputs import Inputs
+from ckrm_kernels.shrinking.least_squares import Sums
 from ckrm_kernels.shrinking.moments import tensor_of
 
 Removed = Mapping[str, Collection[int]]
@@ -34,7 +35,7 @@ _ROWS_PER_COLUMN = 8
 _LEAST_ROWS = 8192
 _COPIES = 6  # of the sums: to fit, to check, each as a regression, the penalised one and its factor
 _TRIANGLE = 5 / 8  # of a symmetric product that is computed, see `products`
-_TRIED = 512  # columns of the product that is timed
+_TRIED = 1024, 512, 128  # rows, columns and targets of the sums that are timed
 
 
 class Cost(NamedTuple):
@@ -66,12 +67,12 @@ def cost(original: nn.Module, small: nn.Module, graph: Graph, removed: Removed, 
         products = _seconds_of_a_product(inputs.device)
     activations = min(round(held * times), forward_passes.AT_ONCE)
     anew = sum(1 if layer.calls > 1 else 1 - activations / max(held * times, 1) for layer in layers)
+    images = round(times * inputs.batch)
+    work = sum(size.multiply_adds(layer.positions * images) for size, layer in zip(sizes, layers, strict=True))
     parts = in_parts([size.outputs for size in sizes])
     forwards = whole * len(parts) + through * (1 + anew / 2)  # on average to the middle
-    return Cost(
-        forwards * times + products * sum(size.multiply_adds for size in sizes),
-        max(size.sums for size in sizes) + max(map(sum, parts)) + activations,
-    )
+    held_at_once = max(size.sums for size in sizes) + max(map(sum, parts)) + activations
+    return Cost(forwards * times + products * work, held_at_once)
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,13 @@ class LayerSize:
         """Bytes of what the original gives."""
         return rows_of(self.columns) * (self.groups * self.targets * self.itemsize + 8)
 
-    @property
-    def multiply_adds(self) -> float:
-        """Of sums and solutions."""
-        rows, columns, targets = rows_of(self.columns), self.columns, self.targets
+    def multiply_adds(self, positions: int) -> float:
+        """Of sums and solutions, where the layer has so many positions in all."""
+        rows, columns, targets = min(rows_of(self.columns), positions), self.columns, self.targets
         if columns > WIDEST:  # products of rows, anew for each solution
             return self.groups * SOLVED * rows * (rows * (columns + rows / 6 + targets) + 3 * columns * targets)
-        summed = rows * columns * (_TRIANGLE * columns + targets)
-        return self.groups * (summed + SOLVED * columns**2 * (columns / 6 + 3 * targets))
+        solved = columns**2 * (columns / 6 + 3 * targets)
+        return self.groups * (_summed(rows, columns, targets) + SOLVED * solved)
 
 
 def size_of(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> LayerSize:
@@ -171,9 +171,16 @@ def _passed(network: nn.Module, layers: Sequence[Layer], inputs: Inputs) -> tupl
 
 
 def _seconds_of_a_product(device: torch.device) -> float:
-    """Of one multiply-add of a product of matrices in float64."""
-    one = torch.ones(_TRIED, _TRIED, dtype=torch.float64, device=device)
-    return _seconds(lambda: one @ one, device) / _TRIED**3
+    """Of one multiply-add of the sums of products."""
+    rows, columns, targets = _TRIED
+    x, t = (torch.ones(rows, 1, each, device=device) for each in (columns, targets))
+    sums = Sums()
+    return _seconds(lambda: sums.add(x, t), device) / _summed(rows, columns, targets)
+
+
+def _summed(rows: int, columns: int, targets: int) -> float:
+    """Multiply-adds of the sums of so many rows."""
+    return rows * columns * (_TRIANGLE * columns + targets)
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -8,7 +8,7 @@ from chains import chain
 from torch import nn
 
 from ckrm_kernels.shrinking import fold_cost, forward_passes
-from ckrm_kernels.shrinking.fold_cost import Cost, cost
+from ckrm_kernels.shrinking.fold_cost import Cost, LayerSize, cost
 from ckrm_kernels.shrinking.inputs import Inputs
 from ckrm_kernels.shrinking.surgery import without
 
@@ -37,10 +37,17 @@ def test_time_is_of_passes_and_products(waiting: float, small_passes: float, mon
     monkeypatch.setattr(forward_passes, "AT_ONCE", waiting * HELD)
     monkeypatch.setattr(fold_cost, "_timed", lambda call, device: (call(), 1.0)[1])
     monkeypatch.setattr(fold_cost, "_seconds_of_a_product", lambda device: 1e-6)
-    rows, columns, targets = 8192, 36, 5
+    rows, columns, targets = 8, 36, 5  # four times two inputs of one position
     products = rows * columns * (5 / 8 * columns + targets) + 5 * (columns**3 / 6 + 3 * columns**2 * targets)
     found = cost(model, small, *given, INPUTS, 4)
     assert found.seconds == pytest.approx(4 * (1 + small_passes) + 1e-6 * products)
+
+
+def test_products_are_of_as_many_rows_as_suffice() -> None:
+    rows, columns, targets = 8192, 36, 5
+    summed = rows * columns * (5 / 8 * columns + targets)
+    solved = 5 * (columns**3 / 6 + 3 * columns**2 * targets)
+    assert LayerSize(3, columns, targets, 4).multiply_adds(10**6) == pytest.approx(3 * (summed + solved))
 
 
 def test_nothing_takes_nothing() -> None:
