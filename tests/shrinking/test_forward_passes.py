@@ -137,6 +137,21 @@ def test_an_error_of_the_model_is_raised_where_the_pass_is_asked_to_go_on() -> N
     assert threading.active_count() == before
 
 
+def test_what_fails_at_a_call_leaves_no_pass() -> None:
+    network, before = Noting(), threading.active_count()
+    layer = layer_of(network, "second")
+
+    def fails() -> None:
+        with closing(ForwardPasses(network, [layer], inputs())) as passes:
+            list(passes.calls(0, layer))
+            for _ in passes.calls(1, layer):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert threading.active_count() == before
+
+
 class Noticing(nn.Identity):
     def forward(self, input: Tensor) -> Tensor:
         self.noticed = torch.empty(1).device.type, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()
