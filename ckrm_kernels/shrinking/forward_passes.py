@@ -183,6 +183,7 @@ class _Settings:
     """What torch keeps for each thread, as it is in the one that makes this."""
 
     def __init__(self) -> None:
+        self._threads = torch.get_num_threads()
         self._contexts: list[Callable[[], Any]] = [torch.no_grad, partial(torch.device, torch.get_default_device())]
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
@@ -193,6 +194,7 @@ class _Settings:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """In another thread."""
+        torch.set_num_threads(self._threads)
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack, closing
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from chains import layer_of
 from torch import Tensor, nn
 
+from ckrm_kernels.comparison.latency import one_thread
 from ckrm_kernels.shrinking import forward_passes
 from ckrm_kernels.shrinking.forward_passes import ForwardPass, ForwardPasses
 
@@ -171,3 +173,21 @@ def test_a_pass_runs_with_the_settings_of_the_thread_that_asks() -> None:
         passing.next_call("1")
         passing.end()
         assert network[0].noticed == expected
+
+
+class Timing(nn.Identity):
+    def forward(self, input: Tensor) -> Tensor:
+        all_threads, this = time.process_time(), time.thread_time()
+        for _ in range(3):
+            input @ input
+        self.others = (time.process_time() - all_threads) / (time.thread_time() - this) - 1
+        return input
+
+
+def test_a_pass_computes_on_as_many_threads_as_the_one_that_asks() -> None:
+    network = nn.Sequential(Timing(), nn.Identity())
+    with one_thread():
+        passing = ForwardPass(network, ["1"], (torch.randn(1000, 1000),), {})
+        passing.next_call("1")
+        passing.end()
+    assert network[0].others < 0.3
