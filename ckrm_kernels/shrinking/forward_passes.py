@@ -166,8 +166,10 @@ class ForwardPass:
         def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             if name == self._wanted and not self._inside:
                 self._inside = True
-                module(*given, **named)
-                self._inside = False
+                try:
+                    module(*given, **named)
+                finally:
+                    self._inside = False
                 self._stop()
 
         def after(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
@@ -184,7 +186,12 @@ class _Settings:
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
-        self._contexts: list[Callable[[], Any]] = [torch.no_grad, partial(torch.device, torch.get_default_device())]
+        self._contexts: list[Callable[[], Any]] = [torch.no_grad]
+        device = torch.get_default_device()
+        if (
+            device.type != "cpu"
+        ):  # that is the default of a thread; entered, it would move what `torch.as_tensor` is given
+            self._contexts.append(partial(torch.device, device))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 self._contexts.append(partial(torch.autocast, kind, torch.get_autocast_dtype(kind)))
