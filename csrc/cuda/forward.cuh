@@ -103,14 +103,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>) tile_kernel(Works<
   flush(chunk, total, place);
   __syncthreads();
 
-  // neighbouring threads store neighbours
+  // neighbouring threads store neighbours; found again, rather than in registers all the while: which block this is
+  const int64_t own_block = blockIdx.x - work.first_block;
+  const Pair own_tile = plan.tile(own_block % plan.tiles);
   const Receiver<T> receiver(result, a, b, plan.triangular, shared_counts);
 #pragma unroll 1
   for (int at = threadIdx.x; at < kTilePairs<T>; at += kThreads) {
     if (result.partial != nullptr)
-      result.partial[block * kTilePairs<T> + at] = total[at];
+      result.partial[own_block * kTilePairs<T> + at] = total[at];
     else
-      receiver.take(first_row + at / kTile<T>, first_column + at % kTile<T>, total[at]);
+      receiver.take(own_tile.i * kTile<T> + at / kTile<T>, own_tile.j * kTile<T> + at % kTile<T>, total[at]);
   }
   if (result.partial == nullptr) receiver.finish();
 }
