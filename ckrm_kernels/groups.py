@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
-from ckrm_kernels.filters import Weight
+from ckrm_kernels.filters import Weight, are_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
@@ -92,7 +92,7 @@ def groups_of_banks(
     team: Team = ALONE,
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
+    finite = torch.cat([are_finite(bank) for bank in banks])
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from ckrm_kernels.backends import Backend
 from ckrm_kernels.distributed import ALONE, Team
-from ckrm_kernels.distribution import histogram_of_omega, omega_of_banks, share_of_omega
-from ckrm_kernels.functional import scale_of
+from ckrm_kernels.distribution import histogram_of_omega, omega_of_banks, share_of_chosen, share_of_omega
+from ckrm_kernels.filters import parts_of
+from ckrm_kernels.functional import over_scale
 from ckrm_kernels.groups import groups_of_banks, kept_of_omega
-from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.sampling import drawn_by_chance
 from ckrm_kernels.sharing import shared_counts
 from ckrm_kernels.similarity import Similarity
@@ -22,7 +23,7 @@ from ckrm_kernels.similarity import Similarity
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
-_AT_ONCE = 64  # filters whose float64 copy stays in a cache
+_AT_ONCE = 1 << 22  # numbers of drawn filters, whose pairs are counted in one call
 
 
 class Level(NamedTuple):
@@ -91,11 +92,10 @@ def detailed_numbers(
     pairs = _Pairs(threshold, similarity, backend, team)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
-    drawn = drawn_by_chance(banks) if wanted.chance else []
-    chance = pairs.share_above(drawn) if drawn else None
+    chance = pairs.share_above(drawn_by_chance(banks)) if wanted.chance else None
     measured = pairs.level(banks, plain.measured.redundancy, omega, chance)
     live = pairs.of_live(banks, alive, omega, wanted.chance) if dead else measured
-    scale_free = pairs.of_scale_free(banks, drawn, repeating=dead > 1) if wanted.scale_free else None
+    scale_free = pairs.of_scale_free(banks, wanted.chance, repeating=dead > 1) if wanted.scale_free else None
     return LayerNumbers(plain.histogram, measured, dead, live, scale_free)
 
 
@@ -107,10 +107,14 @@ class _Pairs(NamedTuple):
     backend: Backend | None
     team: Team
 
-    def share_above(self, banks: Sequence[Tensor]) -> float:
-        """lambda^t over the pairs of all banks."""
+    def share_above(self, banks: Iterable[Tensor]) -> float:
+        """lambda^t over the pairs of all banks, of which no more are held at once than it takes for calls of a size."""
         edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
-        return _share_above(shared_counts(banks, edge, self.similarity, self.backend, self.team).sum(0).cpu(), 0)
+        counts = torch.zeros(3, dtype=torch.int64, device="cpu")
+        for some in _batches(banks):
+            counts += shared_counts(some, edge, self.similarity, self.backend, self.team).sum(0).cpu()
+            some.clear()  # before the next are made
+        return _share_above(counts, 0)
 
     def level(
         self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None, chance: float | None
@@ -129,28 +133,28 @@ class _Pairs(NamedTuple):
         self, banks: Sequence[Tensor], alive: Sequence[Tensor], omega: Sequence[Tensor] | None, with_chance: bool
     ) -> Level:
         """The level of the filters that are not dead. alive: of each bank, which these are"""
-        live = [bank[chosen] for bank, chosen in zip(banks, alive, strict=True)]
-        chance = self.share_above(drawn_by_chance(live)) if with_chance else None
+        chosen = [each.nonzero().flatten() for each in alive]
+        chance = self.share_above(drawn_by_chance(banks, chosen)) if with_chance else None
         if omega is None:
+            live = (bank.index_select(0, each) for bank, each in zip(banks, chosen, strict=True))
             return Level(self.share_above(live), chance)
-        both = [each[torch.triu_indices(len(each), len(each), 1, device=each.device)].all(0) for each in alive]
-        share = share_of_omega([psi[each] for psi, each in zip(omega, both, strict=True)], self.threshold)
-        return Level(share, chance)
+        return Level(share_of_chosen(omega, alive, self.threshold), chance)
 
-    def of_scale_free(self, banks: Sequence[Tensor], drawn: Sequence[Tensor], *, repeating: bool) -> Level:
+    def of_scale_free(self, banks: Sequence[Tensor], with_chance: bool, *, repeating: bool) -> Level:
         """The level of the banks over their root mean square.
 
-        drawn: of the banks as they are, by chance
         repeating: whether pairs are known to be above the threshold; else they are only counted first, for which no
             Psi need be exact
         """
-        together = torch.stack(list(banks)) if len(banks) > 1 else banks[0].contiguous().unsqueeze(0)
-        over_peak, peak, scale = scale_of(together.to(result_dtype(together.dtype)), max(together.numel(), 1))
-        unit = over_peak.div_(scale).unbind(0)
-        chance = self.share_above([(each.to(scale.dtype) / peak).div_(scale) for each in drawn]) if drawn else None
+        unit, peak, scale = over_scale(banks)
         omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
         redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
-        return self.level(unit, redundancy, omega, chance)
+        level = self.level(unit, redundancy, omega, None)
+        del unit  # before filters are drawn
+        if not with_chance:
+            return level
+        drawn = map(partial(_over, peak, scale), drawn_by_chance(banks))
+        return level._replace(chance=self.share_above(drawn))
 
 
 def _share_above(counts: Tensor, at: int) -> float:
@@ -160,11 +164,31 @@ def _share_above(counts: Tensor, at: int) -> float:
 
 def _alive(banks: list[Tensor]) -> list[Tensor]:
     """For each bank, which filters are not dead: (F2,) bool."""
-    norms = [torch.cat([_norms(some) for some in bank.flatten(1).split(_AT_ONCE)]) for bank in banks]
+    norms = [torch.cat([_norms(some) for some in parts_of(bank)]) for bank in banks]
     together = torch.cat(norms)
     limit = DEAD * together.square().sum().div(max(together.numel(), 1)).sqrt()
     return [norm > limit for norm in norms]
 
 
 def _norms(filters: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(filters.double(), dim=1)
+    return torch.linalg.vector_norm(filters.flatten(1).double(), dim=1)
+
+
+def _batches(banks: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The banks in lists of at least so many numbers, which alone hold them."""
+    batch: list[Tensor] = []
+    numbers = 0
+    for bank in banks:
+        batch.append(bank)
+        numbers += bank.numel()
+        del bank
+        if numbers >= _AT_ONCE:
+            yield batch
+            batch, numbers = [], 0
+    if batch:
+        yield batch
+
+
+def _over(peak: Tensor, scale: Tensor, filters: Tensor) -> Tensor:
+    """Filters over the two numbers of `over_scale`, in place where they are of their type."""
+    return filters.to(scale.dtype).div_(peak).div_(scale)

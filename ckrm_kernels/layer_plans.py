@@ -13,8 +13,8 @@ from torch import Tensor
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team, dealt_out
 from ckrm_kernels.distribution import MOST_HELD
-from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import unit_scale
+from ckrm_kernels.filters import are_finite, as_vectors, is_pointwise
+from ckrm_kernels.functional import over_scale
 from ckrm_kernels.layers import Layer, descriptions
 from ckrm_kernels.sharing import checksum, cost_of
 
@@ -63,7 +63,7 @@ class LayerPlan:
     def prepared(self, gathered: Banks) -> Banks:
         """The banks to measure, made of those that are stored."""
         banks = [[as_vectors(bank) for bank in same] for same in gathered] if self.as_one_slice else gathered
-        return [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks] if self.scale_free else banks
+        return [over_scale(same).banks for same in banks] if self.scale_free else banks
 
     @property
     def pairs(self) -> int:
@@ -136,7 +136,7 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
     of_plans = [plan.gathered() for plan in plans]
     for index, name in enumerate(names):
         for plan, gathered in zip(plans, of_plans, strict=True):
-            finite = [bank.flatten(1).isfinite().all(1) for bank in gathered[index]] if gathered else []
+            finite = [are_finite(bank) for bank in gathered[index]] if gathered else []
             bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
             if bad:
                 listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")

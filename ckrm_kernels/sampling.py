@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 _PERMUTATIONS, _SHORT = 64, 1024  # of two kinds, each of which is put after each; positions of a slice
+_PERMUTED_AT_ONCE = 1 << 17  # numbers, whose places stay in a cache
 _MOST_FILTERS = 4096  # of a layer that are drawn
 _SMALLEST_GROUP = 4  # filters: smaller groups would be many
 
@@ -160,7 +162,7 @@ def permuted_sets(
         yield [list(each.split(banks[0].shape[0])) if len(banks) > 1 else [each] for each in permuted]
 
 
-def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
+def drawn_by_chance(banks: Sequence[Tensor], chosen: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
     """Filters of a layer in groups whose pairs are a sample of the layer's, the positions in every slice permuted.
 
     Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many pairs:
@@ -169,26 +171,23 @@ def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
     From a generator of its own: the same in every call and on every device.
 
     banks: (F2, F1, *K) each, of one F1 and *K
-    out: (filters, F1, *K) each
+    chosen: of each bank the filters that there are, (n,) int64; None: all
+    out: (filters, F1, *K) each, drawn one after another: no more than one need be held
     """
-    sizes = [bank.shape[0] for bank in banks]
+    sizes = [len(each) for each in chosen or banks]
     pairs = sum(size * (size - 1) // 2 for size in sizes)
     rounds = min(-(-_CHANCE_PAIRS // max(pairs, 1)), _MOST_ROUNDS)
     share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
     generator = torch.Generator().manual_seed(0)
-    device, slices_shape = banks[0].device, banks[0].shape[1:]
-    permutations = _some_permutations(slices_shape, rounds * sum(sizes), generator).to(device)
-    drawn = []
-    for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
-        flat, count = bank.flatten(1), math.ceil(size * share)
+    device = banks[0].device
+    permutations = _Permutations.drawn(banks[0].shape[1:], rounds * sum(sizes), generator).to(device)
+    for place, size in list(enumerate(sizes)) * rounds:
+        count = math.ceil(size * share)
         order = torch.randperm(size, generator=generator, device="cpu")[:count].to(device)
-        which = torch.randint(len(permutations), (count, bank.shape[1]), generator=generator, device="cpu").to(device)
+        order = chosen[place][order] if chosen else order
         parts = max(min(round(pairs / _CHANCE_PAIRS), count // _SMALLEST_GROUP), 1)
-        for group, chosen in zip(order.tensor_split(parts), which.tensor_split(parts), strict=True):
-            slices = flat.index_select(0, group).view(-1, permutations.shape[1])
-            places = permutations.index_select(0, chosen.flatten())
-            drawn.append(slices.gather(1, places).view(-1, *slices_shape))
-    return drawn
+        for group in order.tensor_split(parts):
+            yield permutations.chosen_for(banks[place].index_select(0, group).contiguous(), generator)
 
 
 def pairs_drawn(pairs: int) -> int:
@@ -196,18 +195,37 @@ def pairs_drawn(pairs: int) -> int:
     return min(pairs * _MOST_ROUNDS, _CHANCE_PAIRS * 3 // 4)
 
 
-def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
-    """4,096 permutations of the positions of a slice for slices to choose from: (P, K) int64.
+class _Permutations(NamedTuple):
+    """4,096 permutations of the positions of a slice for slices to choose from: each of the first after each second.
 
     So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
     Where they would take much memory they are no more than the slices.
 
-    shape: (F1, *K) of so many filters
+    first, second: (kinds, K) int64 each
     """
-    positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
-    kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
-    first, second = torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2)
-    return first[:, second].reshape(-1, positions)  # each of the first after each of the second
+
+    first: Tensor
+    second: Tensor
+
+    @staticmethod
+    def drawn(shape: Sequence[int], filters: int, generator: torch.Generator) -> _Permutations:
+        """shape: (F1, *K) of so many filters"""
+        positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
+        kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
+        return _Permutations(*torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2))
+
+    def to(self, device: torch.device) -> _Permutations:
+        """The same on a device."""
+        return _Permutations(self.first.to(device), self.second.to(device))
+
+    def chosen_for(self, filters: Tensor, generator: torch.Generator) -> Tensor:
+        """Permutes every slice of contiguous filters (n, F1, *K) in place, each by a permutation of its own."""
+        kinds, positions = self.first.shape
+        for slices in filters.view(-1, positions).split(max(_PERMUTED_AT_ONCE // positions, 1)):
+            which = torch.randint(kinds * kinds, slices.shape[:1], generator=generator, device="cpu").to(filters.device)
+            first = self.first.index_select(0, which // kinds)
+            slices.copy_(slices.gather(1, first.gather(1, self.second.index_select(0, which % kinds))))
+        return filters
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ckrm_kernels.arrays import Array
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import Weight, is_pointwise
+from ckrm_kernels.filters import Weight, are_finite, is_pointwise
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layers import Layer, model_layers
@@ -240,7 +240,7 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
 
 
 def _check_finite(layer: Layer) -> None:
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
+    finite = torch.cat([are_finite(bank) for bank in layer.banks])
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
