@@ -143,8 +143,8 @@ def share_of_chosen(omega: Sequence[Tensor], chosen: Sequence[Tensor], threshold
     """lambda^t over the pairs of some filters. omega: packed Psi of each bank, none NaN; chosen: which, (F2,) bool"""
     above = pairs = 0
     for psi, own in zip(omega, chosen, strict=True):
-        start, filters = 0, len(own)
-        for first in range(0, filters, rows := max(_PART // max(filters, 1), 1)):
+        start, filters, rows = 0, len(own), max(_PART // max(len(own), 1), 1)
+        for first in range(0, filters, rows):
             i, j = torch.triu_indices(min(rows, filters - first), filters, first + 1, device=own.device)
             both = own[first + i] & own[j]
             above += int(((psi[start : start + len(both)] > threshold) & both).sum())

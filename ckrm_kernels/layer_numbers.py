@@ -23,7 +23,7 @@ from ckrm_kernels.similarity import Similarity
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
-_AT_ONCE = 1 << 22  # numbers of drawn filters, whose pairs are counted in one call
+_AT_ONCE = 1 << 20  # numbers of drawn filters, whose pairs are counted in one call
 
 
 class Level(NamedTuple):
@@ -95,6 +95,7 @@ def detailed_numbers(
     chance = pairs.share_above(drawn_by_chance(banks)) if wanted.chance else None
     measured = pairs.level(banks, plain.measured.redundancy, omega, chance)
     live = pairs.of_live(banks, alive, omega, wanted.chance) if dead else measured
+    del omega  # before there are others
     scale_free = pairs.of_scale_free(banks, wanted.chance, repeating=dead > 1) if wanted.scale_free else None
     return LayerNumbers(plain.histogram, measured, dead, live, scale_free)
 

@@ -424,6 +424,29 @@ def test_the_level_of_a_sample_is_that_of_all_pairs_to_its_error(scale):
     assert found == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 3072))
 
 
+def test_a_sample_does_not_depend_on_how_much_is_permuted_at_once(monkeypatch):
+    weight = torch.randn(2, 40, 3, 3, 3)
+    whole = list(drawn_by_chance(weight.unbind(0)))
+    monkeypatch.setattr(sampling, "_PERMUTED_AT_ONCE", 50)
+    assert all(map(torch.equal, drawn_by_chance(weight.unbind(0)), whole))
+
+
+def test_a_sample_of_chosen_filters_is_that_of_a_layer_of_them():
+    banks = torch.randn(2, 40, 3, 3, 3).transpose(1, 2).contiguous().transpose(1, 2).unbind(0)
+    chosen = [torch.tensor([0, 3, 4, 17, 39]), torch.arange(7, 31)]
+    found = list(drawn_by_chance(banks, chosen))
+    expected = list(drawn_by_chance([bank[which] for bank, which in zip(banks, chosen, strict=True)]))
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_sample_of_long_slices_keeps_their_numbers():
+    weight = torch.arange(30.0).view(3, 10).repeat(1, 500).view(3, 1, 5000)
+    drawn = torch.cat(list(drawn_by_chance([weight])))
+    assert torch.equal(drawn.sort(-1).values.unique(dim=0), weight.sort(-1).values.unique(dim=0))
+    assert not torch.equal(drawn[0], drawn[3])
+
+
 def test_a_sample_is_the_same_in_every_call_and_leaves_the_weight_and_the_global_generator():
     weight = torch.randn(20, 2, 3, 3)
     before, state = weight.clone(), torch.get_rng_state()

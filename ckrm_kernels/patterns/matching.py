@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ckrm_kernels.arrays import Array
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import Weight, are_finite, is_pointwise
+from ckrm_kernels.filters import Weight, are_finite, is_pointwise, parts_of
 from ckrm_kernels.functional import checked_weight
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layers import Layer, model_layers
@@ -235,8 +235,9 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
     kernels = torch.cat([_spread(bank, most) for bank in banks[::step]]).cpu().float()
     places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])[::step]])
     limit = max(abs(float(end)) for bank in banks for end in bank.aminmax()) or 1.0
-    counts = torch.stack([torch.histc(bank.float(), _BINS, -limit, limit).cpu() for bank in banks]).sum(0)
-    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(map(int, counts)))
+    parts = (some.float() for bank in banks for some in parts_of(bank))
+    counts = torch.stack([torch.histc(some, _BINS, -limit, limit).cpu() for some in parts]).sum(0, dtype=torch.int64)
+    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(counts.tolist()))
 
 
 def _check_finite(layer: Layer) -> None:
