@@ -151,7 +151,7 @@ class _Pairs(NamedTuple):
         omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
         redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
         level = self.level(unit, redundancy, omega, None)
-        del unit  # before filters are drawn
+        del unit, omega  # before filters are drawn
         if not with_chance:
             return level
         drawn = map(partial(_over, peak, scale), drawn_by_chance(banks))

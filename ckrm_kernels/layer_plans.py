@@ -60,10 +60,10 @@ class LayerPlan:
         """The banks of each model as they are stored; of a sharded layer every process must ask for them."""
         return [[bank.detach() for bank in each.gathered()] for each in self.of_models]
 
-    def prepared(self, gathered: Banks) -> Banks:
-        """The banks to measure, made of those that are stored."""
-        banks = [[as_vectors(bank) for bank in same] for same in gathered] if self.as_one_slice else gathered
-        return [over_scale(same).banks for same in banks] if self.scale_free else banks
+    def prepared(self, stored: list[Tensor]) -> list[Tensor]:
+        """The banks to measure of one model, made of those that are stored."""
+        banks = [as_vectors(bank) for bank in stored] if self.as_one_slice else stored
+        return over_scale(banks).banks if self.scale_free else banks
 
     @property
     def pairs(self) -> int:
@@ -147,7 +147,7 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
 def of_each(
     plans: Sequence[LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team
 ) -> Iterator[T | None]:
-    """What the function gives for the prepared banks of each plan; None for one without.
+    """What the function gives for the stored banks of each plan; None for one without.
 
     Of several processes each computes some layers whole, at most one at a time, and all have the results; layers of
     much of the work are computed by all together, one after another. Banks that go round are not gathered: there are
@@ -155,7 +155,7 @@ def of_each(
     """
     if team.size == 1:
         for plan in plans:
-            yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
+            yield compute(plan, plan.gathered(), team) if plan.of_models else None
         return
     limit = max(sum(plan.cost for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
@@ -165,7 +165,7 @@ def of_each(
     for place, plan in enumerate(plans):
         if place in together:
             team.check()
-            yield compute(plan, [] if plan.goes_round else plan.prepared(plan.gathered()), team)
+            yield compute(plan, [] if plan.goes_round else plan.gathered(), team)
         else:
             yield found.get(place)
 
@@ -184,7 +184,7 @@ def _dealt_out(plans: dict[int, LayerPlan], compute: Callable[[LayerPlan, Banks,
         taken = [None if at is None else plans[places[at]] for at in turn]
         banks, plan = _own_banks(taken, team), taken[team.rank]
         if plan is not None:
-            found[places[turn[team.rank]]] = compute(plan, plan.prepared(banks), ALONE)
+            found[places[turn[team.rank]]] = compute(plan, banks, ALONE)
     team.check()
     return {place: result for part in team.gathered(found) for place, result in part.items()}
 
