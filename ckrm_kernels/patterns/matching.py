@@ -139,11 +139,13 @@ class _Comparison(NamedTuple):
     def of_bank(self, bank: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
         """The same of a bank (F2, F1, *K), with zero (F2, F1); (F2, F1) each. A block of slices is held at a time."""
         filters = max(_BLOCK // max(bank.shape[1], 1), 1)
-        found = [
-            self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
-            for some, which in zip(bank.split(filters), zero.split(filters), strict=True)
-        ]
-        place, nearness = (torch.cat(each).view(bank.shape[:2]) for each in zip(*found, strict=True))
+        place = torch.empty(bank.shape[:2], dtype=torch.int64, device=bank.device)
+        nearness = torch.empty(bank.shape[:2], dtype=result_dtype(bank.dtype), device=bank.device)
+        blocks = zip(*(each.split(filters) for each in (bank, zero, place, nearness)), strict=True)
+        for some, which, own_place, own_nearness in blocks:
+            found = self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
+            own_place.copy_(found[0].view_as(own_place))
+            own_nearness.copy_(found[1].view_as(own_nearness))
         return place, nearness
 
 
@@ -198,10 +200,13 @@ def _row(layer: Layer, comparisons: dict[tuple[int, ...], _Comparison]) -> Layer
 
 def _zero_kernels(banks: Sequence[Tensor]) -> list[Tensor]:
     """Of each bank (F2, F1, *K) which slices are all but zero beside the whole layer: (F2, F1) bool."""
-    norms = [torch.cat([_norms(some) for some in bank.split(_BLOCK // max(bank.shape[1], 1) or 1)]) for bank in banks]
-    together = torch.stack(norms)
+    together = torch.empty((len(banks), *banks[0].shape[:2]), dtype=torch.float64, device=banks[0].device)
+    for bank, norms in zip(banks, together, strict=True):
+        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        for some, own in zip(bank.split(filters), norms.split(filters), strict=True):
+            own.copy_(_norms(some))
     limit = DEAD * together.square().mean().sqrt()
-    return [norm <= limit for norm in norms]
+    return list((together <= limit).unbind(0))
 
 
 def _norms(filters: Tensor) -> Tensor:
