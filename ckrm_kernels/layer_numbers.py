@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from ckrm_kernels.sampling import drawn_by_chance
 from ckrm_kernels.sharing import shared_counts
 from ckrm_kernels.similarity import Similarity
 
+Over = Callable[[Tensor], Tensor]
 DEAD = 1e-2
 """A filter is dead whose root mean square is at most this share of its layer's: then its slices' squares are below the
 default eps times the layer's mean square, so that eps decides its Psi, and it has 1e-4 of a usual filter's power."""
@@ -92,12 +93,15 @@ def detailed_numbers(
     pairs = _Pairs(threshold, similarity, backend, team)
     alive = _alive(banks)
     dead = sum(int((~each).sum()) for each in alive)
-    chance = pairs.share_above(drawn_by_chance(banks)) if wanted.chance else None
-    measured = pairs.level(banks, plain.measured.redundancy, omega, chance)
-    live = pairs.of_live(banks, alive, omega, wanted.chance) if dead else measured
+    measured = pairs.level(banks, plain.measured.redundancy, omega)
+    live = pairs.of_live(banks, alive, omega, wanted.chance) if dead else None
     del omega  # before there are others
-    scale_free = pairs.of_scale_free(banks, wanted.chance, repeating=dead > 1) if wanted.scale_free else None
-    return LayerNumbers(plain.histogram, measured, dead, live, scale_free)
+    scale_free, over = pairs.of_scale_free(banks, repeating=dead > 1) if wanted.scale_free else (None, None)
+    if wanted.chance:
+        chance, of_scale_free = pairs.by_chance(banks, over)
+        measured = measured._replace(chance=chance)
+        scale_free = scale_free._replace(chance=of_scale_free) if scale_free else None
+    return LayerNumbers(plain.histogram, measured, dead, live if dead else measured, scale_free)
 
 
 class _Pairs(NamedTuple):
@@ -117,18 +121,28 @@ class _Pairs(NamedTuple):
             some.clear()  # before the next are made
         return _share_above(counts, 0)
 
-    def level(
-        self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None, chance: float | None
-    ) -> Level:
+    def by_chance(self, banks: Sequence[Tensor], over: Over | None) -> tuple[float, float | None]:
+        """The chance level of the banks, and of them over their scale where that is given."""
+        edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
+        counts = torch.zeros(2, 3, dtype=torch.int64, device="cpu")
+        for some in _batches(drawn_by_chance(banks)):
+            counts[0] += shared_counts(some, edge, self.similarity, self.backend, self.team).sum(0).cpu()
+            if over is not None:
+                some[:] = map(over, some)
+                counts[1] += shared_counts(some, edge, self.similarity, self.backend, self.team).sum(0).cpu()
+            some.clear()  # before the next are made
+        return _share_above(counts[0], 0), None if over is None else _share_above(counts[1], 0)
+
+    def level(self, banks: Sequence[Tensor], redundancy: float, omega: Sequence[Tensor] | None) -> Level:
         """With the number of distinct filters. omega: of the banks, where it is held already"""
         if redundancy == 0:
-            return Level(redundancy, chance, sum(len(bank) for bank in banks))
+            return Level(redundancy, None, sum(len(bank) for bank in banks))
         held = omega or omega_of_banks(banks, self.similarity, self.backend)
         if held is None:
             distinct = groups_of_banks(banks, self.threshold, self.similarity, self.backend, self.team).kept.numel()
         else:
             distinct = sum(kept_of_omega(psi, len(bank), self.threshold) for psi, bank in zip(held, banks, strict=True))
-        return Level(redundancy, chance, distinct)
+        return Level(redundancy, None, distinct)
 
     def of_live(
         self, banks: Sequence[Tensor], alive: Sequence[Tensor], omega: Sequence[Tensor] | None, with_chance: bool
@@ -141,8 +155,8 @@ class _Pairs(NamedTuple):
             return Level(self.share_above(live), chance)
         return Level(share_of_chosen(omega, alive, self.threshold), chance)
 
-    def of_scale_free(self, banks: Sequence[Tensor], with_chance: bool, *, repeating: bool) -> Level:
-        """The level of the banks over their root mean square.
+    def of_scale_free(self, banks: Sequence[Tensor], *, repeating: bool) -> tuple[Level, Over]:
+        """The level of the banks over their root mean square, and what puts filters of theirs over it.
 
         repeating: whether pairs are known to be above the threshold; else they are only counted first, for which no
             Psi need be exact
@@ -150,12 +164,7 @@ class _Pairs(NamedTuple):
         unit, peak, scale = over_scale(banks)
         omega = omega_of_banks(unit, self.similarity, self.backend) if repeating else None
         redundancy = self.share_above(unit) if omega is None else share_of_omega(omega, self.threshold)
-        level = self.level(unit, redundancy, omega, None)
-        del unit, omega  # before filters are drawn
-        if not with_chance:
-            return level
-        drawn = map(partial(_over, peak, scale), drawn_by_chance(banks))
-        return level._replace(chance=self.share_above(drawn))
+        return self.level(unit, redundancy, omega), partial(_over, peak, scale)
 
 
 def _share_above(counts: Tensor, at: int) -> float:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -180,14 +179,14 @@ def drawn_by_chance(banks: Sequence[Tensor], chosen: Sequence[Tensor] | None = N
     share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
     generator = torch.Generator().manual_seed(0)
     device = banks[0].device
-    permutations = _Permutations.drawn(banks[0].shape[1:], rounds * sum(sizes), generator).to(device)
+    permute = _permuting(banks[0].shape[1:], rounds * sum(sizes), generator, device)
     for place, size in list(enumerate(sizes)) * rounds:
         count = math.ceil(size * share)
         order = torch.randperm(size, generator=generator, device="cpu")[:count].to(device)
         order = chosen[place][order] if chosen else order
         parts = max(min(round(pairs / _CHANCE_PAIRS), count // _SMALLEST_GROUP), 1)
         for group in order.tensor_split(parts):
-            yield permutations.chosen_for(banks[place].index_select(0, group).contiguous(), generator)
+            yield permute(banks[place].index_select(0, group).contiguous())
 
 
 def pairs_drawn(pairs: int) -> int:
@@ -195,37 +194,33 @@ def pairs_drawn(pairs: int) -> int:
     return min(pairs * _MOST_ROUNDS, _CHANCE_PAIRS * 3 // 4)
 
 
-class _Permutations(NamedTuple):
-    """4,096 permutations of the positions of a slice for slices to choose from: each of the first after each second.
+def _permuting(
+    shape: Sequence[int], filters: int, generator: torch.Generator, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What permutes every slice of contiguous filters (n, F1, *K) in place, each by one of 4,096 permutations.
 
-    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
-    Where they would take much memory they are no more than the slices.
+    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs. Of long slices there
+    are no more than slices, and none is held.
 
-    first, second: (kinds, K) int64 each
+    shape: (F1, *K) of so many filters
     """
+    positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
+    kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
+    first, second = torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2).to(device)
+    held = first[:, second].reshape(-1, positions) if positions <= _SHORT else None  # each after each of the second
 
-    first: Tensor
-    second: Tensor
+    def places(which: Tensor) -> Tensor:
+        if held is not None:
+            return held.index_select(0, which)
+        return first.index_select(0, which // kinds).gather(1, second.index_select(0, which % kinds))
 
-    @staticmethod
-    def drawn(shape: Sequence[int], filters: int, generator: torch.Generator) -> _Permutations:
-        """shape: (F1, *K) of so many filters"""
-        positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
-        kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
-        return _Permutations(*torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2))
-
-    def to(self, device: torch.device) -> _Permutations:
-        """The same on a device."""
-        return _Permutations(self.first.to(device), self.second.to(device))
-
-    def chosen_for(self, filters: Tensor, generator: torch.Generator) -> Tensor:
-        """Permutes every slice of contiguous filters (n, F1, *K) in place, each by a permutation of its own."""
-        kinds, positions = self.first.shape
-        for slices in filters.view(-1, positions).split(max(_PERMUTED_AT_ONCE // positions, 1)):
-            which = torch.randint(kinds * kinds, slices.shape[:1], generator=generator, device="cpu").to(filters.device)
-            first = self.first.index_select(0, which // kinds)
-            slices.copy_(slices.gather(1, first.gather(1, self.second.index_select(0, which % kinds))))
+    def permute(filters: Tensor) -> Tensor:
+        for part in filters.view(-1, positions).split(max(_PERMUTED_AT_ONCE // positions, 1)):
+            which = torch.randint(kinds * kinds, part.shape[:1], generator=generator, device="cpu").to(device)
+            part.copy_(part.gather(1, places(which)))
         return filters
+
+    return permute
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:
