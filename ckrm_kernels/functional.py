@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -251,18 +251,38 @@ def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()
-    _, peak, scale = scale_of(torch.where(finite, weight, 0), finite.sum().clamp(min=1))
-    return weight / peak / scale
+    known = torch.where(finite, weight, 0)
+    peak = known.abs().amax() if weight.numel() else weight.new_ones(())
+    peak = _or_one(peak).detach()  # over which the squares neither overflow nor vanish
+    mean_square = (known / peak).square().sum() / finite.sum().clamp(min=1)
+    return weight / peak / _or_one(mean_square).sqrt()
 
 
-def scale_of(weight: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
-    """A finite weight over its largest value, that value, and the root mean square of the former over `count` numbers.
+class OverScale(NamedTuple):
+    """Banks over their root mean square, which is the product of their largest value and `scale`."""
 
-    weight: float32 or float64
-    The two numbers are 1 where they would be 0.
-    """
-    peak = weight.abs().amax() if weight.numel() else weight.new_ones(())
-    peak = torch.where(peak > 0, peak, 1).detach()  # over which the squares neither overflow nor vanish
-    over_peak = weight / peak
-    mean_square = over_peak.square().sum() / count
-    return over_peak, peak, torch.where(mean_square > 0, mean_square, 1).sqrt()
+    banks: list[Tensor]
+    peak: Tensor
+    scale: Tensor
+
+
+def over_scale(banks: Sequence[Tensor]) -> OverScale:
+    """`unit_scale` of finite banks of one shape together, bit for bit, in the memory of its result; no autograd."""
+    dtype = ops.result_dtype(banks[0].dtype)
+    together = torch.empty((len(banks), *banks[0].shape), dtype=dtype, device=banks[0].device)
+    own = together.unbind(0)
+    for each, bank in zip(own, banks, strict=True):
+        each.copy_(bank)
+    peak = torch.stack(together.aminmax()).abs().amax() if together.numel() else together.new_ones(())
+    peak = _or_one(peak)
+    mean_square = together.div_(peak).square_().sum() / max(together.numel(), 1)
+    scale = _or_one(mean_square).sqrt()
+    for each, bank in zip(own, banks, strict=True):
+        each.copy_(bank)
+    together.div_(peak).div_(scale)
+    return OverScale(list(own), peak, scale)
+
+
+def _or_one(value: Tensor) -> Tensor:
+    """A scalar of numbers that are not negative; 1 where it is 0."""
+    return torch.where(value > 0, value, 1)

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
-from ckrm_kernels.filters import Weight
+from ckrm_kernels.filters import Weight, are_finite
 from ckrm_kernels.functional import all_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
@@ -94,7 +94,7 @@ def groups_of_banks(
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
     if not all(map(all_finite, banks)):
-        finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
+        finite = torch.cat([are_finite(bank) for bank in banks])
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]

@@ -13,8 +13,8 @@ from torch import Tensor
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team, dealt_out
 from ckrm_kernels.distribution import MOST_HELD
-from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import unit_scale
+from ckrm_kernels.filters import are_finite, as_vectors, is_pointwise
+from ckrm_kernels.functional import over_scale
 from ckrm_kernels.layers import Layer, descriptions
 from ckrm_kernels.sharing import checksum, cost_of
 
@@ -67,10 +67,10 @@ class LayerPlan:
         """
         return [[bank.detach() for bank in each.gathered(rank, team)] for each in self.of_models]
 
-    def prepared(self, gathered: Banks) -> Banks:
-        """The banks to measure, made of those that are stored."""
-        banks = [[as_vectors(bank) for bank in same] for same in gathered] if self.as_one_slice else gathered
-        return [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks] if self.scale_free else banks
+    def prepared(self, stored: list[Tensor]) -> list[Tensor]:
+        """The banks to measure of one model, made of those that are stored."""
+        banks = [as_vectors(bank) for bank in stored] if self.as_one_slice else stored
+        return over_scale(banks).banks if self.scale_free else banks
 
     @property
     def pairs(self) -> int:
@@ -170,7 +170,7 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
     of_plans = [plan.gathered() for plan in plans]
     for index, name in enumerate(names):
         for plan, gathered in zip(plans, of_plans, strict=True):
-            finite = [bank.flatten(1).isfinite().all(1) for bank in gathered[index]] if gathered else []
+            finite = [are_finite(bank) for bank in gathered[index]] if gathered else []
             bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
             if bad:
                 listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
@@ -186,7 +186,7 @@ def of_each(
     *,
     whole: bool = False,
 ) -> Iterator[T | None]:
-    """What the function gives for the prepared banks of each plan; None for one without.
+    """What the function gives for the stored banks of each plan; None for one without.
 
     costs: of each plan
     whole: whether each is computed by one process, however much it costs
@@ -197,7 +197,7 @@ def of_each(
     """
     if team.size == 1:
         for plan in plans:
-            yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
+            yield compute(plan, plan.gathered(), team) if plan.of_models else None
         return
     limit = max(sum(plan.cost_of_pairs for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
@@ -208,7 +208,7 @@ def of_each(
     for place, plan in enumerate(plans):
         if place in together:
             team.check()
-            yield compute(plan, [] if plan.goes_round else plan.prepared(plan.gathered()), team)
+            yield compute(plan, [] if plan.goes_round else plan.gathered(), team)
         else:
             yield of_plans.get(place)
 
@@ -227,7 +227,7 @@ def _dealt_out(
         taken = [None if at is None else plans[at] for at in turn]
         banks, plan = _own_banks(taken, team), taken[team.rank]
         if plan is not None:
-            found[turn[team.rank]] = compute(plan, plan.prepared(banks), ALONE)
+            found[turn[team.rank]] = compute(plan, banks, ALONE)
     team.check()
     of_all = {place: result for part in team.gathered(found) for place, result in part.items()}
     return [of_all[place] for place in range(len(plans))]

@@ -144,17 +144,18 @@ def measure_layers(
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     scale_free = similarity.depends_on_scale and scale_free_beside
 
-    def numbers_of(plan: LayerPlan, banks: Banks, team: Team) -> list[LayerNumbers]:
+    def numbers_of(plan: LayerPlan, stored: Banks, team: Team) -> list[LayerNumbers]:
         if plan.goes_round:
             return [plain_numbers(each, at) for each in _counted_in_ring(plan, edges, similarity, backend, team)]
+        how = similarity, backend, team
         if details:
             wanted = Wanted(plan.has_chance, scale_free)
-            return [detailed_numbers(each, edges, at, wanted, similarity, backend, team) for each in banks]
-        return [plain_numbers(shared_counts(each, edges, similarity, backend, team).sum(0).cpu(), at) for each in banks]
+            return [detailed_numbers(plan.prepared(each), edges, at, wanted, *how) for each in stored]
+        return [plain_numbers(shared_counts(plan.prepared(each), edges, *how).sum(0).cpu(), at) for each in stored]
 
-    def found_of(plan: LayerPlan, banks: Banks, team: Team) -> _Found:
-        look = _patterns_of(plan, banks, backend) if patterns and not plan.goes_round else None
-        return numbers_of(plan, banks, team), look
+    def found_of(plan: LayerPlan, stored: Banks, team: Team) -> _Found:
+        look = _patterns_of(plan, stored, backend) if patterns and not plan.goes_round else None
+        return numbers_of(plan, stored, team), look
 
     found: Iterator[_Found | None]
     if details or patterns or team.size > 1:
@@ -240,7 +241,7 @@ def _count_in_one_call(
     plans: Sequence[LayerPlan], edges: Tensor, similarity: Similarity, backend: Backend | None
 ) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
-    of_plans = [plan.prepared(plan.gathered()) for plan in plans]
+    of_plans = [[plan.prepared(same) for same in plan.gathered()] for plan in plans]
     banks = [bank for of_models in of_plans for same in of_models for bank in same]
     counts = counts_of_banks(banks, edges, similarity, backend).cpu()
     of_layers = iter(counts.split([len(same) for of_models in of_plans for same in of_models]))
@@ -286,12 +287,14 @@ def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRe
     )
 
 
-def _patterns_of(plan: LayerPlan, of_models: Banks, backend: Backend | None) -> KernelPatterns | None:
+def _patterns_of(plan: LayerPlan, stored: Banks, backend: Backend | None) -> KernelPatterns | None:
     """What the layer's spatial kernels look like, the mean over the models; None where they are single numbers."""
     if is_pointwise(plan.layer.banks[0]):
         return None
-    layers = [replace(plan.layer, banks=tuple(banks), note="", sharded=None) for banks in of_models]
-    found = [astuple(each.as_columns()) for each in match_layers(layers, backend=backend).measured]
+    found = []
+    for banks in map(plan.prepared, stored):
+        layer = replace(plan.layer, banks=tuple(banks), note="", sharded=None)
+        found += [astuple(each.as_columns()) for each in match_layers([layer], backend=backend).measured]
     return KernelPatterns(*map(statistics.fmean, zip(*found, strict=True))) if found else None
 
 

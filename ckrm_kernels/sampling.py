@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from numbers import Real
@@ -37,6 +37,7 @@ _CHUNK = 1 << 20
 _MOST_PERMUTED = 1 << 22  # numbers that are held at once, if more than one round is
 _CHANCE_PAIRS, _MOST_ROUNDS = 4096, 16
 _PERMUTATIONS, _SHORT = 64, 1024  # of two kinds, each of which is put after each; positions of a slice
+_PERMUTED_AT_ONCE = 1 << 17  # numbers, whose places stay in a cache
 _MOST_FILTERS = 4096  # of a layer that are drawn
 _SMALLEST_GROUP = 4  # filters: smaller groups would be many
 
@@ -212,7 +213,7 @@ def permuted_sets(
         yield [list(each.split(banks[0].shape[0])) if len(banks) > 1 else [each] for each in permuted]
 
 
-def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
+def drawn_by_chance(banks: Sequence[Tensor], chosen: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
     """Filters of a layer in groups whose pairs are a sample of the layer's, the positions in every slice permuted.
 
     Each bank is cut at random into groups of one size, give or take one, so that its filters are in equally many pairs:
@@ -221,26 +222,23 @@ def drawn_by_chance(banks: Sequence[Tensor]) -> list[Tensor]:
     From a generator of its own: the same in every call and on every device.
 
     banks: (F2, F1, *K) each, of one F1 and *K
-    out: (filters, F1, *K) each
+    chosen: of each bank the filters that there are, (n,) int64; None: all
+    out: (filters, F1, *K) each, drawn one after another: no more than one need be held
     """
-    sizes = [bank.shape[0] for bank in banks]
+    sizes = [len(each) for each in chosen or banks]
     pairs = sum(size * (size - 1) // 2 for size in sizes)
     rounds = min(-(-_CHANCE_PAIRS // max(pairs, 1)), _MOST_ROUNDS)
     share = min(_MOST_FILTERS / max(sum(sizes), 1), 1)
     generator = torch.Generator().manual_seed(0)
-    device, slices_shape = banks[0].device, banks[0].shape[1:]
-    permutations = _some_permutations(slices_shape, rounds * sum(sizes), generator).to(device)
-    drawn = []
-    for bank, size in list(zip(banks, sizes, strict=True)) * rounds:
-        flat, count = bank.flatten(1), math.ceil(size * share)
+    device = banks[0].device
+    permute = _permuting(banks[0].shape[1:], rounds * sum(sizes), generator, device)
+    for place, size in list(enumerate(sizes)) * rounds:
+        count = math.ceil(size * share)
         order = torch.randperm(size, generator=generator, device="cpu")[:count].to(device)
-        which = torch.randint(len(permutations), (count, bank.shape[1]), generator=generator, device="cpu").to(device)
+        order = chosen[place][order] if chosen else order
         parts = max(min(round(pairs / _CHANCE_PAIRS), count // _SMALLEST_GROUP), 1)
-        for group, chosen in zip(order.tensor_split(parts), which.tensor_split(parts), strict=True):
-            slices = flat.index_select(0, group).view(-1, permutations.shape[1])
-            places = permutations.index_select(0, chosen.flatten())
-            drawn.append(slices.gather(1, places).view(-1, *slices_shape))
-    return drawn
+        for group in order.tensor_split(parts):
+            yield permute(banks[place].index_select(0, group).contiguous())
 
 
 def pairs_drawn(pairs: int) -> int:
@@ -248,18 +246,33 @@ def pairs_drawn(pairs: int) -> int:
     return min(pairs * _MOST_ROUNDS, _CHANCE_PAIRS * 3 // 4)
 
 
-def _some_permutations(shape: Sequence[int], filters: int, generator: torch.Generator) -> Tensor:
-    """4,096 permutations of the positions of a slice for slices to choose from: (P, K) int64.
+def _permuting(
+    shape: Sequence[int], filters: int, generator: torch.Generator, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What permutes every slice of contiguous filters (n, F1, *K) in place, each by one of 4,096 permutations.
 
-    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs.
-    Where they would take much memory they are no more than the slices.
+    So one in 4,096 pairs of slices keeps its shape: less than any error of a share of 4,096 pairs. Of long slices there
+    are no more than slices, and none is held.
 
     shape: (F1, *K) of so many filters
     """
     positions, slices = math.prod(shape[1:]), max(filters * shape[0], 1)
     kinds = _PERMUTATIONS if positions <= _SHORT else min(math.isqrt(slices - 1) + 1, _PERMUTATIONS)
-    first, second = torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2)
-    return first[:, second].reshape(-1, positions)  # each of the first after each of the second
+    first, second = torch.rand(2, kinds, positions, generator=generator, device="cpu").argsort(2).to(device)
+    held = first[:, second].reshape(-1, positions) if positions <= _SHORT else None  # each after each of the second
+
+    def places(which: Tensor) -> Tensor:
+        if held is not None:
+            return held.index_select(0, which)
+        return first.index_select(0, which // kinds).gather(1, second.index_select(0, which % kinds))
+
+    def permute(filters: Tensor) -> Tensor:
+        for part in filters.view(-1, positions).split(max(_PERMUTED_AT_ONCE // positions, 1)):
+            which = torch.randint(kinds * kinds, part.shape[:1], generator=generator, device="cpu").to(device)
+            part.copy_(part.gather(1, places(which)))
+        return filters
+
+    return permute
 
 
 def packed_to_pairs(packed: Tensor, filters: int) -> Tensor:

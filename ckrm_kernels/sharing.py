@@ -137,7 +137,7 @@ def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
 def is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
     """Whether any block of it is computed in the arithmetic of the whole, which the largest numbers decide."""
     is_usual = similarity.eps == 0 or similarity.eps >= _ORDINARY_EPS
-    return is_usual and bank.numel() > 0 and bool(bank.abs().amax() <= _ORDINARY)
+    return is_usual and bank.numel() > 0 and max(map(abs, torch.stack(bank.aminmax()).tolist())) <= _ORDINARY
 
 
 def _cost(bank: Tensor, pairs: float) -> float:

@@ -14,7 +14,7 @@ from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import Weight, is_pointwise
+from ckrm_kernels.filters import Weight, are_finite, is_pointwise, parts_of
 from ckrm_kernels.functional import all_finite, checked_weight
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plans_of
@@ -172,11 +172,13 @@ class _Comparison(NamedTuple):
     def of_bank(self, bank: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
         """The same of a bank (F2, F1, *K), with zero (F2, F1); (F2, F1) each. A block of slices is held at a time."""
         filters = max(_BLOCK // max(bank.shape[1], 1), 1)
-        found = [
-            self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
-            for some, which in zip(bank.split(filters), zero.split(filters), strict=True)
-        ]
-        place, nearness = (torch.cat(each).view(bank.shape[:2]) for each in zip(*found, strict=True))
+        place = torch.empty(bank.shape[:2], dtype=torch.int64, device=bank.device)
+        nearness = torch.empty(bank.shape[:2], dtype=result_dtype(bank.dtype), device=bank.device)
+        blocks = zip(*(each.split(filters) for each in (bank, zero, place, nearness)), strict=True)
+        for some, which, own_place, own_nearness in blocks:
+            found = self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
+            own_place.copy_(found[0].view_as(own_place))
+            own_nearness.copy_(found[1].view_as(own_nearness))
         return place, nearness
 
 
@@ -231,10 +233,13 @@ def _row(layer: Layer, comparisons: dict[tuple[int, ...], _Comparison]) -> Layer
 
 def _zero_kernels(banks: Sequence[Tensor]) -> list[Tensor]:
     """Of each bank (F2, F1, *K) which slices are all but zero beside the whole layer: (F2, F1) bool."""
-    norms = [torch.cat([_norms(some) for some in bank.split(_BLOCK // max(bank.shape[1], 1) or 1)]) for bank in banks]
-    together = torch.stack(norms)
+    together = torch.empty((len(banks), *banks[0].shape[:2]), dtype=torch.float64, device=banks[0].device)
+    for bank, norms in zip(banks, together, strict=True):
+        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        for some, own in zip(bank.split(filters), norms.split(filters), strict=True):
+            own.copy_(_norms(some))
     limit = DEAD * together.square().mean().sqrt()
-    return [norm <= limit for norm in norms]
+    return list((together <= limit).unbind(0))
 
 
 def _norms(filters: Tensor) -> Tensor:
@@ -268,13 +273,14 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
     kernels = torch.cat([_spread(bank, most) for bank in banks[::step]]).cpu().float()
     places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])[::step]])
     limit = max(abs(float(end)) for bank in banks for end in bank.aminmax()) or 1.0
-    counts = torch.stack([torch.histc(bank.float(), _BINS, -limit, limit).cpu() for bank in banks]).sum(0)
-    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(map(int, counts)))
+    parts = (some.float() for bank in banks for some in parts_of(bank))
+    counts = torch.stack([torch.histc(some, _BINS, -limit, limit).cpu() for some in parts]).sum(0, dtype=torch.int64)
+    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(counts.tolist()))
 
 
 def _check_finite(layer: Layer) -> None:
     if not all(map(all_finite, layer.banks)):
-        finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
+        finite = torch.cat([are_finite(bank) for bank in layer.banks])
         bad = (~finite).nonzero().flatten().tolist()
         where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
         raise ValueError(f"{where} has NaN or Inf in filters {bad[:8]}: no kernel was compared")

@@ -65,7 +65,7 @@ class Apart:
         levels = []
         for layer in self.layers:
             banks = layer.banks(self.similarity.scale_free)
-            omega = omega_of_banks(drawn_by_chance(banks), self.similarity, self.backend)
+            omega = omega_of_banks(list(drawn_by_chance(banks)), self.similarity, self.backend)
             assert omega is not None  # of a sample
             levels.append(torch.cat(omega).quantile(1 - CHANCE_SHARE))
         self.levels = levels
