@@ -57,6 +57,7 @@ BY_DEFINITION = ops.Operators(
     reference.cross_psi,
     reference.psi_of_pairs,
     _counts_by_definition,
+    lambda a, b, edges, similarity: ops.counts_of_psi(reference.cross_psi(a, b, similarity), edges),
     _soft_redundancy_by_definition,
     _soft_redundancy_with_gradients_by_definition,
 )

@@ -23,7 +23,6 @@ _SMALLEST_BLOCK = 64
 _PARTS = 8  # of the work of a process, at least: as even as that is the sharing
 _MOMENTS = 11  # positions that the rest of a term costs as much as, by the rates of docs/speed.md
 _ORDINARY, _ORDINARY_EPS = 1e3, 1e-9  # within which every arithmetic holds every block
-_FEW_EDGES = 4
 
 
 class Block(NamedTuple):
@@ -116,22 +115,7 @@ def counts_of_rectangle(
     rows: (Na, F1, *K), columns: (Nb, F1, *K)
     """
     limits = edges.to(rows.device, result_dtype(rows.dtype))
-    # not a name for the Psi: still held while the next block's are made, they would break the heap into pieces
-    return counts_of_psi(implementation(backend, rows, columns).cross_psi(rows, columns, similarity), limits)
-
-
-def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
-    """How many Psi lie in each interval, as `counts_of_banks`: (E + 2,) int64.
-
-    psi: of any shape; edges: (E,) ascending, of its dtype
-    """
-    known = psi if bool(psi.sum().isfinite()) else psi[~psi.isnan()]  # no Psi is infinite
-    if edges.numel() > _FEW_EDGES:
-        inside = torch.bincount(torch.bucketize(known.flatten(), edges), minlength=edges.numel() + 1)
-    else:
-        above = [known.numel(), *(int((known > edge).sum()) for edge in edges), 0]
-        inside = torch.tensor(above, device=psi.device).diff().neg()
-    return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
+    return implementation(backend, rows, columns).cross_psi_counts(rows, columns, limits, similarity)
 
 
 def is_ordinary(bank: Tensor, similarity: Similarity) -> bool:

@@ -33,7 +33,8 @@ from ckrm_kernels.distributed import ALONE, PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
 from ckrm_kernels.layer_plans import plans_of
 from ckrm_kernels.layers import model_layers
-from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
+from ckrm_kernels.ops import counts_of_psi
+from ckrm_kernels.sharing import blocks_of, dealt_out, shared_counts
 from ckrm_kernels.similarity import Similarity
 
 EDGES = torch.linspace(0, 1, 21, dtype=torch.float64)[1:-1]
