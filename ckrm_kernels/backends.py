@@ -48,7 +48,8 @@ def _soft_redundancy_with_gradients_by_definition(
     with torch.enable_grad():
         leaves = [bank.to(ops.result_dtype(bank.dtype)).detach().requires_grad_() for bank in banks]
         values = _soft_redundancy_by_definition(leaves, thresholds, temperature, similarity)
-    gradients = torch.autograd.grad(values.sum(), leaves, materialize_grads=True) if leaves else ()
+    ones = torch.ones_like(values)
+    gradients = torch.autograd.grad(values, leaves, ones, materialize_grads=True) if leaves else ()
     return values.detach(), list(gradients)
 
 

@@ -269,7 +269,10 @@ class OverScale(NamedTuple):
 def over_scale(banks: Sequence[Tensor]) -> OverScale:
     """`unit_scale` of finite banks of one shape together, bit for bit, in the memory of its result; no autograd."""
     dtype = ops.result_dtype(banks[0].dtype)
-    together = torch.empty((len(banks), *banks[0].shape), dtype=dtype, device=banks[0].device)
+    if len(banks) == 1:  # in its order, which is that of the sum
+        together = torch.empty_like(banks[0], dtype=dtype).unsqueeze(0)
+    else:
+        together = torch.empty((len(banks), *banks[0].shape), dtype=dtype, device=banks[0].device)
     own = together.unbind(0)
     for each, bank in zip(own, banks, strict=True):
         each.copy_(bank)

@@ -304,6 +304,15 @@ def penalties(rank: int, world: distributed.ProcessGroup) -> None:
     if rank == 0:
         with torch.no_grad():
             assert torch.equal(losses[0](), losses[1]())  # without the others
+    models = [network().requires_grad_() for _ in range(2)]
+    for model, group in zip(models, (None, world), strict=True):
+        RedundancyLoss(model, 0.3, layers="0", backend="reference", group=group)().backward()
+    torch.testing.assert_close(*(model[0].weight.grad for model in models))
+    weight = models[1][0].weight
+    penalty = RedundancyLoss(models[1], 0.3, layers="0", group=world)()
+    (gradient,) = torch.autograd.grad(penalty, weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="with a group has no double backward"):
+        (weight.square().sum() + gradient.square().sum()).backward()
 
 
 def penalties_of_wrapped_models(rank: int, world: distributed.ProcessGroup) -> None:
@@ -335,6 +344,11 @@ def refused_penalties(rank: int, world: distributed.ProcessGroup) -> None:
         ValueError,
         "rank 0 has a layer '0' where rank 1 has a layer '0' that is frozen",
         RedundancyLoss(frozen_at(network(), 0 if rank == 1 else 6), group=world),
+    )
+    refused(
+        ValueError,
+        "rank 0 has a layer '0' where rank 1 has a layer '0' that is frozen",
+        RedundancyLoss(network().requires_grad_(rank == 0), group=world),
     )
 
 

@@ -45,7 +45,8 @@ class Apart:
         self.threshold, self.temperature = threshold, temperature
         self.pairs_per_step = pairs_per_step
         self.similarity, self.backend = similarity, backend
-        self.team, self._is_alike = team, False  # whether its processes have been found to have the same layers
+        self.team = team
+        self._has_same_layers = self._has_same_weights = False  # whether its processes have been found to
         self.generator = torch.Generator().manual_seed(seed)
         self.levels: list[Tensor] | None = None  # by chance, of each layer
 
@@ -87,6 +88,8 @@ class Apart:
     def value(self) -> Tensor:
         """The penalty, of the weights as they are."""
         active = [index for index, layer in enumerate(self.layers) if not layer.is_frozen]
+        if self.team.size > 1 and torch.is_grad_enabled():
+            self._check_layers()
         if not active:
             bank = self.layers[0].banks(False)[0]
             return bank.new_zeros((), dtype=result_dtype(bank.dtype))
@@ -109,19 +112,27 @@ class Apart:
         return self._shared(banks, threshold)
 
     @torch._disable_dynamo  # torch.compiler.disable, which imports torch._dynamo at once
-    def _shared(self, banks: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list[Tensor]:
-        if not self._is_alike:
+    def _check_layers(self) -> None:
+        """Once, before anything is left out or gathered, that the processes have the same layers frozen."""
+        if not self._has_same_layers:
             with self.team.together():
-                self.team.check_agreement(lambda: self._facts(banks))
-            self._is_alike = True
+                self.team.check_agreement(self._facts)
+            self._has_same_layers = True
+
+    @torch._disable_dynamo
+    def _shared(self, banks: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list[Tensor]:
+        if not self._has_same_weights:
+            with self.team.together():
+                self.team.check_agreement(lambda: facts_of(banks, self.similarity, self.backend))
+            self._has_same_weights = True
         return shared_soft_redundancy(banks, threshold, self.temperature, self.similarity, self.backend, self.team)
 
-    def _facts(self, banks: Sequence[Tensor]) -> list[str]:
-        """What the processes must have in common."""
+    def _facts(self) -> list[str]:
+        """What the processes must have in common beside the weights."""
         layers = [f"a layer {layer.name!r}{' that is frozen' if layer.is_frozen else ''}" for layer in self.layers]
         threshold = "chance" if self.threshold is None else self.threshold
         arguments = {"temperature": self.temperature, "threshold": threshold, "pairs_per_step": self.pairs_per_step}
-        return [*layers, *facts_of(banks, self.similarity, self.backend, **arguments)]
+        return [*layers, *(f"{name} {value}" for name, value in arguments.items())]
 
     def _level(self, index: int, bank: Tensor) -> Tensor:
         """The chance threshold of a layer."""

@@ -64,7 +64,8 @@ class RedundancyLoss(nn.Module):
     share: of toward="together", that of each coupling's filters that are pulled onto one that stays
     group: of toward="apart", a process group whose members share the work: each computes whole layers with their
         gradients, and has those of the others, so that the penalty and its gradient are bit for bit those of one
-        process. All must call; where gradients are disabled, and for layers of which pairs are drawn, each works alone
+        process (of backend="reference" the gradient but for rounding). All must call, with the same layers frozen;
+        where gradients are disabled, and for layers of which pairs are drawn, each works alone. No double backward
     refresh: calls with gradients after which thresholds by chance, or pairs, are taken anew; >= 1
     seed: of the generator that draws pairs
     options: of toward="apart", see `SimilarityOptions`; scale_free=True is what pushes shapes apart, since a penalty at

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ckrm_kernels.backends import Backend
 from ckrm_kernels.distributed import Team, dealt_out
@@ -56,12 +55,24 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Sequence[Tensor], gradients: Sequence[Tensor], *banks: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*gradients)
-        ctx.dtypes = [bank.dtype for bank in banks]
+        ctx.save_for_backward(*banks, *gradients)
         return tuple(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        of_banks = zip(grads, ctx.saved_tensors, ctx.dtypes, strict=True)
-        return None, None, *(soft_gradient(grad, gradient, dtype) for grad, gradient, dtype in of_banks)
+        banks, gradients = ctx.saved_tensors[: len(grads)], ctx.saved_tensors[len(grads) :]
+        return None, None, *map(_Multiplied.apply, grads, gradients, banks)
+
+
+class _Multiplied(torch.autograd.Function):
+    """The gradient of a bank, on which it depends: with a derivative of its own that is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, gradient: Tensor, bank: Tensor) -> Tensor:
+        return soft_gradient(grad, gradient, bank.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError(
+            "RedundancyLoss with a group has no double backward; leave the group out and pass backend='reference'"
+        )

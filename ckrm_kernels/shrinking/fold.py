@@ -248,7 +248,8 @@ def _computes_a_product(module: Any, columns: Tensor, output: Tensor, positions:
 def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], passes: ForwardPasses, ridge: float) -> Refit:
     seen = _Observation(pair, len(outputs))
     for batch, wanted in enumerate(outputs):
-        seen.add(passes.calls(batch, pair.layer), wanted)
+        with closing(passes.calls(batch, pair.layer)) as calls:
+            seen.add(calls, wanted)
     if not (seen.fitting.count and seen.held_out.count):
         return Refit(None, None, "too few calibration inputs reach it")
     if not seen.linear:

@@ -49,8 +49,16 @@ class Cost(NamedTuple):
     memory: int
 
 
-def cost(original: nn.Module, small: nn.Module, graph: Graph, removed: Removed, inputs: Inputs, times: float) -> Cost:
-    """What `fold.refit` takes with so many times the inputs; by passes of copies of both networks on them.
+def cost(
+    original: nn.Module,
+    small: nn.Module,
+    graph: Graph,
+    removed: Removed,
+    inputs: Inputs,
+    times: float,
+    batches: int,
+) -> Cost:
+    """What `fold.refit` takes with so many times the inputs, in batches; by passes of copies of both networks on them.
 
     small: `surgery.without(original, graph, removed)`
     """
@@ -65,7 +73,8 @@ def cost(original: nn.Module, small: nn.Module, graph: Graph, removed: Removed, 
         for _ in range(2):  # the first is to warm up
             held, through = _passed(again, layers, inputs)
         products = _seconds_of_a_product(inputs.device)
-    activations = min(round(held * times), forward_passes.AT_ONCE)
+    may_wait = min(forward_passes.MOST_WAITING / batches, 1)
+    activations = min(round(held * times * may_wait), forward_passes.AT_ONCE)
     anew = sum(1 if layer.calls > 1 else 1 - activations / max(held * times, 1) for layer in layers)
     images = round(times * inputs.batch)
     work = sum(size.multiply_adds(layer.positions * images) for size, layer in zip(sizes, layers, strict=True))

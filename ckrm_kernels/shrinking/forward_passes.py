@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from functools import partial
 from threading import Semaphore, Thread
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,9 @@ from ckrm_kernels.shrinking.inputs import tensors_in
 
 AT_ONCE = 2**31
 """Bytes of activations that all passes that wait may hold; those beyond begin anew for each layer."""
+
+MOST_WAITING = 32
+"""Passes that may wait: each has a thread, and what that computes with has one for each core."""
 
 
 class Batches(Protocol):
@@ -54,8 +58,11 @@ class ForwardPasses:
         self._waiting: dict[int, ForwardPass] = {}
         self._idle: list[nn.Module] = []
 
-    def calls(self, batch: int, layer: Layer) -> Iterator[Seen]:
-        """The calls of a layer's module on a batch, each valid until the next; layers in order."""
+    def calls(self, batch: int, layer: Layer) -> Generator[Seen, None, None]:
+        """The calls of a layer's module on a batch, each valid until the next; layers in order.
+
+        Closed before its end, it ends the pass.
+        """
         running = self._waiting.pop(batch, None) or self._begun(batch)
         try:
             for _ in range(layer.calls):
@@ -64,7 +71,8 @@ class ForwardPasses:
                     return
                 yield seen
                 del seen  # which else is held
-            if layer.calls == 1 and self.held + running.held <= AT_ONCE:
+            has_room = len(self._waiting) < MOST_WAITING and self.held + running.held <= AT_ONCE
+            if layer.calls == 1 and has_room:
                 self._waiting[batch] = running
         finally:
             if batch not in self._waiting:
@@ -110,7 +118,7 @@ class ForwardPass:
         self._seen: Seen | None = None
         self._error: BaseException | None = None
         self._handles = [handle for name in names for handle in self._hooked(name)]
-        self._thread = Thread(target=self._run, args=(_Settings(), args, kwargs), daemon=True)
+        self._thread = Thread(target=copy_context().run, args=(self._run, _Settings(), args, kwargs), daemon=True)
         self._thread.start()
 
     def next_call(self, name: str) -> Seen | None:
@@ -164,6 +172,8 @@ class ForwardPass:
 
     def _hooked(self, name: str) -> Iterator[Any]:
         def before(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if self._ended:
+                raise _Ended  # again, where the model's own code caught it
             if name == self._wanted and not self._inside:
                 self._inside = True
                 try:
@@ -194,7 +204,8 @@ class _Settings:
             self._contexts.append(partial(torch.device, device))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
-                self._contexts.append(partial(torch.autocast, kind, torch.get_autocast_dtype(kind)))
+                dtype = torch.get_autocast_dtype(kind)  # a cast that is kept would outlive the weight's change
+                self._contexts.append(partial(torch.autocast, kind, dtype, cache_enabled=False))
         if torch.cuda.is_initialized():
             self._contexts.append(partial(torch.cuda.stream, torch.cuda.current_stream()))
 

@@ -378,7 +378,7 @@ def _notes(
     elif data is None:
         found.append("without calibration, nothing makes up for the filters that leave")
     else:
-        takes = cost(model, small, graph, removed, inputs, data.images / inputs.batch)
+        takes = cost(model, small, graph, removed, inputs, data.images / inputs.batch, len(data))
         readers, place = len(consumers(graph, removed)), "the GPU" if inputs.device.type == "cuda" else "one core"
         found.append(
             f"calibrated on {data.images} inputs; the fold of {counted(readers, 'layer')} takes about "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -243,6 +244,17 @@ def test_neither_network_is_left_in_another_state() -> None:
     for parameter in (*model.parameters(), *small.parameters()):
         assert parameter.requires_grad
         assert parameter.grad is None
+
+
+def test_a_fold_that_fails_leaves_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = consumer_of("1-d")
+    graph, removed, before = graph_of(model), {"0": (0,)}, threading.active_count()
+    small = without(model, graph, removed)
+    monkeypatch.setattr(fold.unfolding, "columns", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as held:  # whose traceback holds what was there
+        fold.refit(small, model, graph, removed, batches(*shape, dtype=torch.float32))
+    assert threading.active_count() == before
+    del held
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -26,9 +26,15 @@ def networks() -> tuple[nn.Module, nn.Module, tuple]:
 
 def test_memory_is_of_sums_of_what_the_original_gives_and_of_passes_that_wait(monkeypatch) -> None:
     model, small, given = networks()
-    assert cost(model, small, *given, INPUTS, 10).memory == SUMS + OUTPUTS + 10 * HELD
+    assert cost(model, small, *given, INPUTS, 10, 4).memory == SUMS + OUTPUTS + 10 * HELD
     monkeypatch.setattr(forward_passes, "AT_ONCE", 3 * HELD)
-    assert cost(model, small, *given, INPUTS, 10).memory == SUMS + OUTPUTS + 3 * HELD
+    assert cost(model, small, *given, INPUTS, 10, 4).memory == SUMS + OUTPUTS + 3 * HELD
+
+
+def test_no_more_passes_are_held_than_wait(monkeypatch) -> None:
+    model, small, given = networks()
+    monkeypatch.setattr(forward_passes, "MOST_WAITING", 2)
+    assert cost(model, small, *given, INPUTS, 10, 5).memory == SUMS + OUTPUTS + 4 * HELD
 
 
 @pytest.mark.parametrize(("waiting", "small_passes"), [(4, 1), (2, 1.25), (0, 1.5)])
@@ -39,7 +45,7 @@ def test_time_is_of_passes_and_products(waiting: float, small_passes: float, mon
     monkeypatch.setattr(fold_cost, "_seconds_of_a_product", lambda device: 1e-6)
     rows, columns, targets = 8, 36, 5  # four times two inputs of one position
     products = rows * columns * (5 / 8 * columns + targets) + 5 * (columns**3 / 6 + 3 * columns**2 * targets)
-    found = cost(model, small, *given, INPUTS, 4)
+    found = cost(model, small, *given, INPUTS, 4, 4)
     assert found.seconds == pytest.approx(4 * (1 + small_passes) + 1e-6 * products)
 
 
@@ -52,4 +58,4 @@ def test_products_are_of_as_many_rows_as_suffice() -> None:
 
 def test_nothing_takes_nothing() -> None:
     model, _, (graph, _) = networks()
-    assert cost(model, model, graph, {}, INPUTS, 4) == Cost(0.0, 0)
+    assert cost(model, model, graph, {}, INPUTS, 4, 4) == Cost(0.0, 0)

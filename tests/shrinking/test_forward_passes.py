@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, closing
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -91,6 +92,26 @@ def test_a_pass_that_waits_goes_on_from_there(at_once: int, begun: int, monkeypa
     assert len(passed) == begun
 
 
+def test_no_more_passes_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_passes, "MOST_WAITING", 2)
+    network, before = Noting(), threading.active_count()
+    with closing(ForwardPasses(network, [layer_of(network, "first")], inputs(5))) as passes:
+        for batch in range(5):
+            assert len(list(passes.calls(batch, layer_of(network, "first")))) == 1
+        assert threading.active_count() == before + 2
+
+
+def test_a_pass_under_autocast_takes_the_new_weights() -> None:
+    network, x = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), inputs(1)[0][0][0]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        with closing(ForwardPasses(network, [layer_of(network, name) for name in "01"], inputs(1))) as passes:
+            list(passes.calls(0, layer_of(network, "0")))
+            network[0].weight.mul_(1.5)
+            (seen,) = passes.calls(0, layer_of(network, "1"))
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            torch.testing.assert_close(seen.input, network[0](x), atol=0, rtol=0)
+
+
 def test_what_a_pass_holds_is_what_it_still_needs() -> None:
     network = nn.Sequential(nn.Linear(3, 100), nn.ReLU(), nn.Linear(100, 5), nn.Flatten(), nn.Linear(5, 2))
     passing = ForwardPass(network, ["2", "4"], (torch.randn(4, 3),), {})
@@ -154,8 +175,29 @@ def test_what_fails_at_a_call_leaves_no_pass() -> None:
     assert threading.active_count() == before
 
 
+class CatchingAll(Noting):
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            try:
+                self.first(x)
+            except:  # noqa: E722
+                continue
+        return x
+
+
+def test_a_pass_ends_in_a_model_that_catches_whatever_is_raised() -> None:
+    passing = ForwardPass(CatchingAll(), ["first"], inputs(1)[0][0], {})
+    passing.next_call("first")
+    passing.end()
+    assert not passing._thread.is_alive()
+
+
+NOTED = ContextVar("noted", default="")
+
+
 class Noticing(nn.Identity):
     def forward(self, input: Tensor) -> Tensor:
+        self.context = NOTED.get()
         self.noticed = torch.empty(1).device.type, torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()
         return input
 
@@ -169,10 +211,12 @@ def test_a_pass_runs_with_the_settings_of_the_thread_that_asks() -> None:
         with ExitStack() as stack:
             for context in contexts:
                 stack.enter_context(context)
+            NOTED.set(expected[0])
             passing = ForwardPass(network, ["1"], inputs(1)[0][0], {})
         passing.next_call("1")
         passing.end()
         assert network[0].noticed == expected
+        assert network[0].context == expected[0]
 
 
 class Timing(nn.Identity):
