@@ -75,6 +75,6 @@ def plan_by_error(
 def check_reachable(
     model: nn.Module, images: Tensor, parameters: float, *, multiple: int = 1, minimum: int = 1
 ) -> None:
-    """Raises ValueError where `widths_by_error` would; model: of random weights, which a budget does not depend on."""
+    """Raises ValueError for a budget that is out of reach whatever the weights. model: of random ones"""
     examples = example_inputs(model, images[:2])
     plan_shrink(model, examples, choose="random", parameters=parameters, round_to=multiple, minimum=minimum)
