@@ -25,7 +25,7 @@ from report import RESULTS, write
 from torch import nn
 
 import ckrm_kernels
-from ckrm_kernels import backends, ops
+from ckrm_kernels import backends
 from ckrm_kernels.similarity import Similarity
 
 ROUNDS = 20
@@ -198,10 +198,11 @@ def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
         yield row(f"forward + backward {shape}", 0, in_turns(gradient_calls(weight, gpu_backends)))
     banks = [one.weight(index).cuda() for index, one in enumerate(RESNET50)]
     edges = torch.linspace(0, 1, 101, device="cuda")[1:-1]
-    counts = lambda: ops.triton.psi_counts(banks, edges, PSI)  # noqa: E731
-    calls = {"triton": counts, "triton, alone": Later(lambda: alone(counts))}
-    yield row("counts of ResNet50's 17 layers", sum(one.slice_pairs for one in RESNET50), in_turns(calls))
-    yield row("soft shares and gradients of ResNet50's 17 layers", 0, in_turns(soft_calls(banks, gpu_backends)))
+    thresholds = torch.full((len(banks),), 0.6, device="cuda")
+    counts = of_many_banks("psi_counts", gpu_backends, banks, edges)
+    yield row("counts of ResNet50's 17 layers", sum(one.slice_pairs for one in RESNET50), in_turns(counts))
+    soft = of_many_banks("soft_redundancy", gpu_backends, banks, thresholds, 0.05, True)
+    yield row("soft shares and gradients of ResNet50's 17 layers", 0, in_turns(soft))
     model = nn.ModuleList(nn.Conv2d(one.slices, one.filters, one.side) for one in RESNET50).cuda()
     measures = {
         "measure": lambda: ckrm_kernels.measure(model),
@@ -212,12 +213,12 @@ def all_rows(gpu_backends: list[str]) -> Iterator[list[dict[str, Any]]]:
         yield row("training ResNet50, batch 64", 0, in_turns(training_step()))
 
 
-def soft_calls(banks: list[torch.Tensor], gpu_backends: list[str]) -> dict[str, Any]:
-    thresholds = torch.full((len(banks),), 0.6, device="cuda")
+def of_many_banks(name: str, gpu_backends: list[str], *arguments: Any) -> dict[str, Any]:
+    """An operator that takes a list of banks, called and replayed, by each backend."""
     calls: dict[str, Any] = {}
     for backend in gpu_backends:
-        operator = getattr(torch.ops, f"ckrm_{backend}").soft_redundancy
-        call = functools.partial(operator, banks, thresholds, 0.05, True, *PSI.arguments)
+        operator = getattr(getattr(torch.ops, f"ckrm_{backend}"), name)
+        call = functools.partial(operator, *arguments, *PSI.arguments)
         calls[backend], calls[f"{backend}, alone"] = call, Later(functools.partial(alone, call))
     return calls
 

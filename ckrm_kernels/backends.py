@@ -41,12 +41,26 @@ def _soft_redundancy_by_definition(
     return torch.cat([thresholds[:0], *values])
 
 
+def _soft_redundancy_with_gradients_by_definition(
+    banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Similarity
+) -> tuple[Tensor, list[Tensor]]:
+    """The same, and the gradient of each."""
+    with torch.enable_grad():
+        leaves = [bank.to(ops.result_dtype(bank.dtype)).detach().requires_grad_() for bank in banks]
+        values = _soft_redundancy_by_definition(leaves, thresholds, temperature, similarity)
+    ones = torch.ones_like(values)
+    gradients = torch.autograd.grad(values, leaves, ones, materialize_grads=True) if leaves else ()
+    return values.detach(), list(gradients)
+
+
 BY_DEFINITION = ops.Operators(
     reference.pairwise_psi,
     reference.cross_psi,
     reference.psi_of_pairs,
     _counts_by_definition,
+    lambda a, b, edges, similarity: ops.counts_of_psi(reference.cross_psi(a, b, similarity), edges),
     _soft_redundancy_by_definition,
+    _soft_redundancy_with_gradients_by_definition,
 )
 
 

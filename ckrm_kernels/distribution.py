@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 MOST_HELD = 1 << 23  # pairs, 32 MiB of float32: of up to 4,096 filters
+_PART = 1 << 20  # pairs
 
 
 def redundancy(
@@ -42,6 +43,8 @@ def redundancy(
     options: see `SimilarityOptions`
     out: float64, of the threshold's shape; 0 where there is no pair, NaN where a pair is NaN
     Counts without storing Omega: the memory used does not grow with F2 squared. Not differentiable.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above, RuntimeError for a backend that
+    can't run on the weight's device; with several processes, what `measure` does.
     """
     team = team_for(group, weight)
     with team.together():
@@ -70,6 +73,7 @@ def psi_histogram(
         have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: (bins,) int64; NaN pairs are in no bin
+    Raises what `redundancy` does.
     """
     team = team_for(group, weight)
     with team.together():
@@ -129,19 +133,47 @@ def omega_of_banks(banks: Sequence[Tensor], similarity: Similarity, backend: Bac
 
 def share_of_omega(omega: Sequence[Tensor], threshold: float) -> float:
     """lambda^t over the packed Psi of all banks; 0 where there is no pair, NaN where one is NaN."""
-    psi = torch.cat(list(omega))
-    return math.nan if bool(psi.isnan().any()) else int((psi > threshold).sum()) / max(psi.numel(), 1)
+    above = pairs = 0
+    for psi in _parts(omega):
+        if bool(psi.isnan().any()):
+            return math.nan
+        above += int((psi > threshold).sum())
+        pairs += psi.numel()
+    return above / max(pairs, 1)
+
+
+def share_of_chosen(omega: Sequence[Tensor], chosen: Sequence[Tensor], threshold: float) -> float:
+    """lambda^t over the pairs of some filters. omega: packed Psi of each bank, none NaN; chosen: which, (F2,) bool"""
+    above = pairs = 0
+    for psi, own in zip(omega, chosen, strict=True):
+        start, filters, rows = 0, len(own), max(_PART // max(len(own), 1), 1)
+        for first in range(0, filters, rows):
+            i, j = torch.triu_indices(min(rows, filters - first), filters, first + 1, device=own.device)
+            both = own[first + i] & own[j]
+            above += int(((psi[start : start + len(both)] > threshold) & both).sum())
+            pairs += int(both.sum())
+            start += len(both)
+    return above / max(pairs, 1)
 
 
 def histogram_of_omega(omega: Sequence[Tensor], bins: int, similarity: Similarity) -> Tensor:
     """`psi_histogram` of the packed Psi of all banks, none of them NaN: (bins,) int64, on the CPU."""
-    psi, lowest = torch.cat(list(omega)), similarity.lowest
-    edges = inner_edges(bins, similarity).to(psi.device, psi.dtype)
+    lowest = similarity.lowest
+    edges = inner_edges(bins, similarity).to(omega[0].device, omega[0].dtype)
     first, last = edges.new_full((1,), -torch.inf), edges.new_full((1,), torch.inf)
-    place = ((psi - lowest) * (bins / (1 - lowest))).int().clamp_(0, bins - 1)  # wrong by one where it rounds
-    place -= (psi <= torch.cat((first, edges)).index_select(0, place)).int()
-    place += (psi > torch.cat((edges, last)).index_select(0, place)).int()
-    return torch.bincount(place, minlength=bins).cpu()
+    lower, upper = torch.cat((first, edges)), torch.cat((edges, last))
+    counts = torch.zeros(bins, dtype=torch.int64, device=edges.device)
+    for psi in _parts(omega):
+        place = ((psi - lowest) * (bins / (1 - lowest))).int().clamp_(0, bins - 1)  # wrong by one where it rounds
+        place -= (psi <= lower.index_select(0, place)).int()
+        place += (psi > upper.index_select(0, place)).int()
+        counts += torch.bincount(place, minlength=bins)
+    return counts.cpu()
+
+
+def _parts(omega: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The packed Psi of all banks in parts, of which what is made takes little memory."""
+    return (torch.cat(list(omega)) if len(omega) > 1 else omega[0]).split(_PART)
 
 
 def valued_banks(weight: Weight, scale_free: bool) -> list[Tensor]:

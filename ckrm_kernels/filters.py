@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -9,6 +12,7 @@ from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.sharded import gathered
 from ckrm_kernels.used_weights import used_weight
 
+_PART = 1 << 18  # numbers, whose float64 copy stays in a cache
 Weight = Tensor | nn.Module | Array
 """What functions on weights take: a tensor, a module, or an array of another library, which is not copied."""
 
@@ -50,6 +54,16 @@ def grouped_banks(weight: Tensor, groups: int, *, transposed: bool = False) -> l
     if by_group.shape[1] == 1:
         return [by_group.squeeze(1)]
     return list(by_group.unbind(0))
+
+
+def parts_of(bank: Tensor) -> Sequence[Tensor]:
+    """The filters of a bank (F2, F1, *K) in parts of about 2^18 numbers, a filter at least: views."""
+    return bank.split(max(_PART // max(bank.shape[1:].numel(), 1), 1))
+
+
+def are_finite(bank: Tensor) -> Tensor:
+    """Which filters of a bank (F2, F1, *K) hold neither NaN nor Inf: (F2,) bool."""
+    return torch.cat([some.flatten(1).isfinite().all(1) for some in parts_of(bank)])
 
 
 def is_pointwise(bank: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ def pairwise_psi(
         compares within its groups and adds a leading dimension of their number (a depthwise one, whose groups hold
         one filter each, compares all its filters)
     Equivalent to `reference.pairwise_psi`. NaN or Inf in a filter makes exactly its pairs NaN.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above, RuntimeError for a backend that
+    can't run on the weight's device, NotImplementedError for a derivative that only backend="reference" has (in forward
+    mode, or by torch.func). So do all functions on weights.
     """
     if layout not in ("packed", "square"):
         raise ValueError(f'layout must be "packed" or "square", got {layout!r}')
@@ -58,6 +61,7 @@ def cross_psi(
     a: (Na, F1, *K), b: (Nb, F1, *K), of one dtype and device
     options: see `SimilarityOptions`; scale_free takes each by its own root mean square
     out: (Na, Nb), float32 (float64 for float64), differentiable in both
+    Raises what `pairwise_psi` does, and ValueError or TypeError where a and b differ in their slices, dtype or device.
     """
     similarity, backend = resolve(options, "cross_psi")
     a, b = (checked_weight(gathered(as_tensor(each, name)), name) for each, name in ((a, "a"), (b, "b")))
@@ -85,6 +89,9 @@ def psi_of_pairs(
     pairs: (P, 2) int64, different filter indices in [0, F2), in any order
     options: see `SimilarityOptions`
     out: (P,), float32 (float64 for a float64 weight), differentiable in the weight
+    Raises what `pairwise_psi` does, ValueError for a grouped module and for pairs that are not as above, IndexError for
+    one of a filter that there is not. On a GPU that captures a graph, and under torch.compile, such a pair has a Psi of
+    NaN.
     """
     similarity, backend = resolve(options, "psi_of_pairs")
     bank = only_bank(weight, similarity.scale_free)
@@ -130,16 +137,40 @@ def soft_redundancy_of_banks(
     out: scalars, float32 (float64 for a float64 bank), each on its bank's device
     """
     values: dict[int, Tensor] = {}
+    for indices, group, thresholds in _soft_calls(banks, threshold):
+        found = implementation(backend, *group).soft_redundancy(group, thresholds, temperature, similarity)
+        values.update(zip(indices, found.unbind(0), strict=True))
+    return [values[index] for index in range(len(banks))]
+
+
+@torch.no_grad()
+def soft_redundancy_of_banks_with_gradients(
+    banks: Sequence[Tensor],
+    threshold: float | Sequence[Tensor],
+    temperature: float,
+    similarity: Similarity,
+    backend: Backend | None,
+) -> list[tuple[Tensor, Tensor]]:
+    """What `soft_redundancy_of_banks` gives for each bank, and its gradient, of one dtype: `ops.soft_gradient`."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for indices, group, thresholds in _soft_calls([bank.detach() for bank in banks], threshold):
+        operators = implementation(backend, *group)
+        values, gradients = operators.soft_redundancy_with_gradients(group, thresholds, temperature, similarity)
+        found.update(zip(indices, zip(values.unbind(0), gradients, strict=True), strict=True))
+    return [found[index] for index in range(len(banks))]
+
+
+def _soft_calls(
+    banks: Sequence[Tensor], threshold: float | Sequence[Tensor]
+) -> Iterator[tuple[list[int], list[Tensor], Tensor]]:
+    """The banks that one call takes: their indices, they and their thresholds."""
     for indices in _indices_by_call(banks):
         group = [banks[index] for index in indices]
         dtype = ops.result_dtype(group[0].dtype)
         if isinstance(threshold, float):
-            thresholds = group[0].new_full((len(group),), threshold, dtype=dtype)
+            yield indices, group, group[0].new_full((len(group),), threshold, dtype=dtype)
         else:
-            thresholds = torch.stack([threshold[index].to(dtype) for index in indices])
-        found = implementation(backend, *group).soft_redundancy(group, thresholds, temperature, similarity)
-        values.update(zip(indices, found.unbind(0), strict=True))
-    return [values[index] for index in range(len(banks))]
+            yield indices, group, torch.stack([threshold[index].to(dtype) for index in indices])
 
 
 def _indices_by_call(banks: Sequence[Tensor]) -> list[list[int]]:
@@ -211,22 +242,50 @@ def _checked_pairs(pairs: Tensor | Array, weight: Tensor) -> Tensor:
     return pairs
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether none of the values is NaN or Inf."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # no sum of NaN or Inf is finite
+
+
 def unit_scale(weight: Tensor) -> Tensor:
     """The weight over the root mean square of its finite values; float32 for half types."""
     weight = weight.to(ops.result_dtype(weight.dtype))
     finite = weight.isfinite()
-    _, peak, scale = scale_of(torch.where(finite, weight, 0), finite.sum().clamp(min=1))
-    return weight / peak / scale
+    known = torch.where(finite, weight, 0)
+    peak = known.abs().amax() if weight.numel() else weight.new_ones(())
+    peak = _or_one(peak).detach()  # over which the squares neither overflow nor vanish
+    mean_square = (known / peak).square().sum() / finite.sum().clamp(min=1)
+    return weight / peak / _or_one(mean_square).sqrt()
 
 
-def scale_of(weight: Tensor, count: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
-    """A finite weight over its largest value, that value, and the root mean square of the former over `count` numbers.
+class OverScale(NamedTuple):
+    """Banks over their root mean square, which is the product of their largest value and `scale`."""
 
-    weight: float32 or float64
-    The two numbers are 1 where they would be 0.
-    """
-    peak = weight.abs().amax() if weight.numel() else weight.new_ones(())
-    peak = torch.where(peak > 0, peak, 1).detach()  # over which the squares neither overflow nor vanish
-    over_peak = weight / peak
-    mean_square = over_peak.square().sum() / count
-    return over_peak, peak, torch.where(mean_square > 0, mean_square, 1).sqrt()
+    banks: list[Tensor]
+    peak: Tensor
+    scale: Tensor
+
+
+def over_scale(banks: Sequence[Tensor]) -> OverScale:
+    """`unit_scale` of finite banks of one shape together, bit for bit, in the memory of its result; no autograd."""
+    dtype = ops.result_dtype(banks[0].dtype)
+    if len(banks) == 1:  # in its order, which is that of the sum
+        together = torch.empty_like(banks[0], dtype=dtype).unsqueeze(0)
+    else:
+        together = torch.empty((len(banks), *banks[0].shape), dtype=dtype, device=banks[0].device)
+    own = together.unbind(0)
+    for each, bank in zip(own, banks, strict=True):
+        each.copy_(bank)
+    peak = torch.stack(together.aminmax()).abs().amax() if together.numel() else together.new_ones(())
+    peak = _or_one(peak)
+    mean_square = together.div_(peak).square_().sum() / max(together.numel(), 1)
+    scale = _or_one(mean_square).sqrt()
+    for each, bank in zip(own, banks, strict=True):
+        each.copy_(bank)
+    together.div_(peak).div_(scale)
+    return OverScale(list(own), peak, scale)
+
+
+def _or_one(value: Tensor) -> Tensor:
+    """A scalar of numbers that are not negative; 1 where it is 0."""
+    return torch.where(value > 0, value, 1)

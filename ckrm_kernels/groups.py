@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing_extensions import Unpack
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
-from ckrm_kernels.filters import Weight
+from ckrm_kernels.filters import Weight, are_finite
+from ckrm_kernels.functional import all_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _BLOCK = 64  # filters that are compared with all others at once
 _CUT_FOR = 4  # processes: the same blocks for any number of them, as a block's largest numbers decide its arithmetic
 _ROWS_SENT = 1024  # of bits
-_ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
 Bits = npt.NDArray[np.uint8]
 
@@ -71,8 +71,9 @@ def redundant_groups(
         have the same result; None: this process alone, or those that a weight is sharded over (DTensor)
     options: see `SimilarityOptions`
     out: `RedundantGroups`, on the weight's device, in the module's order of output channels
-    Raises ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the precision. Uses F2 squared
-    bits of the CPU's memory, and no more that grows so.
+    Uses F2 squared bits of the CPU's memory, and no more that grows so.
+    Raises what `redundancy` does, and ValueError where a filter holds NaN or Inf, or the Psi of a pair overflows the
+    precision.
     """
     team = team_for(group, weight)
     with team.together():
@@ -92,8 +93,8 @@ def groups_of_banks(
     team: Team = ALONE,
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in banks])
-    if not bool(finite.all()):
+    if not all(map(all_finite, banks)):
+        finite = torch.cat([are_finite(bank) for bank in banks])
         bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
@@ -141,10 +142,12 @@ def _representatives(
     kept, dropped = chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
     representative = torch.zeros(filters, dtype=torch.int64, device=bank.device)
     for part in dropped.split(_BLOCK)[team.rank :: team.size] if dropped.numel() else ():
-        psi = compute(bank[part.to(bank.device)], bank[kept.to(bank.device)], similarity)
-        repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)[:, kept.numpy()]).to(bank.device)
-        closest = torch.where(repeated, psi, -torch.inf).argmax(1)
-        representative[part.to(bank.device)] = kept.to(bank.device)[closest]
+        repeated = torch.from_numpy(_unpacked(similar[part.numpy()], filters)) & chosen
+        by_any = repeated.any(0).nonzero().flatten()
+        own, others = part.to(bank.device), by_any.to(bank.device)
+        psi = compute(bank[own], bank[others], similarity)
+        closest = torch.where(repeated[:, by_any].to(bank.device), psi, -torch.inf).argmax(1)
+        representative[own] = others[closest]
     team.check()
     representative = team.sum(representative)
     representative[kept.to(bank.device)] = kept.to(bank.device)
@@ -159,14 +162,23 @@ def _similar(bank: Tensor, threshold: float, similarity: Similarity, backend: Ba
     for _, rows, columns in own_blocks([bank], blocks_of([bank], _CUT_FOR), team):
         above, has_nan = _above(bank[rows], bank[columns], rows == columns, threshold, similarity, backend)
         overflowed |= has_nan
-        similar[rows, _bytes(columns)] = np.packbits(above, axis=1)
-        similar[columns, _bytes(rows)] = np.packbits(above.T, axis=1)
+        similar[rows, _bytes(columns)] = _packed(above)
+        if rows != columns:
+            similar[columns, _bytes(rows)] = _packed(above.T)
     team.check()
-    for part in torch.from_numpy(similar).split(_ROWS_SENT):
-        part.copy_(team.sum(part))  # a bit is set by one process, so that the sum is their union
+    _unite(similar, team)
     if int(team.sum(torch.tensor(int(overflowed), device="cpu"))):
         raise ValueError("weight overflows its precision; scale_free=True takes its scale out")
     return similar
+
+
+def _unite(similar: Bits, team: Team) -> None:
+    """Gives each process the bits that any has set; each is set by one of them, so that the sum is their union."""
+    if team.size == 1:
+        return
+    rows = np.flatnonzero(team.sum(torch.from_numpy(similar.any(1).astype(np.int32))).numpy())
+    for some in _in_blocks(rows, _ROWS_SENT):
+        similar[some] = team.sum(torch.from_numpy(similar[some])).numpy()
 
 
 def _above(
@@ -176,14 +188,19 @@ def _above(
     threshold: float,
     similarity: Similarity,
     backend: Backend | None,
-) -> tuple[npt.NDArray[np.bool_], bool]:
+) -> tuple[Tensor, bool]:
     """Which pairs of some filters with others exceed the threshold, (Na, Nb), and whether the Psi of one is NaN."""
     psi = implementation(backend, rows).cross_psi(rows, columns, similarity)
-    above, is_nan = psi > threshold, psi.isnan()
+    above = psi > threshold
     if not are_same:
-        return above.cpu().numpy(), bool(is_nan.any())
+        return above, not all_finite(psi)
     upper = above.triu(1)
-    return (upper | upper.T).cpu().numpy(), bool(is_nan.triu(1).any())
+    return upper | upper.T, not all_finite(psi.triu(1))
+
+
+def _packed(above: Tensor) -> Bits:
+    """Rows of booleans as rows of bits."""
+    return np.packbits(above.contiguous().cpu().numpy(), axis=1)
 
 
 def _bytes(filters: slice) -> slice:
@@ -196,22 +213,36 @@ def _unpacked(similar: Bits, filters: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(similar, axis=1, count=filters).view(np.bool_)
 
 
+def _in_blocks(rows: npt.NDArray[np.int64], size: int = _BLOCK) -> Iterator[npt.NDArray[np.int64]]:
+    """The rows, so many at a time."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _numbers_set(similar: Bits, filters: int) -> npt.NDArray[np.uint8]:
+    """In how many of some rows of bits, at most 255, each filter's is set."""
+    return np.unpackbits(similar, axis=1, count=filters).sum(0, dtype=np.uint8)
+
+
 def _greedy(similar: Bits, filters: int) -> list[int]:
     """The filters kept, given which pairs exceed the threshold."""
     undecided = np.ones(filters, dtype=np.bool_)
-    blocks = [similar[start : start + _BLOCK] for start in range(0, max(filters, 1), _BLOCK)]
-    repeats = np.concatenate([_ONES[block].sum(1, dtype=np.int64) for block in blocks])  # among the undecided
+    repeats = np.zeros(filters, dtype=np.int32)  # among the undecided
+    for some in _in_blocks(np.flatnonzero(similar.any(1))):
+        repeats += _numbers_set(similar[some], filters)
     kept: list[int] = []
     while undecided.any():
         best = int(repeats.argmax())
-        if repeats[best] == 0:
+        if repeats[best] <= 1:  # each that is left repeats one other at most, and of two the first is kept
+            for some in _in_blocks(np.flatnonzero(repeats == 1)):
+                others = (_unpacked(similar[some], filters) & undecided).argmax(1)
+                undecided[some[others < some]] = False
             return kept + undecided.nonzero()[0].tolist()
         decided = _unpacked(similar[best : best + 1], filters)[0] & undecided
         decided[best] = True
         undecided &= ~decided
         places = decided.nonzero()[0]
-        for start in range(0, len(places), _BLOCK):
-            repeats -= _unpacked(similar[places[start : start + _BLOCK]], filters).sum(0)
-        repeats[~undecided] = -1
+        for some in _in_blocks(places):
+            repeats -= _numbers_set(similar[some], filters)
+        repeats[places] = -1  # and below it from now on
         kept.append(best)
     return kept

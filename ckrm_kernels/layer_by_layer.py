@@ -9,12 +9,10 @@ from typing import Any
 from ckrm_kernels.checkpoints import Checkpoint
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team, team
-from ckrm_kernels.filters import is_pointwise
-from ckrm_kernels.layer_plans import SHARED_COST
+from ckrm_kernels.layer_plans import SHARED_COST, plans_of
 from ckrm_kernels.layers import Layer
 from ckrm_kernels.measurement import check_layers, measure_layers
 from ckrm_kernels.report import LayerRedundancy, RedundancyReport
-from ckrm_kernels.sharing import cost_of
 from ckrm_kernels.similarity import Similarity
 
 _READING = 10.0  # of a number, as the time of one position of a term
@@ -38,7 +36,9 @@ def measure_checkpoints(
     """
     sources = [source for each in checkpoints for source in each.sources]
     places = _places(checkpoints)
-    costs = [_cost(same, checkpoints, pointwise) for same in places]
+    outlines = [tuple(each.outlines[at] for each, at in zip(checkpoints, same, strict=True)) for same in places]
+    plans = plans_of(outlines, pointwise, similarity.scale_free, ALONE)
+    costs = [plan.cost(True, patterns) + _READING * plan.numbers for plan in plans]
 
     def read(piece: int) -> list[list[Layer]]:
         first = checkpoints[0].outlines[places[piece][0]]
@@ -56,10 +56,10 @@ def measure_checkpoints(
 
     processes = team()
     asked = [f"threshold {threshold}", f"pointwise {pointwise}", repr(similarity), f"patterns {patterns}"]
-    outlines = [f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines]
-    processes.check_agreement(lambda: [*asked, *outlines])
+    asked += [f"{layer.name} {layer.shape}" for each in checkpoints for layer in each.outlines]
+    processes.check_agreement(lambda: asked)
     processes.shared(costs, check)
-    together = _for_all(costs, processes.size)
+    together = _for_all([plan.cost_of_pairs for plan in plans], processes.size)
     alone = [piece for piece in range(len(costs)) if piece not in together]
     found = processes.shared([costs[piece] for piece in alone], lambda at: row(alone[at]), track)
     rows = dict(zip(alone, found, strict=True))
@@ -87,11 +87,3 @@ def _places(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
             same = [at[owner or first.name] for at, owner in zip(named, owners, strict=True)]
         found.append(same)
     return found
-
-
-def _cost(same: Sequence[int], checkpoints: Sequence[Checkpoint], pointwise: Pointwise) -> float:
-    """Of its pairs, and of reading its numbers; 0 where nothing is measured."""
-    banks = checkpoints[0].outlines[same[0]].banks
-    if not banks or (pointwise == "skip" and is_pointwise(banks[0])):
-        return 0
-    return 1 + len(checkpoints) * sum(cost_of(bank) + _READING * bank.numel() for bank in banks)

@@ -13,8 +13,8 @@ from torch import Tensor
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team, dealt_out
 from ckrm_kernels.distribution import MOST_HELD
-from ckrm_kernels.filters import as_vectors, is_pointwise
-from ckrm_kernels.functional import unit_scale
+from ckrm_kernels.filters import are_finite, as_vectors, is_pointwise
+from ckrm_kernels.functional import over_scale
 from ckrm_kernels.layers import Layer, descriptions
 from ckrm_kernels.sharing import checksum, cost_of
 
@@ -22,7 +22,11 @@ T = TypeVar("T")
 Banks = list[list[Tensor]]  # of each model
 _MOST_GATHERED = 1 << 32  # bytes of a layer of one model
 SHARED_COST = 1 << 34
-"""Of a layer that is worth sharing among processes: about 0.2 s of a core."""
+"""Of the pairs of a layer that is worth sharing among processes: about 0.2 s of a core."""
+_OF_BIN = 2000  # that a pair of the plain numbers is counted in, as `sharing.cost_of`: 25 ns
+_OF_PAIR, _OF_NUMBER, _OF_LAYER = 1600, 160, 1e8  # of the details, beside two Psi of each pair: 20 ns, 2 ns, 1.3 ms
+_OF_LAYER_ON_GPU = 7e10  # 5 ms, most of it launches: 91 ms of 17 layers, as docs/distributed.md says
+_OF_PATTERNS, _OF_LAYER_OF_PATTERNS = 1600, 2.4e8  # a number of a kernel, and a layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +60,17 @@ class LayerPlan:
         one_each = all(each.sharded and each.sharded.use.groups == 1 for each in self.of_models)
         return self.is_sharded and size > _MOST_GATHERED and one_each and not self.scale_free
 
-    def gathered(self) -> Banks:
-        """The banks of each model as they are stored; of a sharded layer every process must ask for them."""
-        return [[bank.detach() for bank in each.gathered()] for each in self.of_models]
+    def gathered(self, rank: int = 0, team: Team = ALONE) -> Banks:
+        """The banks of each model as they are stored; of a sharded layer every process must ask for them.
 
-    def prepared(self, gathered: Banks) -> Banks:
-        """The banks to measure, made of those that are stored."""
-        banks = [[as_vectors(bank) for bank in same] for same in gathered] if self.as_one_slice else gathered
-        return [list(unit_scale(torch.stack(same)).unbind(0)) for same in banks] if self.scale_free else banks
+        rank, team: the only process that has those of a sharded layer then, and those that ask; without, all have them
+        """
+        return [[bank.detach() for bank in each.gathered(rank, team)] for each in self.of_models]
+
+    def prepared(self, stored: list[Tensor]) -> list[Tensor]:
+        """The banks to measure of one model, made of those that are stored."""
+        banks = [as_vectors(bank) for bank in stored] if self.as_one_slice else stored
+        return over_scale(banks).banks if self.scale_free else banks
 
     @property
     def pairs(self) -> int:
@@ -71,9 +78,36 @@ class LayerPlan:
         return sum(bank.shape[0] * (bank.shape[0] - 1) // 2 for bank in self.layer.banks)
 
     @property
-    def cost(self) -> float:
-        """Of the pairs of all models, as `sharing.cost_of`."""
-        return sum(cost_of(bank) for each in self.of_models for bank in each.banks)
+    def numbers(self) -> int:
+        """Of its weights in all models; 0 where it is skipped."""
+        return len(self.of_models) * sum(bank.numel() for bank in self.layer.banks)
+
+    @property
+    def cost_of_pairs(self) -> float:
+        """Of one Psi of each pair in all models, as `sharing.cost_of`; 0 where it is skipped."""
+        banks = [as_vectors(bank) if self.as_one_slice else bank for bank in self.layer.banks]
+        return len(self.of_models) * sum(map(cost_of, banks))
+
+    def cost(self, details: bool, patterns: bool) -> float:
+        """Of what is asked of it, in all models and by one process, as `sharing.cost_of`; 0 where it is skipped."""
+        models = len(self.of_models)
+        cost = self.cost_of_pairs + _OF_BIN * models * self.pairs
+        if details:
+            of_layer = _OF_LAYER_ON_GPU if self._is_on_gpu else _OF_LAYER
+            cost = 2 * self.cost_of_pairs + models * (_OF_PAIR * self.pairs + of_layer) + _OF_NUMBER * self.numbers
+        return cost + self.cost_of_patterns if patterns else cost
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        sharded = self.layer.sharded
+        return any(weight.is_cuda for weight in ([sharded.weight] if sharded else self.layer.banks))
+
+    @property
+    def cost_of_patterns(self) -> float:
+        """Of finding what its spatial kernels look like, in all models; 0 where there are none."""
+        if not self.has_chance or self.as_one_slice:
+            return 0.0
+        return _OF_PATTERNS * self.numbers + _OF_LAYER_OF_PATTERNS * len(self.of_models)
 
 
 def plans_of(
@@ -136,7 +170,7 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
     of_plans = [plan.gathered() for plan in plans]
     for index, name in enumerate(names):
         for plan, gathered in zip(plans, of_plans, strict=True):
-            finite = [bank.flatten(1).isfinite().all(1) for bank in gathered[index]] if gathered else []
+            finite = [are_finite(bank) for bank in gathered[index]] if gathered else []
             bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
             if bad:
                 listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
@@ -145,9 +179,17 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
 
 
 def of_each(
-    plans: Sequence[LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team
+    plans: Sequence[LayerPlan],
+    costs: Sequence[float],
+    compute: Callable[[LayerPlan, Banks, Team], T],
+    team: Team,
+    *,
+    whole: bool = False,
 ) -> Iterator[T | None]:
-    """What the function gives for the prepared banks of each plan; None for one without.
+    """What the function gives for the stored banks of each plan; None for one without.
+
+    costs: of each plan
+    whole: whether each is computed by one process, however much it costs
 
     Of several processes each computes some layers whole, at most one at a time, and all have the results; layers of
     much of the work are computed by all together, one after another. Banks that go round are not gathered: there are
@@ -155,47 +197,49 @@ def of_each(
     """
     if team.size == 1:
         for plan in plans:
-            yield compute(plan, plan.prepared(plan.gathered()), team) if plan.of_models else None
+            yield compute(plan, plan.gathered(), team) if plan.of_models else None
         return
-    limit = max(sum(plan.cost for plan in plans) / (4 * team.size), SHARED_COST)
+    limit = max(sum(plan.cost_of_pairs for plan in plans) / (4 * team.size), SHARED_COST)
     places = [place for place, plan in enumerate(plans) if plan.of_models]
-    together = {place for place in places if _is_for_all(plans[place], limit)}
+    together = {place for place in places if not whole and _is_for_all(plans[place], limit)}
     alone = [place for place in places if place not in together]
-    found = _dealt_out({place: plans[place] for place in alone}, compute, team)
+    found = _dealt_out([plans[place] for place in alone], [costs[place] for place in alone], compute, team)
+    of_plans = dict(zip(alone, found, strict=True))
     for place, plan in enumerate(plans):
         if place in together:
             team.check()
-            yield compute(plan, [] if plan.goes_round else plan.prepared(plan.gathered()), team)
+            yield compute(plan, [] if plan.goes_round else plan.gathered(), team)
         else:
-            yield found.get(place)
+            yield of_plans.get(place)
 
 
 def _is_for_all(plan: LayerPlan, limit: float) -> bool:
-    """Whether all processes work on the layer together. limit: of the cost of one that a process computes alone"""
-    return plan.goes_round or plan.pairs > MOST_HELD or plan.cost > limit
+    """Whether all processes work on the layer together. limit: of the cost of the pairs of one that a process takes"""
+    return plan.goes_round or plan.pairs > MOST_HELD or plan.cost_of_pairs > limit
 
 
-def _dealt_out(plans: dict[int, LayerPlan], compute: Callable[[LayerPlan, Banks, Team], T], team: Team) -> dict[int, T]:
+def _dealt_out(
+    plans: Sequence[LayerPlan], costs: Sequence[float], compute: Callable[[LayerPlan, Banks, Team], T], team: Team
+) -> list[T]:
     """What the function gives for each plan, computed by one process, for all."""
-    places = list(plans)
-    shares = dealt_out([plan.cost for plan in plans.values()], team.size)
     found: dict[int, T] = {}
-    for turn in zip_longest(*shares):  # of about equal costs
-        taken = [None if at is None else plans[places[at]] for at in turn]
+    for turn in zip_longest(*dealt_out(costs, team.size)):  # of about equal costs
+        taken = [None if at is None else plans[at] for at in turn]
         banks, plan = _own_banks(taken, team), taken[team.rank]
         if plan is not None:
-            found[places[turn[team.rank]]] = compute(plan, plan.prepared(banks), ALONE)
+            found[turn[team.rank]] = compute(plan, banks, ALONE)
     team.check()
-    return {place: result for part in team.gathered(found) for place, result in part.items()}
+    of_all = {place: result for part in team.gathered(found) for place, result in part.items()}
+    return [of_all[place] for place in range(len(plans))]
 
 
 def _own_banks(taken: Sequence[LayerPlan | None], team: Team) -> Banks:
     """The stored banks of the layer that this process takes, while the others have theirs; none where it takes none."""
     own: Banks = []
+    if any(plan is not None and plan.is_sharded for plan in taken):
+        team.check()
     for rank, plan in enumerate(taken):
-        if plan is not None and plan.is_sharded:
-            team.check()
         if plan is not None and (plan.is_sharded or rank == team.rank):
-            banks = plan.gathered()
+            banks = plan.gathered(rank, team)
             own = banks if rank == team.rank else own
     return own

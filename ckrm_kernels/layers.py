@@ -13,9 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.filters import grouped_banks
-from ckrm_kernels.functional import checked_weight
-from ckrm_kernels.sharded import gathered, is_sharded, own_part, without_values
+from ckrm_kernels.functional import all_finite, checked_weight
+from ckrm_kernels.sharded import gathered, gathered_by, is_sharded, own_part, without_values
 from ckrm_kernels.used_weights import (
     NoWeightError,
     Use,
@@ -51,9 +52,13 @@ class ShardedWeight:
     weight: Tensor
     use: Use
 
-    def banks(self) -> tuple[Tensor, ...]:
-        """(F2, F1, *K) each, gathered; every process that has a part must call."""
-        return tuple(_banks(gathered(self.weight), self.use))
+    def banks(self, rank: int = 0, team: Team = ALONE) -> tuple[Tensor, ...]:
+        """(F2, F1, *K) each, gathered; every process that has a part must call.
+
+        rank, team: the only process that has them then, and those that call; without, all that call have them
+        """
+        weight = gathered(self.weight) if team.size == 1 else gathered_by(rank, self.weight, team)
+        return () if weight is None else tuple(_banks(weight, self.use))
 
     @property
     def bank(self) -> Tensor:
@@ -63,7 +68,7 @@ class ShardedWeight:
     @property
     def is_finite(self) -> bool:
         """Whether this process's part holds neither NaN nor Inf."""
-        return bool(own_part(self.weight).isfinite().all())
+        return all_finite(own_part(self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +89,12 @@ class Layer:
     shared_with: str | None = None
     sharded: ShardedWeight | None = None
 
-    def gathered(self) -> tuple[Tensor, ...]:
-        """The banks with their values; of a sharded weight, every process that has a part must ask for them."""
-        return self.sharded.banks() if self.sharded else self.banks
+    def gathered(self, rank: int = 0, team: Team = ALONE) -> tuple[Tensor, ...]:
+        """The banks with their values; of a sharded weight, every process that has a part must ask for them.
+
+        rank, team: as of `ShardedWeight.banks`
+        """
+        return self.sharded.banks(rank, team) if self.sharded else self.banks
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -170,8 +178,9 @@ def _tied(layer: Layer, place: _Place, tied: dict[frozenset[int], Layer]) -> Lay
     if not layer.banks or layer.sharded or not parameters:
         return layer
     first = tied.setdefault(parameters, layer)
-    same = len(first.banks) == len(layer.banks) and all(map(torch.equal, first.banks, layer.banks))
-    return replace(layer, banks=first.banks) if same else layer
+    if first is layer or len(first.banks) != len(layer.banks):
+        return layer
+    return replace(layer, banks=first.banks) if all(map(torch.equal, first.banks, layer.banks)) else layer
 
 
 def descriptions(layers: Sequence[Layer]) -> dict[str, str]:

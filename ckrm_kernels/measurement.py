@@ -81,8 +81,14 @@ def measure(
     The chance level is a share of about 4,096 pairs of permuted filters (at least 3,072), or where a layer has fewer,
     of all, permuted as often as it takes to have so many, at most 16 times. They are drawn by a generator of its own:
     nothing of the model or of the random state changes.
-    Raises ValueError for NaN or Inf in a layer that would be measured or models of different structure, naming the
-    layer, before anything is measured.
+    Raises TypeError or ValueError, naming it, for an argument that is not as above; ValueError for NaN or Inf in a
+    layer that would be measured or models of different structure, naming the layer, before anything is measured, and
+    for a layer whose Psi overflow its precision; RuntimeError for a backend that can't run on a layer's device.
+    With several processes it raises ValueError on all of them where they were given different arguments or weights,
+    with the first difference; `PeerError`, of `ckrm_kernels.distributed`, where another one failed, with its message,
+    or can't be reached; TypeError, ValueError or RuntimeError for a group that is none, that this process is not in, or
+    that was destroyed; and ValueError for weights sharded over processes that are not all in the group, or, without
+    one, over meshes that no single group is known of.
     """
     team = team_for(group, model_or_models)
     with torch.no_grad(), team.together():
@@ -138,21 +144,22 @@ def measure_layers(
     at = int((order == _BINS - 1).nonzero())  # the threshold's place among the edges
     scale_free = similarity.depends_on_scale and scale_free_beside
 
-    def numbers_of(plan: LayerPlan, banks: Banks, team: Team) -> list[LayerNumbers]:
+    def numbers_of(plan: LayerPlan, stored: Banks, team: Team) -> list[LayerNumbers]:
         if plan.goes_round:
             return [plain_numbers(each, at) for each in _counted_in_ring(plan, edges, similarity, backend, team)]
+        how = similarity, backend, team
         if details:
             wanted = Wanted(plan.has_chance, scale_free)
-            return [detailed_numbers(each, edges, at, wanted, similarity, backend, team) for each in banks]
-        return [plain_numbers(shared_counts(each, edges, similarity, backend, team).sum(0).cpu(), at) for each in banks]
+            return [detailed_numbers(plan.prepared(each), edges, at, wanted, *how) for each in stored]
+        return [plain_numbers(shared_counts(plan.prepared(each), edges, *how).sum(0).cpu(), at) for each in stored]
 
-    def found_of(plan: LayerPlan, banks: Banks, team: Team) -> _Found:
-        look = _patterns_of(plan, banks, backend) if patterns and not plan.goes_round else None
-        return numbers_of(plan, banks, team), look
+    def found_of(plan: LayerPlan, stored: Banks, team: Team) -> _Found:
+        look = _patterns_of(plan, stored, backend) if patterns and not plan.goes_round else None
+        return numbers_of(plan, stored, team), look
 
     found: Iterator[_Found | None]
     if details or patterns or team.size > 1:
-        found = of_each(plans, found_of, team)
+        found = of_each(plans, [plan.cost(details, patterns) for plan in plans], found_of, team)
     else:
         found = (
             ([plain_numbers(each, at) for each in of_models], None) if of_models else None
@@ -234,7 +241,7 @@ def _count_in_one_call(
     plans: Sequence[LayerPlan], edges: Tensor, similarity: Similarity, backend: Backend | None
 ) -> list[list[Tensor]]:
     """For each plan and each of its models, the pairs in each interval between the edges, (E + 2,), in one call."""
-    of_plans = [plan.prepared(plan.gathered()) for plan in plans]
+    of_plans = [[plan.prepared(same) for same in plan.gathered()] for plan in plans]
     banks = [bank for of_models in of_plans for same in of_models for bank in same]
     counts = counts_of_banks(banks, edges, similarity, backend).cpu()
     of_layers = iter(counts.split([len(same) for of_models in of_plans for same in of_models]))
@@ -267,8 +274,8 @@ def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRe
         kernel_size=shape[2:],
         pairs=plan.pairs,
         **measured,
-        histogram=tuple(torch.stack([each.histogram for each in numbers]).sum(0).tolist()),
-        histogram_per_model=tuple(tuple(each.histogram.tolist()) for each in numbers),
+        histogram=tuple(map(sum, zip(*(each.histogram for each in numbers), strict=True))),
+        histogram_per_model=tuple(each.histogram for each in numbers),
         status="measured",
         reason=plan.note,
         dead=statistics.fmean(dead) if dead else None,
@@ -280,12 +287,14 @@ def _row(plan: LayerPlan, numbers: list[LayerNumbers], lowest: float) -> LayerRe
     )
 
 
-def _patterns_of(plan: LayerPlan, of_models: Banks, backend: Backend | None) -> KernelPatterns | None:
+def _patterns_of(plan: LayerPlan, stored: Banks, backend: Backend | None) -> KernelPatterns | None:
     """What the layer's spatial kernels look like, the mean over the models; None where they are single numbers."""
     if is_pointwise(plan.layer.banks[0]):
         return None
-    layers = [replace(plan.layer, banks=tuple(banks), note="", sharded=None) for banks in of_models]
-    found = [astuple(each.as_columns()) for each in match_layers(layers, backend=backend).measured]
+    found = []
+    for banks in map(plan.prepared, stored):
+        layer = replace(plan.layer, banks=tuple(banks), note="", sharded=None)
+        found += [astuple(each.as_columns()) for each in match_layers([layer], backend=backend).measured]
     return KernelPatterns(*map(statistics.fmean, zip(*found, strict=True))) if found else None
 
 

@@ -29,6 +29,8 @@ SCHEMAS = {
     "psi_of_pairs": f"(Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
     "psi_of_pairs_backward": f"(Tensor grad, Tensor weight, Tensor pairs, {_SIMILARITY}) -> Tensor",
     "psi_counts": f"(Tensor[] banks, Tensor edges, {_SIMILARITY}) -> Tensor",
+    # of every filter of a with every one of b: (E + 2,)
+    "cross_psi_counts": f"(Tensor a, Tensor b, Tensor edges, {_SIMILARITY}) -> Tensor",
     # the mean over a bank's pairs of sigmoid((Psi - threshold) / temperature), and its gradient: see `reference.py`
     # banks: (F2, F1, *K) each; thresholds: (banks,) of the dtype that Psi is returned in
     # out: values (banks,), and with_gradient that of each value by its bank, in the same dtype; else no gradients
@@ -39,6 +41,7 @@ SCHEMAS = {
 }
 
 _DIFFERENTIABLE = ("pairwise_psi", "cross_psi", "psi_of_pairs")
+_FEW_EDGES = 4  # with each of which a Psi is compared
 _PLAIN = (Tensor, torch.nn.Parameter)  # not their subclasses, which may say themselves what operators do
 TRITON_MOST_POSITIONS = 2**13  # of a slice: a program holds them all in one block, and larger ones compile for minutes
 
@@ -66,7 +69,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "cross_psi_backward": lambda grad, a, b, *similarity: (_gradient_of(a), _gradient_of(b)),
     "psi_of_pairs": lambda weight, pairs, *similarity: _empty(weight, pairs.shape[0]),
     "psi_of_pairs_backward": lambda grad, weight, pairs, *similarity: _gradient_of(weight),
-    "psi_counts": lambda banks, edges, *similarity: _counts(banks, edges),
+    "psi_counts": lambda banks, edges, *similarity: _counts(banks, edges, len(banks)),
+    "cross_psi_counts": lambda a, b, edges, *similarity: _counts([a, b], edges),
     "soft_redundancy": lambda banks, thresholds, temperature, with_gradient, *similarity: _soft(
         banks, thresholds, with_gradient
     ),
@@ -74,9 +78,9 @@ _FAKES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _counts(banks: Sequence[Tensor], edges: Tensor) -> Tensor:
+def _counts(banks: Sequence[Tensor], edges: Tensor, *shape: int) -> Tensor:
     _check_device(banks, edges, "edges")
-    return edges.new_empty(len(banks), edges.shape[0] + 2, dtype=torch.int64)
+    return edges.new_empty(*shape, edges.shape[0] + 2, dtype=torch.int64)
 
 
 def _soft(banks: Sequence[Tensor], thresholds: Tensor, with_gradient: bool) -> tuple[Tensor, list[Tensor]]:
@@ -161,7 +165,28 @@ def _backward_by_gradients(operator: Any) -> Callable[..., tuple[Any, ...]]:
 def _multiplied(grad: Tensor, gradients: Sequence[Tensor], banks: Sequence[Tensor]) -> list[Tensor]:
     """`soft_redundancy_backward` on every device."""
     parts = grad.to(gradients[0].dtype).unbind(0) if gradients else ()
-    return [(part * gradient).to(bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)]
+    return [
+        soft_gradient(part, gradient, bank.dtype) for part, gradient, bank in zip(parts, gradients, banks, strict=True)
+    ]
+
+
+def soft_gradient(grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """That of a bank of the given dtype, by the one of its `soft_redundancy`."""
+    return (grad * gradient).to(dtype)
+
+
+def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
+    """How many Psi lie in each interval, as `reference.psi_counts`: (E + 2,) int64.
+
+    psi: of any shape; edges: (E,) ascending, of its dtype
+    """
+    known = psi if bool(psi.sum().isfinite()) else psi[~psi.isnan()]  # no Psi is infinite
+    if edges.numel() > _FEW_EDGES:
+        inside = torch.bincount(torch.bucketize(known.flatten(), edges), minlength=edges.numel() + 1)
+    else:
+        above = [known.numel(), *(int((known > edge).sum()) for edge in edges), 0]
+        inside = torch.tensor(above, device=psi.device).diff().neg()
+    return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
 
 
 def check_soft(banks: Sequence[Tensor], thresholds: Tensor, temperature: float) -> None:
@@ -194,7 +219,9 @@ class Operators(NamedTuple):
     cross_psi: Callable[..., Tensor]
     psi_of_pairs: Callable[..., Tensor]
     psi_counts: Callable[..., Tensor]
+    cross_psi_counts: Callable[..., Tensor]
     soft_redundancy: Callable[..., Tensor]
+    soft_redundancy_with_gradients: Callable[..., tuple[Tensor, list[Tensor]]]  # of the dtype of the values
 
 
 _libraries: list[torch.library.Library] = []  # an operator lives as long as its library
@@ -238,6 +265,7 @@ def _operators(namespace: str) -> Operators:
         backward = getattr(here, f"{name}_backward").default
         torch.library.register_autograd(f"{namespace}::{name}", _backward_through(backward), setup_context=_save)
         torch.library.register_autograd(f"{namespace}::{name}_backward", _refuse_double_backward)
+    library.impl("cross_psi_counts", _counts_by(here.cross_psi.default), "CompositeExplicitAutograd")
     soft, multiplied = here.soft_redundancy.default, here.soft_redundancy_backward.default
     library.impl("soft_redundancy_backward", _multiplied, "CompositeExplicitAutograd")
     torch.library.register_autograd(
@@ -248,18 +276,37 @@ def _operators(namespace: str) -> Operators:
         torch.library.register_vmap(f"{namespace}::{name}", _vmap_of_lists(getattr(here, name).default))
     plain = {
         name: _taking_similarity(getattr(here, name).default, name in _DIFFERENTIABLE)
-        for name in (*_DIFFERENTIABLE, "psi_counts")
+        for name in (*_DIFFERENTIABLE, "psi_counts", "cross_psi_counts")
     }
-    return Operators(**plain, soft_redundancy=_of_banks(soft))
+    return Operators(
+        **plain, soft_redundancy=_soft_values(soft), soft_redundancy_with_gradients=_soft_with_gradients(soft)
+    )
 
 
-def _of_banks(operator: Any) -> Callable[..., Tensor]:
-    """`soft_redundancy`, called with banks, thresholds, temperature and a `Similarity`: the values alone."""
+def _counts_by(cross_psi: Any) -> Callable[..., Tensor]:
+    """`cross_psi_counts` where there is no kernel of its own: no name holds the Psi while others are made."""
+    return lambda a, b, edges, *similarity: counts_of_psi(cross_psi(a, b, *similarity), edges)
+
+
+def _soft_values(operator: Any) -> Callable[..., Tensor]:
+    """`soft_redundancy`, called with banks, thresholds, temperature and a `Similarity`: differentiable values."""
 
     def call(banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Any) -> Tensor:
         with_gradient = torch.is_grad_enabled() and any(bank.requires_grad for bank in banks)
         values: Tensor = operator(list(banks), thresholds, temperature, with_gradient, *similarity.arguments)[0]
         return values
+
+    return call
+
+
+def _soft_with_gradients(operator: Any) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+    """The same, called with banks that autograd does not watch: the values, and the gradient of each."""
+
+    def call(
+        banks: Sequence[Tensor], thresholds: Tensor, temperature: float, similarity: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        values, gradients = operator(list(banks), thresholds, temperature, True, *similarity.arguments)
+        return values, gradients
 
     return call
 

@@ -24,6 +24,30 @@ def gathered(weight: Tensor) -> Tensor:
     return weight.full_tensor() if is_sharded(weight) else weight  # type: ignore[attr-defined]
 
 
+def gathered_by(rank: int, weight: Tensor, team: Team) -> Tensor | None:
+    """The whole of a sharded weight for one process of the team, all of which must call; None for the others."""
+    if not _is_cut_evenly(weight, team):
+        whole = gathered(weight)
+        return whole if team.rank == rank else None
+    part = own_part(weight).detach().contiguous()
+    if team.rank != rank:
+        distributed.gather(part, group=team.group, group_dst=rank)
+        return None
+    whole = part.new_empty(weight.shape)
+    distributed.gather(part, list(whole.chunk(team.size)), group=team.group, group_dst=rank)
+    return whole
+
+
+def _is_cut_evenly(weight: Any, team: Team) -> bool:
+    """Whether the processes of the team, in their order, have as many filters of the weight each."""
+    from torch.distributed.tensor import Shard
+
+    mesh = weight.device_mesh
+    ranks = [team.rank_of_all(rank) for rank in range(team.size)]
+    in_rows = mesh.ndim == 1 and tuple(weight.placements) == (Shard(0),) and len(weight) % team.size == 0
+    return in_rows and mesh.mesh.tolist() == ranks
+
+
 def without_values(weight: Tensor) -> Tensor:
     """A tensor of the shape and dtype of the whole weight, on the meta device."""
     return torch.empty(weight.shape, dtype=weight.dtype, device="meta")

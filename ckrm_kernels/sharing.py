@@ -23,7 +23,6 @@ _SMALLEST_BLOCK = 64
 _PARTS = 8  # of the work of a process, at least: as even as that is the sharing
 _MOMENTS = 11  # positions that the rest of a term costs as much as, by the rates of docs/speed.md
 _ORDINARY, _ORDINARY_EPS = 1e3, 1e-9  # within which every arithmetic holds every block
-_FEW_EDGES = 4
 
 
 class Block(NamedTuple):
@@ -49,9 +48,10 @@ def facts_of(
 
 
 def checksum(tensor: Tensor) -> int:
-    """The sum of the tensor's elements, their bits read as whole numbers."""
+    """The sum of the tensor's elements, their bits read as whole numbers, in any order: modulo 2^32 of 4 bytes each."""
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().view(whole).sum(dtype=torch.int64))
+    # a wider sum of 4 bytes each takes six times as long
+    return int(tensor.detach().view(whole).sum(dtype=torch.int64 if whole is torch.int16 else whole))
 
 
 def cost_of(bank: Tensor) -> float:
@@ -92,7 +92,7 @@ def shared_counts(
     """`counts_of_banks`, of which each process of the team computes a part, and all have the result."""
     if team.size == 1 or not banks:
         return counts_of_banks(banks, edges, similarity, backend)
-    blocks = blocks_of(banks, team.size, [_is_ordinary(bank, similarity) for bank in banks])
+    blocks = blocks_of(banks, team.size, [is_ordinary(bank, similarity) for bank in banks])
     own = own_blocks(banks, blocks, team)
     counts = torch.zeros(len(banks), edges.numel() + 2, dtype=torch.int64, device=banks[0].device)
     triangles, rectangles = ([block for block in own if block.is_triangle is kind] for kind in (True, False))
@@ -115,29 +115,14 @@ def counts_of_rectangle(
     rows: (Na, F1, *K), columns: (Nb, F1, *K)
     """
     limits = edges.to(rows.device, result_dtype(rows.dtype))
-    # not a name for the Psi: still held while the next block's are made, they would break the heap into pieces
-    return counts_of_psi(implementation(backend, rows, columns).cross_psi(rows, columns, similarity), limits)
+    return implementation(backend, rows, columns).cross_psi_counts(rows, columns, limits, similarity)
 
 
-def counts_of_psi(psi: Tensor, edges: Tensor) -> Tensor:
-    """How many Psi lie in each interval, as `counts_of_banks`: (E + 2,) int64.
-
-    psi: of any shape; edges: (E,) ascending, of its dtype
-    """
-    known = psi if bool(psi.sum().isfinite()) else psi[~psi.isnan()]  # no Psi is infinite
-    if edges.numel() > _FEW_EDGES:
-        inside = torch.bincount(torch.bucketize(known.flatten(), edges), minlength=edges.numel() + 1)
-    else:
-        above = [known.numel(), *(int((known > edge).sum()) for edge in edges), 0]
-        inside = torch.tensor(above, device=psi.device).diff().neg()
-    return torch.cat((inside, inside.new_tensor([psi.numel() - known.numel()])))
+def is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
+    """Whether any block of it is computed in the arithmetic of the whole, which the largest numbers decide."""
+    is_usual = similarity.eps == 0 or similarity.eps >= _ORDINARY_EPS
+    return is_usual and bank.numel() > 0 and max(map(abs, torch.stack(bank.aminmax()).tolist())) <= _ORDINARY
 
 
 def _cost(bank: Tensor, pairs: float) -> float:
     return pairs * bank.shape[1] * (bank.shape[2:].numel() + _MOMENTS)
-
-
-def _is_ordinary(bank: Tensor, similarity: Similarity) -> bool:
-    """Whether any block of it is computed in the arithmetic of the whole, which the largest numbers decide."""
-    is_usual = similarity.eps == 0 or similarity.eps >= _ORDINARY_EPS
-    return is_usual and bank.numel() > 0 and bool(bank.abs().amax() <= _ORDINARY)

@@ -21,6 +21,9 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string
                     const std::vector<double>& parameters);
 Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const std::string& similarity, bool is_signed,
                   const std::vector<double>& parameters);
+// Of the CPU alone: elsewhere made of cross_psi.
+Tensor cross_psi_counts(const Tensor& a, const Tensor& b, const Tensor& edges, const std::string& similarity,
+                        bool is_signed, const std::vector<double>& parameters);
 std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor>& banks, const Tensor& thresholds,
                                                         double temperature, bool with_gradient, const std::string& name,
                                                         bool is_signed, const std::vector<double>& parameters);

@@ -7,6 +7,7 @@ import sys
 import torch
 
 import ckrm_kernels
+from ckrm_kernels import ops
 from ckrm_kernels.functional import soft_redundancy_of_banks
 from ckrm_kernels.similarity import Similarity
 
@@ -31,11 +32,15 @@ def main(backend: str) -> None:
             ckrm_kernels.pairwise_psi(w, **options),
             ckrm_kernels.cross_psi(w, w[:3], **options),
             ckrm_kernels.psi_of_pairs(w, pairs, **options),
-            torch.stack(soft_redundancy_of_banks([w, w[:3]], 0.3, 0.1, similarity, backend)),
+            torch.stack(soft_redundancy_of_banks([w, w[:3], *[w[:2]] * 20], 0.3, 0.1, similarity, backend)),
         )
         for loss in losses:
             assert torch.autograd.grad(loss.sum(), w)[0].isfinite().all()
         assert 0 <= ckrm_kernels.redundancy(w, **options) <= 1
+        counts = getattr(ops, backend).psi_counts(
+            [w.detach(), w.detach()[:3]], torch.tensor([0.3], device="cuda"), similarity
+        )
+        assert counts.sum(1).tolist() == [shape[0] * (shape[0] - 1) // 2, 3]
     torch.cuda.synchronize()
     print(f"{backend}: {len(CASES)} cases")
 

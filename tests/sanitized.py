@@ -47,6 +47,7 @@ def check(weight: Tensor, similarity: Similarity) -> None:
         inner = torch.linspace(0, 1, edges, dtype=omega.dtype)
         counts = ops.psi_counts([weight, weight[:1], weight], inner, similarity)
         assert counts.sum(1).tolist() == [omega.numel(), 0, omega.numel()]
+        assert ops.cross_psi_counts(weight, weight[:3], inner, similarity).sum() == len(weight) * len(weight[:3])
     leaf = weight.clone().requires_grad_()
     for result in (
         ops.pairwise_psi(leaf, similarity),

@@ -210,6 +210,7 @@ def test_dispatch_by_device_asks_of_weights_alone(monkeypatch, long):
             "psi_of_pairs": (w, pairs),
             "psi_of_pairs_backward": (torch.empty(7, device="cuda:0"), w, pairs),
             "psi_counts": ([w, w], edges),
+            "cross_psi_counts": (w, w, edges),
             "soft_redundancy": ([w, w], two, 0.05, True),
             "soft_redundancy_backward": (two, [w, w], [w, w]),
         }

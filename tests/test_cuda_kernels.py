@@ -172,6 +172,50 @@ def test_soft_shares_of_many_banks(ops, dtype, similarity):
     assert list(gradients) == []
 
 
+@pytest.mark.parametrize("dtype", [DTYPES[0], *also(*DTYPES[1:])])
+def test_many_banks_at_once_are_bit_for_bit_as_each_alone(ops, dtype):
+    """More of a kind than one part of a table holds, and of 0 to 7 filters."""
+    tails = [(3, 3, 3), (9, 3, 3), (1, 3, 3), (2, 3, 3), (5, 1), (1, 7, 7), (3, 2)]
+    banks = [weight((index % 8, *tails[index % 7]), dtype, seed=index) for index in range(34)]
+    thresholds = torch.linspace(0.2, 0.7, len(banks), dtype=result_dtype(dtype))
+
+    def results(banks, thresholds):
+        values, gradients = ops.soft_redundancy(banks, thresholds, 0.1, True, *DEFAULT.arguments)
+        return values, gradients, ops.psi_counts(banks, edges, *DEFAULT.arguments)
+
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+    with poisoned():
+        together = results(banks, thresholds)
+    for index, bank in enumerate(banks):
+        alone = results([bank], thresholds[index, None])
+        for of_all, of_one in zip(together, alone, strict=True):
+            torch.testing.assert_close(of_all[index], of_one[0], rtol=0, atol=0, equal_nan=True)
+
+
+def test_all_banks_of_a_kind_go_in_one_launch(cuda_on_host):
+    """Of each kernel; and a table for each launch that differs from the one before in what it works on."""
+
+    def launches(banks, with_gradient):
+        before = torch.ops.ckrm_cuda_on_host.launches()
+        thresholds = torch.full((len(banks),), 0.3)
+        torch.ops.ckrm_cuda.soft_redundancy(banks, thresholds, 0.1, with_gradient, *DEFAULT.arguments)
+        return torch.ops.ckrm_cuda_on_host.launches() - before
+
+    kinds = [weight((3, 9, 3, 3)), weight((3, 9, 1)), weight((3, 9, 5, 5))]
+    for with_gradient, kernels, tables in ((False, 5, 3), (True, 8, 5)):
+        assert [launches([w], with_gradient) for w in kinds] == [kernels] * 3
+        assert launches([w for w in kinds for _ in range(3)], with_gradient) == 3 * (kernels + tables)
+
+
+@pytest.mark.exhaustive
+def test_more_banks_than_one_launch_takes(ops):
+    two, edges = [weight((1024, 1, 1)), weight((1024, 1, 1), seed=1) - 0.1], torch.tensor([0.5])
+    cosine = Similarity("cosine", signed=True)
+    few, many = (ops.psi_counts(two * times, edges, *cosine.arguments) for times in (1, 33))  # of 2^26 pairs and more
+    assert torch.equal(many, few.repeat(33, 1))
+    assert few[0].tolist() != few[1].tolist()
+
+
 def test_a_bank_that_is_not_finite_spoils_its_own_soft_share_alone(ops):
     banks = [weight((4, 2, 3)), weight((5, 2, 3)), weight((3, 1, 3))]
     banks[1][2, 0, 0] = math.nan

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -8,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ckrm_kernels import pairwise_psi, psi_histogram, redundancy
-from ckrm_kernels.distribution import histogram_of_omega
+from ckrm_kernels import distribution, pairwise_psi, psi_histogram, redundancy
+from ckrm_kernels.distribution import histogram_of_omega, share_of_chosen, share_of_omega
 from ckrm_kernels.similarity import Similarity
 
 
@@ -60,6 +61,30 @@ def test_a_bin_holds_its_upper_edge_and_the_numbers_beside_it_are_in_theirs(dtyp
         for low, high in zip((-math.inf, *edges[1:-1].tolist()), (*edges[1:-1].tolist(), math.inf), strict=True)
     ]
     assert histogram_of_omega([values[:50], values[50:]], bins, similarity).tolist() == expected
+
+
+def test_shares_and_histograms_in_parts_are_those_of_all_at_once(monkeypatch):
+    """Two banks whose packed Psi are cut within rows; of the filters chosen, by the pairs themselves."""
+    omega = [torch.rand(15), torch.rand(15)]
+    chosen = [
+        torch.tensor([True, False, True, True, True, False]),
+        torch.tensor([True, True, False, False, True, False]),
+    ]
+    pairs = list(itertools.combinations(range(6), 2))
+    known = [
+        float(psi[at])
+        for psi, own in zip(omega, chosen, strict=True)
+        for at, pair in enumerate(pairs)
+        if all(own[list(pair)])
+    ]
+    whole = (share_of_omega(omega, 0.3), histogram_of_omega(omega, 10, Similarity()).tolist())
+    monkeypatch.setattr(distribution, "_PART", 8)
+    assert (share_of_omega(omega, 0.3), histogram_of_omega(omega, 10, Similarity()).tolist()) == whole
+    assert whole[0] == sum(float(value) > 0.3 for psi in omega for value in psi) / 30
+    assert share_of_chosen(omega, chosen, 0.3) == sum(value > 0.3 for value in known) / len(known)
+    assert share_of_chosen(omega, [torch.zeros(6, dtype=torch.bool)] * 2, 0.3) == 0
+    omega[1][12] = torch.nan
+    assert math.isnan(share_of_omega(omega, 0.3))
 
 
 @pytest.mark.parametrize("bins", [0, -1, 2.5, True, None])

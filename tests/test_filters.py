@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from ckrm_kernels import pairwise_psi
-from ckrm_kernels.filters import as_vectors, filter_banks, grouped_banks, is_pointwise
+from ckrm_kernels import filters, pairwise_psi
+from ckrm_kernels.filters import are_finite, as_vectors, filter_banks, grouped_banks, is_pointwise, parts_of
 
 CONVOLUTIONS = [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 
@@ -177,6 +177,24 @@ def test_a_filter_as_one_slice(shape):
 
 def test_empty_banks():
     assert [bank.shape[0] for bank in grouped_banks(torch.empty(0, 2, 3), 2)] == [0, 0]
+
+
+def test_parts_are_the_filters_in_their_order(monkeypatch):
+    monkeypatch.setattr(filters, "_PART", 40)
+    for bank in (torch.randn(5, 2, 9), torch.randn(2, 5, 9).transpose(0, 1), torch.randn(5, 100), torch.randn(0, 2, 9)):
+        parts = parts_of(bank)
+        assert torch.equal(torch.cat(list(parts)), bank)
+        assert {len(part) for part in parts[:-1]} <= {max(40 // bank[:1].numel(), 1) if len(bank) else 0}
+        assert all(part.untyped_storage().data_ptr() == bank.untyped_storage().data_ptr() for part in parts)
+
+
+def test_filters_that_are_not_finite_are_found_in_any_part(monkeypatch):
+    monkeypatch.setattr(filters, "_PART", 40)
+    bank = torch.randn(5, 2, 3, 3).half()
+    bank[1, 1, 2, 2], bank[4, 0, 0, 0] = torch.nan, -torch.inf
+    assert are_finite(bank).tolist() == [True, False, True, True, False]
+    assert are_finite(bank.transpose(0, 1)).tolist() == [False, False]
+    assert are_finite(bank[:0]).tolist() == []
 
 
 def test_impulse_responses_of_this_test_are_right():

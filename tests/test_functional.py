@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ckrm_kernels import cross_psi, functional, pairwise_psi, psi_histogram, psi_of_pairs, redundancy
 from ckrm_kernels.backends import implementation
-from ckrm_kernels.functional import counts_of_banks
+from ckrm_kernels.functional import counts_of_banks, over_scale, unit_scale
 from ckrm_kernels.similarity import Similarity
 
 OPTIONS = [Psi(), Psi(alpha=0.7), Psi(beta=0.5), Psi(gamma=2.0), Psi(eps=1e-2), Psi(1.0, 1.0, 1.0, 0.0), Psi(0, 0, 0)]
@@ -265,6 +265,27 @@ def test_scale_free_of_zeros_and_of_nan(backend):
     packed = pairwise_psi(w, scale_free=True, backend=backend)
     assert packed.isnan().tolist() == [True, False, False, True, True, False]
     assert_same(packed[~packed.isnan()], omega(kept / mean_square.sqrt(), Psi()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_banks_over_their_scale_are_so_to_the_bit(dtype):
+    torch.manual_seed(0)
+    whole = (torch.randn(6, 5, 3, 4) * 3).to(dtype)
+    for banks in (
+        [whole],
+        [whole.transpose(0, 1)],
+        list(whole.unflatten(0, (2, 3)).unbind(0)),
+        [torch.zeros_like(whole)],
+        [torch.randn(33, 17, 3, 3).to(dtype).to(memory_format=torch.channels_last)],
+    ):
+        before = [bank.clone() for bank in banks]
+        found = over_scale(banks)
+        expected = [unit_scale(banks[0])] if len(banks) == 1 else unit_scale(torch.stack(banks)).unbind(0)
+        assert all(map(torch.equal, found.banks, expected))
+        mean_square = torch.stack(banks).double().square().mean().item()
+        assert (found.peak * found.scale).item() == pytest.approx(math.sqrt(mean_square) or 1, rel=1e-6)
+        assert all(map(torch.equal, banks, before))
+    assert over_scale([whole[:0]]).banks[0].shape == (0, 5, 3, 4)
 
 
 def test_scale_free_gradient_is_orthogonal_to_the_weight(backend):

@@ -128,6 +128,20 @@ def test_psi_counts(data, psi):
 
 
 @given(data=st.data(), psi=psis)
+@settings(max_examples=30)
+def test_cross_psi_counts(data, psi):
+    a = data.draw(banks(filters=(1, 40)))
+    b = data.draw(banks(filters=(1, 20), slices=a.shape[1], tail=a.shape[2:], dtype=a.dtype))
+    values = ops.cross_psi(a, b, *psi.arguments)
+    edges = data.draw(st.lists(st.floats(0, 1), max_size=9)) + values[0, ::3].tolist()  # some on the values themselves
+    limits = torch.tensor(sorted(edge for edge in edges if edge == edge), dtype=values.dtype)
+    counted = ops.cross_psi_counts(a, b, limits, *psi.arguments)
+    between = zip([-math.inf, *limits.tolist()], [*limits.tolist(), math.inf], strict=True)
+    expected = [int(((values > low) & (values <= high)).sum()) for low, high in between]
+    assert counted.tolist() == [*expected, int(values.isnan().sum())]
+
+
+@given(data=st.data(), psi=psis)
 @settings(max_examples=40)
 def test_the_operators_agree_with_each_other(data, psi):
     """All pairs, a x b and a list of pairs are one function: equal up to the order of the sum over slices."""

@@ -145,6 +145,25 @@ def test_soft_shares_of_many_banks(ops, similarity, dtype):
     check_soft(banks, torch.linspace(0.2, 0.7, len(banks), dtype=result_dtype(dtype)), 0.1, similarity, ops)
 
 
+@pytest.mark.parametrize("gpu_backend", ["cuda"], indirect=True)  # whose tiles are split by the bank's own shape
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_banks_at_once_are_bit_for_bit_as_each_alone(ops, dtype):
+    """Of each kind more than one part of a table holds."""
+    tails = [(70, 3, 3), (5, 3, 3), (33, 1), (2, 7, 7)]
+    banks = [weight((1 + 13 * index % 140, *tails[index % 4]), dtype, seed=index) for index in range(120)]
+    thresholds = torch.linspace(0.2, 0.7, len(banks), dtype=result_dtype(dtype))
+    edges = torch.tensor([0.1, 0.3, 0.6], dtype=result_dtype(dtype))
+
+    def results(banks, thresholds):
+        values, gradients = ops.soft_redundancy(banks, thresholds, 0.1, True, *DEFAULT.arguments)
+        return values, gradients, ops.psi_counts(banks, edges, *DEFAULT.arguments)
+
+    together = results(banks, thresholds)
+    for index, bank in enumerate(banks):
+        for of_all, of_one in zip(together, results([bank], thresholds[index, None]), strict=True):
+            assert torch.equal(of_all[index], of_one[0])
+
+
 def test_agrees_with_the_definition_on_a_wide_layer(ops):
     w = weight((512, 64, 3, 3), scale=0.0085)
     expected = ckrm_kernels.pairwise_psi(w.double())
@@ -156,14 +175,16 @@ def test_agrees_with_the_definition_on_a_wide_layer(ops):
 
 def test_the_same_bits_every_time(gpu_backend):
     w = weight((300, 100, 3, 3)).to(GPU).requires_grad_()
+    soft = getattr(torch.ops, f"ckrm_{gpu_backend}").soft_redundancy
+    banks, thresholds = [w.detach()[: 300 - 7 * index] for index in range(40)], torch.full((40,), 0.3, device=GPU)
     results = []
     for _ in range(5):
         omega = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)
         (gradient,) = torch.autograd.grad(omega.square().sum(), w)
-        results.append((omega.detach(), gradient))
-    for omega, gradient in results[1:]:
-        assert torch.equal(omega, results[0][0])
-        assert torch.equal(gradient, results[0][1])
+        values, gradients = soft(banks, thresholds, 0.1, True, *DEFAULT.arguments)
+        results.append((omega.detach(), gradient, values, *gradients))
+    for again in results[1:]:
+        assert all(map(torch.equal, again, results[0]))
 
 
 def test_captured_in_a_graph(gpu_backend):
@@ -182,8 +203,9 @@ def test_captured_in_a_graph(gpu_backend):
 def test_soft_shares_of_computed_weights_are_captured_in_a_graph(gpu_backend):
     """A capture gives the weights new addresses."""
     namespace = getattr(torch.ops, f"ckrm_{gpu_backend}")
-    weights = [weight(shape).to(GPU) for shape in ((130, 40, 3, 3), (64, 9, 3, 3), (70, 3, 7, 7), (33, 5, 1))]
-    thresholds = torch.full((4,), 0.3, device=GPU)
+    shapes = [(130, 40, 3, 3), (64, 9, 3, 3), (70, 3, 7, 7), (33, 5, 1)]
+    weights = [weight(shape).to(GPU) for shape in shapes * 5]
+    thresholds = torch.full((len(weights),), 0.3, device=GPU)
 
     def call():
         values, gradients = namespace.soft_redundancy(
@@ -200,6 +222,21 @@ def test_soft_shares_of_computed_weights_are_captured_in_a_graph(gpu_backend):
     graph.replay()
     torch.cuda.synchronize()
     assert all(map(torch.equal, captured, call()))
+
+
+@pytest.mark.parametrize("gpu_backend", ["cuda"], indirect=True)  # Triton's tables of counts hold addresses
+def test_counts_of_computed_weights_are_captured_in_a_graph(gpu_backend):
+    weights, edges = [weight((64, 9, 3, 3)).to(GPU) for _ in range(20)], torch.tensor([0.1, 0.3, 0.6], device=GPU)
+    call = lambda: torch.ops.ckrm_cuda.psi_counts([2 * w for w in weights], edges, *DEFAULT.arguments)  # noqa: E731
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for index, w in enumerate(weights):
+        w.copy_(weight(tuple(w.shape), seed=10 + index))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, call())
 
 
 def test_a_first_call_says_that_it_can_not_be_captured():
@@ -222,7 +259,14 @@ def test_compiled_into_graphs(gpu_backend):
 
 def test_on_a_side_stream(gpu_backend):
     w = weight((260, 90, 3, 3)).to(GPU)
-    expected = ckrm_kernels.pairwise_psi(w, backend=gpu_backend)
+    soft = getattr(torch.ops, f"ckrm_{gpu_backend}").soft_redundancy
+    thresholds = torch.full((20,), 0.3, device=GPU)
+
+    def call(w):
+        values, gradients = soft([w + index for index in range(20)], thresholds, 0.1, True, *DEFAULT.arguments)
+        return [ckrm_kernels.pairwise_psi(w, backend=gpu_backend), values, *gradients]
+
+    expected = call(w)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -230,9 +274,9 @@ def test_on_a_side_stream(gpu_backend):
         for _ in range(20):
             busy = busy @ busy / 64
         late = w + 0 * busy[0, 0].nan_to_num()
-        result = ckrm_kernels.pairwise_psi(late, backend=gpu_backend)
+        results = call(late)
     stream.synchronize()
-    assert torch.equal(result, expected)
+    assert all(map(torch.equal, results, expected))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import numpy as np
 import pytest
 import torch
 from definition import Psi, omega
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ckrm_kernels import RedundantGroups, pairwise_psi, redundant_groups
+from ckrm_kernels.groups import _greedy
 
 
 def square(weight: torch.Tensor) -> torch.Tensor:
@@ -78,6 +80,17 @@ def test_groups_of_more_filters_than_a_block(filters, backend):
     similar = [set((row > 0.5).nonzero().flatten().tolist()) for row in psi]
     assert groups.kept.tolist() == greedy(similar)
     assert 1 < groups.kept.numel() < filters
+
+
+@given(filters=st.integers(0, 200), edges=st.lists(st.tuples(st.integers(0, 199), st.integers(0, 199)), max_size=150))
+def test_the_choice_among_pairs_follows_the_rule(filters, edges):
+    """Few pairs among many filters, so that most of them repeat one other or none."""
+    above = np.zeros((filters, filters), dtype=np.bool_)
+    for i, j in edges:
+        if i != j and max(i, j) < filters:
+            above[i, j] = above[j, i] = True
+    expected = greedy([set(row.nonzero()[0].tolist()) for row in above])
+    assert sorted(_greedy(np.packbits(above, axis=1), filters)) == expected
 
 
 def test_the_hub_of_a_chain_is_kept(backend):

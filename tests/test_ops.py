@@ -33,6 +33,7 @@ NAMES = [
     "psi_of_pairs",
     "psi_of_pairs_backward",
     "psi_counts",
+    "cross_psi_counts",
 ]
 
 
@@ -52,6 +53,7 @@ def everything(w: torch.Tensor, psi: Psi) -> list[torch.Tensor]:
         ops.cross_psi(half, w, *psi.arguments),
         ops.psi_of_pairs(w, pairs, *psi.arguments),
         ops.psi_counts([w], edges, *psi.arguments),
+        ops.cross_psi_counts(half, w, edges, *psi.arguments),
         ops.pairwise_psi_backward(grads[0], w, *psi.arguments),
         *ops.cross_psi_backward(grads[1], half, w, *psi.arguments),
         ops.psi_of_pairs_backward(grads[2], w, pairs, *psi.arguments),
@@ -177,6 +179,10 @@ def test_peak_memory_is_at_most_twice_the_weight(name):
         "psi_of_pairs": (lambda: ops.psi_of_pairs(w, pairs, *DEFAULT.arguments), 0),
         "psi_of_pairs_backward": (lambda: ops.psi_of_pairs_backward(grad[:2], w, pairs, *DEFAULT.arguments), 1),
         "psi_counts": (lambda: ops.psi_counts([w], torch.tensor([0.6]), *DEFAULT.arguments), 0),
+        "cross_psi_counts": (
+            lambda: ops.cross_psi_counts(w[:32], w[32:], torch.tensor([0.6]), *DEFAULT.arguments),
+            0,
+        ),
     }[name]
     assert peak_growth(call) < (2 + outputs) * w.numel() * 4 + 4 * MEBIBYTE
 
@@ -198,6 +204,7 @@ def arguments(name: str, dtype: torch.dtype, shape: tuple[int, ...], requires_gr
         "psi_of_pairs": (w, pairs),
         "psi_of_pairs_backward": (torch.randn(7, dtype=result), w.detach(), pairs),
         "psi_counts": ([w.detach(), b.detach(), b.detach()[:0, ..., :1]], torch.tensor([0.2, 0.6], dtype=result)),
+        "cross_psi_counts": (w.detach(), b.detach(), torch.tensor([0.2, 0.6], dtype=result)),
     }[name] + DEFAULT.arguments
 
 

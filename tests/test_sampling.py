@@ -371,7 +371,7 @@ def marked(filters: int, slices: int, first: int = 0) -> torch.Tensor:
     ],
 )
 def test_filters_are_drawn_in_groups_of_one_size_all_as_often(filters, groups, pairs):
-    drawn = drawn_by_chance([marked(filters, 2)])
+    drawn = list(drawn_by_chance([marked(filters, 2)]))
     sizes = [len(group) for group in drawn]
     assert len(drawn) == groups
     assert max(sizes) - min(sizes) <= 1
@@ -393,7 +393,7 @@ def test_at_least_so_many_pairs_are_drawn_as_their_error_is_taken_for():
 def test_groups_of_filters_are_drawn_within_banks():
     banks = [marked(40, 1, 100 * bank) for bank in range(8)]
     banks[3] = banks[3][:20]
-    drawn = drawn_by_chance(banks)
+    drawn = list(drawn_by_chance(banks))
     assert sum(len(group) for group in drawn) == 300
     for group in drawn:
         assert len({int(filter[0, 0]) // 1000 for filter in group}) == 1
@@ -401,7 +401,7 @@ def test_groups_of_filters_are_drawn_within_banks():
 
 def test_permutations_of_two_filters_are_as_likely_whatever_the_slice():
     """Relative to each other, in one slice and in neighbouring ones together."""
-    drawn = torch.cat(drawn_by_chance([marked(64, 100)])) % 10
+    drawn = torch.cat(list(drawn_by_chance([marked(64, 100)]))) % 10
     first, second = drawn[::2], drawn[1::2]
     relative = (first.unsqueeze(-1) == second.unsqueeze(-2)).int().argmax(-1)  # where the second has what the first has
     which = relative[..., 0] * 2 + (relative[..., 1] > relative[..., 2])  # one of six
@@ -417,17 +417,40 @@ def test_the_level_of_a_sample_is_that_of_all_pairs_to_its_error(scale):
     weight = torch.randn(150, 2, 3, 3) * torch.randn(150, 1, 1, 1).exp() * scale
     weight[:40] = weight[0]
     level = chance_redundancy(weight, 0.3, rounds=20, generator=seeded(0)).item()
-    groups = drawn_by_chance([weight])
+    groups = list(drawn_by_chance([weight]))
     above = torch.cat([pairwise_psi(group) for group in groups]) > 0.3
     found = above.double().mean().item()
     assert 0.1 < level < 0.9
     assert found == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 3072))
 
 
+def test_a_sample_does_not_depend_on_how_much_is_permuted_at_once(monkeypatch):
+    weight = torch.randn(2, 40, 3, 3, 3)
+    whole = list(drawn_by_chance(weight.unbind(0)))
+    monkeypatch.setattr(sampling, "_PERMUTED_AT_ONCE", 50)
+    assert all(map(torch.equal, drawn_by_chance(weight.unbind(0)), whole))
+
+
+def test_a_sample_of_chosen_filters_is_that_of_a_layer_of_them():
+    banks = torch.randn(2, 40, 3, 3, 3).transpose(1, 2).contiguous().transpose(1, 2).unbind(0)
+    chosen = [torch.tensor([0, 3, 4, 17, 39]), torch.arange(7, 31)]
+    found = list(drawn_by_chance(banks, chosen))
+    expected = list(drawn_by_chance([bank[which] for bank, which in zip(banks, chosen, strict=True)]))
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_sample_of_long_slices_keeps_their_numbers():
+    weight = torch.arange(30.0).view(3, 10).repeat(1, 500).view(3, 1, 5000)
+    drawn = torch.cat(list(drawn_by_chance([weight])))
+    assert torch.equal(drawn.sort(-1).values.unique(dim=0), weight.sort(-1).values.unique(dim=0))
+    assert not torch.equal(drawn[0], drawn[3])
+
+
 def test_a_sample_is_the_same_in_every_call_and_leaves_the_weight_and_the_global_generator():
     weight = torch.randn(20, 2, 3, 3)
     before, state = weight.clone(), torch.get_rng_state()
-    first, same = (torch.stack(drawn_by_chance([weight])) for _ in range(2))
+    first, same = (torch.stack(list(drawn_by_chance([weight]))) for _ in range(2))
     assert torch.equal(first, same)
     assert len(first.flatten(1).unique(dim=0)) == 16  # rounds, all different
     assert torch.equal(weight, before)

@@ -15,11 +15,26 @@ from hypothesis import strategies as st
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from ckrm_kernels import cross_psi, layer_plans, measure, psi_histogram, redundancy, redundant_groups
-from ckrm_kernels.distributed import PeerError, Team
+from ckrm_kernels import (
+    RedundancyLoss,
+    chance_redundancy,
+    cross_psi,
+    estimate_redundancy,
+    layer_plans,
+    match_patterns,
+    measure,
+    psi_histogram,
+    redundancy,
+    redundant_groups,
+)
+from ckrm_kernels.distributed import ALONE, PeerError, Team
 from ckrm_kernels.functional import counts_of_banks
-from ckrm_kernels.sharing import blocks_of, counts_of_psi, dealt_out, shared_counts
+from ckrm_kernels.layer_plans import plans_of
+from ckrm_kernels.layers import model_layers
+from ckrm_kernels.ops import counts_of_psi
+from ckrm_kernels.sharing import blocks_of, dealt_out, shared_counts
 from ckrm_kernels.similarity import Similarity
 
 EDGES = torch.linspace(0, 1, 21, dtype=torch.float64)[1:-1]
@@ -75,6 +90,18 @@ def test_counts_of_psi_are_those_of_its_definition(edges):
     assert counts_of_psi(psi, edges).tolist() == [*expected, 1]
 
 
+def test_a_layer_costs_what_is_asked_of_it():
+    layers = [(layer,) for layer in model_layers(nn.Sequential(nn.Conv2d(3, 64, 7), nn.Conv2d(64, 32, 1)))]
+    spatial, skipped = plans_of(layers, "skip", False, ALONE)
+    assert skipped.cost(True, True) == skipped.numbers == 0
+    assert 0 < spatial.cost_of_pairs < spatial.cost(False, False) < spatial.cost(True, False) < spatial.cost(True, True)
+    (as_slices, as_vectors) = (plans_of(layers, kind, False, ALONE)[1] for kind in ("slices", "vector"))
+    assert as_slices.cost(True, True) == as_slices.cost(True, False)  # kernels of one number have no pattern
+    assert as_vectors.cost_of_pairs < as_slices.cost_of_pairs
+    twice = plans_of([each * 2 for each in layers], "skip", False, ALONE)[0]
+    assert twice.cost(True, True) == 2 * spatial.cost(True, True)
+
+
 @pytest.mark.parametrize("processes", [2, 3, 5])
 @pytest.mark.parametrize("scale", [0.1, 1e12])  # float32 does not hold the squares of the latter
 def test_the_parts_of_any_number_of_processes_sum_to_the_whole(processes, scale):
@@ -121,11 +148,19 @@ def functions(weight: Tensor, group: distributed.ProcessGroup | None) -> list[li
     """What every function on a weight gives."""
     thresholds = torch.tensor([0.9, 0.2, 0.6])
     groups = redundant_groups(weight, 0.7, group=group)
+    torch.manual_seed(1)
+    estimates = [estimate_redundancy(weight, 0.3, num_pairs=pairs, group=group) for pairs in (1, 1000, 10**6)]
+    generator = torch.Generator().manual_seed(2)
     return [
         redundancy(weight, thresholds, group=group).tolist(),
         redundancy(weight, eps=0.0, group=group).tolist(),
         psi_histogram(weight, 30, signed=True, scale_free=True, group=group).tolist(),
         groups.representative.tolist(),
+        estimates,
+        chance_redundancy(weight, thresholds, rounds=3, group=group).tolist(),
+        chance_redundancy(weight, generator=generator, group=group).tolist(),
+        torch.rand(1).item(),  # the generators have drawn as much
+        torch.rand(1, generator=generator).item(),
     ]
 
 
@@ -140,11 +175,46 @@ def same_bits(rank: int, world: distributed.ProcessGroup) -> None:
     assert measure(several, group=world).layers == measure(several).layers
 
 
+def patterns_of(weight_or_model: Tensor | nn.Module, group: distributed.ProcessGroup | None, **options) -> list[list]:
+    """The rows of `match_patterns`, each field as what can be compared."""
+    rows = match_patterns(weight_or_model, **options, group=group).layers
+    fields = [[getattr(row, each.name) for each in dataclasses.fields(row)] for row in rows]
+    return [repr([each.tolist() if isinstance(each, Tensor) else each for each in of_row]) for of_row in fields]
+
+
+def same_patterns(rank: int, world: distributed.ProcessGroup) -> None:
+    model, mesh = network(), distributed.init_device_mesh("cpu", (world.size(),))
+    expected = patterns_of(model, None)
+    assert sum("'measured'" in row for row in expected) == 5
+    assert patterns_of(model, world) == expected
+    assert patterns_of(model[0].weight, world, signed=False) == patterns_of(model[0].weight, None, signed=False)
+    own = {"mine": filters(1)[0, 0]}
+    assert patterns_of(model, world, bank=own) == patterns_of(model, None, bank=own)
+    fully_sharded = copy.deepcopy(model)
+    fully_shard(fully_sharded)
+    assert patterns_of(fully_sharded, None) == expected
+    sharded = distribute_tensor(filters(20), mesh, [Shard(1)])
+    assert patterns_of(sharded, world) == patterns_of(filters(20), None)
+    refused(
+        ValueError,
+        "kernels .*3, 3.*, checksum .* where rank 1 has",
+        lambda: match_patterns(model, {"mine": filters(1, seed=rank)[0, 0]}, group=world),
+    )
+    not_finite = nn.Conv2d(3, 8, 3)
+    not_finite.weight.data[5] = torch.nan
+    fully_shard(not_finite)
+    refused(ValueError, "layer '' has NaN or Inf in filters 5", lambda: match_patterns(not_finite))
+
+
 def same_bits_where_all_share_a_layer(rank: int, world: distributed.ProcessGroup) -> None:
     model = network()
     expected = measure(model).layers
+    large = copy.deepcopy(model)
+    large[0].weight.data.mul_(1e4)  # of which a block is not computed in the arithmetic of the whole
+    of_large = measure(large).layers
     layer_plans.SHARED_COST = 1
     assert measure(model, group=world).layers == expected
+    assert measure(large, group=world).layers == of_large
 
 
 def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
@@ -170,6 +240,34 @@ def sharded_weights(rank: int, world: distributed.ProcessGroup) -> None:
     assert measure(conv).layers[0].redundancy == redundancy(weight).item()
 
 
+def meshes_of_two_dimensions(rank: int, world: distributed.ProcessGroup) -> None:
+    """fully_shard over copies, tensor parallelism, and both at once."""
+    mesh = distributed.init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+
+    def plain() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 10))
+
+    expected = measure(plain(), pointwise="vector").layers
+    hybrid, parallel, both = plain(), plain(), plain()
+    fully_shard(hybrid, mesh=mesh)
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    parallelize_module(parallel, mesh["inner"], plan)
+    fully_shard(parallelize_module(both, mesh["inner"], plan), mesh=mesh["outer"])
+    assert {type(each).__name__ for each in both[0].weight.placements} == {"_StridedShard", "Shard"}
+    for model in (hybrid, parallel, both):
+        assert measure(model, pointwise="vector", group=world).layers == expected
+    assert measure(parallel, pointwise="vector").layers == expected  # the group of its mesh
+    alone = plain()
+    RedundancyLoss(alone, 0.3, pointwise="vector")().backward()
+    for model in (hybrid, parallel, both):
+        RedundancyLoss(model, 0.3, pointwise="vector", group=world)().backward()
+        for index in (0, 2):
+            torch.testing.assert_close(model[index].weight.grad.full_tensor(), alone[index].weight.grad)
+    for index in (0, 2):
+        assert redundancy(both[index].weight, 0.2) == redundancy(plain()[index].weight, 0.2)
+
+
 def filters_that_go_round(rank: int, world: distributed.ProcessGroup) -> None:
     layer_plans._MOST_GATHERED = 10_000  # of the first layer's 10,800 bytes
     mesh = distributed.init_device_mesh("cpu", (world.size(),))
@@ -182,6 +280,81 @@ def filters_that_go_round(rank: int, world: distributed.ProcessGroup) -> None:
         assert first.reason == "too large to be gathered, its pairs are counted without details"
         assert dataclasses.replace(first, reason="") == expected[0]
     layer_plans._MOST_GATHERED = 1 << 32
+
+
+def penalties(rank: int, world: distributed.ProcessGroup) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for options in (
+            {"threshold": 0.3},
+            {"threshold": "chance", "scale_free": True, "pointwise": "vector", "temperature": 0.02},
+            {"threshold": 0.3, "pairs_per_step": 500},
+        ):
+            models = [network().to(dtype).requires_grad_() for _ in range(2)]
+            losses = [RedundancyLoss(models[0], **options), RedundancyLoss(models[1], **options, group=world)]
+            for _ in range(2):
+                values = [loss() for loss in losses]
+                assert torch.equal(*values)
+                for value in values:
+                    (value * 0.3).backward()
+                for alone, shared in zip(*(model.parameters() for model in models), strict=True):
+                    assert (alone.grad is None) == (shared.grad is None)
+                    assert alone.grad is None or torch.equal(alone.grad, shared.grad)
+                    with torch.no_grad():  # the next step is of other weights
+                        alone.mul_(0.9), shared.mul_(0.9)
+    if rank == 0:
+        with torch.no_grad():
+            assert torch.equal(losses[0](), losses[1]())  # without the others
+    models = [network().requires_grad_() for _ in range(2)]
+    for model, group in zip(models, (None, world), strict=True):
+        RedundancyLoss(model, 0.3, layers="0", backend="reference", group=group)().backward()
+    torch.testing.assert_close(*(model[0].weight.grad for model in models))
+    weight = models[1][0].weight
+    penalty = RedundancyLoss(models[1], 0.3, layers="0", group=world)()
+    (gradient,) = torch.autograd.grad(penalty, weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="with a group has no double backward"):
+        (weight.square().sum() + gradient.square().sum()).backward()
+
+
+def penalties_of_wrapped_models(rank: int, world: distributed.ProcessGroup) -> None:
+    alone, in_copies, sharded = (network()[:3] for _ in range(3))
+    RedundancyLoss(alone, 0.3)().backward()
+    for layer in sharded:
+        fully_shard(layer)
+    fully_shard(sharded)
+    for model, wrapped in ((in_copies, nn.parallel.DistributedDataParallel(in_copies)), (sharded, sharded)):
+        loss = wrapped(torch.ones(1, 3, 5, 5)).sum() * 0 + RedundancyLoss(model, 0.3, group=world)()
+        loss.backward()
+        for index in (0, 2):
+            found = model[index].weight.grad
+            whole = found.full_tensor() if isinstance(found, DTensor) else found
+            torch.testing.assert_close(whole, alone[index].weight.grad)
+
+
+def refused_penalties(rank: int, world: distributed.ProcessGroup) -> None:
+    wider = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8 + rank, 3))
+    message = r"rank 0 has a weight torch.float32 \(8, 8, 3, 3\), .* rank 1 has a weight torch.float32 \(9, 8, 3, 3\)"
+    torch.manual_seed(0)
+    refused(ValueError, message, RedundancyLoss(wider, group=world))
+    refused(
+        ValueError,
+        "rank 0 has temperature 0.1 where rank 1 has temperature 0.2",
+        RedundancyLoss(network(), temperature=0.1 * (1 + rank), group=world),
+    )
+    refused(
+        ValueError,
+        "rank 0 has a layer '0' where rank 1 has a layer '0' that is frozen",
+        RedundancyLoss(frozen_at(network(), 0 if rank == 1 else 6), group=world),
+    )
+    refused(
+        ValueError,
+        "rank 0 has a layer '0' where rank 1 has a layer '0' that is frozen",
+        RedundancyLoss(network().requires_grad_(rank == 0), group=world),
+    )
+
+
+def frozen_at(model: nn.Sequential, index: int) -> nn.Sequential:
+    model[index].requires_grad_(False)
+    return model
 
 
 def refusals(rank: int, world: distributed.ProcessGroup) -> None:
@@ -200,6 +373,12 @@ def refusals(rank: int, world: distributed.ProcessGroup) -> None:
     model = nn.Conv2d(3, 8, 3)
     model.weight.data = wrong
     refused(ValueError, "checksum", lambda: measure(model, group=world))
+    torch.manual_seed(rank)
+    drawn = "rank 0 has torch's default generator in state .* seeded alike on each.* where rank 1 has torch's default"
+    refused(ValueError, drawn, lambda: chance_redundancy(filters(8), group=world))
+    seeded = torch.Generator().manual_seed(rank)
+    drawn = "has a generator in state .* where rank 1 has a generator in state"
+    refused(ValueError, drawn, lambda: estimate_redundancy(filters(8), num_pairs=5, generator=seeded, group=world))
     refused(*failure_of(rank, "threshold must lie in"), lambda: redundancy(filters(8), 0.5 + (rank == 1), group=world))
     refused(TypeError, "group must be a process group of torch.distributed, got int", lambda: measure(model, group=7))
     mesh = distributed.init_device_mesh("cpu", (world.size(),))
@@ -268,8 +447,12 @@ def run(rank: int, folder: str, size: int, tests: list[Callable]) -> None:
 def test_two_processes(tmp_path: Path):
     tests = [
         same_bits,
+        same_patterns,
         sharded_weights,
         filters_that_go_round,
+        penalties,
+        penalties_of_wrapped_models,
+        refused_penalties,
         refusals,
         a_failure_in_the_middle,
         same_bits_where_all_share_a_layer,
@@ -281,5 +464,12 @@ def test_two_processes(tmp_path: Path):
 @pytest.mark.exhaustive
 def test_three_processes(tmp_path: Path):
     torch.multiprocessing.spawn(
-        run, (str(tmp_path), 3, [same_bits, sharded_weights, filters_that_go_round, refusals]), 3
+        run,
+        (str(tmp_path), 3, [same_bits, same_patterns, sharded_weights, filters_that_go_round, penalties, refusals]),
+        3,
     )
+
+
+@pytest.mark.exhaustive
+def test_four_processes(tmp_path: Path):
+    torch.multiprocessing.spawn(run, (str(tmp_path), 4, [meshes_of_two_dimensions]), 4)

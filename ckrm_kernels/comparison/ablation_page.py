@@ -12,6 +12,7 @@ from ckrm_kernels.comparison.verdict import with_interval
 from ckrm_kernels.models.vgnet import VARIANTS, Kernels
 from ckrm_kernels.presentation.drawing import MARGIN, TYPE, WIDTH, inline_svg, new_figure, plain
 from ckrm_kernels.presentation.markup import Table, render
+from ckrm_kernels.presentation.numbers import counted
 from ckrm_kernels.presentation.theme import LIGHT
 from ckrm_kernels.version import __version__
 
@@ -30,7 +31,7 @@ def page(ablation: Ablation) -> str:
     rendered = render(
         __file__,
         title="VGNet: which depthwise kernels may be fixed",
-        lead=f"{len(VARIANTS)} variants, each from {len(config.seeds)} seeds, on {ablation.data}: "
+        lead=f"{len(VARIANTS)} variants, each from {counted(len(config.seeds), 'seed')}, on {ablation.data}: "
         f"{ablation.images:,} held-out images.",
         figure=inline_svg(_figure(ablation), "differences", "difference in accuracy of each variant, with its interval")
         if _has_intervals(ablation)

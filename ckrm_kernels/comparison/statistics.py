@@ -87,7 +87,7 @@ def compare(
     margin: > 0, in the metric's own unit
     paired: whether the values in one place of both are of networks from one seed, which are then compared with each
         other; without, by Welch's test
-    Raises ValueError where groups of different sizes are paired.
+    Raises ValueError for another margin, and where groups of different sizes are paired.
     """
     if not margin > 0:
         raise ValueError(f"margin must be > 0, got {margin!r}")

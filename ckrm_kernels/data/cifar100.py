@@ -56,6 +56,7 @@ def cifar100(folder: str | Path, split_seed: int = 0) -> Dataset:
 
     folder: holds train, test and meta, itself or in cifar-100-python
     split_seed: which random 10 % of the training file, by class, is the validation part
+    Raises FileNotFoundError for a folder or file that is missing, ValueError for one that is not of the format, named.
     """
     folder = existing_folder(folder)
     if (folder / "cifar-100-python").is_dir():

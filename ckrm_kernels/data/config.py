@@ -38,6 +38,7 @@ class DataConfig:
     skip_bad: leave out and list images that can't be used (folder, egd-cxr); a damaged file of another data set, which
         holds all its images, is always an error
     cache: folder of preprocessed images (folder, egd-cxr); None: the environment's CKRM_CACHE, or ~/.cache/ckrm_kernels
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

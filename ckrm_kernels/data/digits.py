@@ -18,6 +18,7 @@ def digits(split_seed: int = 0) -> Dataset:
 
     split_seed: which random split
     out: images (N, 1, 8, 8), less the mean and over the standard deviation of the training part's pixels
+    Raises ImportError, naming the extra, where scikit-learn is not installed.
     """
     with require("reading the digits", "sklearn"):
         from sklearn.datasets import load_digits

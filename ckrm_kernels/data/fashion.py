@@ -19,6 +19,7 @@ def fashion_mnist(folder: str | Path | None = None, split_seed: int = 0) -> Data
 
     folder: holds the four files that `mnist` reads; None: `FOLDER`
     split_seed: which random 10 % of the training file, by class, is the validation part
+    Raises what `mnist` does, and FileNotFoundError, which says how to install the package, where there is no `FOLDER`.
     """
     if folder is None and not FOLDER.is_dir():
         raise FileNotFoundError(

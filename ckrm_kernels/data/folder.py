@@ -34,6 +34,9 @@ def image_folder(
     split_seed: which random split
     skip_bad: leave images out that do not decode; the split is that of all images
     cache: see `DataConfig`; track: shows progress while images are decoded
+    Raises ImportError, naming the extra, where Pillow is not installed; FileNotFoundError where there is no folder;
+    ValueError for fewer than two classes, one without an image, or a part that is left empty; and `BadFile` for an
+    image that does not decode, unless skip_bad.
     """
     check_pillow("reading image folders")
     root = existing_folder(folder)

@@ -25,6 +25,7 @@ def mnist(folder: str | Path, split_seed: int = 0) -> Dataset:
 
     folder: holds {train,t10k}-{images-idx3,labels-idx1}-ubyte, each plain or with .gz
     split_seed: which random 10 % of the training file, by class, is the validation part
+    Raises FileNotFoundError for a folder or file that is missing, ValueError for one that is not of the format, named.
     """
     folder = existing_folder(folder)
     paths = [

@@ -18,6 +18,7 @@ def split_by_class(
     groups: (N,) int64, such as the patient of each image: no group is on two sides, and the shares of every class are
         as near as moving any one group can bring them
     out: three ascending int64 tensors that partition range(N)
+    Raises ValueError for shares that are not as above, and for groups of another shape than labels.
     """
     if not (validation > 0 and held_out > 0 and validation + held_out < 1):
         raise ValueError(f"validation and held_out must be positive and sum to < 1, got {validation} and {held_out}")

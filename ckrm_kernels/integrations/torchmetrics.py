@@ -28,6 +28,7 @@ class RedundancyMetric(Metric):
 
     threshold, pointwise: as of `measure`
     options: those of `SimilarityOptions`, and torchmetrics' own, such as sync_on_compute
+    Raises TypeError or ValueError, naming it, for an argument that is not as above; `update`, what `measure` does.
     """
 
     is_differentiable = False

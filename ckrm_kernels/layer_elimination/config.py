@@ -31,6 +31,7 @@ class EliminationConfig:
     maps: the first so many feature maps of each convolution are looked at; images_per_map: the so many images that
         activate each of them most are chosen
     seeds: different whole numbers; each gives the three networks
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -31,6 +31,7 @@ class MTUNetShape(Network):
     saliency: the width of the 3x3 convolution of the saliency head
     The hidden layer of the classification head is as wide as the last map of the decoder. Images need a side of at
     least 2^(levels - 1).
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -133,6 +134,7 @@ def mt_unet_shape(
     """The U-Net of a width for each level, which encoder and decoder share; their number is its depth, at least two.
 
     The published one is the default: 34,632,836 parameters, and one more in the loss.
+    Raises ValueError for widths that `MTUNetShape` does not take.
     """
     encoder = tuple((width, width) for width in widths)
     decoder = tuple((width, width, width) for width in reversed(widths[:-1]))

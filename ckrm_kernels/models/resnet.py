@@ -53,6 +53,7 @@ class ResNetShape(Network):
     form: stem, strides, biases and projections, see `forms`. "small" is for small images; "paper" that of the CKRM
         paper, "paper-small" the same for small images; "torchvision" the usual one, whose state dicts load
     head: mean and linear, or "gg-cam": class activation maps, see `ggcam`
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -204,6 +205,7 @@ def resnet_shape(
 
     depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks)
     widths: of the stem and of the blocks of the four stages; bottlenecks' outputs are inferred
+    Raises ValueError, naming it, for an argument that is not as above, or that `ResNetShape` does not take.
     """
     if depth not in _BLOCKS_OF_DEPTH:
         raise ValueError(f"depth must be one of {list(_BLOCKS_OF_DEPTH)}, got {depth!r}")

@@ -32,6 +32,7 @@ class ThreeConvolutions(Network):
     width: filters of each convolution
     image_size: (H, W) of its images, which decides the size of the dense layer
     in_channels, classes: what goes in and comes out
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -85,6 +85,7 @@ class VGNetShape(Network):
         downsampling kernels are learnable
     activation: "relu" or "silu"
     squeeze: squeeze-and-excitation after each pointwise convolution but the last
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -206,6 +207,7 @@ def vgnet_shape(
     """A VGNet of one of the paper's sizes.
 
     variant: "c", "g", "f1", "f2", "f3" or "f4"; size: "1.0mp", "1.5mp", "2.0mp" or "2.5mp"
+    Raises ValueError, naming it, for an argument that is not as above, or that `VGNetShape` does not take.
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ckrm_kernels.arrays import Array
+from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import Weight, is_pointwise
-from ckrm_kernels.functional import checked_weight
+from ckrm_kernels.filters import Weight, are_finite, is_pointwise, parts_of
+from ckrm_kernels.functional import all_finite, checked_weight
 from ckrm_kernels.layer_numbers import DEAD
+from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plans_of
 from ckrm_kernels.layers import Layer, model_layers
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.patterns.bank import NONE, ZERO, Bank, names_of, patterns_of
 from ckrm_kernels.patterns.result import LayerPatterns, PatternReport, Shown
 from ckrm_kernels.report.result import Source
 from ckrm_kernels.sampling import permuted_sets
+from ckrm_kernels.sharded import gathered, team_for
+from ckrm_kernels.sharing import checksum
 from ckrm_kernels.similarity import Similarity
 from ckrm_kernels.version import __version__
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 THRESHOLD = 0.9
 """Of random 3x3 kernels, with normal or uniform weights, six or seven in a thousand exceed it with a known pattern."""
@@ -40,6 +48,7 @@ def match_patterns(
     signed: bool = True,
     *,
     backend: Backend | None = None,
+    group: ProcessGroup | None = None,
 ) -> PatternReport:
     """Each spatial kernel, a slice of a filter, as the pattern that it is nearest to (the VGNet paper's section 3).
 
@@ -52,6 +61,9 @@ def match_patterns(
     threshold: a kernel whose cosine with no pattern is above it is of none; in [-1, 1], unsigned in [0, 1]
     signed: whether a kernel and its negative differ; else a pattern stands for its negative, too
     backend: None picks; "reference", "cpu", "triton" or "cuda" forces
+    group: a process group of torch.distributed, whose processes all call with the same arguments, share out the layers
+        and have the same report; None: this process alone, or those that the weights are sharded over (DTensor), of
+        which one layer is gathered at a time
     out: `PatternReport`
 
     The nearness of a kernel to a pattern is their cosine as `cross_psi` has it, of slices as filters of one slice: it
@@ -61,19 +73,13 @@ def match_patterns(
     lines, summed across them; in those of a size below 3 or of three dimensions, not at all.
 
     Raises TypeError or ValueError for a bank that is none: an unknown name, a pattern of zeros, with NaN, or larger
-    than a layer's kernels, named; and for NaN or Inf in a layer, named. Nothing of the model changes.
+    than a layer's kernels, named; and for NaN or Inf in a layer, named. With several processes, also what `measure`
+    does. Nothing of the model changes.
     """
-    if isinstance(weight_or_model, (Tensor, Array)):
-        weight = checked_weight(weight_or_model, "weight_or_model")
-        if weight.is_meta:
-            raise ValueError("weight_or_model is on the meta device, it has no values")
-        layers, name = [Layer("", "Tensor", (weight.detach(),))], "a tensor"
-    elif isinstance(weight_or_model, nn.Module):
-        with torch.no_grad():
-            layers, name = model_layers(weight_or_model), type(weight_or_model).__name__
-    else:
-        raise TypeError(f"weight_or_model must be a tensor, an array or a module, got {type(weight_or_model).__name__}")
-    return match_layers(layers, bank, threshold, signed, backend=backend, sources=[Source(name)])
+    team = team_for(group, weight_or_model)
+    with torch.no_grad(), team.together():
+        layers, name = _layers_of(weight_or_model, team)
+        return match_layers(layers, bank, threshold, signed, backend=backend, sources=[Source(name)], team=team)
 
 
 @torch.no_grad()
@@ -87,8 +93,12 @@ def match_layers(
     backend: Backend | None = None,
     sources: Sequence[Source] = (),
     notes: Sequence[str] = (),
+    team: Team = ALONE,
 ) -> PatternReport:
-    """`match_patterns` on layers that are read already. track: wraps the iteration over them, to show progress"""
+    """`match_patterns` on layers that are read already.
+
+    track: wraps the iteration over them, to show progress; team: whose processes all call, within its `together`
+    """
     similarity = Similarity("cosine", signed=signed)
     limit = checked_threshold(threshold, similarity.lowest)
     names = names_of(bank, signed)
@@ -96,10 +106,20 @@ def match_layers(
         size: _comparison(bank, names, size, limit, similarity, backend)
         for size in {each.shape[2:] for each in layers if each.shape and not is_pointwise(each.banks[0])}
     }
+    asked = [f"threshold {limit}", f"signed {signed}", f"backend {backend}", f"patterns {names}"]
+    asked += [f"kernels {size}, checksum {checksum(each.kernels)}" for size, each in comparisons.items()]
+    team.check_agreement(lambda: [*asked, *facts_of_models([layers])])
+    plans = plans_of([(layer,) for layer in layers], "skip", False, ALONE)
     for layer in layers:
-        if layer.banks and layer.banks[0].shape[2:] in comparisons:
+        if layer.banks and not layer.sharded and layer.banks[0].shape[2:] in comparisons:
             _check_finite(layer)
-    rows = [_row(layer, comparisons) for layer in track(layers)]
+    check_finite([plan for plan in plans if plan.is_sharded], [""], team)
+
+    def row_of(plan: LayerPlan, banks: Banks, _: Team) -> LayerPatterns:
+        return _row(replace(plan.layer, banks=tuple(banks[0])), comparisons)
+
+    found = of_each(plans, [plan.cost_of_patterns for plan in plans], row_of, team, whole=True)
+    rows = [row or _row(layer, comparisons) for layer, row in zip(track(layers), found, strict=True)]
     return PatternReport(
         tuple(rows),
         names,
@@ -110,6 +130,19 @@ def match_layers(
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
         {"ckrm_kernels": __version__, "torch": torch.__version__},
     )
+
+
+def _layers_of(weight_or_model: Weight, team: Team) -> tuple[list[Layer], str]:
+    """What `match_patterns` is given as layers, and what it is."""
+    if isinstance(weight_or_model, nn.Module):
+        return model_layers(weight_or_model, sharded=True), type(weight_or_model).__name__
+    if not isinstance(weight_or_model, (Tensor, Array)):
+        raise TypeError(f"weight_or_model must be a tensor, an array or a module, got {type(weight_or_model).__name__}")
+    team.check()
+    weight = checked_weight(gathered(as_tensor(weight_or_model, "weight_or_model")), "weight_or_model")
+    if weight.is_meta:
+        raise ValueError("weight_or_model is on the meta device, it has no values")
+    return [Layer("", "Tensor", (weight.detach(),))], "a tensor"
 
 
 class _Comparison(NamedTuple):
@@ -139,11 +172,13 @@ class _Comparison(NamedTuple):
     def of_bank(self, bank: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
         """The same of a bank (F2, F1, *K), with zero (F2, F1); (F2, F1) each. A block of slices is held at a time."""
         filters = max(_BLOCK // max(bank.shape[1], 1), 1)
-        found = [
-            self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
-            for some, which in zip(bank.split(filters), zero.split(filters), strict=True)
-        ]
-        place, nearness = (torch.cat(each).view(bank.shape[:2]) for each in zip(*found, strict=True))
+        place = torch.empty(bank.shape[:2], dtype=torch.int64, device=bank.device)
+        nearness = torch.empty(bank.shape[:2], dtype=result_dtype(bank.dtype), device=bank.device)
+        blocks = zip(*(each.split(filters) for each in (bank, zero, place, nearness)), strict=True)
+        for some, which, own_place, own_nearness in blocks:
+            found = self.of_slices(some.reshape(-1, *bank.shape[2:]), which.flatten())
+            own_place.copy_(found[0].view_as(own_place))
+            own_nearness.copy_(found[1].view_as(own_nearness))
         return place, nearness
 
 
@@ -198,10 +233,13 @@ def _row(layer: Layer, comparisons: dict[tuple[int, ...], _Comparison]) -> Layer
 
 def _zero_kernels(banks: Sequence[Tensor]) -> list[Tensor]:
     """Of each bank (F2, F1, *K) which slices are all but zero beside the whole layer: (F2, F1) bool."""
-    norms = [torch.cat([_norms(some) for some in bank.split(_BLOCK // max(bank.shape[1], 1) or 1)]) for bank in banks]
-    together = torch.stack(norms)
+    together = torch.empty((len(banks), *banks[0].shape[:2]), dtype=torch.float64, device=banks[0].device)
+    for bank, norms in zip(banks, together, strict=True):
+        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        for some, own in zip(bank.split(filters), norms.split(filters), strict=True):
+            own.copy_(_norms(some))
     limit = DEAD * together.square().mean().sqrt()
-    return [norm <= limit for norm in norms]
+    return list((together <= limit).unbind(0))
 
 
 def _norms(filters: Tensor) -> Tensor:
@@ -235,13 +273,14 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
     kernels = torch.cat([_spread(bank, most) for bank in banks[::step]]).cpu().float()
     places = torch.cat([_spread(each, most) for each in place.split([len(bank) for bank in banks])[::step]])
     limit = max(abs(float(end)) for bank in banks for end in bank.aminmax()) or 1.0
-    counts = torch.stack([torch.histc(bank.float(), _BINS, -limit, limit).cpu() for bank in banks]).sum(0)
-    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(map(int, counts)))
+    parts = (some.float() for bank in banks for some in parts_of(bank))
+    counts = torch.stack([torch.histc(some, _BINS, -limit, limit).cpu() for some in parts]).sum(0, dtype=torch.int64)
+    return Shown(kernels, tuple(names[each] for each in places), limit, tuple(counts.tolist()))
 
 
 def _check_finite(layer: Layer) -> None:
-    finite = torch.cat([bank.flatten(1).isfinite().all(1) for bank in layer.banks])
-    if not bool(finite.all()):
+    if not all(map(all_finite, layer.banks)):
+        finite = torch.cat([are_finite(bank) for bank in layer.banks])
         bad = (~finite).nonzero().flatten().tolist()
         where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
         raise ValueError(f"{where} has NaN or Inf in filters {bad[:8]}: no kernel was compared")

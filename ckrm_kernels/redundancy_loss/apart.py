@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ckrm_kernels.backends import Backend, implementation
+from ckrm_kernels.distributed import Team
 from ckrm_kernels.distribution import omega_of_banks
 from ckrm_kernels.functional import soft_redundancy_of_banks
 from ckrm_kernels.ops import result_dtype
 from ckrm_kernels.redundancy_loss.live_layers import LiveLayer
+from ckrm_kernels.redundancy_loss.shared import shared_soft_redundancy
 from ckrm_kernels.sampling import drawn_by_chance, packed_to_pairs, uniform_sample
+from ckrm_kernels.sharing import facts_of
 from ckrm_kernels.similarity import Similarity
 
 CHANCE_SHARE = 0.01
@@ -24,6 +27,7 @@ class Apart:
 
     threshold: t, of all layers; None: of each layer the value that 1 % of its pairs exceed by chance
     pairs_per_step: of a layer with more pairs, so many are drawn anew at each call; None takes all
+    team: the processes that share the work on whole layers where gradients are asked for
     """
 
     def __init__(
@@ -35,11 +39,14 @@ class Apart:
         similarity: Similarity,
         backend: Backend | None,
         seed: int,
+        team: Team,
     ) -> None:
         self.layers = layers
         self.threshold, self.temperature = threshold, temperature
         self.pairs_per_step = pairs_per_step
         self.similarity, self.backend = similarity, backend
+        self.team = team
+        self._has_same_layers = self._has_same_weights = False  # whether its processes have been found to
         self.generator = torch.Generator().manual_seed(seed)
         self.levels: list[Tensor] | None = None  # by chance, of each layer
 
@@ -59,7 +66,7 @@ class Apart:
         levels = []
         for layer in self.layers:
             banks = layer.banks(self.similarity.scale_free)
-            omega = omega_of_banks(drawn_by_chance(banks), self.similarity, self.backend)
+            omega = omega_of_banks(list(drawn_by_chance(banks)), self.similarity, self.backend)
             assert omega is not None  # of a sample
             levels.append(torch.cat(omega).quantile(1 - CHANCE_SHARE))
         self.levels = levels
@@ -81,6 +88,8 @@ class Apart:
     def value(self) -> Tensor:
         """The penalty, of the weights as they are."""
         active = [index for index, layer in enumerate(self.layers) if not layer.is_frozen]
+        if self.team.size > 1 and torch.is_grad_enabled():
+            self._check_layers()
         if not active:
             bank = self.layers[0].banks(False)[0]
             return bank.new_zeros((), dtype=result_dtype(bank.dtype))
@@ -91,13 +100,39 @@ class Apart:
         threshold = (
             self.threshold if self.threshold is not None else [self._level(index, bank) for index, bank in whole]
         )
-        values = soft_redundancy_of_banks(
-            [bank for _, bank in whole], threshold, self.temperature, self.similarity, self.backend
-        )
+        values = self._of_banks([bank for _, bank in whole], threshold)
         # a layer's banks have as many pairs each
         found = [value / len(of_layers[index]) for (index, _), value in zip(whole, values, strict=True)]
         found += [self._of_sample(index, banks) for index, banks in of_layers.items() if self._is_sampled(banks)]
         return torch.stack([each.to(found[0]) for each in found]).sum() / len(active)
+
+    def _of_banks(self, banks: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list[Tensor]:
+        if self.team.size == 1 or not torch.is_grad_enabled() or not banks:
+            return soft_redundancy_of_banks(banks, threshold, self.temperature, self.similarity, self.backend)
+        return self._shared(banks, threshold)
+
+    @torch._disable_dynamo  # torch.compiler.disable, which imports torch._dynamo at once
+    def _check_layers(self) -> None:
+        """Once, before anything is left out or gathered, that the processes have the same layers frozen."""
+        if not self._has_same_layers:
+            with self.team.together():
+                self.team.check_agreement(self._facts)
+            self._has_same_layers = True
+
+    @torch._disable_dynamo
+    def _shared(self, banks: Sequence[Tensor], threshold: float | Sequence[Tensor]) -> list[Tensor]:
+        if not self._has_same_weights:
+            with self.team.together():
+                self.team.check_agreement(lambda: facts_of(banks, self.similarity, self.backend))
+            self._has_same_weights = True
+        return shared_soft_redundancy(banks, threshold, self.temperature, self.similarity, self.backend, self.team)
+
+    def _facts(self) -> list[str]:
+        """What the processes must have in common beside the weights."""
+        layers = [f"a layer {layer.name!r}{' that is frozen' if layer.is_frozen else ''}" for layer in self.layers]
+        threshold = "chance" if self.threshold is None else self.threshold
+        arguments = {"temperature": self.temperature, "threshold": threshold, "pairs_per_step": self.pairs_per_step}
+        return [*layers, *(f"{name} {value}" for name, value in arguments.items())]
 
     def _level(self, index: int, bank: Tensor) -> Tensor:
         """The chance threshold of a layer."""

@@ -6,22 +6,26 @@ import math
 import warnings
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ckrm_kernels.choices import Pointwise
+from ckrm_kernels.distributed import team_of
 from ckrm_kernels.distribution import checked_threshold
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.redundancy_loss.apart import Apart
-from ckrm_kernels.redundancy_loss.live_layers import LiveLayer, live_layers
+from ckrm_kernels.redundancy_loss.live_layers import live_layers
 from ckrm_kernels.redundancy_loss.together import Together
 from ckrm_kernels.whole_numbers import whole_number
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 Toward = Literal["apart", "together"]
-_OF_APART = {"threshold": 0.6, "temperature": 0.1, "pairs_per_step": None, "pointwise": "skip"}
+_OF_APART = {"threshold": 0.6, "temperature": 0.1, "pairs_per_step": None, "pointwise": "skip", "group": None}
 _OF_TOGETHER = {"example_inputs": None, "share": 0.5}
 _OF_BOTH = ("layers", "toward", "refresh", "seed")
 
@@ -58,6 +62,10 @@ class RedundancyLoss(nn.Module):
     pointwise: what to do with 1x1 convolutions and Linear, as `measure` takes it
     example_inputs: of toward="together", inputs of the model's forward pass as `plan_shrink` takes them
     share: of toward="together", that of each coupling's filters that are pulled onto one that stays
+    group: of toward="apart", a process group whose members share the work: each computes whole layers with their
+        gradients, and has those of the others, so that the penalty and its gradient are bit for bit those of one
+        process (of backend="reference" the gradient but for rounding). All must call, with the same layers frozen;
+        where gradients are disabled, and for layers of which pairs are drawn, each works alone. No double backward
     refresh: calls with gradients after which thresholds by chance, or pairs, are taken anew; >= 1
     seed: of the generator that draws pairs
     options: of toward="apart", see `SimilarityOptions`; scale_free=True is what pushes shapes apart, since a penalty at
@@ -85,6 +93,7 @@ class RedundancyLoss(nn.Module):
         pointwise: Pointwise = "skip",
         example_inputs: Any = None,
         share: float = 0.5,
+        group: ProcessGroup | None = None,
         refresh: int = 100,
         seed: int = 0,
         **options: Unpack[SimilarityOptions],
@@ -98,6 +107,7 @@ class RedundancyLoss(nn.Module):
             "temperature": temperature,
             "pairs_per_step": pairs_per_step,
             "pointwise": pointwise,
+            "group": group,
             "example_inputs": example_inputs,
             "share": share,
         }
@@ -123,13 +133,15 @@ class RedundancyLoss(nn.Module):
                 raise ValueError('threshold="chance" permutes positions: pointwise must be "skip" or "vector"')
             if pairs_per_step is not None:
                 pairs_per_step = whole_number("pairs_per_step", pairs_per_step)
-            self._term = Apart(
-                found, level, _checked_temperature(temperature), pairs_per_step, similarity, backend, seed
-            )
-        _warn_of_frozen(found)
+            temperature = _checked_temperature(temperature)
+            team = team_of(group)
+            self._term = Apart(found, level, temperature, pairs_per_step, similarity, backend, seed, team)
+        self._layers, self._known_as_frozen = found, set[str]()
+        self._warn_of_frozen()
 
     def forward(self) -> Tensor:
         """The penalty of the weights as they are: a scalar, differentiable."""
+        self._warn_of_frozen()
         if self._term.is_refreshed:
             self._refresh()
         return self._term.value()
@@ -145,6 +157,16 @@ class RedundancyLoss(nn.Module):
         if not self._term.is_ready or (torch.is_grad_enabled() and self._calls % self.refresh == 0):
             self._term.refresh()
         self._calls += torch.is_grad_enabled()
+
+    def _warn_of_frozen(self) -> None:
+        """Once for each layer."""
+        frozen = [each.name for each in self._layers if each.is_frozen and each.name not in self._known_as_frozen]
+        if frozen:
+            self._known_as_frozen.update(frozen)
+            warnings.warn(
+                f"RedundancyLoss leaves out layers while they are frozen: {', '.join(frozen)}",
+                stacklevel=3,
+            )
 
     def get_extra_state(self) -> Tensor:
         """For `state_dict`: bytes, always as many, which every format of checkpoints holds."""
@@ -187,12 +209,3 @@ def _checked_temperature(value: Any) -> float:
 def _check_share(value: Any) -> None:
     if not 0 < _number("share", value) < 1:
         raise ValueError(f"share must lie between 0 and 1, got {value!r}")
-
-
-def _warn_of_frozen(layers: Iterable[LiveLayer]) -> None:
-    frozen = [layer.name for layer in layers if layer.is_frozen]
-    if frozen:
-        warnings.warn(
-            f"RedundancyLoss leaves out layers while they are frozen: {', '.join(frozen)}",
-            stacklevel=3,
-        )

@@ -150,7 +150,10 @@ class LayerRedundancy:
         return "scale" if exceeds_chance(self.redundancy, by_shape.chance, self.pairs, models) else "none"
 
     def quantile(self, q: float) -> float | None:
-        """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair."""
+        """The q-quantile of Omega, to within one bin of the histogram; None where there is no pair.
+
+        Raises ValueError for a q outside [0, 1].
+        """
         if not 0 <= q <= 1:
             raise ValueError(f"q must lie in [0, 1], got {q!r}")
         if not self.histogram or not sum(self.histogram):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ckrm_kernels.shrinking.fold import Batches
+from ckrm_kernels.shrinking.forward_passes import Batches
 from ckrm_kernels.shrinking.inputs import Inputs
 from ckrm_kernels.shrinking.observing import evaluating
 

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ckrm_kernels.presentation.progress import tracked
-from ckrm_kernels.shrinking import unfolding
+from ckrm_kernels.shrinking import fold_cost, unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
+from ckrm_kernels.shrinking.fold_cost import Removed, consumers, in_parts, indices_left, rows_of, size_of
+from ckrm_kernels.shrinking.forward_passes import Batches, ForwardPasses, Seen
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
-from ckrm_kernels.shrinking.moments import tensor_of
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
 
-Removed = Mapping[str, Collection[int]]
-
-
-class Batches(Protocol):
-    """Inputs of forward passes: (arguments, keywords) of each; `calibration.Calibration`, or a list."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]: ...
-
-
-WIDEST = 4608
-"""The most columns whose products are summed: 512 channels under a 3x3 kernel. Of more, as many rows are kept as take
-twice the memory of these sums."""
-
-AT_ONCE = 2**30
-"""Bytes of the original's outputs that are held at once; where its layers give more, it is run several times."""
-
-_ROWS_PER_COLUMN = 8
-_LEAST_ROWS = 8192
 _ROWS_AT_ONCE = 2048
+_CHECKED = 16  # of these, whether they are products
 _AGREES = 0.05  # of the largest output: what half precision, or TF32 in a product of many terms, may be off
-_COPIES = 6  # of the sums: to fit, to check, each as a regression, the penalised one and its factor
 _KIND = "layer"
 _RIDGES = (1, 10, 100, 1000)
 
@@ -80,11 +62,11 @@ def refit(
     keep: where layers are kept as they are finished, and found by an equal call
     Source: He, Zhang and Sun 2017, "Channel pruning for accelerating very deep neural networks", equation 3.
     """
-    layers = _consumers(graph, removed)
+    layers = consumers(graph, removed)
     found: dict[str, Refit] = {}
     with evaluating(small, original):
         pairs = [
-            _Pair(small, original, graph, layer, _kept(original, graph, removed, layer.weight, layer.output_dim))
+            _Pair(small, original, graph, layer, indices_left(original, graph, removed, layer.weight, layer.output_dim))
             for layer in layers
         ]
         for pair in pairs:
@@ -92,12 +74,13 @@ def refit(
             if row is not None:
                 found[pair.layer.name] = row
         pairs = [pair for pair in pairs if pair.layer.name not in found]
-        sizes = [_sizes(original, graph, removed, pair.layer).outputs for pair in pairs]
+        sizes = [size_of(original, graph, removed, pair.layer).outputs for pair in pairs]
         outputs = _Outputs(pairs, sizes, calibration)
-        for pair in tracked(pairs, "refitting", "layers") if progress else pairs:
-            row = found[pair.layer.name] = _refitted(pair, outputs.of(pair), calibration, ridge)
-            if keep is not None:
-                keep.keep(_KIND, pair.layer.name, row, pair.fitted)
+        with closing(ForwardPasses(small, [pair.layer for pair in pairs], calibration)) as passes:
+            for pair in tracked(pairs, "refitting", "layers") if progress else pairs:
+                row = found[pair.layer.name] = _refitted(pair, outputs.of(pair), passes, ridge)
+                if keep is not None:
+                    keep.keep(_KIND, pair.layer.name, row, pair.fitted)
     return {layer.name: found[layer.name] for layer in layers}
 
 
@@ -112,65 +95,6 @@ def _found(pair: _Pair, keep: FinishedParts | None) -> Refit | None:
     for name, tensor in pair.fitted.items():
         tensor.copy_(part.tensors[name])
     return Refit(*part.value)
-
-
-def memory(original: nn.Module, graph: Graph, removed: Removed) -> int:
-    """Bytes that `refit` takes at most beside the two networks and one batch in them."""
-    sizes = [_sizes(original, graph, removed, layer) for layer in _consumers(graph, removed)]
-    held = max((size.sums for size in sizes), default=0)
-    return held + max((sum(part) for part in _parts([size.outputs for size in sizes])), default=0)
-
-
-class _Sizes(NamedTuple):
-    """Bytes that the refit of a layer takes: of sums of products, and of what the original gives."""
-
-    sums: int
-    outputs: int
-
-
-def _sizes(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> _Sizes:
-    weight = tensor_of(original, layer.weight)
-    inputs = len(_kept(original, graph, removed, layer.weight, layer.input_dim))
-    columns = inputs * weight.shape[2:].numel() // (layer.groups if layer.kind == "transposed" else 1)
-    held = layer.groups * columns**2 if columns <= WIDEST else 2 * WIDEST**2
-    outputs = len(_kept(original, graph, removed, layer.weight, layer.output_dim))
-    outputs *= layer.groups if layer.kind == "transposed" else 1
-    return _Sizes(8 * _COPIES * held, _rows_of(columns) * (outputs * weight.element_size() + 8))
-
-
-def _rows_of(columns: int) -> int:
-    """How many rows suffice."""
-    return max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns) if columns <= WIDEST else 2 * WIDEST**2 // columns
-
-
-def _parts(sizes: Sequence[int]) -> list[list[int]]:
-    """The sizes, in parts of at most `AT_ONCE` bytes, or of one size."""
-    parts: list[list[int]] = []
-    for size in sizes:
-        if parts and sum(parts[-1]) + size <= AT_ONCE:
-            parts[-1].append(size)
-        else:
-            parts.append([size])
-    return parts
-
-
-def _consumers(graph: Graph, removed: Removed) -> list[Layer]:
-    """What reads a filter that leaves, in the order in which it runs."""
-    shrunk = [coupling for coupling in graph.couplings if removed.get(coupling.name)]
-    names = {layer.name for coupling in shrunk for layer in graph.consumers(coupling)}
-    return [layer for layer in graph.layers if layer.name in names]
-
-
-def _kept(original: nn.Module, graph: Graph, removed: Removed, tensor: str, dim: int) -> list[int]:
-    """The indices that stay in a dimension of a tensor."""
-    gone = {
-        index
-        for coupling in graph.couplings
-        for entry in coupling.entries
-        if (entry.tensor, entry.dim) == (tensor, dim)
-        for index in entry.of(removed.get(coupling.name, ()))
-    }
-    return [index for index in range(tensor_of(original, tensor).shape[dim]) if index not in gone]
 
 
 @dataclass(frozen=True)
@@ -247,12 +171,12 @@ class _Rows(NamedTuple):
 
 
 class _Outputs:
-    """What layers of the original give on the calibration, of as many layers in one pass as `AT_ONCE` allows."""
+    """What layers of the original give on the calibration, of as many in one pass as `fold_cost.AT_ONCE` allows."""
 
     def __init__(self, pairs: Sequence[_Pair], sizes: Sequence[int], calibration: Batches) -> None:
         """sizes: bytes of each layer's"""
         left = iter(pairs)
-        self._parts = [[next(left) for _ in part] for part in _parts(sizes)]
+        self._parts = [[next(left) for _ in part] for part in in_parts(sizes)]
         self._calibration = calibration
         self._seen: dict[str, list[list[_Rows]]] = {}
 
@@ -271,7 +195,7 @@ class _Outputs:
                 self._seen[name].append(rows)
 
     def _take(self, pair: _Pair, seed: int, module: Any, input: Tensor, output: Tensor) -> _Rows:
-        at_most = -(-_rows_of(pair.columns) // (len(self._calibration) * pair.layer.calls))
+        at_most = -(-rows_of(pair.columns) // (len(self._calibration) * pair.layer.calls))
         return pair.rows(module, output, at_most, seed)
 
 
@@ -280,28 +204,25 @@ class _Observation:
 
     def __init__(self, pair: _Pair, batches: int) -> None:
         self.pair = pair
-        self.fitting: Any = Rows() if pair.columns > WIDEST else Sums()
+        self.fitting: Any = Rows() if pair.columns > fold_cost.WIDEST else Sums()
         self.held_out: Any = self.fitting.alike()
         self.linear = True
         self._batches, self._batch = batches, -1
 
-    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[_Rows]) -> None:
-        """Runs the small network on a batch, up to the layer. wanted: what the original gives in each call"""
+    def add(self, calls: Iterable[Seen], wanted: Sequence[_Rows]) -> None:
+        """Adds a batch: the calls of the small network's layer. wanted: what the original gives in each"""
         self._batch += 1
-        name, left = self.pair.layer.name, iter(wanted)
-
-        def see(module: Any, input: Tensor, output: Tensor) -> None:
-            self._see(module, input, output, next(left))
-
-        calls_of(self.pair.small, {name: self.pair.layer.calls}, args, kwargs, {name: see})
+        left = iter(wanted)
+        for seen in calls:
+            self._see(*seen, next(left))
 
     def _see(self, module: Any, input: Tensor, output: Tensor, wanted: _Rows) -> None:
         size = unfolding.output_size(module, output)
-        self.linear = self.linear and _computes_a_product(module, input, output, wanted.positions[:16])
         count = unfolding.row_count(module, output)
         parts = (each.split(_ROWS_AT_ONCE) for each in wanted)
         for places, t in zip(*parts, strict=True):
             x = unfolding.columns(module, input, places, size)
+            self.linear = self.linear and _computes_a_product(module, x[:_CHECKED], output, places[:_CHECKED])
             held = self._held(places, count).to(x.device)
             self.fitting.add(x[~held], t[~held])
             self.held_out.add(x[held], t[held])
@@ -313,10 +234,10 @@ class _Observation:
         return 4 * positions >= 3 * count
 
 
-def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: Tensor) -> bool:
-    """Whether the output at some positions is the module's weight times its input."""
-    x = unfolding.columns(module, input, positions, unfolding.output_size(module, output)).double()
-    product = torch.einsum("pgk,gfk->pgf", x, unfolding.matrix(module, module.weight).double()).flatten(1)
+def _computes_a_product(module: Any, columns: Tensor, output: Tensor, positions: Tensor) -> bool:
+    """Whether the output at some positions is the module's weight times the columns there."""
+    matrix = unfolding.matrix(module, module.weight).double()
+    product = torch.einsum("pgk,gfk->pgf", columns.double(), matrix).flatten(1)
     if module.bias is not None:
         product = product + module.bias.double()
     computed = unfolding.rows(module, output, positions).double()
@@ -324,10 +245,11 @@ def _computes_a_product(module: Any, input: Tensor, output: Tensor, positions: T
     return off <= _AGREES or not bool(torch.isfinite(product).all())
 
 
-def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], calibration: Batches, ridge: float) -> Refit:
-    seen = _Observation(pair, len(calibration))
-    for (args, kwargs), wanted in zip(calibration, outputs, strict=True):
-        seen.add(args, kwargs, wanted)
+def _refitted(pair: _Pair, outputs: Sequence[Sequence[_Rows]], passes: ForwardPasses, ridge: float) -> Refit:
+    seen = _Observation(pair, len(outputs))
+    for batch, wanted in enumerate(outputs):
+        with closing(passes.calls(batch, pair.layer)) as calls:
+            seen.add(calls, wanted)
     if not (seen.fitting.count and seen.held_out.count):
         return Refit(None, None, "too few calibration inputs reach it")
     if not seen.linear:

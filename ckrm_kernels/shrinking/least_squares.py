@@ -179,4 +179,4 @@ def _share(squared: Tensor, variance: Tensor, energy: Tensor) -> float:
     error = max(float(squared.sum()), 0.0)
     rounding = torch.finfo(torch.float64).eps * float(energy.sum())  # below, targets do not vary
     scale = max(float(variance.sum()), rounding)
-    return error / scale if error else 0.0
+    return error / (scale or 1.0)  # of targets that are all 0 the error itself

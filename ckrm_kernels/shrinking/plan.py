@@ -27,7 +27,8 @@ from ckrm_kernels.shrinking.couplings import Coupling, Graph
 from ckrm_kernels.shrinking.curves import Choice, measured_curves, orders_of, up_to, weight_curves
 from ckrm_kernels.shrinking.elimination import Curve
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
-from ckrm_kernels.shrinking.fold import Refit, memory, refit
+from ckrm_kernels.shrinking.fold import Refit, refit
+from ckrm_kernels.shrinking.fold_cost import consumers, cost
 from ckrm_kernels.shrinking.graph import trace
 from ckrm_kernels.shrinking.inputs import Inputs, as_inputs
 from ckrm_kernels.shrinking.layer_rows import layer_rows
@@ -237,7 +238,8 @@ def _planned(
         wanted = merging.merge(model, graph, _widths_left(graph, wanted)).removed
     removed, deviation, undone = _proved_together(model, graph, wanted, inputs)
     staying |= undone
-    before, after = _totals(model, graph, removed, inputs)
+    small = without(model, graph, removed)
+    before, after = _totals(model, small, graph, removed, inputs)
     return ShrinkPlan(
         model=model,
         graph=graph,
@@ -248,7 +250,7 @@ def _planned(
         after=after,
         choose=choose if isinstance(choose, str) else getattr(choose, "__name__", "a function"),
         budget=budget.in_words(),
-        notes=_notes(model, graph, removed, data, merges, (before.latency, after.latency), inputs),
+        notes=_notes(model, small, graph, removed, data, merges, inputs),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"ckrm_kernels": __version__, "torch": torch.__version__},
         _rows=layer_rows(model, graph, wanted, removed, curves, proofs, staying, measured),
@@ -336,9 +338,10 @@ def _proved_together(
     return removed, whole.deviation if removed else 0.0, undone
 
 
-def _totals(model: nn.Module, graph: Graph, removed: Removed, inputs: Inputs) -> tuple[Totals, Totals]:
+def _totals(
+    model: nn.Module, small: nn.Module, graph: Graph, removed: Removed, inputs: Inputs
+) -> tuple[Totals, Totals]:
     """Of the model and of the small one."""
-    small = without(model, graph, removed)
     seconds = latencies({"model": model, "small": small}, inputs)
     sizes = size_of(model, graph), size_of(model, graph, removed)
     before, after = (
@@ -361,26 +364,25 @@ def _unobserved(graph: Graph) -> dict[str, str]:
 
 def _notes(
     model: nn.Module,
+    small: nn.Module,
     graph: Graph,
     removed: Removed,
     data: Calibration | None,
     merges: bool,
-    seconds: tuple[float, float],
     inputs: Inputs,
 ) -> tuple[str, ...]:
-    """What is to be known. seconds: of a forward pass of the inputs in the model and in the small one"""
+    """What is to be known."""
     found = []
     if merges:
         found.append("without calibration, filters are merged by their weights alone, which keeps less accuracy")
     elif data is None:
         found.append("without calibration, nothing makes up for the filters that leave")
     else:
-        readers = {layer.name for name in removed for layer in graph.consumers(graph.coupling(name))}
-        each = seconds[0] + len(readers) * seconds[1] / 2  # the small one runs up to each layer, on average half of it
-        passes = max(each * data.images / inputs.batch, 1)
+        takes = cost(model, small, graph, removed, inputs, data.images / inputs.batch, len(data))
+        readers, place = len(consumers(graph, removed)), "the GPU" if inputs.device.type == "cuda" else "one core"
         found.append(
-            f"calibrated on {data.images} inputs; the fold of {counted(len(readers), 'layer')} takes about "
-            f"{roughly(passes)} of one core and {size(memory(model, graph, removed))} besides the two networks"
+            f"calibrated on {data.images} inputs; the fold of {counted(readers, 'layer')} takes about "
+            f"{roughly(max(takes.seconds, 1))} of {place} and {size(takes.memory)} besides the two networks"
         )
     found += [
         f"{name}: {them} could not be observed: its error is in no figure, and no fold makes up for it"

@@ -42,6 +42,7 @@ class TrainingConfig:
     deterministic: only algorithms that repeat bit by bit, on a GPU too
 
     With "plateau" or `early_stop` the weights of the lowest validation loss are kept, else the last ones.
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -126,6 +127,7 @@ class Runtime:
     checkpoint_seconds: time between two checkpoints of an unfinished run
     tensorboard: writes curves for TensorBoard beside the run
     data_parallel: the processes that torchrun started share each batch, else they share the runs
+    Raises ValueError, naming it, for a setting that is not as above, or a device that there is not.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -53,7 +53,10 @@ def save_run(folder: Path, model: nn.Module, run: Run, metadata: Mapping[str, st
 
 
 def load_run(folder: Path, identity: dict[str, Any]) -> Run | None:
-    """The finished run in the folder, or None where there is none of this identity."""
+    """The finished run in the folder, or None where there is none of this identity.
+
+    Raises ValueError, naming the file, where it is damaged.
+    """
     if not (folder / RECORD).exists() or not (folder / WEIGHTS).exists():
         return None
     record = read_json(folder / RECORD)

@@ -69,6 +69,7 @@ class RunsConfig:
 
     network: a description, or its name, see `models.network_of`
     seeds: different whole numbers, at least one; each gives a network
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -40,7 +40,8 @@ def done_in_words(networks: Networks, compared: Sequence[Compared], valid: int) 
 def make_and_evaluate(networks: Networks, workers: Workers, compared: Compared) -> Candidate:
     """One of the networks from all seeds, on the held-out part."""
     seeds = networks.config.final_seeds
-    networks.display.phase(f"Comparison: the {compared.name} network from {seeds} seeds, {compared.in_words()}")
+    named = f"the {compared.name} network from {counted(seeds, 'seed')}"
+    networks.display.phase(f"Comparison: {named}, {compared.in_words()}")
     compared.make(networks, workers)
 
     def evaluated() -> Candidate:

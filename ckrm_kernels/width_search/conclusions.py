@@ -127,8 +127,8 @@ def _nothing_shrunk(rounds: Sequence[Round], outcome: Outcome, psi: Similarity) 
     return [
         f"Nothing was shrunk, because {outcome.obstacle}.",
         f"The search ended after {counted(len(rounds), 'round')} of training: {outcome.reason}.",
-        f"Of the {len(rounds[0].widths)} widths of the standard network {len(redundant)} are redundant at "
-        f"{psi.in_words()}: {', '.join(redundant)}.",
+        f"Of the standard network's {counted(len(rounds[0].widths), 'width')} {len(redundant)} "
+        f"{'is' if len(redundant) == 1 else 'are'} redundant at {psi.in_words()}: {', '.join(redundant)}.",
     ]
 
 
@@ -156,7 +156,7 @@ def _redundant_by_scale(layers: Sequence[MeasuredLayer], target: float, psi: Sim
     if not by_scale:
         return []
     return [
-        f"Of the {len(redundant)} redundant layers of the standard network, {len(by_scale)} are within target when "
-        f"measured scale-free: at {psi.in_words()} their lambda speaks of small weights, not of filters that repeat "
-        "each other's shape."
+        f"Of the standard network's {counted(len(redundant), 'redundant layer')}, {len(by_scale)} "
+        f"{'is' if len(by_scale) == 1 else 'are'} within target when measured scale-free: at {psi.in_words()} lambda "
+        "speaks there of small weights, not of filters that repeat each other's shape."
     ]

@@ -30,6 +30,7 @@ class RuleConfig:
     parameters: that budget, the share of the standard network's parameters, in (0, 1); of "error" alone
     tied: "layer" gives every layer, or set of layers that are added, its own width; "stage" one to each stage
     minimum, multiple, closed: see `BracketRule`; the last is of "redundancy" alone
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -90,6 +91,7 @@ class WidthSearchConfig:
     target: a layer is within target when its lambda is at most this or what `MeasuredLayer` allows
     most_rounds: see `Search`
     margin: the largest difference in accuracy and in AUC that counts as none, > 0; see `Search` too
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

@@ -100,6 +100,8 @@ class Experiment:
         changes = self.state_file.changes()
         if self.finished and not changes:
             return
+        if not self.state.rounds:
+            self.networks.check_budget()
         self._show_what_is_done(changes)
         self.state.sessions.append(session_now(len(self.state.rounds), changes, self.networks.runtime))
         self.state_file.save(self.state)

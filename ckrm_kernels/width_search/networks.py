@@ -30,9 +30,9 @@ from ckrm_kernels.training import Runtime
 from ckrm_kernels.training.progress import Display
 from ckrm_kernels.training.run_files import Run
 from ckrm_kernels.training.runs import jobs_of, run_with_bars
-from ckrm_kernels.training.workers import Job, OnEvent, Workers
+from ckrm_kernels.training.workers import Job, OnEvent, Workers, seeded
 from ckrm_kernels.width_search.config import WidthSearchConfig
-from ckrm_kernels.width_search.widths_by_error import CALIBRATION, widths_by_error
+from ckrm_kernels.width_search.widths_by_error import CALIBRATION, check_reachable, widths_by_error
 
 _EXAMPLES = "saliency.safetensors"  # in the experiment's folder
 
@@ -80,6 +80,16 @@ class Networks:
         """The layers of trained networks."""
         return measure_networks(models, self.config.threshold, self.config.similarity)
 
+    def check_budget(self) -> None:
+        """Raises ValueError where the rule goes by error and its budget can't be reached, before any is trained."""
+        rule = self.config.rule
+        if rule.by == "error":
+            with seeded(Runtime(device="cpu"), 0):
+                model = self.config.network.build().eval()
+                check_reachable(
+                    model, self.calibration(), rule.parameters, multiple=rule.multiple, minimum=rule.minimum
+                )
+
     def kept_by_error(self, models: Sequence[nn.Module]) -> dict[str, int]:
         """By width, how many filters shrinking trained standard networks keeps; none where the rule is another."""
         rule = self.config.rule
@@ -89,8 +99,14 @@ class Networks:
             f"the widths that {counted(len(models), 'network')} keep, shrunk to {rule.parameters:.0%} of the parameters"
         )
         self.display.print_line(f"finding {what}")
-        options = {"multiple": rule.multiple, "minimum": rule.minimum}
-        return widths_by_error(models, self.config.network, self.calibration(), rule.parameters, **options)
+        return widths_by_error(
+            models,
+            self.config.network,
+            self.calibration(),
+            rule.parameters,
+            multiple=rule.multiple,
+            minimum=rule.minimum,
+        )
 
     def calibration(self) -> Tensor:
         """(N, C, H, W): images of the training part, always the same ones, that shrinking is calibrated with."""

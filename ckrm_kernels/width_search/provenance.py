@@ -55,8 +55,8 @@ def provenance(
         "digest of the data": digest_of_json(data.identity)[:_DIGEST],
         "training": _training(config.training),
         "networks": (
-            f"{config.seeds} of each round, from the seeds 0 to {config.seeds - 1}; {config.final_seeds} of each kind "
-            f"that is compared, from the seeds 0 to {config.final_seeds - 1}"
+            f"{config.seeds} of each round, from {_seeds(config.seeds)}; {config.final_seeds} of each kind that is "
+            f"compared, from {_seeds(config.final_seeds)}"
         ),
         "measured": (
             f"λ above Ψ {config.threshold:g}, at {config.similarity.in_words()}; target {config.target:g}, margin "
@@ -69,6 +69,10 @@ def provenance(
         ),
     }
     return {**rows, **_sessions(sessions)}
+
+
+def _seeds(number: int) -> str:
+    return f"the seeds 0 to {number - 1}" if number > 1 else "the seed 0"
 
 
 def in_brief(config: WidthSearchConfig, data: DataSummary) -> str:

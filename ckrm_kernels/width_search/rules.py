@@ -83,6 +83,7 @@ class BracketRule:
     minimum: no width falls below it, >= 1
     multiple: every width that the rule chooses is a multiple of it, >= 1
     closed: a bracket is closed when redundant / within target is at most this, or no width lies between; > 1
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     minimum: int = 4
@@ -96,7 +97,7 @@ class BracketRule:
             raise ValueError(f"closed must be a finite number > 1, got {self.closed!r}")
 
     def propose(self, rounds: Sequence[Mapping[str, Observation]]) -> list[Change]:
-        """One change for every width; see `WidthRule`."""
+        """One change for every width; see `WidthRule`. Raises ValueError where there is no round."""
         if not rounds:
             raise ValueError("rounds must hold at least one round, got none")
         changes = []

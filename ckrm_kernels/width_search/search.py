@@ -97,6 +97,7 @@ class Search:
     rule: chooses the widths; target: see `WidthSearchConfig`
     most_rounds: how often it trains at most, >= 1
     margin: a round whose mean validation accuracy is below the best round's by more is chosen only if within target
+    Raises ValueError, naming it, for a setting that is not as above.
     """
 
     ties: WidthTies

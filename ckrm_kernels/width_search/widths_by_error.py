@@ -70,3 +70,11 @@ def plan_by_error(
     """The plan to shrink one of the networks; arguments and errors as of `widths_by_error`."""
     examples = example_inputs(model, images[:2])
     return plan_shrink(model, examples, calibration=images, parameters=parameters, round_to=multiple, minimum=minimum)
+
+
+def check_reachable(
+    model: nn.Module, images: Tensor, parameters: float, *, multiple: int = 1, minimum: int = 1
+) -> None:
+    """Raises ValueError for a budget that is out of reach whatever the weights. model: of random ones"""
+    examples = example_inputs(model, images[:2])
+    plan_shrink(model, examples, choose="random", parameters=parameters, round_to=multiple, minimum=minimum)

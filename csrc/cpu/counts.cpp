@@ -1,4 +1,4 @@
-// How many pairs of each bank have their Psi in each interval, without storing Omega.
+// How many pairs of each bank, or of two banks, have their Psi in each interval, without storing Omega.
 #include <torch/csrc/stable/ops.h>
 
 #include <mutex>
@@ -26,25 +26,33 @@ bool is_decided(Tiles<T>& tiles, int64_t done, int64_t slices, T least, T lowest
   return true;
 }
 
-// Adds the numbers of all pairs of a bank to counts[edges + 2]. Out: the type that Psi is returned in, to which it is
-// rounded first, so that counts agree with what pairwise_psi returns.
+// How many of the edges lie below a value; none below NaN. Without branches, which are guessed wrong wherever Psi lie
+// near an edge.
+template <class T>
+size_t edges_below(const std::vector<T>& edges, T value) {
+  const T* first = edges.data();
+  size_t left = edges.size();
+  for (; left > 1; left -= left / 2) first += static_cast<size_t>(first[left / 2 - 1] < value) * (left / 2);
+  return static_cast<size_t>(first - edges.data()) + static_cast<size_t>(left == 1 && *first < value);
+}
+
+// Adds the numbers of all pairs of a bank (triangular), or of those of a x b, to counts[edges + 2]. Out: the type that
+// Psi is returned in, to which it is rounded first, so that counts agree with what pairwise_psi returns.
 template <class Out, class T>
-void count_pairs(const Bank<T>& bank, const Scalars<T>& scalars, T least, const std::vector<T>& edges,
-                 int64_t* counts) {
+void count_pairs(const Bank<T>& a, const Bank<T>& b, bool triangular, const Scalars<T>& scalars, T least,
+                 const std::vector<T>& edges, int64_t* counts) {
   std::mutex alone;
-  parallel_tiles(bank, bank, true, [&](Tiles<T>& tiles) {
+  parallel_tiles(a, b, triangular, [&](Tiles<T>& tiles) {
     std::vector<int64_t> counted(edges.size() + 2);
     while (tiles.take()) {
-      for (int64_t k = 0; k < bank.slices; k += kCountStep) {
-        if (k > 0 && !edges.empty() && is_decided(tiles, k, bank.slices, least, edges.front(), edges.back())) break;
-        tiles.add(k, std::min(k + kCountStep, bank.slices), scalars);
+      for (int64_t k = 0; k < a.slices; k += kCountStep) {
+        if (k > 0 && !edges.empty() && is_decided(tiles, k, a.slices, least, edges.front(), edges.back())) break;
+        tiles.add(k, std::min(k + kCountStep, a.slices), scalars);
       }
       for (int64_t i = tiles.row_begin(); i < tiles.row_end(); ++i)
         for (int64_t j = tiles.column_begin(i); j < tiles.column_end(); ++j) {
-          const T value = static_cast<T>(static_cast<Out>(mean_of(tiles.sums(i)[j], bank.slices)));
-          const bool is_nan = value != value;
-          const auto below = std::lower_bound(edges.begin(), edges.end(), value) - edges.begin();
-          ++counted[is_nan ? edges.size() + 1 : static_cast<size_t>(below)];
+          const T value = static_cast<T>(static_cast<Out>(mean_of(tiles.sums(i)[j], a.slices)));
+          ++counted[value != value ? edges.size() + 1 : edges_below(edges, value)];
         }
     }
     const std::lock_guard<std::mutex> lock(alone);
@@ -52,18 +60,15 @@ void count_pairs(const Bank<T>& bank, const Scalars<T>& scalars, T least, const 
   });
 }
 
-// edges: contiguous, of type Out
+// What with_prepared computes with two prepared banks, or with one twice. edges: contiguous, of type Out
 template <class Out>
-void count_bank(const Tensor& bank, const Tensor& edges, const Similarity& similarity, int64_t* counts) {
-  const Weight w(bank);
-  if (w.view().filters < 2) return;
-  const Out* first = edges.const_data_ptr<Out>();
-  with_prepared(w, Layout::kFiltersInLanes, similarity, false,
-                [&](const auto& scalars, const auto& prepared, const auto&) {
-                  using T = std::remove_reference_t<decltype(*prepared.bank().data)>;
-                  const std::vector<T> limits(first, first + edges.numel());
-                  count_pairs<Out>(prepared.bank(), scalars, static_cast<T>(similarity.lowest()), limits, counts);
-                });
+auto counting(const Tensor& edges, bool triangular, const Similarity& similarity, int64_t* counts) {
+  return [=, &edges, &similarity](const auto& scalars, const auto& a, const auto& b) {
+    using T = std::remove_reference_t<decltype(*a.bank().data)>;
+    const Out* first = edges.const_data_ptr<Out>();
+    const std::vector<T> limits(first, first + edges.numel());
+    count_pairs<Out>(a.bank(), b.bank(), triangular, scalars, static_cast<T>(similarity.lowest()), limits, counts);
+  };
 }
 
 }  // namespace
@@ -77,12 +82,34 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const s
   const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
   int64_t* counts = out.mutable_data_ptr<int64_t>();
   for (const Tensor& bank : banks) {
-    if (result_type(bank) == ScalarType::Double)
-      count_bank<double>(bank, sorted, similarity, counts);
-    else
-      count_bank<float>(bank, sorted, similarity, counts);
+    const Weight w(bank);
+    if (w.view().filters < 2) {
+    } else if (result_type(bank) == ScalarType::Double) {
+      with_prepared(w, Layout::kFiltersInLanes, similarity, false, counting<double>(sorted, true, similarity, counts));
+    } else {
+      with_prepared(w, Layout::kFiltersInLanes, similarity, false, counting<float>(sorted, true, similarity, counts));
+    }
     counts += intervals;
   }
+  return out;
+}
+
+Tensor cross_psi_counts(const Tensor& a, const Tensor& b, const Tensor& edges, const std::string& name, bool is_signed,
+                        const std::vector<double>& parameters) {
+  const Weight wa(a), wb(b);
+  check_alike(wa, wb);
+  check_edges(edges, {a});
+  const Similarity similarity(name, is_signed, parameters);
+  const Tensor sorted = torch::stable::contiguous(edges);
+  const Tensor out = torch::stable::new_zeros(edges, {edges.numel() + 2}, ScalarType::Long);
+  if (wa.view().filters == 0 || wb.view().filters == 0) return out;
+  int64_t* counts = out.mutable_data_ptr<int64_t>();
+  if (result_type(a) == ScalarType::Double)
+    with_prepared(wa, wb, Layout::kFiltersInLanes, similarity, false,
+                  counting<double>(sorted, false, similarity, counts));
+  else
+    with_prepared(wa, wb, Layout::kFiltersInLanes, similarity, false,
+                  counting<float>(sorted, false, similarity, counts));
   return out;
 }
 

@@ -15,4 +15,7 @@ STABLE_TORCH_LIBRARY_IMPL(ckrm, CompositeExplicitAutograd, m) {
   m.impl("cpu_capability", TORCH_BOX(&ckrm::cpu_capability));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ckrm, CPU, m) { ckrm::register_operators(m); }
+STABLE_TORCH_LIBRARY_IMPL(ckrm, CPU, m) {
+  ckrm::register_operators(m);
+  m.impl("cross_psi_counts", TORCH_BOX(&ckrm::cross_psi_counts));
+}

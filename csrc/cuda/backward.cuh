@@ -31,10 +31,23 @@ __device__ __forceinline__ T gradient_at(const PairGradient& g, int64_t at) {
   return static_cast<const T*>(g.grad)[at];
 }
 
-// The gradient of every pair as a padded matrix: 0 where there is no pair, NaN where a filter is not finite.
+// square: the gradient of every pair as a padded matrix, 0 where there is no pair, NaN where a filter is not finite.
+// of_a: for each of a's filters and slices the rows of Gathered, dz before the moments, where the bank has its own.
 template <class T>
-__global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Bank<T> a, Bank<T> b, PairGradient g, T* square) {
-  const int64_t at = blockIdx.x * int64_t{kThreads} + threadIdx.x, i = at / b.padded, j = at % b.padded;
+struct GradientWork {
+  Bank<T> a, b;
+  PairGradient grad;
+  T *square, *of_a;
+  int64_t first_spread, first_block;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Works<GradientWork<T>> works) {
+  __shared__ GradientWork<T> work;
+  const int64_t block = works.share(&GradientWork<T>::first_spread, work);
+  const Bank<T>&a = work.a, &b = work.b;
+  const PairGradient& g = work.grad;
+  const int64_t at = block * kThreads + threadIdx.x, i = at / b.padded, j = at % b.padded;
   if (i >= a.padded) return;
   T value = 0;
   if (i < a.filters && j < b.filters && !(g.packed && i == j)) {
@@ -42,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) spread_gradient_kernel(Bank<T> a, Ba
                                   : i * g.strides[0] + j * g.strides[1];
     value = gradient_at<T>(g, from) + (a.poison[i] + b.poison[j]);
   }
-  square[at] = value;
+  work.square[at] = value;
 }
 
 // What one filter's slice has gathered as the first of all its pairs: the gradients of its moments, and of the owned
@@ -74,20 +87,28 @@ __device__ __forceinline__ void store_sums(T (&shared)[kSide][kOwnedFilters<T>],
   to[threadIdx.x] = sum;
 }
 
-// of_a, for each of a's filters and slices: the rows of Gathered, dz before the moments, where the bank has its own.
-// blockIdx: filters and slice, part of the coordinates.
+// Blocks that a multiprocessor takes at least, 0: no matter. Else the compiler spills to make room for more.
+template <int kCoordinates, class T>
+constexpr int kGradientBlocksAtOnce = kCoordinates == 0 && sizeof(T) == sizeof(float) ? 3 : 0;
+
+// A work's blocks: filters, of each slice; blockIdx.y: part of the coordinates.
 template <int kCoordinates, class Term, class T>
-__global__ void __launch_bounds__(kThreads)
-    tile_gradient_kernel(Bank<T> a, Bank<T> b, const T* square, Term term, T* of_a) {
+__global__ void __launch_bounds__(kThreads, kGradientBlocksAtOnce<kCoordinates, T>)
+    tile_gradient_kernel(Works<GradientWork<T>> works, Term term) {
   constexpr int R = kOwnedPerThread<T>, C = kPerThread<T>, kOwned = Gathered<kCoordinates, T>::kOwned;
   __shared__ Stage<T, kOwnedFilters<T>> stage;
   __shared__ T shared[kSide][kOwnedFilters<T>];
+  __shared__ GradientWork<T> work;
+  const int64_t block = works.share(&GradientWork<T>::first_block, work);
+  const Bank<T>&a = work.a, &b = work.b;
+  const T* square = in_global(work.square);
   const Passage passage(number_of_coordinates<kCoordinates>(a.coordinates));
   const Place place = place_of_thread();
   const int64_t blocks = a.padded / kOwnedFilters<T>;
-  const int64_t first_row = blockIdx.x % blocks * kOwnedFilters<T>, slice = blockIdx.x / blocks;
+  const int64_t first_row = block % blocks * kOwnedFilters<T>, slice = block / blocks;
   const int64_t slice_row = slice * passage.rows;
   const int first_owned = blockIdx.y * kOwned, rest = passage.coordinates - first_owned;
+  if (blockIdx.y > 0 && rest <= 0) return;  // the part is of another work's slices
   const int owned = rest < kOwned ? rest : kOwned;
 
   Gathered<kCoordinates, T> gathered[R];
@@ -143,7 +164,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 
   T values[R];
-  T* to = of_a + slice * a.slice_stride + first_row;
+  T* to = work.of_a + slice * a.slice_stride + first_row;
 #pragma unroll
   for (int q = 0; q < kOwned; ++q) {
     if (q >= owned) break;

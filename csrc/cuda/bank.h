@@ -10,12 +10,11 @@
 
 #include "../element.h"
 #include "../inline.h"
-#include "runtime.h"
+#include "works.h"
 
 namespace ckrm {
 namespace cuda {
 
-constexpr int kThreads = 256;  // of every block
 constexpr int kFilterPadding = 64;
 constexpr int kMomentRows = 4;    // mu, first, sigma, second
 constexpr int kGradientRows = 2;  // of mu and sigma, after those of the coordinates
@@ -42,6 +41,7 @@ struct Bank {
   Layout layout;
 
   CKRM_MEMBER int rows() const { return coordinates + moment_rows(coordinates); }
+  CKRM_MEMBER int64_t numbers() const { return (layout == Layout::kFiltersInRow ? padded : filters) * slices * rows(); }
   CKRM_MEMBER T* at(int64_t filter, int64_t row, int64_t slice) const {
     return data + filter * filter_stride + row * row_stride + slice * slice_stride;
   }

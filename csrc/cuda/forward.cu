@@ -31,53 +31,45 @@ TilePlan plan_tiles(const Bank<T>& a, const Bank<T>& b, bool triangular) {
 }  // namespace
 
 template <class T>
-void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
-               const Scalars<T>& scalars, Result<T> result, const CurrentStream& stream) {
-  const Bank<T>&a = prepared_a.bank(), &b = prepared_b.bank();
-  const TilePlan plan = plan_tiles(a, b, triangular);
-  Tensor partial;
-  if (plan.splits > 1) {
-    partial = new_numbers<T>(prepared_a.data(), plan.splits * plan.tiles * kTilePairs<T>);
-    result.partial = static_cast<T*>(partial.mutable_data_ptr());
+void sum_tiles(const PreparedBanks<T>& a, const PreparedBanks<T>& b, bool triangular, const Scalars<T>& scalars,
+               const std::vector<Result<T>>& results, const CurrentStream& stream) {
+  using Work = TileWork<T>;
+  std::vector<Work> works;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const Bank<T>&rows = a.banks()[i], &columns = b.banks()[i];
+    works.push_back({rows, columns, plan_tiles(rows, columns, triangular), results[i]});
   }
-  with_term_of<true>(scalars, a.coordinates, [&](const auto& term, auto coordinates) {
+  const auto blocks_of = [](const Work& work) { return work.plan.tiles * work.plan.splits; };
+  const auto combined_of = [](const Work& work) { return work.plan.splits > 1 ? work.plan.tiles : 0; };
+  const auto parts_of = [&](const Work& work) { return work.plan.splits > 1 ? blocks_of(work) : 0; };
+  const int64_t blocks = share_out(works, &Work::first_block, blocks_of);
+  const int64_t combined = share_out(works, &Work::first_combined, combined_of);
+  const Tensor partial = new_numbers<T>(a.data(), share_out(works, &Work::first_part, parts_of) * kTilePairs<T>);
+  for (Work& work : works)
+    if (work.plan.splits > 1)
+      work.result.partial = static_cast<T*>(partial.mutable_data_ptr()) + work.first_part * kTilePairs<T>;
+  const WorkTable<Work> table(works, a.data(), stream);
+  with_term_of<true>(scalars, works.front().a.coordinates, [&](const auto& term, auto coordinates) {
     using Term = std::decay_t<decltype(term)>;
-    stream.launch(tile_kernel<coordinates.value, Term, T>, plan.tiles, plan.splits, kThreads, a, b, plan, term, result);
+    stream.launch(tile_kernel<coordinates.value, Term, T>, blocks, 1, kThreads, table.works(), term);
   });
-  if (plan.splits > 1)
-    stream.launch(combine_kernel<T>, plan.tiles, kTilePairs<T> / kThreads, kThreads, a, b, plan, result);
+  if (combined > 0) stream.launch(combine_kernel<T>, combined, kTilePairs<T> / kThreads, kThreads, table.works());
 }
 
-template void sum_tiles<float>(const PreparedBank<float>&, const PreparedBank<float>&, bool, const Scalars<float>&,
-                               Result<float>, const CurrentStream&);
-template void sum_tiles<double>(const PreparedBank<double>&, const PreparedBank<double>&, bool, const Scalars<double>&,
-                                Result<double>, const CurrentStream&);
+template void sum_tiles<float>(const PreparedBanks<float>&, const PreparedBanks<float>&, bool, const Scalars<float>&,
+                               const std::vector<Result<float>>&, const CurrentStream&);
+template void sum_tiles<double>(const PreparedBanks<double>&, const PreparedBanks<double>&, bool,
+                                const Scalars<double>&, const std::vector<Result<double>>&, const CurrentStream&);
 
 namespace {
 
 template <class T>
-Result<T> result_to(const Tensor& out, ResultKind kind, bool is_float32) {
+Result<T> result_to(const Tensor& out, ResultKind kind) {
   Result<T> result{};
   result.kind = kind;
   result.psi = out.mutable_data_ptr();
-  result.is_float32 = is_float32;
+  result.is_float32 = out.scalar_type() == ScalarType::Float;
   return result;
-}
-
-// Adds the numbers of all pairs of a bank to counts[edges + 2]. edges: contiguous.
-void count_pairs(const Weight& bank, const Tensor& edges, const Similarity& similarity, unsigned long long* counts,
-                 const CurrentStream& stream) {
-  if (bank.view().filters < 2) return;
-  with_arithmetic(bank.tensor(), similarity, false, [&]<class T>(const Scalars<T>& scalars) {
-    const PreparedBank<T> prepared(bank, Layout::kFiltersInRow, scalars, stream);
-    Result<T> result{};
-    result.kind = ResultKind::kCounts;
-    result.is_float32 = result_type(bank.tensor()) == ScalarType::Float;
-    result.counts = counts;
-    result.edges = edges.const_data_ptr();
-    result.edge_count = edges.size(0);
-    sum_tiles(prepared, prepared, true, scalars, result, stream);
-  });
 }
 
 }  // namespace
@@ -94,9 +86,8 @@ Tensor pairwise_psi(const Tensor& weight, const std::string& name, bool is_signe
   if (n < 2) return out;
   const CurrentStream stream(weight);
   with_arithmetic(weight, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
-    const PreparedBank<T> prepared(w, Layout::kFiltersInRow, scalars, stream);
-    const Result<T> result = result_to<T>(out, ResultKind::kPacked, result_type(weight) == ScalarType::Float);
-    sum_tiles(prepared, prepared, true, scalars, result, stream);
+    const PreparedBanks<T> prepared({w}, Layout::kFiltersInRow, scalars, stream);
+    sum_tiles(prepared, prepared, true, scalars, {result_to<T>(out, ResultKind::kPacked)}, stream);
   });
   return out;
 }
@@ -110,10 +101,9 @@ Tensor cross_psi(const Tensor& a, const Tensor& b, const std::string& name, bool
   if (out.numel() == 0) return out;
   const CurrentStream stream(a);
   with_arithmetic(a, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
-    const PreparedBank<T> prepared_a(wa, Layout::kFiltersInRow, scalars, stream);
-    const PreparedBank<T> prepared_b(wb, Layout::kFiltersInRow, scalars, stream);
-    const Result<T> result = result_to<T>(out, ResultKind::kRectangle, result_type(a) == ScalarType::Float);
-    sum_tiles(prepared_a, prepared_b, false, scalars, result, stream);
+    const PreparedBanks<T> prepared_a({wa}, Layout::kFiltersInRow, scalars, stream);
+    const PreparedBanks<T> prepared_b({wb}, Layout::kFiltersInRow, scalars, stream);
+    sum_tiles(prepared_a, prepared_b, false, scalars, {result_to<T>(out, ResultKind::kRectangle)}, stream);
   });
   return out;
 }
@@ -128,11 +118,20 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const s
   const Tensor sorted = torch::stable::contiguous(edges);
   const int64_t intervals = edges.size(0) + 2;
   const Tensor out = torch::stable::new_zeros(edges, {static_cast<int64_t>(banks.size()), intervals}, ScalarType::Long);
-  unsigned long long* counts = static_cast<unsigned long long*>(out.mutable_data_ptr());
-  for (const Tensor& bank : banks) {
-    count_pairs(Weight(bank), sorted, similarity, counts, stream);
-    counts += intervals;
-  }
+  for (const Run& run : runs_of({banks.begin(), banks.end()}))
+    with_arithmetic(banks.front(), similarity, false, [&]<class T>(const Scalars<T>& scalars) {
+      const PreparedBanks<T> prepared(run.weights, Layout::kFiltersInRow, scalars, stream);
+      std::vector<Result<T>> results;
+      for (const size_t place : run.places) {
+        Result<T>& result = results.emplace_back();
+        result.kind = ResultKind::kCounts;
+        result.is_float32 = edges.scalar_type() == ScalarType::Float;
+        result.counts = static_cast<unsigned long long*>(out.mutable_data_ptr()) + place * intervals;
+        result.edges = sorted.const_data_ptr();
+        result.edge_count = edges.size(0);
+      }
+      sum_tiles(prepared, prepared, true, scalars, results, stream);
+    });
   return out;
 }
 

@@ -48,15 +48,27 @@ __device__ __forceinline__ void flush(T (&chunk)[N][N], T (&total)[kTilePairs<T>
 template <class T>
 constexpr int kBlocksAtOnce = sizeof(T) == sizeof(float) ? 2 : 1;
 
-// blockIdx: tile, split.
+template <class T>
+struct TileWork {
+  Bank<T> a, b;
+  TilePlan plan;
+  Result<T> result;
+  int64_t first_block, first_combined, first_part;
+};
+
+// A work's blocks: tiles, of each split.
 template <int kCoordinates, class Term, class T>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
-    tile_kernel(Bank<T> a, Bank<T> b, TilePlan plan, Term term, Result<T> result) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>) tile_kernel(Works<TileWork<T>> works, Term term) {
   constexpr int N = kPerThread<T>;
+  __shared__ TileWork<T> work;
+  const int64_t block = works.share(&TileWork<T>::first_block, work);
+  const Bank<T>&a = work.a, &b = work.b;
+  const TilePlan& plan = work.plan;
+  const Result<T>& result = work.result;
   __shared__ Stage<T, kTile<T>> stage;
   __shared__ T total[kTilePairs<T>];
   __shared__ unsigned shared_counts[kSharedCounts];
-  const Pair tile = plan.tile(blockIdx.x);
+  const Pair tile = plan.tile(block % plan.tiles);
   const int64_t first_row = tile.i * kTile<T>, first_column = tile.j * kTile<T>;
   const Place place = place_of_thread();
   const bool is_needed = !plan.triangular || first_column + place.column * N + N - 1 > first_row + place.row * N;
@@ -65,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   T chunk[N][N], cov[N][N];
   fill(chunk, T(0));
   for (int at = threadIdx.x; at < kTilePairs<T>; at += kThreads) total[at] = 0;
-  const int64_t begin = blockIdx.y * plan.slices_per_split, rest = a.slices - begin;
+  const int64_t begin = block / plan.tiles * plan.slices_per_split, rest = a.slices - begin;
   const int slices = static_cast<int>(rest < plan.slices_per_split ? rest : plan.slices_per_split);
   int in_chunk = 0;
   for (int k = 0; k < slices; k += passage.slices) {
@@ -91,28 +103,33 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   flush(chunk, total, place);
   __syncthreads();
 
-  // neighbouring threads store neighbours
+  // neighbouring threads store neighbours; found again, rather than in registers all the while: which block this is
+  const int64_t own_block = blockIdx.x - work.first_block;
+  const Pair own_tile = plan.tile(own_block % plan.tiles);
   const Receiver<T> receiver(result, a, b, plan.triangular, shared_counts);
 #pragma unroll 1
   for (int at = threadIdx.x; at < kTilePairs<T>; at += kThreads) {
     if (result.partial != nullptr)
-      result.partial[(blockIdx.y * plan.tiles + blockIdx.x) * kTilePairs<T> + at] = total[at];
+      result.partial[own_block * kTilePairs<T> + at] = total[at];
     else
-      receiver.take(first_row + at / kTile<T>, first_column + at % kTile<T>, total[at]);
+      receiver.take(own_tile.i * kTile<T> + at / kTile<T>, own_tile.j * kTile<T> + at % kTile<T>, total[at]);
   }
   if (result.partial == nullptr) receiver.finish();
 }
 
-// Adds the partial sums, in order. blockIdx: tile, part of it.
+// Adds the partial sums, in order. A work's blocks: tiles; blockIdx.y: part of one.
 template <class T>
-__global__ void __launch_bounds__(kThreads) combine_kernel(Bank<T> a, Bank<T> b, TilePlan plan, Result<T> result) {
+__global__ void __launch_bounds__(kThreads) combine_kernel(Works<TileWork<T>> works) {
+  __shared__ TileWork<T> work;
+  const int64_t block = works.share(&TileWork<T>::first_combined, work);
+  const TilePlan& plan = work.plan;
   __shared__ unsigned shared_counts[kSharedCounts];
   const int at = blockIdx.y * kThreads + threadIdx.x;
-  const Pair tile = plan.tile(blockIdx.x);
+  const Pair tile = plan.tile(block);
   T sum = 0;
   for (int64_t split = 0; split < plan.splits; ++split)
-    sum += result.partial[(split * plan.tiles + blockIdx.x) * kTilePairs<T> + at];
-  const Receiver<T> receiver(result, a, b, plan.triangular, shared_counts);
+    sum += work.result.partial[(split * plan.tiles + block) * kTilePairs<T> + at];
+  const Receiver<T> receiver(work.result, work.a, work.b, plan.triangular, shared_counts);
   receiver.take(tile.i * kTile<T> + at / kTile<T>, tile.j * kTile<T> + at % kTile<T>, sum);
   receiver.finish();
 }

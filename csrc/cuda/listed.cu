@@ -41,8 +41,8 @@ Tensor psi_of_pairs(const Tensor& weight, const Tensor& pairs, const std::string
   const Tensor out = new_tensor(weight, {listed.count}, result_type(weight));
   if (listed.count == 0) return out;
   with_arithmetic(weight, similarity, false, [&]<class T>(const Scalars<T>& scalars) {
-    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, scalars, stream);
-    const Bank<T>& bank = prepared.bank();
+    const PreparedBanks<T> prepared({w}, Layout::kSlicesInRow, scalars, stream);
+    const Bank<T>& bank = prepared.banks().front();
     with_term_of<false>(scalars, bank.coordinates, [&](const auto& term, auto coordinates) {
       using Term = std::decay_t<decltype(term)>;
       stream.launch(listed_kernel<coordinates.value, Term, T>, divide_up(listed.count, kPairsPerBlock), 1, kThreads,
@@ -68,17 +68,17 @@ Tensor psi_of_pairs_backward(const Tensor& grad, const Tensor& weight, const Ten
       grad.const_data_ptr(), grad.scalar_type() == ScalarType::Float, false, {grad.stride(0), 0}};
   const Tensor out = empty_gradient(weight);
   with_arithmetic(weight, similarity, true, [&]<class T>(const Scalars<T>& scalars) {
-    const PreparedBank<T> prepared(w, Layout::kSlicesInRow, scalars, stream);
-    const Bank<T>& bank = prepared.bank();
+    const PreparedBanks<T> prepared({w}, Layout::kSlicesInRow, scalars, stream);
+    const Bank<T>& bank = prepared.banks().front();
     const Tensor of_bank = new_numbers<T>(prepared.data(), prepared.data().numel());
     T* gathered = static_cast<T*>(of_bank.mutable_data_ptr());
     with_term_of<false>(scalars, bank.coordinates, [&](const auto& term, auto coordinates) {
       using Term = std::decay_t<decltype(term)>;
       stream.launch(listed_gradient_kernel<coordinates.value, Term, T>, divide_up(bank.filters * bank.slices, kThreads),
-                    parts_of_coordinates<coordinates.value>(bank.coordinates), kThreads, bank, listed, incidence,
-                    of_pairs, term, gathered);
+                    parts_of_coordinates(bank.coordinates), kThreads, bank, listed, incidence, of_pairs, term,
+                    gathered);
     });
-    finish_gradient(prepared, of_bank, out, stream);
+    finish_gradient(prepared, of_bank, {out}, stream);
   });
   return out;
 }

@@ -38,10 +38,10 @@ __device__ __forceinline__ T exchanged(Exchange<T>& shared, T value, SliceOfBloc
   return result;
 }
 
-// The first filter and slice of this block, of a bank with so many filters.
-__device__ __forceinline__ Pair block_origin(int64_t filters) {
+// The first filter and slice of a block, of a bank with so many filters.
+__device__ __forceinline__ Pair block_origin(int64_t block, int64_t filters) {
   const int64_t blocks = (filters + kBlockFilters - 1) / kBlockFilters;
-  return {blockIdx.x % blocks * kBlockFilters, blockIdx.x / blocks * kBlockSlices};
+  return {block % blocks * kBlockFilters, block / blocks * kBlockSlices};
 }
 
 // ---- sums over a slice's positions ---------------------------------------------------------------------------------
@@ -134,13 +134,24 @@ struct PositionWalk {
 template <class T, class OwnScalars>
 constexpr T kLargestSize = sizeof(T) == sizeof(float) ? T(OwnScalars::largest_size) : T(0x1.fffffffffffffp1023);
 
-// scale: that of the similarity's scalars. bank.poison holds zeros.
+template <class T>
+struct PrepareWork {
+  WeightView weight;
+  Bank<T> bank;  // its poison holds zeros
+  int64_t first_block;
+};
+
+// scale: that of the similarity's scalars.
 template <class OwnScalars, class T>
-__global__ void __launch_bounds__(kThreads) prepare_kernel(WeightView w, Bank<T> bank, OwnScalars scalars, T scale) {
+__global__ void __launch_bounds__(kThreads) prepare_kernel(Works<PrepareWork<T>> works, OwnScalars scalars, T scale) {
   __shared__ Exchange<T> shared;
+  __shared__ PrepareWork<T> work;
+  const int64_t block = works.share(&PrepareWork<T>::first_block, work);
+  const WeightView w = work.weight;
+  const Bank<T> bank = work.bank;
   const bool by_filter = bank.layout == Layout::kFiltersInRow;
   const SliceOfBlock own = neighbouring_slices(), stored = by_filter ? neighbouring_filters() : own;
-  const Pair origin = block_origin(by_filter ? bank.padded : bank.filters);
+  const Pair origin = block_origin(block, by_filter ? bank.padded : bank.filters);
   const int64_t filter = origin.i + own.filter, slice = origin.j + own.slice;
   const bool inside = filter < w.filters && slice < w.slices;
   const int64_t base = inside ? filter * w.filter_stride + slice * w.slice_stride : 0;
@@ -196,15 +207,28 @@ __device__ __forceinline__ void store_element(void* to, Element element, int64_t
   }
 }
 
+template <class T>
+struct FinishWork {
+  Bank<T> bank;
+  const T* of;  // as the bank: dz, dmu, dsigma
+  void* to;     // (filters, slices, K), contiguous
+  T scale;
+  int64_t first_block;
+};
+
 // From coordinates back to positions: dx = H^T dz + dmu / K, with dz += dsigma z / sigma (0 where sigma is 0).
-// of: as the bank, dz, dmu, dsigma. to: (filters, slices, K), contiguous.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to make room for more blocks
-    finish_gradient_kernel(Bank<T> bank, const T* of, T scale, void* to, Element element) {
+    finish_gradient_kernel(Works<FinishWork<T>> works, Element element) {
   __shared__ Exchange<T> shared;
+  __shared__ FinishWork<T> work;
+  const int64_t block = works.share(&FinishWork<T>::first_block, work);
+  const Bank<T> bank = work.bank;
+  const T* of = work.of;
+  const T scale = work.scale;
   const bool by_filter = bank.layout == Layout::kFiltersInRow;
   const SliceOfBlock stored = neighbouring_slices(), own = by_filter ? neighbouring_filters() : stored;
-  const Pair origin = block_origin(bank.filters);
+  const Pair origin = block_origin(block, bank.filters);
   const int64_t filter = origin.i + own.filter, slice = origin.j + own.slice;
   const int64_t to_filter = origin.i + stored.filter, to_slice = origin.j + stored.slice;
   const bool inside = filter < bank.filters && slice < bank.slices;
@@ -220,7 +244,7 @@ __global__ void __launch_bounds__(kThreads, 2)  // else the compiler spills to m
   const auto of_row = [&](int row) { return inside ? of[base + row * bank.row_stride] : T(0); };
   const auto store = [&](int position, T value) {
     if (by_filter) value = exchanged(shared, value, own, stored);
-    if (is_stored) store_element(to, element, (to_filter * bank.slices + to_slice) * positions + position, value);
+    if (is_stored) store_element(work.to, element, (to_filter * bank.slices + to_slice) * positions + position, value);
   };
 
   T suffix = of_row(n) / static_cast<T>(positions);

@@ -10,12 +10,13 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <exception>
+#include <map>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "../arguments.h"
 #include "prepare.cuh"
+#include "tensors.h"
 #include "terms.cuh"
 
 namespace ckrm {
@@ -82,62 +83,57 @@ inline void check_alike(const Weight& a, const Weight& b) {
   check_same_device(b.tensor(), a.tensor(), "b");
 }
 
-template <class T>
-constexpr ScalarType scalar_type() {
-  return sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
-}
+inline int64_t padded_filters(int64_t filters) { return divide_up(filters, kFilterPadding) * kFilterPadding; }
 
-// An uninitialised tensor on the device of `like`, or an error that says how much memory is missing.
-inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
-  try {
-    return torch::stable::new_empty(like, shape, type);
-  } catch (const std::exception&) {  // the stable ABI hands on no message
-    double bytes = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-    for (const int64_t size : shape) bytes *= static_cast<double>(size);
-    STD_TORCH_CHECK(false, "ckrm_kernels can't allocate ", bytes / 0x1p30, " GiB of memory on the weight's device");
-  }
-}
-
+// Prepared filter banks, at least one, and their memory: one after another.
 template <class T>
-Tensor new_numbers(const Tensor& like, int64_t count) {
-  const std::vector<int64_t> shape(1, count);  // nvcc misreads {count} in a template
-  return new_tensor(like, shape, scalar_type<T>());
-}
-
-// A prepared filter bank and its memory.
-template <class T>
-class PreparedBank {
+class PreparedBanks {
  public:
-  PreparedBank(const Weight& weight, Layout layout, const Scalars<T>& scalars, const CurrentStream& stream) {
-    const WeightView& w = weight.view();
+  PreparedBanks(const std::vector<Weight>& weights, Layout layout, const Scalars<T>& scalars,
+                const CurrentStream& stream) {
     const bool by_filter = layout == Layout::kFiltersInRow;
-    bank_.filters = w.filters, bank_.slices = w.slices, bank_.coordinates = w.positions - 1, bank_.layout = layout;
-    bank_.padded = divide_up(w.filters, kFilterPadding) * kFilterPadding;
-    bank_.row_stride = by_filter ? bank_.padded : w.slices;
-    bank_.slice_stride = by_filter ? bank_.rows() * bank_.padded : 1;
-    bank_.filter_stride = by_filter ? 1 : bank_.rows() * w.slices;
-    const int64_t filters = by_filter ? bank_.padded : w.filters;
-    data_ = new_numbers<T>(weight.tensor(), filters * w.slices * bank_.rows());
-    poison_ = new_numbers<T>(weight.tensor(), bank_.padded);
+    std::vector<PrepareWork<T>> works;
+    int64_t numbers = 0, poisons = 0;
+    for (const Weight& weight : weights) {
+      const WeightView& w = weight.view();
+      Bank<T> bank{};
+      bank.filters = w.filters, bank.slices = w.slices, bank.coordinates = w.positions - 1, bank.layout = layout;
+      bank.padded = padded_filters(w.filters);
+      bank.row_stride = by_filter ? bank.padded : w.slices;
+      bank.slice_stride = by_filter ? bank.rows() * bank.padded : 1;
+      bank.filter_stride = by_filter ? 1 : bank.rows() * w.slices;
+      works.push_back({w, bank});
+      numbers += bank.numbers(), poisons += bank.padded;
+    }
+    data_ = new_numbers<T>(weights.front().tensor(), numbers);
+    poison_ = new_numbers<T>(data_, poisons);
     torch::stable::zero_(poison_);
-    bank_.data = static_cast<T*>(data_.mutable_data_ptr());
-    bank_.poison = static_cast<T*>(poison_.mutable_data_ptr());
-    const int64_t blocks = divide_up(filters, kBlockFilters) * divide_up(w.slices, kBlockSlices);
+    T *data = static_cast<T*>(data_.mutable_data_ptr()), *poison = static_cast<T*>(poison_.mutable_data_ptr());
+    for (PrepareWork<T>& work : works) {
+      work.bank.data = data, work.bank.poison = poison;
+      data += work.bank.numbers(), poison += work.bank.padded;
+      banks_.push_back(work.bank);
+    }
+    const int64_t blocks = share_out(works, &PrepareWork<T>::first_block, [&](const PrepareWork<T>& work) {
+      return divide_up(by_filter ? work.bank.padded : work.bank.filters, kBlockFilters) *
+             divide_up(work.bank.slices, kBlockSlices);
+    });
+    const WorkTable<PrepareWork<T>> table(works, data_, stream);
     with_scalars(scalars, [&](const auto& own) {
       using OwnScalars = std::decay_t<decltype(own)>;
       scale_ = own.scale;
-      stream.launch(prepare_kernel<OwnScalars, T>, blocks, 1, kThreads, w, bank_, own, static_cast<T>(own.scale));
+      stream.launch(prepare_kernel<OwnScalars, T>, blocks, 1, kThreads, table.works(), own, static_cast<T>(own.scale));
     });
   }
 
-  const Bank<T>& bank() const { return bank_; }
+  const std::vector<Bank<T>>& banks() const { return banks_; }
   const Tensor& data() const { return data_; }
-  // What the weight was multiplied by.
+  // What the weights were multiplied by.
   double scale() const { return scale_; }
 
  private:
   double scale_;
-  Bank<T> bank_;
+  std::vector<Bank<T>> banks_;
   Tensor data_, poison_;
 };
 
@@ -148,6 +144,38 @@ void with_arithmetic(const Tensor& weight, const Similarity& similarity, bool fo
     compute(similarity.scalars<float>(for_gradient));
   else
     compute(similarity.scalars<double>(for_gradient));
+}
+
+// The number of coordinates where it has kernels of its own.
+inline int own_coordinates(int coordinates) {
+  return coordinates == 0 || coordinates == 8 ? coordinates : kAnyCoordinates;
+}
+
+// Weights that one launch of each kernel takes, and which of a list they are.
+struct Run {
+  std::vector<Weight> weights;
+  std::vector<size_t> places;
+};
+
+constexpr int64_t kMostNumbers = int64_t{1} << 26;  // of a run, in its banks and pairs, unless one bank alone has more
+
+// Those of at least two filters in runs of one kind: slices of one number, 3 x 3, or any.
+inline std::vector<Run> runs_of(const std::vector<Weight>& weights) {
+  std::vector<Run> runs;
+  std::map<int, std::pair<size_t, int64_t>> open;  // by kind: the run, its numbers
+  for (size_t place = 0; place < weights.size(); ++place) {
+    const WeightView& w = weights[place].view();
+    if (w.filters < 2) continue;
+    const int64_t padded = padded_filters(w.filters);
+    const int64_t added = padded * (w.slices * (w.positions + kMomentRows) + padded);
+    const auto [at, is_new] = open.try_emplace(own_coordinates(w.positions - 1), runs.size(), 0);
+    auto& [run, numbers] = at->second;
+    if (is_new || numbers + added > kMostNumbers) run = runs.size(), numbers = 0, runs.emplace_back();
+    runs[run].weights.push_back(weights[place]);
+    runs[run].places.push_back(place);
+    numbers += added;
+  }
+  return runs;
 }
 
 template <int kCoordinates>

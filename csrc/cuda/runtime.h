@@ -16,6 +16,13 @@
 namespace ckrm {
 namespace cuda {
 
+// A pointer into the device's memory, of which the compiler knows that only where it is an argument of a kernel.
+template <class T>
+__device__ __forceinline__ T* in_global(T* pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
+
 // The device and the current stream of a tensor, for as long as this lives.
 class CurrentStream {
  public:

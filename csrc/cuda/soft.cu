@@ -1,5 +1,4 @@
-// The soft share of pairs above a threshold of many banks, and its gradient in the same call. The banks follow one
-// another on the stream: the host waits for none.
+// The soft share of pairs above a threshold of many banks, and its gradient in the same call.
 #include "soft.cuh"
 
 #include "../operators.h"
@@ -11,33 +10,48 @@ namespace cuda {
 namespace {
 
 // The element of a contiguous tensor of the dtype of a result.
-void* element_at(const Tensor& tensor, int64_t at) {
-  const int64_t size = tensor.scalar_type() == ScalarType::Float ? sizeof(float) : sizeof(double);
+void* element_at(const Tensor& tensor, size_t at) {
+  const size_t size = tensor.scalar_type() == ScalarType::Float ? sizeof(float) : sizeof(double);
   return static_cast<char*>(tensor.mutable_data_ptr()) + at * size;
 }
 
-// soft: but psi and sums. gradient: of the bank's shape, or null.
+// thresholds, values, gradients: of all banks; no gradients, where there are to be none.
 template <class T>
-void soft_redundancy_of_bank(const Weight& bank, const Similarity& similarity, const Scalars<T>& for_gradient,
-                             SoftPairs<T> soft, const Tensor* gradient, const CurrentStream& stream) {
-  const PreparedBank<T> prepared(bank, Layout::kFiltersInRow, for_gradient, stream);
-  const Tensor psi = new_numbers<T>(prepared.data(), soft.pairs);
-  Result<T> result{};
-  result.kind = ResultKind::kPacked;
-  result.psi = psi.mutable_data_ptr();
-  result.is_float32 = sizeof(T) == sizeof(float);
-  sum_tiles(prepared, prepared, true, similarity.scalars<T>(false), result, stream);
-
-  const int64_t blocks = divide_up(soft.pairs, kSoftPairs);
-  const Tensor sums = new_numbers<T>(prepared.data(), blocks);
-  soft.psi = static_cast<T*>(psi.mutable_data_ptr());
-  soft.sums = static_cast<T*>(sums.mutable_data_ptr());
-  soft.with_gradient = gradient != nullptr;
-  stream.launch(soft_kernel<T>, blocks, 1, kThreads, soft);
-  stream.launch(soft_mean_kernel<T>, 1, 1, kThreads, soft, blocks);
-  if (gradient == nullptr) return;
-  const PairGradient of_pairs{soft.psi, sizeof(T) == sizeof(float), true, {1, 0}};
-  tile_gradient(prepared, prepared, of_pairs, for_gradient, *gradient, stream);
+void soft_redundancy_of_run(const Run& run, const Similarity& similarity, const Scalars<T>& for_gradient,
+                            const Tensor& thresholds, T temperature, const Tensor& values,
+                            const std::vector<Tensor>& gradients, const CurrentStream& stream) {
+  const PreparedBanks<T> prepared(run.weights, Layout::kFiltersInRow, for_gradient, stream);
+  const bool is_float32 = values.scalar_type() == ScalarType::Float, in_float32 = sizeof(T) == sizeof(float);
+  std::vector<SoftWork<T>> works;
+  int64_t pairs = 0;
+  for (size_t i = 0; i < run.places.size(); ++i) {
+    const int64_t n = prepared.banks()[i].filters, of_bank = n * (n - 1) / 2;
+    works.push_back({nullptr, nullptr, of_bank, element_at(thresholds, run.places[i]),
+                     element_at(values, run.places[i]), 0, divide_up(of_bank, kSoftPairs)});
+    pairs += of_bank;
+  }
+  const int64_t blocks =
+      share_out(works, &SoftWork<T>::first_block, [](const SoftWork<T>& work) { return work.blocks; });
+  const Tensor psi = new_numbers<T>(prepared.data(), pairs), sums = new_numbers<T>(prepared.data(), blocks);
+  T* to = static_cast<T*>(psi.mutable_data_ptr());
+  std::vector<Result<T>> results;
+  std::vector<PairGradient> of_pairs;
+  for (SoftWork<T>& work : works) {
+    work.psi = to, work.sums = static_cast<T*>(sums.mutable_data_ptr()) + work.first_block;
+    to += work.pairs;
+    Result<T>& result = results.emplace_back();
+    result.kind = ResultKind::kPacked, result.psi = work.psi, result.is_float32 = in_float32;
+    of_pairs.push_back({work.psi, in_float32, true, {1, 0}});
+  }
+  sum_tiles(prepared, prepared, true, similarity.scalars<T>(false), results, stream);
+  const WorkTable<SoftWork<T>> table(works, psi, stream);
+  const bool with_gradient = !gradients.empty();
+  stream.launch(soft_kernel<T>, blocks, 1, kThreads, table.works(), temperature, is_float32, with_gradient);
+  stream.launch(soft_mean_kernel<T>, table.works().count, 1, kThreads, table.works(), is_float32);
+  if (!with_gradient) return;
+  std::vector<Tensor> of_run;
+  for (const size_t place : run.places) of_run.push_back(gradients[place]);
+  tile_gradient(prepared, prepared, of_pairs, for_gradient, of_run, stream);
 }
 
 }  // namespace
@@ -55,25 +69,16 @@ std::tuple<Tensor, std::vector<Tensor>> soft_redundancy(const std::vector<Tensor
   const CurrentStream stream(thresholds);
   const Tensor limits = torch::stable::contiguous(thresholds);
   const Tensor values = torch::stable::new_zeros(thresholds, shape_of(thresholds));
+  const std::vector<Weight> weights(banks.begin(), banks.end());
   std::vector<Tensor> gradients;
-  for (size_t index = 0; index < banks.size(); ++index) {
-    const Weight bank(banks[index]);
-    const int64_t n = bank.view().filters;
-    if (with_gradient) gradients.push_back(new_tensor(banks[index], shape_of(banks[index]), result_type(banks[index])));
-    if (n < 2) {
-      if (with_gradient) torch::stable::zero_(gradients.back());
-      continue;
-    }
-    with_arithmetic(banks[index], similarity, true, [&]<class T>(const Scalars<T>& scalars) {
-      SoftPairs<T> soft{};
-      soft.pairs = n * (n - 1) / 2;
-      soft.threshold = element_at(limits, static_cast<int64_t>(index));
-      soft.mean = element_at(values, static_cast<int64_t>(index));
-      soft.is_float32 = limits.scalar_type() == ScalarType::Float;
-      soft.temperature = static_cast<T>(temperature);
-      soft_redundancy_of_bank(bank, similarity, scalars, soft, with_gradient ? &gradients.back() : nullptr, stream);
-    });
+  for (size_t index = 0; index < banks.size() && with_gradient; ++index) {
+    gradients.push_back(new_tensor(banks[index], shape_of(banks[index]), result_type(banks[index])));
+    if (weights[index].view().filters < 2) torch::stable::zero_(gradients.back());
   }
+  for (const Run& run : runs_of(weights))
+    with_arithmetic(banks.front(), similarity, true, [&]<class T>(const Scalars<T>& scalars) {
+      soft_redundancy_of_run(run, similarity, scalars, limits, static_cast<T>(temperature), values, gradients, stream);
+    });
   return {values, gradients};
 }
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ void load_rows(const Bank<T>& bank, int64_t first_row
   constexpr int kNumbers = 16 / sizeof(T), kPacks = kWidth / kNumbers;
   constexpr int kStep = kThreads / kPacks, kTurns = (kStageRows + kStep - 1) / kStep;
   const int first = static_cast<int>(threadIdx.x) / kPacks, column = static_cast<int>(threadIdx.x) % kPacks * kNumbers;
-  const T* from = bank.data + (first_row + first) * bank.row_stride + first_filter + column;
+  const T* from = in_global(bank.data) + (first_row + first) * bank.row_stride + first_filter + column;
   Pack<T, kNumbers> loaded[kTurns];  // all on their way before the first is waited for
 #pragma unroll
   for (int turn = 0; turn < kTurns; ++turn)

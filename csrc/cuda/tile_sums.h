@@ -7,10 +7,10 @@
 namespace ckrm {
 namespace cuda {
 
-// Psi of all pairs of a bank (triangular, a and b alike), or of a x b.
+// Psi of all pairs of each bank (triangular, a and b alike), or of each a x b. All of one kind; a result each.
 template <class T>
-void sum_tiles(const PreparedBank<T>& prepared_a, const PreparedBank<T>& prepared_b, bool triangular,
-               const Scalars<T>& scalars, Result<T> result, const CurrentStream& stream);
+void sum_tiles(const PreparedBanks<T>& a, const PreparedBanks<T>& b, bool triangular, const Scalars<T>& scalars,
+               const std::vector<Result<T>>& results, const CurrentStream& stream);
 
 }  // namespace cuda
 }  // namespace ckrm

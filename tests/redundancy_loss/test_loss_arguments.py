@@ -109,6 +109,17 @@ def test_frozen_layers_are_warned_of_and_left_out_while_they_are():
     assert caught[0].filename == __file__
 
 
+def test_a_layer_that_is_frozen_later_is_warned_of_once():
+    model = net()
+    penalty = RedundancyLoss(model, 0.3)
+    model.inner.weight.requires_grad_(False)
+    with pytest.warns(UserWarning, match="leaves out layers while they are frozen: inner$"):
+        penalty()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        penalty()
+
+
 @pytest.mark.parametrize("options", [{}, TOGETHER], ids=["apart", "together"])
 def test_all_frozen_costs_nothing(options):
     model = net().requires_grad_(False)

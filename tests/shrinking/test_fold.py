@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from chains import chain
 from torch import Tensor, nn
 
-from ckrm_kernels.shrinking import fold
+from ckrm_kernels.shrinking import fold, fold_cost, forward_passes
 from ckrm_kernels.shrinking.couplings import Graph
 from ckrm_kernels.shrinking.surgery import without
 
@@ -245,6 +246,17 @@ def test_neither_network_is_left_in_another_state() -> None:
         assert parameter.grad is None
 
 
+def test_a_fold_that_fails_leaves_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = consumer_of("1-d")
+    graph, removed, before = graph_of(model), {"0": (0,)}, threading.active_count()
+    small = without(model, graph, removed)
+    monkeypatch.setattr(fold.unfolding, "columns", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as held:  # whose traceback holds what was there
+        fold.refit(small, model, graph, removed, batches(*shape, dtype=torch.float32))
+    assert threading.active_count() == before
+    del held
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_solved_in_double_and_written_back(dtype: torch.dtype) -> None:
     model, shape = consumer_of("batch norms")
@@ -302,7 +314,7 @@ def test_more_columns_than_are_summed_are_solved_by_rows(monkeypatch: pytest.Mon
     calibration = batches(*shape)
     graph = graph_of(model.double().eval())
     repeat(model[0], None, 1, (2, 4))
-    monkeypatch.setattr(fold, "WIDEST", 23)
+    monkeypatch.setattr(fold_cost, "WIDEST", 23)
     small = without(model, graph, {"0": (2, 4)})
     row = fold.refit(small, model, graph, {"0": (2, 4)}, calibration, ridge=1e-14)["2"]
     assert row.after < 1e-9 < row.before
@@ -316,9 +328,9 @@ def test_however_many_layers_are_seen_in_one_pass_the_refits_are_the_same(monkey
     runs: list[int] = []
     model.register_forward_pre_hook(lambda *_: runs.append(1))
     found = []
-    for at_once, passes in ((fold.AT_ONCE, 1), (1, 2)):
+    for at_once, passes in ((fold_cost.AT_ONCE, 1), (1, 2)):
         runs.clear()
-        monkeypatch.setattr(fold, "AT_ONCE", at_once)
+        monkeypatch.setattr(fold_cost, "AT_ONCE", at_once)
         small = without(model, graph, removed)
         small._forward_pre_hooks.clear()
         found.append((fold.refit(small, model, graph, removed, calibration), small.state_dict()))
@@ -327,9 +339,18 @@ def test_however_many_layers_are_seen_in_one_pass_the_refits_are_the_same(monkey
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
 
 
-def test_memory_counts_the_columns_that_stay() -> None:
-    model, _ = consumer_of("padded")
-    graph = graph_of(model.double())
-    outputs = 8192 * (4 * 8 + 8)  # rows of four filters, and their positions
-    assert fold.memory(model, graph, {"0": (0, 1)}) == 6 * 8 * (4 * 6) ** 2 + outputs
-    assert fold.memory(model, graph, {}) == 0
+@pytest.mark.parametrize("kind", ["batch norms", "linear", "called twice"])
+def test_whether_passes_wait_or_begin_anew_the_refits_are_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = consumer_of(kind)
+    calibration = batches(*shape)
+    graph = graph_of(model.eval().double())
+    removed = {coupling.name: (0, 3) for coupling in graph.couplings if coupling.width > 4}
+    removed |= {coupling.name: (1,) for coupling in graph.couplings if coupling.width <= 4}
+    found = []
+    for at_once in (forward_passes.AT_ONCE, 0):
+        monkeypatch.setattr(forward_passes, "AT_ONCE", at_once)
+        small = without(model, graph, removed)
+        found.append((fold.refit(small, model, graph, removed, calibration), small.state_dict()))
+    assert any(row.after < row.before for row in found[0][0].values())
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())

@@ -102,3 +102,13 @@ def test_the_share_of_targets_that_do_not_vary() -> None:
         problem, none = held.problem(True), torch.zeros(2, 2, 3, dtype=torch.float64)
         assert problem.share(none, problem.constant(none)) == pytest.approx(0.0, abs=1e-3)
         assert problem.share(none, torch.zeros(2, 2, dtype=torch.float64)) > 1e3
+
+
+def test_of_targets_that_are_all_zero_the_error_is_absolute() -> None:
+    x, _ = drawn(20, 3, 2)
+    for kind in (Sums, Rows):
+        held = kind()
+        held.add(x, torch.zeros(20, 2, 2, dtype=torch.float64))
+        problem, none = held.problem(True), torch.zeros(2, 2, 3, dtype=torch.float64)
+        assert problem.share(none, torch.zeros(2, 2, dtype=torch.float64)) == 0.0
+        assert problem.share(none, torch.full((2, 2), 3.0, dtype=torch.float64)) == pytest.approx(4 * 9)

@@ -240,6 +240,13 @@ def test_a_search_compares_the_widths_kept_and_is_reported(finished):
             search(folder, replace(CONFIG, rule=rule))
 
 
+def test_a_budget_out_of_reach_ends_before_anything_is_trained(tmp_path):
+    config = replace(CONFIG, rule=replace(CONFIG.rule, parameters=0.01))
+    with pytest.raises(ValueError, match="the least that can be reached is"):
+        search(tmp_path / "run", config)
+    assert not (tmp_path / "run" / "networks").exists()
+
+
 def test_its_networks_can_be_compared_one_by_one(finished):
     folder, findings = finished
     standard, searched = findings.candidates[:2]

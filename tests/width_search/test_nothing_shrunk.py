@@ -130,7 +130,7 @@ def test_the_sentences():
     assert sentences[:3] == [
         f"Nothing was shrunk, because {outcome.obstacle}.",
         f"The search ended after 2 rounds of training: {outcome.reason}.",
-        "Of the 2 widths of the standard network 2 are redundant at eps 1e-4 relative to each layer's scale: a, b.",
+        "Of the standard network's 2 widths 2 are redundant at eps 1e-4 relative to each layer's scale: a, b.",
     ]
     assert sentences[3].startswith(
         "The narrower round, round 1, 8/16, was not chosen, but is compared all the same: it"

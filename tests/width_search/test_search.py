@@ -441,9 +441,7 @@ class TestComparison:
         assert "Narrowed alike to 240 parameters" in sentences[3]
         assert "with 0.50 times the searched network's multiply-adds" in sentences[3]
         assert "searched less uniform 0.0000 [−0.0430, +0.0430], paired by seed: undecided" in sentences[3]  # noqa: RUF001
-        assert sentences[4].startswith(
-            "Of the 2 redundant layers of the standard network, 1 are within target when measured"
-        )
+        assert sentences[4].startswith("Of the standard network's 2 redundant layers, 1 is within target when measured")
 
     def test_a_scale_free_search_says_nothing_of_scale(self):
         measured = layer(redundancy=0.9)

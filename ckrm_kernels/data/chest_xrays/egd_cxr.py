@@ -57,6 +57,9 @@ def egd_cxr(
     out: images (N, 1, H, W) float16, over the largest value of each. Half precision keeps 11 bits of the 12 that the
         files have, where bytes would keep 8. Gaze maps (N, H / gaze_step, W / gaze_step) float32, over the largest
         value of each; regions (N, 2, H / 32, W / 32), heart and lungs
+    Raises ImportError, naming the extra, where Pillow or pydicom is not installed; FileNotFoundError for a folder that
+    is missing, ValueError for an argument that is not as above and for tables that lack something, and `BadFile` for a
+    record as above, unless skip_bad.
     """
     check_pydicom()
     check_pillow("reading chest X-rays")
