@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from ckrm_kernels import ops
 from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.backends import Backend, are_long, implementation
-from ckrm_kernels.filters import Weight, filter_banks
+from ckrm_kernels.filters import Weight, are_finite, filter_banks
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import gathered
 from ckrm_kernels.similarity import Similarity
@@ -245,6 +245,14 @@ def _checked_pairs(pairs: Tensor | Array, weight: Tensor) -> Tensor:
 def all_finite(values: Tensor) -> bool:
     """Whether none of the values is NaN or Inf."""
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())  # no sum of NaN or Inf is finite
+
+
+def not_finite(banks: Sequence[Tensor]) -> list[int]:
+    """Which filters hold NaN or Inf, counted through all banks (F2, F1, *K)."""
+    if all(map(all_finite, banks)):
+        return []
+    bad: list[int] = (~torch.cat([are_finite(bank) for bank in banks])).nonzero().flatten().tolist()
+    return bad
 
 
 def unit_scale(weight: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from typing_extensions import Unpack
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold, valued_banks
-from ckrm_kernels.filters import Weight, are_finite
-from ckrm_kernels.functional import all_finite
+from ckrm_kernels.filters import Weight
+from ckrm_kernels.functional import all_finite, not_finite
 from ckrm_kernels.options import SimilarityOptions, resolve
 from ckrm_kernels.sharded import team_for
 from ckrm_kernels.sharing import blocks_of, facts_of, own_blocks, shared_counts
@@ -93,9 +93,8 @@ def groups_of_banks(
     team: Team = ALONE,
 ) -> RedundantGroups:
     """The choice within each of several filter banks; the indices count the filters of all banks."""
-    if not all(map(all_finite, banks)):
-        finite = torch.cat([are_finite(bank) for bank in banks])
-        bad = (~finite).nonzero().flatten().tolist()
+    bad = not_finite(banks)
+    if bad:
         raise ValueError(f"weight has NaN or Inf in filters {bad[:8]}: no choice can be made")
     starts = [0, *accumulate(bank.shape[0] for bank in banks)]
     repeats = _may_repeat(banks, threshold, similarity, backend, team)

@@ -121,19 +121,21 @@ class _Pairs(NamedTuple):
         return omega_of_banks(banks, self.similarity, self.backend)
 
     def share_above(self, banks: Iterable[Tensor]) -> float:
-        """lambda^t over the pairs of all banks, of which no more are held at once than it takes for calls of a size."""
-        edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
-        counts = torch.zeros(3, dtype=torch.int64, device="cpu")
-        for some in _batches(banks):
-            counts += shared_counts(some, edge, self.similarity, self.backend, self.team).sum(0).cpu()
-            some.clear()  # before the next are made
-        return _share_above(counts, 0)
+        """lambda^t over the pairs of all banks."""
+        return self.shares_above(banks, None)[0]
 
     def by_chance(self, banks: Sequence[Tensor], over: Over | None) -> tuple[float, float | None]:
         """The chance level of the banks, and of them over their scale where that is given."""
+        return self.shares_above(drawn_by_chance(banks), over)
+
+    def shares_above(self, banks: Iterable[Tensor], over: Over | None) -> tuple[float, float | None]:
+        """lambda^t over the pairs of all banks, and of them over their scale where that is given.
+
+        banks: no more are held at once than it takes for calls of a size; overwritten where there is a scale
+        """
         edge = torch.tensor([self.threshold], dtype=torch.float64, device="cpu")
         counts = torch.zeros(2, 3, dtype=torch.int64, device="cpu")
-        for some in _batches(drawn_by_chance(banks)):
+        for some in _batches(banks):
             counts[0] += shared_counts(some, edge, self.similarity, self.backend, self.team).sum(0).cpu()
             if over is not None:
                 some[:] = map(over, some)

@@ -13,8 +13,8 @@ from torch import Tensor
 from ckrm_kernels.choices import Pointwise
 from ckrm_kernels.distributed import ALONE, Team, dealt_out
 from ckrm_kernels.distribution import MOST_HELD
-from ckrm_kernels.filters import are_finite, as_vectors, is_pointwise
-from ckrm_kernels.functional import over_scale
+from ckrm_kernels.filters import as_vectors, is_pointwise
+from ckrm_kernels.functional import not_finite, over_scale
 from ckrm_kernels.layers import Layer, descriptions
 from ckrm_kernels.sharing import checksum, cost_of
 
@@ -170,8 +170,7 @@ def _refuse_not_finite(plans: Sequence[LayerPlan], names: Sequence[str]) -> None
     of_plans = [plan.gathered() for plan in plans]
     for index, name in enumerate(names):
         for plan, gathered in zip(plans, of_plans, strict=True):
-            finite = [are_finite(bank) for bank in gathered[index]] if gathered else []
-            bad = (~torch.cat(finite)).nonzero().flatten().tolist() if finite else []
+            bad = not_finite(gathered[index]) if gathered else []
             if bad:
                 listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
                 where = f"layer {plan.layer.name!r}{f' of {name}' if name else ''}"

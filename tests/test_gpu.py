@@ -187,17 +187,22 @@ def test_the_same_bits_every_time(gpu_backend):
         assert all(map(torch.equal, again, results[0]))
 
 
-def test_captured_in_a_graph(gpu_backend):
-    w = weight((130, 40, 3, 3)).to(GPU)
-    call = lambda: ckrm_kernels.pairwise_psi(w, backend=gpu_backend)  # noqa: E731
+def assert_captured(call, weights):
+    """A graph that captured the call gives of new weights what the call gives. call: gives several tensors"""
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = call()
-    w.copy_(weight((130, 40, 3, 3), seed=1))
+    for index, w in enumerate(weights):
+        w.copy_(weight(tuple(w.shape), seed=10 + index))
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(captured, call())
+    assert all(map(torch.equal, captured, call()))
+
+
+def test_captured_in_a_graph(gpu_backend):
+    w = weight((130, 40, 3, 3)).to(GPU)
+    assert_captured(lambda: [ckrm_kernels.pairwise_psi(w, backend=gpu_backend)], [w])
 
 
 def test_soft_shares_of_computed_weights_are_captured_in_a_graph(gpu_backend):
@@ -213,30 +218,15 @@ def test_soft_shares_of_computed_weights_are_captured_in_a_graph(gpu_backend):
         )
         return [values, *gradients]
 
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = call()
-    for index, w in enumerate(weights):
-        w.copy_(weight(tuple(w.shape), seed=10 + index))
-    graph.replay()
-    torch.cuda.synchronize()
-    assert all(map(torch.equal, captured, call()))
+    assert_captured(call, weights)
 
 
 @pytest.mark.parametrize("gpu_backend", ["cuda"], indirect=True)  # Triton's tables of counts hold addresses
 def test_counts_of_computed_weights_are_captured_in_a_graph(gpu_backend):
     weights, edges = [weight((64, 9, 3, 3)).to(GPU) for _ in range(20)], torch.tensor([0.1, 0.3, 0.6], device=GPU)
-    call = lambda: torch.ops.ckrm_cuda.psi_counts([2 * w for w in weights], edges, *DEFAULT.arguments)  # noqa: E731
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = call()
-    for index, w in enumerate(weights):
-        w.copy_(weight(tuple(w.shape), seed=10 + index))
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(captured, call())
+    assert_captured(
+        lambda: [torch.ops.ckrm_cuda.psi_counts([2 * w for w in weights], edges, *DEFAULT.arguments)], weights
+    )
 
 
 def test_a_first_call_says_that_it_can_not_be_captured():

@@ -81,13 +81,14 @@ def time_in_turns(calls: Mapping[str, Callable[[], object]], device: torch.devic
         end = time.perf_counter() + seconds
         for turn in range(_MOST_ROUNDS):
             for name, call in calls.items():
-                times[name].append(_seconds(call, device))
+                times[name].append(seconds_of(call, device))
             if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() > end:
                 break
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """That pass until the device has done what is called."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

@@ -14,8 +14,8 @@ from ckrm_kernels.arrays import Array, as_tensor
 from ckrm_kernels.backends import Backend, implementation
 from ckrm_kernels.distributed import ALONE, Team
 from ckrm_kernels.distribution import checked_threshold
-from ckrm_kernels.filters import Weight, are_finite, is_pointwise, parts_of
-from ckrm_kernels.functional import all_finite, checked_weight
+from ckrm_kernels.filters import Weight, is_pointwise, parts_of
+from ckrm_kernels.functional import checked_weight, not_finite
 from ckrm_kernels.layer_numbers import DEAD
 from ckrm_kernels.layer_plans import Banks, LayerPlan, check_finite, facts_of_models, of_each, plans_of
 from ckrm_kernels.layers import Layer, model_layers
@@ -171,7 +171,7 @@ class _Comparison(NamedTuple):
 
     def of_bank(self, bank: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
         """The same of a bank (F2, F1, *K), with zero (F2, F1); (F2, F1) each. A block of slices is held at a time."""
-        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        filters = _filters_at_once(bank)
         place = torch.empty(bank.shape[:2], dtype=torch.int64, device=bank.device)
         nearness = torch.empty(bank.shape[:2], dtype=result_dtype(bank.dtype), device=bank.device)
         blocks = zip(*(each.split(filters) for each in (bank, zero, place, nearness)), strict=True)
@@ -235,11 +235,16 @@ def _zero_kernels(banks: Sequence[Tensor]) -> list[Tensor]:
     """Of each bank (F2, F1, *K) which slices are all but zero beside the whole layer: (F2, F1) bool."""
     together = torch.empty((len(banks), *banks[0].shape[:2]), dtype=torch.float64, device=banks[0].device)
     for bank, norms in zip(banks, together, strict=True):
-        filters = max(_BLOCK // max(bank.shape[1], 1), 1)
+        filters = _filters_at_once(bank)
         for some, own in zip(bank.split(filters), norms.split(filters), strict=True):
             own.copy_(_norms(some))
     limit = DEAD * together.square().mean().sqrt()
     return list((together <= limit).unbind(0))
+
+
+def _filters_at_once(bank: Tensor) -> int:
+    """Of a bank (F2, F1, *K), that hold about a block of slices."""
+    return max(_BLOCK // max(bank.shape[1], 1), 1)
 
 
 def _norms(filters: Tensor) -> Tensor:
@@ -279,8 +284,7 @@ def _shown(banks: Sequence[Tensor], place: Tensor, names: Sequence[str]) -> Show
 
 
 def _check_finite(layer: Layer) -> None:
-    if not all(map(all_finite, layer.banks)):
-        finite = torch.cat([are_finite(bank) for bank in layer.banks])
-        bad = (~finite).nonzero().flatten().tolist()
+    bad = not_finite(layer.banks)
+    if bad:
         where = f"layer {layer.name!r}" if layer.name else "weight_or_model"
         raise ValueError(f"{where} has NaN or Inf in filters {bad[:8]}: no kernel was compared")

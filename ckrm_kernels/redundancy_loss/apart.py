@@ -132,7 +132,7 @@ class Apart:
         layers = [f"a layer {layer.name!r}{' that is frozen' if layer.is_frozen else ''}" for layer in self.layers]
         threshold = "chance" if self.threshold is None else self.threshold
         arguments = {"temperature": self.temperature, "threshold": threshold, "pairs_per_step": self.pairs_per_step}
-        return [*layers, *(f"{name} {value}" for name, value in arguments.items())]
+        return [*layers, *facts_of([], self.similarity, self.backend, **arguments)]
 
     def _level(self, index: int, bank: Tensor) -> Tensor:
         """The chance threshold of a layer."""

@@ -16,7 +16,7 @@ from ckrm_kernels.presentation.progress import tracked
 from ckrm_kernels.shrinking import fold_cost, unfolding
 from ckrm_kernels.shrinking.couplings import Graph, Layer
 from ckrm_kernels.shrinking.finished_parts import FinishedParts
-from ckrm_kernels.shrinking.fold_cost import Removed, consumers, in_parts, indices_left, rows_of, size_of
+from ckrm_kernels.shrinking.fold_cost import Removed, consumers, in_parts, indices_left, regression_size, rows_of
 from ckrm_kernels.shrinking.forward_passes import Batches, ForwardPasses, Seen
 from ckrm_kernels.shrinking.least_squares import Problem, Rows, Sums
 from ckrm_kernels.shrinking.observing import calls_of, evaluating
@@ -74,7 +74,7 @@ def refit(
             if row is not None:
                 found[pair.layer.name] = row
         pairs = [pair for pair in pairs if pair.layer.name not in found]
-        sizes = [size_of(original, graph, removed, pair.layer).outputs for pair in pairs]
+        sizes = [regression_size(original, graph, removed, pair.layer).outputs for pair in pairs]
         outputs = _Outputs(pairs, sizes, calibration)
         with closing(ForwardPasses(small, [pair.layer for pair in pairs], calibration)) as passes:
             for pair in tracked(pairs, "refitting", "layers") if progress else pairs:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ckrm_kernels.comparison.latency import one_thread
+from ckrm_kernels.comparison.latency import one_thread, seconds_of
 from ckrm_kernels.shrinking import forward_passes
 from ckrm_kernels.shrinking.copying import copied
 from ckrm_kernels.shrinking.couplings import Graph, Layer
@@ -65,7 +65,7 @@ def cost(
     layers = [layer for layer in consumers(graph, removed) if layer.is_module]
     if not layers:
         return Cost(0.0, 0)
-    sizes = [size_of(original, graph, removed, layer) for layer in layers]
+    sizes = [regression_size(original, graph, removed, layer) for layer in layers]
     first, again = copied(original).eval(), copied(small).eval()
     with one_thread(), torch.no_grad():
         whole = _seconds(lambda: first(*inputs.args, **inputs.kwargs), inputs.device)
@@ -85,7 +85,7 @@ def cost(
 
 
 @dataclass(frozen=True)
-class LayerSize:
+class RegressionSize:
     """Of a layer's regression: its groups, and of each the columns and the targets; bytes of a target."""
 
     groups: int
@@ -113,7 +113,7 @@ class LayerSize:
         return self.groups * (_summed(rows, columns, targets) + SOLVED * solved)
 
 
-def size_of(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> LayerSize:
+def regression_size(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -> RegressionSize:
     """The size of the regression of a layer that reads removed filters."""
     weight = tensor_of(original, layer.weight)
     inputs = len(indices_left(original, graph, removed, layer.weight, layer.input_dim))
@@ -122,7 +122,7 @@ def size_of(original: nn.Module, graph: Graph, removed: Removed, layer: Layer) -
         inputs //= layer.groups
     else:
         outputs //= layer.groups
-    return LayerSize(layer.groups, inputs * weight.shape[2:].numel(), outputs, weight.element_size())
+    return RegressionSize(layer.groups, inputs * weight.shape[2:].numel(), outputs, weight.element_size())
 
 
 def rows_of(columns: int) -> int:
@@ -204,8 +204,4 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
         start = time.process_time()
         call()
         return time.process_time() - start
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return seconds_of(call, device)

@@ -60,7 +60,7 @@ void count_pairs(const Bank<T>& a, const Bank<T>& b, bool triangular, const Scal
   });
 }
 
-// What with_prepared computes with two prepared banks, or with one twice. edges: contiguous, of type Out
+// What with_prepared computes with two prepared banks, or with one twice.
 template <class Out>
 auto counting(const Tensor& edges, bool triangular, const Similarity& similarity, int64_t* counts) {
   return [=, &edges, &similarity](const auto& scalars, const auto& a, const auto& b) {
@@ -69,6 +69,19 @@ auto counting(const Tensor& edges, bool triangular, const Similarity& similarity
     const std::vector<T> limits(first, first + edges.numel());
     count_pairs<Out>(a.bank(), b.bank(), triangular, scalars, static_cast<T>(similarity.lowest()), limits, counts);
   };
+}
+
+// Adds the numbers of all pairs of a bank, or of those of two, to counts. edges: contiguous, of the type of a Psi
+template <class... Weights>
+void add_counts(const Tensor& edges, const Similarity& similarity, int64_t* counts, const Weights&... banks) {
+  constexpr bool kTriangular = sizeof...(Weights) == 1;
+  const auto add = [&](const auto& counted) {
+    with_prepared(banks..., Layout::kFiltersInLanes, similarity, false, counted);
+  };
+  if (edges.scalar_type() == ScalarType::Double)
+    add(counting<double>(edges, kTriangular, similarity, counts));
+  else
+    add(counting<float>(edges, kTriangular, similarity, counts));
 }
 
 }  // namespace
@@ -83,12 +96,7 @@ Tensor psi_counts(const std::vector<Tensor>& banks, const Tensor& edges, const s
   int64_t* counts = out.mutable_data_ptr<int64_t>();
   for (const Tensor& bank : banks) {
     const Weight w(bank);
-    if (w.view().filters < 2) {
-    } else if (result_type(bank) == ScalarType::Double) {
-      with_prepared(w, Layout::kFiltersInLanes, similarity, false, counting<double>(sorted, true, similarity, counts));
-    } else {
-      with_prepared(w, Layout::kFiltersInLanes, similarity, false, counting<float>(sorted, true, similarity, counts));
-    }
+    if (w.view().filters > 1) add_counts(sorted, similarity, counts, w);
     counts += intervals;
   }
   return out;
@@ -102,14 +110,8 @@ Tensor cross_psi_counts(const Tensor& a, const Tensor& b, const Tensor& edges, c
   const Similarity similarity(name, is_signed, parameters);
   const Tensor sorted = torch::stable::contiguous(edges);
   const Tensor out = torch::stable::new_zeros(edges, {edges.numel() + 2}, ScalarType::Long);
-  if (wa.view().filters == 0 || wb.view().filters == 0) return out;
-  int64_t* counts = out.mutable_data_ptr<int64_t>();
-  if (result_type(a) == ScalarType::Double)
-    with_prepared(wa, wb, Layout::kFiltersInLanes, similarity, false,
-                  counting<double>(sorted, false, similarity, counts));
-  else
-    with_prepared(wa, wb, Layout::kFiltersInLanes, similarity, false,
-                  counting<float>(sorted, false, similarity, counts));
+  if (wa.view().filters > 0 && wb.view().filters > 0)
+    add_counts(sorted, similarity, out.mutable_data_ptr<int64_t>(), wa, wb);
   return out;
 }
 

@@ -8,7 +8,7 @@ from chains import chain
 from torch import nn
 
 from ckrm_kernels.shrinking import fold_cost, forward_passes
-from ckrm_kernels.shrinking.fold_cost import Cost, LayerSize, cost
+from ckrm_kernels.shrinking.fold_cost import Cost, RegressionSize, cost
 from ckrm_kernels.shrinking.inputs import Inputs
 from ckrm_kernels.shrinking.surgery import without
 
@@ -53,7 +53,7 @@ def test_products_are_of_as_many_rows_as_suffice() -> None:
     rows, columns, targets = 8192, 36, 5
     summed = rows * columns * (5 / 8 * columns + targets)
     solved = 5 * (columns**3 / 6 + 3 * columns**2 * targets)
-    assert LayerSize(3, columns, targets, 4).multiply_adds(10**6) == pytest.approx(3 * (summed + solved))
+    assert RegressionSize(3, columns, targets, 4).multiply_adds(10**6) == pytest.approx(3 * (summed + solved))
 
 
 def test_nothing_takes_nothing() -> None:
